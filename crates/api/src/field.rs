@@ -1,0 +1,276 @@
+//! Field paths and field errors, with the texts of upstream's `field.Error` (apimachinery `validation/field`).
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// A path to a field as upstream prints it: `spec.containers[0].ports[name]`.
+///
+/// Cheap to extend (a linked list on the stack would be cheaper still, but paths are only built for fields that a rule visits).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path(String);
+
+impl Path {
+    /// The object itself; prints as the empty string.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// A path from its printed form.
+    pub fn new(path: impl Into<String>) -> Self {
+        Self(path.into())
+    }
+
+    pub fn child(&self, name: &str) -> Self {
+        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+    }
+
+    pub fn index(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+
+    /// An entry of a map, or an item of a list addressed by key: `metadata.labels[app]`.
+    pub fn key(&self, key: &str) -> Self {
+        Self(format!("{}[{key}]", self.0))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+    }
+}
+
+/// The kinds of field error, as upstream's `field.ErrorType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorType {
+    NotFound,
+    Required,
+    Duplicate,
+    Invalid,
+    NotSupported,
+    Forbidden,
+    TooLong,
+    TooMany,
+    Internal,
+    TypeInvalid,
+}
+
+impl ErrorType {
+    /// The `reason` of a `StatusCause`.
+    pub fn cause_reason(self) -> &'static str {
+        match self {
+            Self::NotFound => "FieldValueNotFound",
+            Self::Required => "FieldValueRequired",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+            Self::Internal => "InternalError",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::NotFound => "Not found",
+            Self::Required => "Required value",
+            Self::Duplicate => "Duplicate value",
+            Self::Invalid => "Invalid value",
+            Self::NotSupported => "Unsupported value",
+            Self::Forbidden => "Forbidden",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+            Self::Internal => "Internal error",
+            Self::TypeInvalid => "Invalid value",
+        }
+    }
+}
+
+/// One thing wrong with one field. `Display` prints `path: Invalid value: "x": detail`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    pub error_type: ErrorType,
+    pub path: Path,
+    /// Printed for the types that show a value (Invalid, Duplicate, NotSupported, NotFound); `Null` prints `null`.
+    pub bad_value: Value,
+    pub detail: String,
+}
+
+impl FieldError {
+    /// The error without its path: the `message` of a `StatusCause`.
+    pub fn body(&self) -> String {
+        let mut out = self.error_type.text().to_owned();
+        match self.error_type {
+            ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::TooMany | ErrorType::Internal => {}
+            ErrorType::NotFound
+            | ErrorType::Duplicate
+            | ErrorType::Invalid
+            | ErrorType::NotSupported
+            | ErrorType::TypeInvalid => {
+                out.push_str(": ");
+                out.push_str(&go_value(&self.bad_value));
+            }
+        }
+        if !self.detail.is_empty() {
+            out.push_str(": ");
+            out.push_str(&self.detail);
+        }
+        out
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.body())
+    }
+}
+
+/// A value the way Go's field errors print it: strings as `%q`, everything else as JSON.
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::String(s) => go_quote(s),
+        other => other.to_string(),
+    }
+}
+
+/// Go's `strconv.Quote`: like a JSON string, except that control characters print as `\x01`, `\a`, `\b`, `\v`, `\f`.
+pub fn go_quote(s: &str) -> String {
+    let mut out = String::with_capacity(s.len() + 2);
+    out.push('"');
+    for c in s.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// All that is wrong with an object, in the order in which upstream reports it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ErrorList(Vec<FieldError>);
+
+impl ErrorList {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn push(&mut self, error: FieldError) {
+        self.0.push(error);
+    }
+
+    pub fn extend(&mut self, other: ErrorList) {
+        self.0.extend(other.0);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, FieldError> {
+        self.0.iter()
+    }
+
+    pub fn required(&mut self, path: Path, detail: impl Into<String>) {
+        self.add(ErrorType::Required, path, Value::Null, detail.into());
+    }
+
+    pub fn invalid(&mut self, path: Path, bad_value: impl Into<Value>, detail: impl Into<String>) {
+        self.add(ErrorType::Invalid, path, bad_value.into(), detail.into());
+    }
+
+    pub fn duplicate(&mut self, path: Path, bad_value: impl Into<Value>) {
+        self.add(ErrorType::Duplicate, path, bad_value.into(), String::new());
+    }
+
+    pub fn not_found(&mut self, path: Path, bad_value: impl Into<Value>) {
+        self.add(ErrorType::NotFound, path, bad_value.into(), String::new());
+    }
+
+    pub fn forbidden(&mut self, path: Path, detail: impl Into<String>) {
+        self.add(ErrorType::Forbidden, path, Value::Null, detail.into());
+    }
+
+    /// `Unsupported value: "x": supported values: "a", "b"`; the caller gives the values in upstream's order (sorted for sets).
+    pub fn not_supported(&mut self, path: Path, bad_value: impl Into<Value>, supported: &[&str]) {
+        let detail = if supported.is_empty() {
+            String::new()
+        } else {
+            let quoted: Vec<String> = supported.iter().map(|s| go_quote(s)).collect();
+            format!("supported values: {}", quoted.join(", "))
+        };
+        self.add(ErrorType::NotSupported, path, bad_value.into(), detail);
+    }
+
+    /// `Too long: may not be more than N bytes`.
+    pub fn too_long(&mut self, path: Path, max_bytes: usize) {
+        let unit = if max_bytes == 1 { "byte" } else { "bytes" };
+        self.add(ErrorType::TooLong, path, Value::Null, format!("may not be more than {max_bytes} {unit}"));
+    }
+
+    /// `Too many: N: must have at most M items`.
+    pub fn too_many(&mut self, path: Path, actual: usize, max: usize) {
+        let unit = if max == 1 { "item" } else { "items" };
+        let mut detail = format!("must have at most {max} {unit}");
+        if actual > 0 {
+            detail = format!("{actual}: {detail}");
+        }
+        self.add(ErrorType::TooMany, path, Value::Null, detail);
+    }
+
+    pub fn internal(&mut self, path: Path, detail: impl Into<String>) {
+        self.add(ErrorType::Internal, path, Value::Null, detail.into());
+    }
+
+    pub fn type_invalid(&mut self, path: Path, bad_value: impl Into<Value>, detail: impl Into<String>) {
+        self.add(ErrorType::TypeInvalid, path, bad_value.into(), detail.into());
+    }
+
+    /// `e` alone, or `[e1, e2]`, duplicates removed: upstream's `Aggregate.Error()`.
+    pub fn aggregate_message(&self) -> String {
+        let mut seen = Vec::<String>::new();
+        for error in &self.0 {
+            let text = error.to_string();
+            if !seen.contains(&text) {
+                seen.push(text);
+            }
+        }
+        match seen.len() {
+            1 => seen.remove(0),
+            _ => format!("[{}]", seen.join(", ")),
+        }
+    }
+
+    fn add(&mut self, error_type: ErrorType, path: Path, bad_value: Value, detail: String) {
+        self.0.push(FieldError { error_type, path, bad_value, detail });
+    }
+}
+
+impl IntoIterator for ErrorList {
+    type Item = FieldError;
+    type IntoIter = std::vec::IntoIter<FieldError>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}

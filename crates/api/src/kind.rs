@@ -1,0 +1,87 @@
+//! The record that describes a resource. Built-ins are rows of a static table; a CRD makes the same record at run time.
+
+use std::borrow::Cow;
+
+use crate::strategy::Strategy;
+
+/// A static or computed string; built-in rows cost no allocation.
+pub type Str = Cow<'static, str>;
+
+/// A resource in one group and version, and everything generic code needs to serve it.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    /// API group, empty for the core group.
+    pub group: Str,
+    pub version: Str,
+    /// CamelCase kind, e.g. `Deployment`. The list kind is this plus `List`.
+    pub kind: Str,
+    /// Plural resource name, e.g. `deployments`.
+    pub resource: Str,
+    pub singular: Str,
+    pub namespaced: bool,
+    /// Verbs in the alphabetical order of discovery: `create,delete,…`.
+    pub verbs: Vec<Str>,
+    pub short_names: Vec<Str>,
+    pub categories: Vec<Str>,
+    /// Key prefix below `/registry/`, without slashes at the ends: `pods`, `services/specs`. Empty: nothing is stored (reviews).
+    pub storage_prefix: Str,
+    /// Version (within `group`, or `group/version` when the group differs) in which objects are stored.
+    pub storage_version: Str,
+    pub storage_version_hash: Str,
+    /// Name of the schema definition, e.g. `io.k8s.api.apps.v1.Deployment`.
+    pub type_name: Str,
+    pub subresources: Vec<Subresource>,
+    /// Field labels usable in field selectors besides `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: Vec<SelectableField>,
+    /// What differs per kind beyond this table.
+    pub strategy: &'static Strategy,
+}
+
+/// A subresource as discovery lists it, e.g. `scale` with kind autoscaling/v1 Scale.
+#[derive(Clone, Debug)]
+pub struct Subresource {
+    /// `status`, `scale`, `binding`, … without the resource's name.
+    pub name: Str,
+    pub group: Str,
+    pub version: Str,
+    pub kind: Str,
+    pub verbs: Vec<Str>,
+}
+
+/// A field label of a field selector and where its value is read.
+#[derive(Clone, Debug)]
+pub struct SelectableField {
+    /// The label clients use: `status.phase`.
+    pub label: Str,
+    /// Path of object keys to the value; absent reads as the empty string, booleans as `true`/`false`.
+    pub path: Vec<Str>,
+}
+
+impl Kind {
+    /// `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        group_version(&self.group, &self.version)
+    }
+
+    /// `pods`, `deployments.apps`: how errors and RBAC name it.
+    pub fn group_resource(&self) -> String {
+        if self.group.is_empty() { self.resource.to_string() } else { format!("{}.{}", self.resource, self.group) }
+    }
+
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| v == verb)
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+}
+
+/// `v1` for the core group, `group/version` otherwise.
+pub fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}

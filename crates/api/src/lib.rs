@@ -1,0 +1,25 @@
+//! What a Kubernetes object is: kinds, schema, codecs, defaults, validation, patches, selectors, tables and `Status` errors.
+//!
+//! Everything here is a pure function or a table. The crate must not know sockets, files, clocks, randomness, tokio or HTTP;
+//! the current time and random suffixes are arguments. An object is a [`Value`] in the field order of its schema, with
+//! Go's `omitempty` already applied: what [`codec`] returns is exactly what is stored and what a client sees.
+//!
+//! Start reading at [`kind::Kind`], the record that describes a resource, then [`strategy::Strategy`], what differs per kind.
+
+pub mod cursor;
+pub mod field;
+pub mod kind;
+pub mod meta;
+pub mod status;
+pub mod strategy;
+
+/// A decoded object or any part of one. Maps keep insertion order (serde_json's `preserve_order`).
+pub use serde_json::Value;
+/// The fields of one object.
+pub type Map = serde_json::Map<String, Value>;
+
+pub use cursor::Cursor;
+pub use field::{ErrorList, FieldError, Path};
+pub use kind::Kind;
+pub use status::Status;
+pub use strategy::Strategy;

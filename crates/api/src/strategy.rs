@@ -1,0 +1,116 @@
+//! What differs per kind on the write path, as data and small pure functions. The rest of a write is generic.
+//!
+//! Order of a create: decode, `default`, admission, [`Strategy::prepare_for_create`], metadata filled in (uid, creationTimestamp,
+//! generation), [`Strategy::validate`]. Order of an update: decode or patch, default, admission, metadata carried over,
+//! [`Strategy::prepare_for_update`] (or that of the subresource), generation, [`Strategy::validate_update`].
+
+use std::fmt;
+
+use crate::{Cursor, ErrorList, Value};
+
+/// What a strategy may know beyond the object.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Current time, RFC 3339 with second precision and `Z`, as objects carry it.
+    pub now: &'a str,
+    /// Who is asking; empty for the server itself.
+    pub user: &'a str,
+    /// The user's groups.
+    pub groups: &'a [String],
+    /// A fresh uid for kinds that derive fields from it (Job) before the object has one.
+    pub uid: &'a str,
+}
+
+/// When `metadata.generation` moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// Never set.
+    None,
+    /// 1 on create, never bumped.
+    CreateOnly,
+    /// 1 on create, +1 when one of the named top-level fields changed.
+    Fields(&'static [&'static str]),
+    /// 1 on create, +1 when a named top-level field or the annotations changed (Deployment).
+    FieldsOrAnnotations(&'static [&'static str]),
+    /// Unset on create, +1 when one of the named top-level fields changed (CSIDriver).
+    FieldsOnUpdateOnly(&'static [&'static str]),
+    /// 1 on create, +1 when anything outside metadata, or the labels, changed (EndpointSlice).
+    AllButMetadataOrLabels,
+}
+
+/// What the garbage collector does by default when a delete names no propagation policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GcDefault {
+    Background,
+    Orphan,
+    /// The kind takes no part in garbage collection (events).
+    Unsupported,
+}
+
+/// What DELETE answers with once the object is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteReturns {
+    Status,
+    Object,
+}
+
+/// Checks a name (with a trailing `-` masked for generateName) and returns the messages of what is wrong with it.
+pub type NameRule = fn(name: &str, prefix: bool) -> Vec<String>;
+
+/// The rules of a subresource that writes its parent (`status`, `resize`, `ephemeralcontainers`, `finalize`, `approval`).
+pub struct SubresourceStrategy {
+    pub name: &'static str,
+    /// Takes from `new` only what this subresource may change; everything else becomes what it was in `old`.
+    pub prepare_for_update: fn(new: &mut Value, old: &Value, ctx: &Context<'_>),
+    pub validate_update: fn(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList),
+}
+
+/// The per-kind part of create, update and delete. Build one with `Strategy { validate, ..Strategy::DEFAULT }`.
+pub struct Strategy {
+    /// PUT to a missing object creates it.
+    pub create_on_update: bool,
+    /// PUT without resourceVersion overwrites.
+    pub unconditional_update: bool,
+    pub generation: Generation,
+    pub gc_default: GcDefault,
+    pub delete_returns: DeleteReturns,
+    pub name_rule: NameRule,
+    pub prepare_for_create: fn(new: &mut Value, ctx: &Context<'_>),
+    pub validate: fn(new: &Cursor<'_>, errors: &mut ErrorList),
+    pub prepare_for_update: fn(new: &mut Value, old: &Value, ctx: &Context<'_>),
+    pub validate_update: fn(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList),
+    /// Warnings for the client; `old` is `None` on create.
+    pub warnings: fn(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>),
+    pub subresources: &'static [SubresourceStrategy],
+    /// Seconds of grace for a delete that asked for `requested`; `None`: the kind is deleted at once.
+    pub grace_period: Option<fn(object: &Value, requested: Option<i64>) -> i64>,
+}
+
+impl Strategy {
+    /// A plain kind: no status, no generation, DNS-1123 subdomain names, nothing extra to check.
+    pub const DEFAULT: Strategy = Strategy {
+        create_on_update: false,
+        unconditional_update: true,
+        generation: Generation::None,
+        gc_default: GcDefault::Background,
+        delete_returns: DeleteReturns::Status,
+        name_rule: crate::meta::dns1123_subdomain_name,
+        prepare_for_create: |_, _| {},
+        validate: |_, _| {},
+        prepare_for_update: |_, _, _| {},
+        validate_update: |_, _, _| {},
+        warnings: |_, _, _| {},
+        subresources: &[],
+        grace_period: None,
+    };
+
+    pub fn subresource(&self, name: &str) -> Option<&'static SubresourceStrategy> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+}
+
+impl fmt::Debug for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Strategy").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}

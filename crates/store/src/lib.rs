@@ -1,0 +1,129 @@
+//! The cluster store: an MVCC keyspace with etcd's semantics, replicated by Raft, served through etcd's v3 API.
+//!
+//! Invariants: an acknowledged write is durable; a read never returns what is not yet durable; revisions never repeat or go
+//! back; all events of one revision reach a watcher together and in order, or the watch ends. The crate knows nothing of
+//! Kubernetes. Start reading at [`Store`], the door that the API server uses, then `mvcc` (the pure keyspace) and `raft`
+//! (the driver around it).
+
+mod types;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+
+pub use types::*;
+
+/// A cluster store: the embedded one, or a stand-alone etcd cluster reached over gRPC.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+    /// Keys of a range at one revision. Linearizable unless `serializable`.
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError>;
+
+    /// Compare and change, atomically, at one new revision.
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError>;
+
+    /// Events of a range from a revision on. A start revision below the compacted one is [`StoreError::Compacted`], either
+    /// here or as the watch's first item.
+    async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError>;
+
+    /// The newest committed revision: a linearizable read of nothing.
+    async fn current_revision(&self) -> Result<Revision, StoreError>;
+
+    /// Forgets versions superseded at or before `revision`.
+    async fn compact(&self, revision: Revision, physical: bool) -> Result<(), StoreError>;
+
+    /// Grants a lease; `LeaseId(0)` lets the store pick. Returns the id and the TTL actually granted, in seconds.
+    async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<(LeaseId, i64), StoreError>;
+
+    /// Ends a lease and deletes its keys in one revision.
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError>;
+
+    /// Restarts a lease's clock; returns its TTL in seconds, or `LeaseNotFound`.
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError>;
+
+    async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseStatus, StoreError>;
+
+    async fn status(&self) -> Result<StoreStatus, StoreError>;
+
+    /// The whole keyspace as an etcd snapshot file (bbolt, with the SHA-256 trailer), in chunks.
+    async fn snapshot(&self) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError>;
+}
+
+/// A running watch. Dropping it cancels it.
+#[derive(Debug)]
+pub struct Watch {
+    batches: mpsc::Receiver<Result<WatchBatch, StoreError>>,
+    progress: mpsc::Sender<()>,
+}
+
+impl Watch {
+    /// For implementations: a watch and the two ends that feed it. Progress requests may be coalesced by the receiver.
+    pub fn channel(
+        capacity: usize,
+    ) -> (Self, mpsc::Sender<Result<WatchBatch, StoreError>>, mpsc::Receiver<()>) {
+        let (batch_tx, batches) = mpsc::channel(capacity);
+        let (progress, progress_rx) = mpsc::channel(1);
+        (Self { batches, progress }, batch_tx, progress_rx)
+    }
+
+    /// The next batch; `None` when the store is shutting down. After an error the watch is over.
+    pub async fn next(&mut self) -> Option<Result<WatchBatch, StoreError>> {
+        self.batches.recv().await
+    }
+
+    /// A handle that asks for a progress notification: an empty batch, once everything before it has been delivered.
+    pub fn progress_requester(&self) -> ProgressRequester {
+        ProgressRequester(self.progress.clone())
+    }
+}
+
+/// Asks a [`Watch`] for a progress notification without owning it.
+#[derive(Clone, Debug)]
+pub struct ProgressRequester(mpsc::Sender<()>);
+
+impl ProgressRequester {
+    /// Never waits: a request already pending serves this one too.
+    pub fn request(&self) {
+        let _already_pending = self.0.try_send(());
+    }
+}
+
+/// Why the store refused or failed. Texts are etcd's.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StoreError {
+    /// The revision is older than what is kept; start again from the current state.
+    #[error("etcdserver: mvcc: required revision has been compacted")]
+    Compacted { compact_revision: Revision },
+    #[error("etcdserver: mvcc: required revision is a future revision")]
+    FutureRevision,
+    #[error("etcdserver: requested lease not found")]
+    LeaseNotFound,
+    #[error("etcdserver: lease already exists")]
+    LeaseExists,
+    #[error("etcdserver: too large lease TTL")]
+    LeaseTtlTooLarge,
+    /// The request itself is wrong; the text is etcd's.
+    #[error("etcdserver: {0}")]
+    InvalidArgument(&'static str),
+    #[error("etcdserver: request is too large")]
+    RequestTooLarge,
+    /// The disk or the quota is full: writes are refused, reads go on.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+    #[error("etcdserver: too many requests")]
+    TooManyRequests,
+    #[error("etcdserver: no leader")]
+    NoLeader,
+    /// The outcome of a write is unknown.
+    #[error("etcdserver: request timed out")]
+    Timeout,
+    #[error("etcdserver: server stopped")]
+    Stopped,
+    /// Storage failed; the member no longer acknowledges writes.
+    #[error("store failed: {0}")]
+    Fatal(String),
+    /// Another server answered with something else.
+    #[error("{0}")]
+    Remote(String),
+}
