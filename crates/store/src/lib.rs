@@ -5,6 +5,7 @@
 //! Kubernetes. Start reading at [`Store`], the door that the API server uses, then `mvcc` (the pure keyspace) and `raft`
 //! (the driver around it).
 
+pub mod proto;
 mod types;
 
 use async_trait::async_trait;
@@ -44,10 +45,41 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseStatus, StoreError>;
 
+    /// Every lease, the soonest to expire first.
+    async fn lease_list(&self) -> Result<Vec<LeaseId>, StoreError>;
+
     async fn status(&self) -> Result<StoreStatus, StoreError>;
 
-    /// The whole keyspace as an etcd snapshot file (bbolt, with the SHA-256 trailer), in chunks.
-    async fn snapshot(&self) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError>;
+    /// The members of the cluster, started or not.
+    async fn members(&self) -> Result<Vec<Member>, StoreError>;
+
+    /// The alarms raised in the cluster.
+    async fn alarms(&self) -> Result<Vec<Alarm>, StoreError>;
+
+    /// Lowers one alarm; returns the alarms that were lowered.
+    async fn disarm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError>;
+
+    /// A checksum over every kept version up to `revision` (0: the newest), equal on all members.
+    async fn hash_kv(&self, revision: Revision) -> Result<HashKv, StoreError>;
+
+    /// Gives free pages of this member's state file back to the file system.
+    async fn defragment(&self) -> Result<(), StoreError>;
+
+    /// The whole keyspace as an etcd snapshot file (bbolt, with the SHA-256 trailer).
+    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+}
+
+/// A snapshot file on its way.
+pub struct Snapshot {
+    /// Bytes of all chunks together, the trailer of 32 bytes included.
+    pub size_bytes: u64,
+    pub chunks: BoxStream<'static, Result<Bytes, StoreError>>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("size_bytes", &self.size_bytes).finish_non_exhaustive()
+    }
 }
 
 /// A running watch. Dropping it cancels it.
@@ -59,9 +91,7 @@ pub struct Watch {
 
 impl Watch {
     /// For implementations: a watch and the two ends that feed it. Progress requests may be coalesced by the receiver.
-    pub fn channel(
-        capacity: usize,
-    ) -> (Self, mpsc::Sender<Result<WatchBatch, StoreError>>, mpsc::Receiver<()>) {
+    pub fn channel(capacity: usize) -> (Self, mpsc::Sender<Result<WatchBatch, StoreError>>, mpsc::Receiver<()>) {
         let (batch_tx, batches) = mpsc::channel(capacity);
         let (progress, progress_rx) = mpsc::channel(1);
         (Self { batches, progress }, batch_tx, progress_rx)

@@ -237,4 +237,45 @@ pub struct StoreStatus {
     pub revision: Revision,
     pub db_size_bytes: i64,
     pub db_size_in_use_bytes: i64,
+    /// Quota of the state file; 0 when there is none.
+    pub db_size_quota_bytes: i64,
+    pub is_learner: bool,
+    /// What is wrong with this member, in etcd's words; empty when healthy.
+    pub errors: Vec<String>,
+}
+
+/// One member of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    pub id: u64,
+    /// Empty until the member has started once.
+    pub name: String,
+    pub peer_urls: Vec<String>,
+    /// Empty until the member has started once.
+    pub client_urls: Vec<String>,
+    pub is_learner: bool,
+}
+
+/// An alarm of one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alarm {
+    pub member_id: u64,
+    pub kind: AlarmKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AlarmKind {
+    /// The state file has reached its quota: writes are refused until it is lowered.
+    NoSpace,
+    /// The member's data differ from the others': everything is refused.
+    Corrupt,
+}
+
+/// CRC-32C over the kept versions, as etcd's HashKV.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HashKv {
+    pub hash: u32,
+    pub compact_revision: Revision,
+    /// The revision up to which was hashed.
+    pub hash_revision: Revision,
 }

@@ -1,0 +1,23 @@
+//! The wire types: generated from `proto/`, used by the etcd server, the etcd client, the log and the state file. Conversions
+//! to and from the crate's own types are in `proto::convert`.
+#![allow(unreachable_pub, clippy::all, missing_docs)]
+
+/// Keys, values and events.
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}
+
+/// Leases as stored.
+pub mod leasepb {
+    tonic::include_proto!("leasepb");
+}
+
+/// The v3 API and the log's payload.
+pub mod etcdserverpb {
+    tonic::include_proto!("etcdserverpb");
+}
+
+/// gRPC health checking.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
