@@ -1,0 +1,149 @@
+//! Keeps one informer's store equal to the server's: a paged list, then a watch with bookmarks, for ever.
+//!
+//! A broken watch resumes from the last resourceVersion seen; an expired one (410) starts over with a list. Failures back off
+//! from 0.8 to 30 seconds with jitter, as client-go's reflector does.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use rand::Rng;
+use tracing::{debug, warn};
+
+use super::{Informer, Object};
+use crate::Shutdown;
+
+/// Objects per list page.
+const PAGE_SIZE: u32 = 500;
+/// The server ends a watch after a random time in this range, in seconds, so that watches spread over servers again.
+const WATCH_SECONDS: std::ops::Range<u32> = 200..290;
+const BACKOFF_FIRST: Duration = Duration::from_millis(800);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A watch that lived this long was healthy: the next failure starts from the first delay again.
+const BACKOFF_RESET: Duration = Duration::from_secs(120);
+
+/// Which objects to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Scope {
+    pub fields: Option<String>,
+}
+
+pub(super) async fn run<K: Object>(api: Api<K>, scope: Scope, informer: Informer<K>, shutdown: Shutdown) {
+    let mut backoff = Backoff::default();
+    while !shutdown.is_cancelled() && informer.is_used() {
+        let started = tokio::time::Instant::now();
+        let ended = tokio::select! {
+            ended = list_and_watch(&api, &scope, &informer) => ended,
+            () = shutdown.cancelled() => return,
+        };
+        match ended {
+            Err(error) if is_expired(&error) => debug!(url = api.resource_url(), "watch expired, listing again"),
+            Err(error) => warn!(url = api.resource_url(), %error, "list or watch failed"),
+            Ok(()) => {}
+        }
+        if started.elapsed() > BACKOFF_RESET {
+            backoff = Backoff::default();
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next()) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Returns when the store must be listed anew: an error, or nobody uses the informer any more.
+async fn list_and_watch<K: Object>(api: &Api<K>, scope: &Scope, informer: &Informer<K>) -> Result<(), kube::Error> {
+    let mut version = list(api, scope, informer).await?;
+    let mut backoff = Backoff::default();
+    while informer.is_used() {
+        let started = tokio::time::Instant::now();
+        let before = version.clone();
+        match watch(api, scope, informer, &mut version).await {
+            Err(error) if is_expired(&error) || matches!(error, kube::Error::Api(_)) => return Err(error),
+            Err(error) => debug!(url = api.resource_url(), %error, "watch broke off"),
+            Ok(()) => {}
+        }
+        // A watch that ends at once, with nothing seen, would otherwise spin.
+        if version == before && started.elapsed() < Duration::from_secs(1) {
+            tokio::time::sleep(backoff.next()).await;
+        } else {
+            backoff = Backoff::default();
+        }
+    }
+    Ok(())
+}
+
+async fn list<K: Object>(api: &Api<K>, scope: &Scope, informer: &Informer<K>) -> Result<String, kube::Error> {
+    let mut params =
+        ListParams { limit: Some(PAGE_SIZE), field_selector: scope.fields.clone(), ..ListParams::default() };
+    let mut objects = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        objects.extend(page.items);
+        let version = page.metadata.resource_version.unwrap_or_default();
+        match page.metadata.continue_ {
+            Some(token) if !token.is_empty() => params.continue_token = Some(token),
+            _ => {
+                informer.replace(objects, Some(&version));
+                return Ok(version);
+            }
+        }
+    }
+}
+
+async fn watch<K: Object>(
+    api: &Api<K>,
+    scope: &Scope,
+    informer: &Informer<K>,
+    version: &mut String,
+) -> Result<(), kube::Error> {
+    let seconds = rand::rng().random_range(WATCH_SECONDS);
+    let mut params = WatchParams::default().timeout(seconds);
+    params.field_selector = scope.fields.clone();
+    let mut events = api.watch(&params, version).await?.into_stream().boxed();
+    while let Some(event) = events.try_next().await? {
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                note(version, object.meta().resource_version.as_deref());
+                informer.apply(object);
+            }
+            WatchEvent::Deleted(object) => {
+                note(version, object.meta().resource_version.as_deref());
+                informer.remove(object);
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                note(version, Some(&bookmark.metadata.resource_version));
+                informer.advance(Some(version));
+            }
+            WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+        }
+        if !informer.is_used() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn note(version: &mut String, seen: Option<&str>) {
+    if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
+        seen.clone_into(version);
+    }
+}
+
+fn is_expired(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 410 || status.reason == "Expired" || status.reason == "Gone")
+}
+
+#[derive(Default)]
+struct Backoff {
+    n_failures: u32,
+}
+
+impl Backoff {
+    /// Doubles from the first to the longest delay; up to as much again is added at random.
+    fn next(&mut self) -> Duration {
+        let delay = BACKOFF_FIRST.saturating_mul(1 << self.n_failures.min(6)).min(BACKOFF_MAX);
+        self.n_failures = self.n_failures.saturating_add(1);
+        delay.mul_f64(1.0 + rand::rng().random::<f64>())
+    }
+}

@@ -1,0 +1,247 @@
+//! Leader election on a coordination.k8s.io Lease, with upstream's algorithm and times.
+//!
+//! [`decide`] is the rule: who holds the lease, and when was it last seen to move *by our own clock* (clocks of masters are never
+//! compared). The shell keeps the work running only between a successful renewal and its deadline: losing the lease, or the
+//! server, pauses the work and never ends the process. A graceful stop gives the lease up, so that another takes over at once.
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use rand::Rng;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::{Connection, Shutdown};
+
+/// Which lease, who we are, and upstream's three times.
+#[derive(Clone, Debug)]
+pub struct LeaderConfig {
+    pub namespace: String,
+    pub name: String,
+    /// `<hostname>_<uuid>`: unique to this process.
+    pub identity: String,
+    pub lease_duration: Duration,
+    pub renew_deadline: Duration,
+    pub retry_period: Duration,
+}
+
+impl LeaderConfig {
+    /// The lease `kube-system/<name>` for this process on `host`, with 15, 10 and 2 seconds.
+    pub fn new(name: &str, host: &str) -> Self {
+        Self {
+            namespace: "kube-system".into(),
+            name: name.into(),
+            identity: format!("{host}_{}", uuid::Uuid::new_v4()),
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a candidate remembers: the last lease it saw, and when it saw it change.
+#[derive(Clone, Debug)]
+struct Observed {
+    spec: LeaseSpec,
+    at: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    /// It is ours: move the renew time.
+    Renew,
+    /// It was given up, or has not moved for its whole duration.
+    Take,
+    /// Somebody else holds it.
+    Wait,
+}
+
+fn decide(identity: &str, observed: &Observed, now: Instant) -> Decision {
+    let holder = observed.spec.holder_identity.as_deref().unwrap_or("");
+    let seconds = observed.spec.lease_duration_seconds.unwrap_or(0);
+    let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    match holder {
+        holder if holder == identity => Decision::Renew,
+        "" => Decision::Take,
+        _ if observed.at + duration < now => Decision::Take,
+        _ => Decision::Wait,
+    }
+}
+
+/// Runs work on one of several candidates at a time.
+pub struct LeaderElection {
+    connection: Connection,
+    config: LeaderConfig,
+    observed: Option<Observed>,
+}
+
+impl LeaderElection {
+    pub fn new(connection: Connection, config: LeaderConfig) -> Self {
+        Self { connection, config, observed: None }
+    }
+
+    /// Until `shutdown`: waits for the lease, runs `lead`, and stops it (through its token) when the lease is lost. `lead` must
+    /// return soon after its token is cancelled; the lease is given up only then.
+    pub async fn run<F, Work>(mut self, shutdown: Shutdown, lead: F)
+    where
+        F: Fn(Shutdown) -> Work,
+        Work: Future<Output = ()>,
+    {
+        while self.acquire(&shutdown).await {
+            info!(lease = self.config.name, identity = self.config.identity, "became leader");
+            let term = shutdown.child_token();
+            let work = lead(term.clone());
+            tokio::pin!(work);
+            tokio::select! {
+                () = &mut work => term.cancel(),
+                () = self.renew(&shutdown) => {
+                    term.cancel();
+                    work.await;
+                }
+            }
+            if shutdown.is_cancelled() {
+                break;
+            }
+            warn!(lease = self.config.name, "leadership lost, waiting to lead again");
+        }
+        self.release().await;
+    }
+
+    /// True when the lease is ours, false when asked to stop.
+    async fn acquire(&mut self, shutdown: &Shutdown) -> bool {
+        while !shutdown.is_cancelled() {
+            match self.try_once().await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => debug!(lease = self.config.name, %error, "could not try the lease"),
+            }
+            // Candidates that lost together should not try together.
+            let jitter = 1.0 + 1.2 * rand::rng().random::<f64>();
+            tokio::select! {
+                () = tokio::time::sleep(self.config.retry_period.mul_f64(jitter)) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        false
+    }
+
+    /// Returns when leadership is no longer certain, or asked to stop.
+    async fn renew(&mut self, shutdown: &Shutdown) {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.config.retry_period) => {}
+                () = shutdown.cancelled() => return,
+            }
+            let deadline = renewed + self.config.renew_deadline;
+            match tokio::time::timeout_at(deadline, self.try_once()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => debug!(lease = self.config.name, "lease is held by another"),
+                Ok(Err(error)) => debug!(lease = self.config.name, %error, "could not renew the lease"),
+                Err(_) => {}
+            }
+            if Instant::now() >= deadline.max(renewed + self.config.renew_deadline) {
+                return;
+            }
+        }
+    }
+
+    /// One attempt to take or renew. Two writers conflict on resourceVersion, so at most one succeeds.
+    async fn try_once(&mut self) -> Result<bool, kube::Error> {
+        let leases = self.connection.namespaced::<Lease>(&self.config.namespace);
+        let Some(mut lease) = leases.get_opt(&self.config.name).await? else {
+            let now = MicroTime(Timestamp::now());
+            let metadata = ObjectMeta { name: Some(self.config.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.held(now.clone(), now, 0)) };
+            let lease = leases.create(&PostParams::default(), &lease).await?;
+            self.observe(lease.spec.unwrap_or_default());
+            return Ok(true);
+        };
+        let current = lease.spec.clone().unwrap_or_default();
+        if self.observed.as_ref().is_none_or(|observed| observed.spec != current) {
+            self.observe(current.clone());
+        }
+        let Some(observed) = &self.observed else { return Ok(false) };
+        let now = MicroTime(Timestamp::now());
+        let transitions = current.lease_transitions.unwrap_or(0);
+        let spec = match decide(&self.config.identity, observed, Instant::now()) {
+            Decision::Wait => return Ok(false),
+            Decision::Renew => {
+                let acquired = current.acquire_time.clone().unwrap_or_else(|| now.clone());
+                self.held(acquired, now, transitions)
+            }
+            Decision::Take => self.held(now.clone(), now, transitions + 1),
+        };
+        lease.spec = Some(spec);
+        let lease = leases.replace(&self.config.name, &PostParams::default(), &lease).await?;
+        self.observe(lease.spec.unwrap_or_default());
+        Ok(true)
+    }
+
+    fn held(&self, acquired: MicroTime, renewed: MicroTime, transitions: i32) -> LeaseSpec {
+        LeaseSpec {
+            holder_identity: Some(self.config.identity.clone()),
+            lease_duration_seconds: Some(i32::try_from(self.config.lease_duration.as_secs()).unwrap_or(i32::MAX)),
+            acquire_time: Some(acquired),
+            renew_time: Some(renewed),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        }
+    }
+
+    fn observe(&mut self, spec: LeaseSpec) {
+        self.observed = Some(Observed { spec, at: Instant::now() });
+    }
+
+    /// Leaves the lease without a holder and with a duration of one second.
+    async fn release(&self) {
+        let leases = self.connection.namespaced::<Lease>(&self.config.namespace);
+        let released = async {
+            let mut lease = leases.get(&self.config.name).await?;
+            let spec = lease.spec.get_or_insert_default();
+            if spec.holder_identity.as_deref() != Some(&self.config.identity) {
+                return Ok(());
+            }
+            let now = MicroTime(Timestamp::now());
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+            spec.acquire_time = Some(now.clone());
+            spec.renew_time = Some(now);
+            leases.replace(&self.config.name, &PostParams::default(), &lease).await.map(drop)
+        };
+        match tokio::time::timeout(self.config.retry_period, released).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(lease = self.config.name, %error, "could not give the lease up"),
+            Err(_) => debug!(lease = self.config.name, "giving the lease up took too long"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(holder: &str, idle_seconds: u64, expected: Decision) {
+        let now = Instant::now() + Duration::from_secs(1000);
+        let spec = LeaseSpec {
+            holder_identity: Some(holder.into()),
+            lease_duration_seconds: Some(15),
+            ..LeaseSpec::default()
+        };
+        let observed = Observed { spec, at: now - Duration::from_secs(idle_seconds) };
+        assert_eq!(decide("me", &observed, now), expected, "holder {holder:?} idle {idle_seconds}");
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_when_given_up_or_idle_for_its_duration() {
+        check("me", 3, Decision::Renew);
+        check("me", 300, Decision::Renew);
+        check("other", 15, Decision::Wait);
+        check("other", 16, Decision::Take);
+        check("", 0, Decision::Take);
+    }
+}
