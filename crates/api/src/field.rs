@@ -108,7 +108,11 @@ impl FieldError {
     pub fn body(&self) -> String {
         let mut out = self.error_type.text().to_owned();
         match self.error_type {
-            ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::TooMany | ErrorType::Internal => {}
+            ErrorType::Required
+            | ErrorType::Forbidden
+            | ErrorType::TooLong
+            | ErrorType::TooMany
+            | ErrorType::Internal => {}
             ErrorType::NotFound
             | ErrorType::Duplicate
             | ErrorType::Invalid

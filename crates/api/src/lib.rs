@@ -9,9 +9,11 @@
 pub mod cursor;
 pub mod field;
 pub mod kind;
+pub mod kinds;
 pub mod meta;
 pub mod status;
 pub mod strategy;
+pub mod validate;
 
 /// A decoded object or any part of one. Maps keep insertion order (serde_json's `preserve_order`).
 pub use serde_json::Value;

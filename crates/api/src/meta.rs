@@ -1,42 +1,221 @@
-//! ObjectMeta: reading it, and the rules that hold for every kind.
+//! ObjectMeta: reading it, and the rules that hold for every kind. Source: apimachinery `api/validation/objectmeta.go`.
 
-use crate::Value;
+use crate::validate::labels::{annotations, invalid_each, labels};
+use crate::validate::text::{immutable, nonnegative};
+use crate::validate::{names, text};
+use crate::{Cursor, ErrorList, Kind, Value};
 
-const DNS1123_SUBDOMAIN_MAX_BYTES: usize = 253;
+pub use crate::validate::names::{mask_trailing_dash, subdomain_name as dns1123_subdomain_name};
 
-/// The name rule of most kinds: a DNS-1123 subdomain.
-pub fn dns1123_subdomain_name(name: &str, prefix: bool) -> Vec<String> {
-    let masked = if prefix { mask_trailing_dash(name) } else { name.to_owned() };
-    let mut out = Vec::new();
-    if masked.len() > DNS1123_SUBDOMAIN_MAX_BYTES {
-        out.push(format!("must be no more than {DNS1123_SUBDOMAIN_MAX_BYTES} bytes"));
-    }
-    if masked.is_empty() || !masked.split('.').all(is_dns1123_label) {
-        out.push(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start \
-             and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
-             '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-                .to_owned(),
-        );
-    }
-    out
-}
+const FIELD_MANAGER_MAX_BYTES: usize = 128;
+const SUBRESOURCE_MAX_BYTES: usize = 256;
+/// Finalizers without a domain that the core kinds know.
+const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+/// Groups whose kinds accept any well-formed finalizer, because their validation predates or ignores the core rule.
+const GROUPS_WITHOUT_STANDARD_FINALIZERS: &[&str] =
+    &["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
 
-/// generateName may end with a dash, which a name may not: checked as if it were a letter.
-pub fn mask_trailing_dash(name: &str) -> String {
-    match name.strip_suffix('-') {
-        Some(head) if !head.is_empty() => format!("{head}a"),
-        _ => name.to_owned(),
+/// Metadata of an object about to be created; its name has been generated already.
+pub fn validate_create(kind: &Kind, object: &Cursor<'_>, errors: &mut ErrorList) {
+    let metadata = object.field("metadata");
+    object_meta(&metadata, kind.namespaced, kind.strategy.name_rule, errors);
+    if is_core_like(kind) {
+        standard_finalizers(&metadata, errors);
     }
 }
 
-fn is_dns1123_label(label: &str) -> bool {
-    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = label.as_bytes();
-    !bytes.is_empty()
-        && ok(bytes[0])
-        && ok(bytes[bytes.len() - 1])
-        && bytes.iter().all(|&b| ok(b) || b == b'-')
+/// Metadata of an object about to replace `old`, after uid and timestamps were carried over.
+pub fn validate_update(kind: &Kind, new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    object_meta(&new.field("metadata"), kind.namespaced, names::path_segment_name, errors);
+    object_meta_update(new, old, errors);
+}
+
+/// What most kinds check once more in their own update rules; repeated causes are part of the answer.
+pub fn validate_update_again(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    object_meta_update(new, old, errors);
+    standard_finalizers(&new.field("metadata"), errors);
+}
+
+fn is_core_like(kind: &Kind) -> bool {
+    let group = kind.group.as_ref();
+    // Custom resources have no strategy file; their group has a dot and is not one of Kubernetes' own.
+    let built_in = !group.contains('.') || group.ends_with(".k8s.io");
+    built_in && !GROUPS_WITHOUT_STANDARD_FINALIZERS.contains(&group)
+}
+
+fn object_meta(metadata: &Cursor<'_>, namespaced: bool, name_rule: crate::strategy::NameRule, errors: &mut ErrorList) {
+    let generate_name = metadata.field("generateName");
+    if !generate_name.is_empty() {
+        let messages = name_rule(generate_name.str(), true);
+        invalid_each(errors, &generate_name.path(), generate_name.str(), messages);
+    }
+    let name = metadata.field("name");
+    if name.is_empty() {
+        name.required(errors, "name or generateName is required");
+    } else {
+        invalid_each(errors, &name.path(), name.str(), name_rule(name.str(), false));
+    }
+    let namespace = metadata.field("namespace");
+    match (namespaced, namespace.is_empty()) {
+        (true, true) => namespace.required(errors, ""),
+        (true, false) => text::formatted(&namespace, names::dns1123_label, errors),
+        (false, false) => namespace.forbidden(errors, "not allowed on this type"),
+        (false, true) => {}
+    }
+    nonnegative(&metadata.field("generation"), errors);
+    labels(&metadata.field("labels"), errors);
+    annotations(&metadata.field("annotations"), errors);
+    owner_references(&metadata.field("ownerReferences"), errors);
+    finalizers(&metadata.field("finalizers"), errors);
+    managed_fields(&metadata.field("managedFields"), errors);
+}
+
+/// Fields of metadata that an update may not change.
+const IMMUTABLE_FIELDS: &[&str] =
+    &["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
+
+fn object_meta_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let (new, old) = (new.field("metadata"), old.field("metadata"));
+    if old.field("deletionTimestamp").is_set() {
+        no_new_finalizers(&new.field("finalizers"), &old.field("finalizers"), errors);
+    }
+    let resource_version = new.field("resourceVersion");
+    if resource_version.is_empty() {
+        errors.invalid(resource_version.path(), "", "must be specified for an update");
+    }
+    let generation = new.field("generation");
+    if generation.int() < old.field("generation").int() {
+        errors.invalid(generation.path(), generation.int(), "must not be decremented");
+    }
+    for name in IMMUTABLE_FIELDS {
+        immutable(&new.field(name), &old.field(name), errors);
+    }
+    labels(&new.field("labels"), errors);
+    annotations(&new.field("annotations"), errors);
+    owner_references(&new.field("ownerReferences"), errors);
+    managed_fields(&new.field("managedFields"), errors);
+}
+
+fn no_new_finalizers(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let mut added: Vec<&str> =
+        new.items().map(|f| f.str()).filter(|name| !old.items().any(|f| f.str() == *name)).collect();
+    if added.is_empty() {
+        return;
+    }
+    added.sort_unstable();
+    added.dedup();
+    let quoted: Vec<String> = added.iter().map(|name| format!("\"{name}\"")).collect();
+    let detail = format!(
+        "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+        quoted.join(", ")
+    );
+    new.forbidden(errors, detail);
+}
+
+fn owner_references(list: &Cursor<'_>, errors: &mut ErrorList) {
+    // Errors name the list, not the item: upstream never indexed it.
+    let path = list.path();
+    let mut first_controller: Option<String> = None;
+    for reference in list.items() {
+        let api_version = reference.field("apiVersion").str();
+        let version = api_version.rsplit('/').next().unwrap_or("");
+        if version.is_empty() {
+            errors.invalid(path.child("apiVersion"), api_version, "version must not be empty");
+        }
+        for field in ["kind", "name", "uid"] {
+            if reference.field(field).is_empty() {
+                errors.invalid(path.child(field), "", "must not be empty");
+            }
+        }
+        if api_version == "v1" && reference.field("kind").str() == "Event" {
+            errors.invalid(
+                path.clone(),
+                reference.value().clone(),
+                "/v1, Kind=Event is disallowed from being an owner",
+            );
+        }
+        if reference.field("controller").bool() {
+            let current = format!("{}/{}", reference.field("kind").str(), reference.field("name").str());
+            match &first_controller {
+                None => first_controller = Some(current),
+                Some(first) => errors.invalid(
+                    path.clone(),
+                    list.value().clone(),
+                    format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {current}"
+                    ),
+                ),
+            }
+        }
+    }
+}
+
+fn finalizers(list: &Cursor<'_>, errors: &mut ErrorList) {
+    let path = list.path();
+    let mut has = (false, false);
+    for finalizer in list.items() {
+        invalid_each(errors, &path, finalizer.str(), names::qualified_name(finalizer.str()));
+        has.0 |= finalizer.str() == "orphan";
+        has.1 |= finalizer.str() == "foregroundDeletion";
+    }
+    if has == (true, true) {
+        list.invalid(errors, "finalizer orphan and foregroundDeletion cannot be both set");
+    }
+}
+
+fn standard_finalizers(metadata: &Cursor<'_>, errors: &mut ErrorList) {
+    for finalizer in metadata.field("finalizers").items() {
+        standard_finalizer(&finalizer, errors);
+    }
+}
+
+/// A finalizer without a domain must be one that the server itself knows.
+pub fn standard_finalizer(finalizer: &Cursor<'_>, errors: &mut ErrorList) {
+    let name = finalizer.str();
+    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+        errors.invalid(finalizer.path(), name, "name is neither a standard finalizer name nor is it fully qualified");
+    }
+}
+
+fn managed_fields(list: &Cursor<'_>, errors: &mut ErrorList) {
+    for entry in list.items() {
+        let operation = entry.field("operation");
+        if !matches!(operation.str(), "Apply" | "Update") {
+            errors.invalid(operation.path(), operation.str(), "must be `Apply` or `Update`");
+        }
+        let fields_type = entry.field("fieldsType");
+        if !fields_type.is_empty() && fields_type.str() != "FieldsV1" {
+            fields_type.invalid(errors, "must be `FieldsV1`");
+        }
+        field_manager(&entry.field("manager"), errors);
+        if entry.field("subresource").str().len() > SUBRESOURCE_MAX_BYTES {
+            errors.too_long(entry.field("subresource").path(), SUBRESOURCE_MAX_BYTES);
+        }
+    }
+}
+
+/// The name of a field manager, in managedFields and in request options.
+pub fn field_manager(manager: &Cursor<'_>, errors: &mut ErrorList) {
+    if manager.str().len() > FIELD_MANAGER_MAX_BYTES {
+        errors.too_long(manager.path(), FIELD_MANAGER_MAX_BYTES);
+    }
+    for (position, c) in manager.str().char_indices() {
+        if c.is_control() {
+            let detail = format!("invalid character U+{:04X} (at position {position})", u32::from(c));
+            errors.invalid(manager.path(), manager.str(), detail);
+        }
+    }
+}
+
+/// Name, labels and annotations of an embedded claim template; nothing else may be set.
+pub fn template_meta(metadata: &Cursor<'_>, errors: &mut ErrorList) {
+    annotations(&metadata.field("annotations"), errors);
+    labels(&metadata.field("labels"), errors);
+    for (key, value) in metadata.entries() {
+        if !matches!(key, "annotations" | "labels") && value.is_set() {
+            errors.forbidden(metadata.path().child(key), "cannot be set");
+        }
+    }
 }
 
 /// `metadata.name`, or `""`.
@@ -67,4 +246,87 @@ pub fn metadata_str<'a>(object: &'a Value, field: &str) -> &'a str {
 /// Deletion has been asked for and waits for grace or finalizers.
 pub fn is_being_deleted(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Path;
+
+    fn errors_of(metadata: Value, namespaced: bool) -> Vec<String> {
+        let mut errors = ErrorList::new();
+        let cursor = Cursor::at(&metadata, Path::new("metadata"));
+        object_meta(&cursor, namespaced, names::subdomain_name, &mut errors);
+        standard_finalizers(&cursor, &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_name_and_the_right_scope_are_required() {
+        assert_eq!(
+            errors_of(json!({}), true),
+            ["metadata.name: Required value: name or generateName is required", "metadata.namespace: Required value"]
+        );
+        assert_eq!(
+            errors_of(json!({"name": "a", "namespace": "b"}), false),
+            ["metadata.namespace: Forbidden: not allowed on this type"]
+        );
+    }
+
+    #[test]
+    fn generate_name_may_end_with_a_dash() {
+        assert_eq!(errors_of(json!({"name": "web-x", "generateName": "web-"}), false), Vec::<String>::new());
+    }
+
+    #[test]
+    fn finalizers_need_a_domain_or_a_standard_name() {
+        assert_eq!(
+            errors_of(json!({"name": "a", "finalizers": ["bogus", "example.com/x", "orphan"]}), false),
+            [
+                "metadata.finalizers[0]: Invalid value: \"bogus\": name is neither a standard finalizer name nor is it fully qualified"
+            ]
+        );
+    }
+
+    #[test]
+    fn two_controllers_are_refused() {
+        let reference =
+            |name: &str| json!({"apiVersion": "v1", "kind": "A", "name": name, "uid": "u", "controller": true});
+        let errors = errors_of(json!({"name": "a", "ownerReferences": [reference("x"), reference("y")]}), false);
+        assert!(errors[0].ends_with(
+            "Only one reference can have Controller set to true. Found \"true\" in references for A/x and A/y"
+        ));
+    }
+
+    #[test]
+    fn identity_is_immutable_and_a_version_is_needed() {
+        let new = json!({"metadata": {"name": "a", "uid": "x"}});
+        let old = json!({"metadata": {"name": "a", "uid": "u"}});
+        let mut errors = ErrorList::new();
+        object_meta_update(&Cursor::root(&new), &Cursor::root(&old), &mut errors);
+        let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "metadata.resourceVersion: Invalid value: \"\": must be specified for an update",
+                "metadata.uid: Invalid value: \"x\": field is immutable"
+            ]
+        );
+    }
+
+    #[test]
+    fn finalizers_are_not_added_while_deleting() {
+        let new =
+            json!({"metadata": {"name": "a", "resourceVersion": "1", "finalizers": ["a/b"], "deletionTimestamp": "t"}});
+        let old = json!({"metadata": {"name": "a", "deletionTimestamp": "t"}});
+        let mut errors = ErrorList::new();
+        object_meta_update(&Cursor::root(&new), &Cursor::root(&old), &mut errors);
+        assert_eq!(
+            errors.aggregate_message(),
+            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new \
+             finalizers []string{\"a/b\"}"
+        );
+    }
 }

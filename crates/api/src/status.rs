@@ -147,13 +147,10 @@ impl Status {
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &ErrorList) -> Self {
         let causes = errors
             .iter()
-            .map(|e| Cause {
-                reason: e.error_type.cause_reason().into(),
-                message: e.body(),
-                field: e.path.to_string(),
-            })
+            .map(|e| Cause { reason: e.error_type.cause_reason().into(), message: e.body(), field: e.path.to_string() })
             .collect();
-        let details = Details { name: name.into(), group: group.into(), kind: kind.into(), causes, ..Details::default() };
+        let details =
+            Details { name: name.into(), group: group.into(), kind: kind.into(), causes, ..Details::default() };
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let message = format!("{qualified} \"{name}\" is invalid: {}", errors.aggregate_message());
         Self::failure(422, "Invalid", message, Some(details))

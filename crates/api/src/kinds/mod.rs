@@ -1,0 +1,3 @@
+//! What differs per built-in kind.
+
+pub mod strategies;
