@@ -1,0 +1,330 @@
+//! The scheduler without I/O: events in, decisions out. Owns queue, cache and nominations, and keeps them in step.
+//!
+//! Same events, same clock, same seed: same decisions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::cache::Cache;
+use crate::cycle::{Cycle, ScheduleError};
+use crate::framework::{
+    ActionType, ClusterEvent, Code, EventObject, EventResource, PostFilterResult, Status, node_change, pod_change,
+};
+use crate::model::labels::Selector;
+use crate::model::{NodeFacts, PodInfo};
+use crate::nominator::Nominator;
+use crate::profile::Profile;
+use crate::queue::{Pending, Queue, QueuedPod};
+use crate::snapshot::DisruptionBudget;
+
+/// All that can happen to the scheduler.
+pub enum Event {
+    PodApplied(Arc<Pod>),
+    PodDeleted(Arc<Pod>),
+    NodeApplied(Arc<Node>),
+    NodeDeleted(Arc<Node>),
+    NamespaceApplied(Arc<Namespace>),
+    NamespaceDeleted(Arc<Namespace>),
+    BudgetApplied(Arc<PodDisruptionBudget>),
+    BudgetDeleted(Arc<PodDisruptionBudget>),
+    /// A binding this scheduler asked for is finished.
+    BindingFinished {
+        pod: QueuedPod,
+        node: Arc<str>,
+        result: Result<(), Status>,
+    },
+}
+
+/// What to do after one cycle.
+pub enum Outcome {
+    /// Bind the pod; report back with `Event::BindingFinished`.
+    Bind { pod: QueuedPod, node: Arc<str> },
+    /// Tell the user why the pod stays pending.
+    Failed(Failure),
+    /// The pod needs no scheduling (any more).
+    Skipped,
+}
+
+/// A pod that could not be scheduled this time. It is already back in the queue.
+#[derive(Debug)]
+pub struct Failure {
+    pub pod: Arc<PodInfo>,
+    /// Reason of the `PodScheduled` condition.
+    pub reason: &'static str,
+    pub message: String,
+    /// The new nominated node, when it is to be changed: `Some("")` clears it.
+    pub nominated_node: Option<String>,
+    /// Pods to be removed so that this one fits on the nominated node.
+    pub victims: Vec<Arc<PodInfo>>,
+}
+
+/// Reason of the condition when no node fits.
+pub const REASON_UNSCHEDULABLE: &str = "Unschedulable";
+/// Reason of the condition when something broke.
+pub const REASON_SCHEDULER_ERROR: &str = "SchedulerError";
+/// The message when the cluster has no nodes.
+const NO_NODES: &str = "no nodes available to schedule pods";
+
+/// See the module.
+pub struct Engine {
+    profiles: Arc<HashMap<String, Arc<Profile>>>,
+    cache: Cache,
+    queue: Queue,
+    nominator: Nominator,
+    start_index: usize,
+    rng: SmallRng,
+}
+
+impl Engine {
+    pub fn new(profiles: Vec<Profile>, seed: u64) -> Engine {
+        let profiles: HashMap<String, Arc<Profile>> =
+            profiles.into_iter().map(|profile| (profile.scheduler_name.clone(), Arc::new(profile))).collect();
+        let profiles = Arc::new(profiles);
+        Engine {
+            queue: Queue::new(profiles.clone()),
+            profiles,
+            cache: Cache::default(),
+            nominator: Nominator::default(),
+            start_index: 0,
+            rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    pub fn pending(&self) -> Pending {
+        self.queue.pending()
+    }
+
+    pub fn profile(&self, scheduler_name: &str) -> Option<&Arc<Profile>> {
+        self.profiles.get(scheduler_name)
+    }
+
+    /// To be called every second.
+    pub fn tick(&mut self, now: Duration) {
+        self.queue.flush(now);
+    }
+
+    /// Takes in one event.
+    pub fn handle(&mut self, event: Event, now: Duration) {
+        match event {
+            Event::PodApplied(pod) => self.pod_applied(Arc::new(PodInfo::new(pod)), now),
+            Event::PodDeleted(pod) => self.pod_gone(&Arc::new(PodInfo::new(pod)), now),
+            Event::NodeApplied(node) => self.node_applied(Arc::new(NodeFacts::new(&node)), now),
+            Event::NodeDeleted(node) => self.cache.remove_node(node.metadata.name.as_deref().unwrap_or_default()),
+            Event::NamespaceApplied(namespace) => {
+                let name = namespace.metadata.name.clone().unwrap_or_default();
+                self.cache.snapshot.namespaces.insert(name, namespace.metadata.labels.clone().unwrap_or_default());
+            }
+            Event::NamespaceDeleted(namespace) => {
+                self.cache.snapshot.namespaces.remove(namespace.metadata.name.as_deref().unwrap_or_default());
+            }
+            Event::BudgetApplied(budget) => {
+                let (key, budget) = disruption_budget(&budget);
+                self.cache.snapshot.budgets.insert(key, budget);
+            }
+            Event::BudgetDeleted(budget) => {
+                self.cache.snapshot.budgets.remove(&disruption_budget(&budget).0);
+            }
+            Event::BindingFinished { pod, node: _, result } => self.binding_finished(pod, result, now),
+        }
+    }
+
+    /// Tries the next pod. `None` when none is ready.
+    pub fn schedule_next(&mut self, now: Duration) -> Option<Outcome> {
+        let queued = self.queue.pop(now)?;
+        let pod = queued.pod.clone();
+        let Some(profile) = self.profiles.get(pod.scheduler_name()).cloned() else {
+            self.queue.done(&pod.uid);
+            return Some(Outcome::Skipped);
+        };
+        if pod.terminating || self.cache.contains(&pod.uid) {
+            self.queue.done(&pod.uid);
+            return Some(Outcome::Skipped);
+        }
+        self.cache.snapshot.settle();
+        let found = Cycle {
+            profile: &profile,
+            snapshot: &self.cache.snapshot,
+            nominator: &self.nominator,
+            start_index: &mut self.start_index,
+            rng: &mut self.rng,
+        }
+        .run(&pod);
+        Some(match found {
+            Ok(mut decision) => match self.reserve(&profile, &pod, &mut decision) {
+                Ok(()) => {
+                    self.cache.assume(pod.clone(), &decision.node);
+                    self.nominator.remove(&pod.uid);
+                    Outcome::Bind { pod: queued, node: decision.node }
+                }
+                Err(status) => Outcome::Failed(self.refused(queued, status, now)),
+            },
+            Err(error) => Outcome::Failed(self.failed(queued, error, now)),
+        })
+    }
+
+    fn reserve(&self, profile: &Profile, pod: &PodInfo, decision: &mut crate::cycle::Decision) -> Result<(), Status> {
+        let Some(node) = self.cache.snapshot.node(&decision.node) else { return Ok(()) };
+        let state = &mut decision.state;
+        let reserved = profile.points.reserve.iter().try_for_each(|slot| slot.plugin.reserve(state, pod, node));
+        let permitted = reserved
+            .and_then(|()| profile.points.permit.iter().try_for_each(|slot| slot.plugin.permit(state, pod, node)));
+        if permitted.is_err() {
+            for slot in profile.points.reserve.iter().rev() {
+                slot.plugin.unreserve(state, pod, &decision.node);
+            }
+        }
+        permitted
+    }
+
+    fn failed(&mut self, queued: QueuedPod, error: ScheduleError, now: Duration) -> Failure {
+        let pod = queued.pod.clone();
+        let clear = pod.nominated_node.is_some().then(String::new);
+        match error {
+            ScheduleError::NoNodes => {
+                self.nominator.remove(&pod.uid);
+                self.queue.put_back_unschedulable(queued, [].into(), now);
+                Failure {
+                    pod,
+                    reason: REASON_UNSCHEDULABLE,
+                    message: NO_NODES.into(),
+                    nominated_node: clear,
+                    victims: Vec::new(),
+                }
+            }
+            ScheduleError::Plugin(status) => self.refused(queued, status, now),
+            ScheduleError::Unfit { diagnosis, remedy } => {
+                let message = diagnosis.message();
+                let rejectors = diagnosis.plugins.union(&diagnosis.pending_plugins).copied().collect();
+                let (nominated_node, victims) = match remedy {
+                    PostFilterResult::Unhelpful { .. } => {
+                        self.nominator.remove(&pod.uid);
+                        (clear, Vec::new())
+                    }
+                    PostFilterResult::Nominated { node, victims } => {
+                        let victims = self.find_on_node(&node, &victims);
+                        self.nominator.put(pod.clone(), &node);
+                        (Some(node), victims)
+                    }
+                };
+                self.queue.put_back_unschedulable(queued, rejectors, now);
+                Failure { pod, reason: REASON_UNSCHEDULABLE, message, nominated_node, victims }
+            }
+        }
+    }
+
+    /// One plugin stopped a pod after a node had been found, or broke.
+    fn refused(&mut self, queued: QueuedPod, status: Status, now: Duration) -> Failure {
+        let pod = queued.pod.clone();
+        let message = status.message();
+        let reason = if status.code == Code::Error {
+            self.queue.put_back_error(queued, now);
+            REASON_SCHEDULER_ERROR
+        } else {
+            self.queue.put_back_unschedulable(queued, [status.plugin].into(), now);
+            REASON_UNSCHEDULABLE
+        };
+        Failure { pod, reason, message, nominated_node: None, victims: Vec::new() }
+    }
+
+    fn find_on_node(&self, node: &str, uids: &[String]) -> Vec<Arc<PodInfo>> {
+        let pods = self.cache.snapshot.node(node).map(|node| node.pods.as_slice()).unwrap_or_default();
+        uids.iter().filter_map(|uid| pods.iter().find(|pod| *pod.uid == **uid).cloned()).collect()
+    }
+
+    fn pod_applied(&mut self, pod: Arc<PodInfo>, now: Duration) {
+        if pod.is_terminal() {
+            return self.pod_gone(&pod, now);
+        }
+        if pod.node_name.is_none() {
+            return self.pod_waits(pod, now);
+        }
+        self.queue.remove(&pod.uid);
+        self.nominator.remove(&pod.uid);
+        let confirmed = self.cache.is_assumed(&pod.uid);
+        let before = self.cache.put_pod(pod.clone());
+        let action = match &before {
+            Some(before) if !confirmed => pod_change(before, &pod),
+            _ => ActionType::ADD,
+        };
+        let object = EventObject::Pod { old: before.as_deref(), new: Some(&pod) };
+        self.queue.on_event(ClusterEvent::new(EventResource::AssignedPod, action), object, now);
+    }
+
+    fn pod_waits(&mut self, pod: Arc<PodInfo>, now: Duration) {
+        if !self.profiles.contains_key(pod.scheduler_name()) || self.cache.is_assumed(&pod.uid) {
+            return;
+        }
+        if pod.terminating {
+            return self.queue.remove(&pod.uid);
+        }
+        if let Some(node) = pod.nominated_node.clone() {
+            self.nominator.put(pod.clone(), &node);
+        }
+        self.queue.upsert(pod, now);
+    }
+
+    fn pod_gone(&mut self, pod: &Arc<PodInfo>, now: Duration) {
+        self.queue.remove(&pod.uid);
+        let promised = self.nominator.node_of(&pod.uid).is_some();
+        self.nominator.remove(&pod.uid);
+        let Some(before) = self.cache.remove_pod(&pod.uid) else {
+            // Room that was promised to this pod is free again.
+            if promised {
+                let event = ClusterEvent::new(EventResource::AssignedPod, ActionType::DELETE);
+                self.queue.on_event(event, EventObject::Pod { old: Some(pod), new: None }, now);
+            }
+            return;
+        };
+        let object = EventObject::Pod { old: Some(&before), new: None };
+        self.queue.on_event(ClusterEvent::new(EventResource::AssignedPod, ActionType::DELETE), object, now);
+    }
+
+    fn node_applied(&mut self, facts: Arc<NodeFacts>, now: Duration) {
+        let before = self.cache.snapshot.node(&facts.name).map(|node| node.facts.clone());
+        let action = before.as_ref().map_or(ActionType::ADD, |before| node_change(before, &facts));
+        if before.as_deref() == Some(&*facts) {
+            return;
+        }
+        self.cache.put_node(facts.clone());
+        if !action.is_empty() {
+            let object = EventObject::Node { old: before.as_deref(), new: &facts };
+            self.queue.on_event(ClusterEvent::new(EventResource::Node, action), object, now);
+        }
+    }
+
+    fn binding_finished(&mut self, pod: QueuedPod, result: Result<(), Status>, now: Duration) {
+        let uid = pod.pod.uid.clone();
+        if result.is_ok() {
+            return self.queue.done(&uid);
+        }
+        let node_freed = self.cache.is_assumed(&uid);
+        self.cache.forget(&uid);
+        self.queue.put_back_error(pod.clone(), now);
+        if node_freed {
+            let object = EventObject::Pod { old: Some(&pod.pod), new: None };
+            self.queue.on_event(ClusterEvent::new(EventResource::AssignedPod, ActionType::DELETE), object, now);
+        }
+    }
+}
+
+fn disruption_budget(budget: &PodDisruptionBudget) -> (String, DisruptionBudget) {
+    let namespace = budget.metadata.namespace.clone().unwrap_or_default();
+    let key = format!("{namespace}/{}", budget.metadata.name.as_deref().unwrap_or_default());
+    let status = budget.status.as_ref();
+    let budget = DisruptionBudget {
+        namespace,
+        selector: Selector::from_label_selector(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref())),
+        disruptions_allowed: status.and_then(|status| status.disruptions_allowed).unwrap_or(0),
+        disrupted_pods: status
+            .and_then(|status| status.disrupted_pods.as_ref())
+            .map(|pods| pods.keys().cloned().collect())
+            .unwrap_or_default(),
+    };
+    (key, budget)
+}

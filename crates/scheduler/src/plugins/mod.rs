@@ -1,0 +1,56 @@
+//! The plugins, one file each, and the list a profile picks from. The list's order is the order plugins run in.
+
+mod default_binder;
+mod image_locality;
+mod node_affinity;
+mod node_name;
+mod node_ports;
+mod node_resources_balanced_allocation;
+mod node_resources_fit;
+mod node_unschedulable;
+mod normalize;
+mod priority_sort;
+mod scheduling_gates;
+mod taint_toleration;
+
+use crate::framework::ExtensionPoints;
+
+pub use node_affinity::NodeAffinityArgs;
+pub use node_resources_balanced_allocation::NodeResourcesBalancedAllocationArgs;
+pub use node_resources_fit::{NodeResourcesFitArgs, ResourceWeight, ScoringStrategy, ShapePoint};
+
+/// Arguments of all plugins that take any; the defaults are upstream's.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PluginArgs {
+    pub node_affinity: NodeAffinityArgs,
+    pub node_resources_fit: NodeResourcesFitArgs,
+    pub node_resources_balanced_allocation: NodeResourcesBalancedAllocationArgs,
+}
+
+/// A plugin a profile can name.
+pub struct Entry {
+    pub name: &'static str,
+    /// Weight of its score unless the profile says otherwise.
+    pub weight: i64,
+    /// Builds the plugin and puts it at its extension points.
+    pub extend: fn(&PluginArgs, &mut ExtensionPoints),
+}
+
+const fn entry(name: &'static str, weight: i64, extend: fn(&PluginArgs, &mut ExtensionPoints)) -> Entry {
+    Entry { name, weight, extend }
+}
+
+/// Every plugin, in upstream's default order.
+pub const REGISTRY: &[Entry] = &[
+    entry(scheduling_gates::NAME, 0, scheduling_gates::extend),
+    entry(priority_sort::NAME, 0, priority_sort::extend),
+    entry(node_unschedulable::NAME, 0, node_unschedulable::extend),
+    entry(node_name::NAME, 0, node_name::extend),
+    entry(taint_toleration::NAME, 3, taint_toleration::extend),
+    entry(node_affinity::NAME, 2, node_affinity::extend),
+    entry(node_ports::NAME, 0, node_ports::extend),
+    entry(node_resources_fit::NAME, 1, node_resources_fit::extend),
+    entry(node_resources_balanced_allocation::NAME, 1, node_resources_balanced_allocation::extend),
+    entry(image_locality::NAME, 1, image_locality::extend),
+    entry(default_binder::NAME, 0, default_binder::extend),
+];
