@@ -8,7 +8,9 @@
 //! not know how the API server stores anything. Start reading at `engine`.
 
 pub mod cache;
+mod config;
 pub mod cycle;
+mod driver;
 pub mod engine;
 pub mod framework;
 pub mod model;
@@ -16,6 +18,11 @@ pub mod nominator;
 pub mod plugins;
 pub mod profile;
 pub mod queue;
+mod report;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
+
+pub use config::SchedulerConfig;
+pub use driver::Scheduler;
+pub use profile::{ProfileConfig, ProfileError};

@@ -1,0 +1,29 @@
+//! Configuration of the running scheduler.
+
+use client::LeaderConfig;
+
+use crate::profile::ProfileConfig;
+
+/// How the scheduler runs. The default is upstream's default configuration without leader election.
+#[derive(Clone)]
+pub struct SchedulerConfig {
+    /// One profile per scheduler name; at least one.
+    pub profiles: Vec<ProfileConfig>,
+    /// Campaign for this lease before scheduling; `None` when the assembler sees to it.
+    pub leader_election: Option<LeaderConfig>,
+    /// Requests to the API server in flight at the same time, bindings and status patches together.
+    pub concurrent_requests_max: usize,
+    /// Seed of the tie-breaking dice; `None` takes one from the system.
+    pub seed: Option<u64>,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> SchedulerConfig {
+        SchedulerConfig {
+            profiles: vec![ProfileConfig::default()],
+            leader_election: None,
+            concurrent_requests_max: 64,
+            seed: None,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The running scheduler: feeds the engine from informers and carries out what it decides.
+//!
+//! One task owns the engine. Handlers of the informers push into its inbox; a bounded set of tasks talks to the API server and
+//! reports back into the same inbox. The loop never waits for the API server, except for room in that set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Connection, EventRecorder, EventType, Informer, InformerFactory, LeaderElection, Object, Shutdown};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::config::SchedulerConfig;
+use crate::engine::{Engine, Event, Failure, Outcome, REASON_SCHEDULER_ERROR};
+use crate::framework::{BindContext, Status};
+use crate::model::PodInfo;
+use crate::profile::{Profile, ProfileError};
+use crate::queue::QueuedPod;
+use crate::report;
+
+/// How often backoffs are ended.
+const TICK: Duration = Duration::from_secs(1);
+/// Cycles between two looks at the inbox: enough to be cheap, few enough that decisions are made on fresh news.
+const CYCLES_PER_TURN: usize = 16;
+
+/// The scheduler as an API client.
+pub struct Scheduler {
+    connection: Connection,
+    config: SchedulerConfig,
+}
+
+impl Scheduler {
+    /// Nothing happens before `run`.
+    pub fn new(connection: Connection, config: SchedulerConfig) -> Scheduler {
+        Scheduler { connection, config }
+    }
+
+    /// Schedules pods until `shutdown`; with leader election only while this process leads.
+    ///
+    /// # Errors
+    /// When a profile cannot be built.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), ProfileError> {
+        // A wrong profile is told at once, not when leadership comes.
+        build_profiles(&self.config)?;
+        let Some(lease) = self.config.leader_election.clone() else {
+            lead(self.connection, &self.config, shutdown).await;
+            return Ok(());
+        };
+        let election = LeaderElection::new(self.connection.clone(), lease);
+        election.run(shutdown, |term| lead(self.connection.clone(), &self.config, term)).await;
+        Ok(())
+    }
+}
+
+fn build_profiles(config: &SchedulerConfig) -> Result<Vec<Profile>, ProfileError> {
+    config.profiles.iter().map(Profile::new).collect()
+}
+
+async fn lead(connection: Connection, config: &SchedulerConfig, shutdown: Shutdown) {
+    let profiles = match build_profiles(config) {
+        Ok(profiles) => profiles,
+        Err(error) => return warn!(%error, "scheduler does not start"),
+    };
+    let (inbox, events) = mpsc::unbounded_channel();
+    let factory = InformerFactory::new(connection.clone(), shutdown.clone());
+    let sources = Sources::start(&factory, &inbox);
+    tokio::select! {
+        () = sources.synced() => {}
+        () = shutdown.cancelled() => return,
+    }
+    let recorders = profiles
+        .iter()
+        .map(|profile| &profile.scheduler_name)
+        .map(|name| (name.clone(), EventRecorder::new(connection.clone(), name, shutdown.clone())))
+        .collect();
+    let seed = config.seed.unwrap_or_else(rand::random);
+    let driver = Driver {
+        engine: Engine::new(profiles, seed),
+        hands: Hands {
+            context: BindContext { client: connection.client() },
+            permits: Arc::new(Semaphore::new(config.concurrent_requests_max.max(1))),
+            inbox,
+            recorders: Arc::new(recorders),
+        },
+        started: Instant::now(),
+    };
+    info!("scheduler started");
+    driver.run(events, shutdown).await;
+    drop(sources);
+}
+
+/// The informers; they live as long as this.
+struct Sources {
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    namespaces: Informer<Namespace>,
+    budgets: Informer<PodDisruptionBudget>,
+}
+
+impl Sources {
+    fn start(factory: &InformerFactory, inbox: &mpsc::UnboundedSender<Event>) -> Sources {
+        let sources = Sources {
+            // Finished pods hold nothing; a pod that finishes leaves this informer as if it were deleted.
+            pods: factory.informer_of_fields("status.phase!=Succeeded,status.phase!=Failed"),
+            nodes: factory.informer(),
+            namespaces: factory.informer(),
+            budgets: factory.informer(),
+        };
+        forward(&sources.nodes, inbox, Event::NodeApplied, Event::NodeDeleted);
+        forward(&sources.namespaces, inbox, Event::NamespaceApplied, Event::NamespaceDeleted);
+        forward(&sources.budgets, inbox, Event::BudgetApplied, Event::BudgetDeleted);
+        forward(&sources.pods, inbox, Event::PodApplied, Event::PodDeleted);
+        sources
+    }
+
+    async fn synced(&self) {
+        self.nodes.has_synced().await;
+        self.namespaces.has_synced().await;
+        self.budgets.has_synced().await;
+        self.pods.has_synced().await;
+    }
+}
+
+fn forward<K: Object>(
+    informer: &Informer<K>,
+    inbox: &mpsc::UnboundedSender<Event>,
+    applied: fn(Arc<K>) -> Event,
+    deleted: fn(Arc<K>) -> Event,
+) {
+    let inbox = inbox.clone();
+    informer.on_event(move |event| {
+        let event = match event {
+            client::Event::Added(object) => applied(object.clone()),
+            client::Event::Updated { old, new } => {
+                // A pod deleted and created again between two lists is two pods.
+                if old.meta().uid != new.meta().uid {
+                    let _ = inbox.send(deleted(old.clone()));
+                }
+                applied(new.clone())
+            }
+            client::Event::Deleted(object) => deleted(object.clone()),
+        };
+        // The driver is gone when the process stops; nobody needs the news then.
+        let _ = inbox.send(event);
+    });
+}
+
+struct Driver {
+    engine: Engine,
+    hands: Hands,
+    started: Instant,
+}
+
+impl Driver {
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>, shutdown: Shutdown) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut news = Vec::new();
+        // Everything the first lists brought comes before the first decision.
+        while let Ok(event) = events.try_recv() {
+            self.engine.handle(event, self.now());
+        }
+        while !shutdown.is_cancelled() {
+            let idle = self.turn(&shutdown).await;
+            if idle {
+                tokio::select! {
+                    count = events.recv_many(&mut news, 256) => if count == 0 { return },
+                    _ = ticks.tick() => self.engine.tick(self.started.elapsed()),
+                    () = shutdown.cancelled() => return,
+                }
+            } else {
+                while news.len() < 4096 {
+                    let Ok(event) = events.try_recv() else { break };
+                    news.push(event);
+                }
+                if futures::FutureExt::now_or_never(ticks.tick()).is_some() {
+                    self.engine.tick(self.now());
+                }
+                tokio::task::yield_now().await;
+            }
+            let now = self.now();
+            for event in news.drain(..) {
+                self.engine.handle(event, now);
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A few cycles; true when no pod was ready.
+    async fn turn(&mut self, shutdown: &Shutdown) -> bool {
+        for _ in 0..CYCLES_PER_TURN {
+            let permit = tokio::select! {
+                permit = self.hands.permits.clone().acquire_owned() => permit,
+                () = shutdown.cancelled() => return true,
+            };
+            let Ok(permit) = permit else { return true };
+            match self.engine.schedule_next(self.now()) {
+                None => return true,
+                Some(Outcome::Skipped) => {}
+                Some(Outcome::Bind { pod, node }) => {
+                    let profile = self.engine.profile(pod.pod.scheduler_name()).cloned();
+                    let hands = self.hands.clone();
+                    tokio::spawn(async move {
+                        hands.bind(profile, pod, node).await;
+                        drop(permit);
+                    });
+                }
+                Some(Outcome::Failed(failure)) => {
+                    let hands = self.hands.clone();
+                    tokio::spawn(async move {
+                        hands.report(failure).await;
+                        drop(permit);
+                    });
+                }
+            }
+        }
+        false
+    }
+}
+
+/// What talks to the API server.
+#[derive(Clone)]
+struct Hands {
+    context: BindContext,
+    permits: Arc<Semaphore>,
+    inbox: mpsc::UnboundedSender<Event>,
+    recorders: Arc<std::collections::HashMap<String, EventRecorder>>,
+}
+
+impl Hands {
+    /// Binds a pod, tells the engine, and tells the user.
+    async fn bind(&self, profile: Option<Arc<Profile>>, queued: QueuedPod, node: Arc<str>) {
+        let pod = queued.pod.clone();
+        let result = match &profile {
+            Some(profile) => self.run_binding(profile, &pod, &node).await,
+            None => Err(Status::error("", "the pod's profile is gone")),
+        };
+        let failure = result.as_ref().err().map(|status| Failure {
+            pod: pod.clone(),
+            reason: REASON_SCHEDULER_ERROR,
+            message: status.message(),
+            nominated_node: None,
+            victims: Vec::new(),
+        });
+        let _ = self.inbox.send(Event::BindingFinished { pod: queued, node: node.clone(), result });
+        match failure {
+            None => {
+                debug!(pod = pod.key(), node = &*node, "bound");
+                let note = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
+                self.record(&pod, EventType::Normal, "Scheduled", note);
+            }
+            Some(failure) => self.report(failure).await,
+        }
+    }
+
+    async fn run_binding(&self, profile: &Profile, pod: &PodInfo, node: &str) -> Result<(), Status> {
+        for slot in &profile.points.pre_bind {
+            slot.plugin.pre_bind(&self.context, pod, node).await?;
+        }
+        // The first binder that takes the pod binds it.
+        for slot in &profile.points.bind {
+            slot.plugin.bind(&self.context, pod, node).await?;
+            break;
+        }
+        for slot in &profile.points.post_bind {
+            slot.plugin.post_bind(&self.context, pod, node).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the user, on the pod and as an event, why a pod stays pending; removes the pods it is to replace.
+    async fn report(&self, failure: Failure) {
+        let pod = &failure.pod;
+        debug!(pod = pod.key(), message = failure.message, "not scheduled");
+        self.record(pod, EventType::Warning, "FailedScheduling", failure.message.clone());
+        let client = &self.context.client;
+        if let Err(error) = report::update_pod(client, &failure).await {
+            debug!(pod = pod.key(), %error, "pod condition not written");
+        }
+        let node = failure.nominated_node.as_deref().unwrap_or_default();
+        for victim in &failure.victims {
+            match report::evict(client, pod, victim).await {
+                Ok(()) => {
+                    let note = format!("Preempted by pod {} on node {node}", pod.uid);
+                    self.record_for(pod, victim, EventType::Normal, "Preempted", note);
+                }
+                Err(error) => warn!(pod = pod.key(), victim = victim.key(), %error, "victim not removed"),
+            }
+        }
+    }
+
+    fn record(&self, pod: &PodInfo, kind: EventType, reason: &str, note: String) {
+        self.record_for(pod, pod, kind, reason, note);
+    }
+
+    /// Records about `about` in the name of the scheduler of `pod`.
+    fn record_for(&self, pod: &PodInfo, about: &PodInfo, kind: EventType, reason: &str, note: String) {
+        if let Some(recorder) = self.recorders.get(pod.scheduler_name()) {
+            recorder.event(&*about.pod, kind, reason, note);
+        }
+    }
+}
