@@ -5,7 +5,13 @@
 //! Kubernetes. Start reading at [`Store`], the door that the API server uses, then `mvcc` (the pure keyspace) and `raft`
 //! (the driver around it).
 
+pub mod bolt;
+mod convert;
 pub mod proto;
+mod remote;
+mod status;
+#[cfg(test)]
+mod testing;
 mod types;
 
 use async_trait::async_trait;
@@ -13,6 +19,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
+pub use remote::{RemoteStore, RemoteTls};
 pub use types::*;
 
 /// A cluster store: the embedded one, or a stand-alone etcd cluster reached over gRPC.
