@@ -8,9 +8,13 @@
 
 pub mod cursor;
 pub mod field;
+pub mod gojson;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
+pub mod patch;
+pub mod quantity;
+pub mod selector;
 pub mod status;
 pub mod strategy;
 pub mod validate;

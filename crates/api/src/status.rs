@@ -205,6 +205,22 @@ impl Status {
         Self::failure(413, "RequestEntityTooLarge", message, None)
     }
 
+    /// 413 with a sentence of its own.
+    pub fn too_large(message: &str) -> Self {
+        Self::failure(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"), None)
+    }
+
+    /// 422 without any detail: a JSON patch that does not apply.
+    pub fn unprocessable() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::failure(422, "Invalid", message, Some(Details::default()))
+    }
+
+    /// 500 of an error that has no reason of its own.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::failure(500, "", message, None)
+    }
+
     /// 410 for watches and continue tokens older than what is kept.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::failure(410, "Expired", message, None)

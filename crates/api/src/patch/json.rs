@@ -1,0 +1,294 @@
+//! JSON patch (RFC 6902) with the leniences of the library upstream uses: a member that is absent reads as null, so `replace`
+//! creates and `test` against null passes; indices may be negative; a path without leading slash addresses its second segment.
+//! The json-patch crate is strict in all of these, which clients would notice.
+
+use serde_json::json;
+
+use crate::{Value, gojson};
+
+use super::{Patch, PatchError, PatchType};
+
+/// Operations a JSON patch may contain.
+pub const OPERATIONS_MAX: usize = 10_000;
+
+/// Bytes that `copy` operations may multiply a document to; without it a short patch could ask for gigabytes.
+const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+pub(super) fn decode(body: &[u8], ignore_strict: bool) -> Result<Patch, PatchError> {
+    let (prefix, patch_type, op_type) = if ignore_strict {
+        ("", "jsonpatch.Patch", "jsonpatch.Operation")
+    } else {
+        ("error decoding patch: ", "[]handlers.jsonPatchOp", "handlers.jsonPatchOp")
+    };
+    let refuse = |detail: String| PatchError::BadRequest(format!("{prefix}{detail}"));
+    let cannot = |value: &Value, into: &str| {
+        refuse(format!("json: cannot unmarshal {} into Go value of type {into}", gojson::type_name(value)))
+    };
+    let parsed = gojson::parse(body).map_err(refuse)?;
+    let mut strict_errors: Vec<String> =
+        parsed.duplicates.iter().map(|path| format!("json patch duplicate field \"{path}\"")).collect();
+    let operations = match &parsed.value {
+        Value::Array(operations) => operations,
+        Value::Null => {
+            return Ok(Patch { patch_type: PatchType::Json, document: json!([]), strict_errors });
+        }
+        other => return Err(cannot(other, patch_type)),
+    };
+    for (i, operation) in operations.iter().enumerate() {
+        let members = match operation {
+            Value::Object(members) => members,
+            Value::Null => continue,
+            other => return Err(cannot(other, op_type)),
+        };
+        for (name, value) in members {
+            match name.as_str() {
+                "op" | "path" | "from" if !ignore_strict && !value.is_string() && !value.is_null() => {
+                    let type_name = gojson::type_name(value);
+                    let detail = format!(
+                        "json: cannot unmarshal {type_name} into Go struct field jsonPatchOp.{name} of type string"
+                    );
+                    return Err(refuse(detail));
+                }
+                "op" | "path" | "from" | "value" => {}
+                _ => strict_errors.push(format!("json patch unknown field \"[{i}].{name}\"")),
+            }
+        }
+    }
+    if operations.len() > OPERATIONS_MAX {
+        return Err(PatchError::TooLarge(format!(
+            "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
+            operations.len()
+        )));
+    }
+    Ok(Patch { patch_type: PatchType::Json, document: parsed.value, strict_errors })
+}
+
+pub(super) fn apply(original: &Value, operations: &Value) -> Result<Value, PatchError> {
+    let mut document = original.clone();
+    let mut copied_bytes = 0;
+    for operation in operations.as_array().into_iter().flatten() {
+        apply_one(&mut document, operation, &mut copied_bytes).map_err(PatchError::Unprocessable)?;
+    }
+    Ok(document)
+}
+
+fn apply_one(document: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), String> {
+    let text = |name: &str| operation.get(name).and_then(Value::as_str);
+    let path = || text("path").ok_or_else(|| "missing value: path".to_owned());
+    let from = || text("from").ok_or_else(|| "missing value: from".to_owned());
+    let value = || operation.get("value").cloned().unwrap_or(Value::Null);
+    match text("op").unwrap_or("unknown") {
+        "add" => add(document, path()?, value()),
+        "remove" => remove(document, path()?).map(|_| ()),
+        "replace" => replace(document, path()?, value()),
+        "move" => {
+            let to = path()?;
+            let moved = remove(document, from()?)?;
+            add(document, to, moved)
+        }
+        "copy" => {
+            let to = path()?;
+            let copied = get(document, from()?)?;
+            *copied_bytes += copied.to_string().len();
+            if *copied_bytes > COPIED_BYTES_MAX {
+                let limit = COPIED_BYTES_MAX;
+                return Err(format!(
+                    "accumulated size of copy operations of {copied_bytes} bytes exceeds limit of {limit}"
+                ));
+            }
+            add(document, to, copied)
+        }
+        "test" => {
+            let path = path()?;
+            let found = if path.is_empty() { document.clone() } else { get(document, path)? };
+            if found == value() { Ok(()) } else { Err(format!("testing value {path} failed: test failed")) }
+        }
+        other => Err(format!("Unexpected kind: {other}")),
+    }
+}
+
+/// The container a path ends in, and the last key; `None` when the path does not lead anywhere.
+fn container<'d>(document: &'d mut Value, path: &str) -> Option<(&'d mut Value, String)> {
+    let mut parts: Vec<String> = path.split('/').skip(1).map(unescape).collect();
+    let key = parts.pop()?;
+    let mut current = document;
+    for part in parts {
+        current = match current {
+            Value::Object(map) => map.get_mut(&part)?,
+            Value::Array(items) => {
+                let index = index(&part, items.len(), items.len()).ok()?;
+                items.get_mut(index)?
+            }
+            _ => return None,
+        };
+    }
+    matches!(current, Value::Object(_) | Value::Array(_)).then_some((current, key))
+}
+
+fn unescape(part: &str) -> String {
+    part.replace("~1", "/").replace("~0", "~")
+}
+
+/// An array index below `end`; negative ones count back from `len`.
+fn index(key: &str, len: usize, end: usize) -> Result<usize, String> {
+    let wanted: i64 = key.parse().map_err(|_| format!("value was not a proper array index: '{key}'"))?;
+    let counted = if wanted < 0 { wanted.saturating_add_unsigned(len as u64) } else { wanted };
+    match usize::try_from(counted) {
+        Ok(index) if index < end => Ok(index),
+        _ => Err(format!("Unable to access invalid index: {wanted}: invalid index referenced")),
+    }
+}
+
+fn missing(operation: &str, path: &str) -> String {
+    format!("{operation} operation does not apply: doc is missing path: \"{path}\": missing value")
+}
+
+fn get(document: &mut Value, path: &str) -> Result<Value, String> {
+    let (container, key) = container(document, path).ok_or_else(|| missing("test", path))?;
+    match container {
+        Value::Object(map) => Ok(map.get(&key).cloned().unwrap_or(Value::Null)),
+        Value::Array(items) => index(&key, items.len(), items.len()).map(|i| items[i].clone()),
+        _ => Err(missing("test", path)),
+    }
+}
+
+fn add(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    let (container, key) = container(document, path).ok_or_else(|| missing("add", path))?;
+    match container {
+        Value::Object(map) => {
+            map.insert(key, value);
+        }
+        Value::Array(items) if key == "-" => items.push(value),
+        Value::Array(items) => {
+            let grown = items.len() + 1;
+            items.insert(index(&key, grown, grown)?, value);
+        }
+        _ => return Err(missing("add", path)),
+    }
+    Ok(())
+}
+
+fn remove(document: &mut Value, path: &str) -> Result<Value, String> {
+    let (container, key) = container(document, path).ok_or_else(|| missing("remove", path))?;
+    match container {
+        Value::Object(map) => {
+            map.shift_remove(&key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value"))
+        }
+        Value::Array(items) => index(&key, items.len(), items.len()).map(|i| items.remove(i)),
+        _ => Err(missing("remove", path)),
+    }
+}
+
+fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    if path.is_empty() {
+        if !matches!(value, Value::Object(_) | Value::Array(_)) {
+            return Err("replace operation value must be object or array".to_owned());
+        }
+        *document = value;
+        return Ok(());
+    }
+    let (container, key) = container(document, path).ok_or_else(|| missing("replace", path))?;
+    match container {
+        Value::Object(map) => {
+            map.insert(key, value);
+        }
+        Value::Array(items) => {
+            let i = index(&key, items.len(), items.len())?;
+            items[i] = value;
+        }
+        _ => return Err(missing("replace", path)),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(operations: Value) -> Result<Value, PatchError> {
+        let original = json!({"data": {"a": "1", "b": "2"}, "list": [{"n": 0}, {"n": 1}]});
+        let patch = decode(operations.to_string().as_bytes(), false)?;
+        apply(&original, &patch.document)
+    }
+
+    fn data(operations: Value) -> Value {
+        run(operations).expect("applies")["data"].clone()
+    }
+
+    #[test]
+    fn operations_edit_members() {
+        let operations = json!([
+            {"op": "add", "path": "/data/c", "value": "3"},
+            {"op": "replace", "path": "/data/a", "value": "x"},
+            {"op": "remove", "path": "/data/b"},
+        ]);
+        assert_eq!(data(operations), json!({"a": "x", "c": "3"}));
+        let operations = json!([
+            {"op": "test", "path": "/data/a", "value": "1"},
+            {"op": "move", "from": "/data/a", "path": "/data/z"},
+            {"op": "copy", "from": "/data/b", "path": "/data/y~1~0"},
+        ]);
+        assert_eq!(data(operations), json!({"b": "2", "z": "1", "y/~": "2"}));
+    }
+
+    #[test]
+    fn absent_members_read_as_null() {
+        assert!(run(json!([{"op": "test", "path": "/data/none", "value": null}])).is_ok());
+        assert_eq!(data(json!([{"op": "replace", "path": "/data/n", "value": "x"}]))["n"], json!("x"));
+        assert_eq!(data(json!([{"op": "copy", "from": "/data/n", "path": "/data/x"}]))["x"], Value::Null);
+        assert_eq!(data(json!([{"op": "add", "path": "/data/q"}]))["q"], Value::Null);
+        let patched = run(json!([{"op": "add", "path": "data/q", "value": 1}])).expect("applies");
+        assert_eq!(patched["q"], json!(1));
+    }
+
+    #[test]
+    fn what_does_not_apply_is_unprocessable() {
+        let cases = [
+            json!([{"op": "test", "path": "/data/a", "value": "nope"}]),
+            json!([{"op": "remove", "path": "/data/none"}]),
+            json!([{"op": "add", "path": "/nope/deep/x", "value": 1}]),
+            json!([{"op": "bogus", "path": "/data/a"}]),
+            json!([{"path": "/data/a"}]),
+            json!([{"op": "replace", "path": "/list/9/n", "value": 1}]),
+            json!([{"op": "add", "path": "/list/3", "value": 1}]),
+            json!([{"op": "add", "path": "/data/a/b", "value": 1}]),
+        ];
+        for case in cases {
+            assert!(matches!(run(case.clone()), Err(PatchError::Unprocessable(_))), "{case}");
+        }
+    }
+
+    #[test]
+    fn indices_may_be_negative_or_a_dash() {
+        let list = |operations: Value| run(operations).expect("applies")["list"].clone();
+        assert_eq!(list(json!([{"op": "replace", "path": "/list/-1/n", "value": 9}])), json!([{"n": 0}, {"n": 9}]));
+        assert_eq!(list(json!([{"op": "add", "path": "/list/-", "value": 5}])), json!([{"n": 0}, {"n": 1}, 5]));
+        assert_eq!(list(json!([{"op": "add", "path": "/list/-1", "value": 5}])), json!([{"n": 0}, {"n": 1}, 5]));
+        assert_eq!(list(json!([{"op": "add", "path": "/list/1", "value": 5}])), json!([{"n": 0}, 5, {"n": 1}]));
+    }
+
+    #[test]
+    fn malformed_patches_are_bad_requests() {
+        let error = |value: Value| decode(value.to_string().as_bytes(), false).expect_err("refused").to_string();
+        assert_eq!(
+            error(json!({"op": "add"})),
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"
+        );
+        assert_eq!(
+            error(json!([5])),
+            "error decoding patch: json: cannot unmarshal number into Go value of type handlers.jsonPatchOp"
+        );
+        let many = vec![json!({"op": "test", "path": "/data/a", "value": "1"}); OPERATIONS_MAX + 1];
+        assert_eq!(
+            decode(Value::from(many).to_string().as_bytes(), false).expect_err("refused").status().message,
+            "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001"
+        );
+    }
+
+    #[test]
+    fn unknown_members_of_operations_are_strict_errors() {
+        let body = br#"[{"op":"add","path":"/a","value":1},{"op":"add","path":"/b","value":1,"extra":5}]"#;
+        let patch = decode(body, false).expect("decodes");
+        assert_eq!(patch.strict_errors, ["json patch unknown field \"[1].extra\""]);
+    }
+}

@@ -1,0 +1,155 @@
+//! Patches: JSON patch, JSON merge patch and strategic merge patch, as upstream's API server applies them.
+//!
+//! Each is `apply(original, patch) -> patched` on plain values; the result is not yet decoded against the schema (unknown fields,
+//! wrong types and field order are the codec's). Server-side apply lives elsewhere.
+
+mod json;
+mod merge;
+mod strategic;
+
+use crate::{Status, Value, gojson};
+
+pub use json::OPERATIONS_MAX;
+pub use strategic::{FieldMeta, ListMerge, PatchSchema};
+
+/// Which patch a request carries; the Content-Type says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    Json,
+    Merge,
+    Strategic,
+}
+
+impl PatchType {
+    /// From a Content-Type without parameters.
+    pub fn from_media_type(media_type: &str) -> Option<Self> {
+        match media_type {
+            "application/json-patch+json" => Some(Self::Json),
+            "application/merge-patch+json" => Some(Self::Merge),
+            "application/strategic-merge-patch+json" => Some(Self::Strategic),
+            _ => None,
+        }
+    }
+}
+
+/// Why a patch was refused. [`PatchError::status`] is the answer to the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// The patch is no patch of its type: 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A JSON patch operation does not apply: 422, for which upstream shows no detail.
+    #[error("{0}")]
+    Unprocessable(String),
+    /// More operations than [`OPERATIONS_MAX`]: 413.
+    #[error("{0}")]
+    TooLarge(String),
+    /// A strategic merge patch contradicts its schema: upstream answers 500 without a reason.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl PatchError {
+    pub fn status(&self) -> Status {
+        match self {
+            Self::BadRequest(message) => Status::bad_request(message),
+            Self::Unprocessable(_) => Status::unprocessable(),
+            Self::TooLarge(message) => Status::too_large(message),
+            Self::Failed(message) => Status::unknown(message),
+        }
+    }
+}
+
+/// A decoded patch, to be applied to the current object as often as a conflict requires.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    patch_type: PatchType,
+    document: Value,
+    /// What strict decoding has against the patch itself (duplicate fields, unknown members of operations).
+    strict_errors: Vec<String>,
+}
+
+/// A patched object, not yet decoded by schema.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patched {
+    pub object: Value,
+}
+
+impl Patch {
+    /// Decodes a request body. `ignore_strict`: fieldValidation=Ignore, which changes an error text and skips strict errors.
+    pub fn decode(patch_type: PatchType, body: &[u8], ignore_strict: bool) -> Result<Self, PatchError> {
+        let mut patch = match patch_type {
+            PatchType::Json => json::decode(body, ignore_strict)?,
+            PatchType::Merge => merge::decode(body, ignore_strict)?,
+            PatchType::Strategic => strategic::decode(body)?,
+        };
+        if ignore_strict {
+            patch.strict_errors.clear();
+        }
+        Ok(patch)
+    }
+
+    pub fn patch_type(&self) -> PatchType {
+        self.patch_type
+    }
+
+    /// The decoded document.
+    pub fn document(&self) -> &Value {
+        &self.document
+    }
+
+    /// Strict-decoding errors of the patch itself, to be warned of or refused with those of the patched object.
+    pub fn strict_errors(&self) -> &[String] {
+        &self.strict_errors
+    }
+
+    /// Applies the patch to `original`. A strategic merge patch follows `schema`, starting at the object's type `root`.
+    pub fn apply<S: PatchSchema>(&self, original: &Value, schema: &S, root: S::Node) -> Result<Patched, PatchError> {
+        let object = match self.patch_type {
+            PatchType::Json => json::apply(original, &self.document)?,
+            PatchType::Merge => merge::apply(original, &self.document),
+            PatchType::Strategic => strategic::apply(original, &self.document, schema, root)?,
+        };
+        Ok(Patched { object })
+    }
+
+    /// Applies a patch that needs no schema; custom resources take no strategic merge patch.
+    pub fn apply_schemaless(&self, original: &Value) -> Result<Patched, PatchError> {
+        self.apply(original, &NoSchema, ())
+    }
+
+    /// The bad value of the 422 `patch: Invalid value: …` when the patched object does not decode: the patched JSON, or for a
+    /// strategic merge patch the patch as Go prints maps.
+    pub fn shown(&self, patched: &Patched) -> String {
+        match self.patch_type {
+            PatchType::Json | PatchType::Merge => sorted(&patched.object).to_string(),
+            PatchType::Strategic => gojson::print(&self.document),
+        }
+    }
+}
+
+/// A schema that knows no types.
+struct NoSchema;
+
+impl PatchSchema for NoSchema {
+    type Node = ();
+    fn field(&self, (): (), _: &str) -> Option<FieldMeta<'_, ()>> {
+        None
+    }
+    fn type_name(&self, (): ()) -> String {
+        String::new()
+    }
+}
+
+/// Go marshals maps with sorted keys.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        other => other.clone(),
+    }
+}
