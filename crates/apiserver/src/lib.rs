@@ -5,5 +5,8 @@
 //! one resource unless the resource has a protocol of its own (binding, eviction, tokens, reviews). The crate must not know
 //! controllers, the scheduler or the command line.
 
+pub mod allocate;
 pub mod attributes;
+pub mod authz;
+pub mod bootstrap;
 pub mod source;

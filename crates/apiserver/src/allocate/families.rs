@@ -1,0 +1,294 @@
+//! `clusterIPs`, `ipFamilies` and `ipFamilyPolicy`: checked, defaulted and kept in step before addresses are given out.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use api::{ErrorList, Path, Value};
+use serde_json::json;
+
+use super::Family;
+
+pub(super) const NONE: &str = "None";
+const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+
+/// Which families the cluster has ranges for, the default first.
+pub(super) type Configured<'a> = &'a [Family];
+
+pub(super) fn strings(service: &Value, field: &str) -> Vec<String> {
+    let list = service["spec"][field].as_array();
+    list.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+fn policy(service: &Value) -> &str {
+    service["spec"]["ipFamilyPolicy"].as_str().unwrap_or_default()
+}
+
+fn text<'a>(service: &'a Value, field: &str) -> &'a str {
+    service["spec"][field].as_str().unwrap_or_default()
+}
+
+fn is_selectorless_headless(service: &Value) -> bool {
+    let no_selector = service["spec"]["selector"].as_object().is_none_or(|selector| selector.is_empty());
+    text(service, "clusterIP") == NONE && no_selector
+}
+
+/// Fills allocated fields that an update left out, and keeps `clusterIP` and `clusterIPs` in step for clients that know only
+/// the older one.
+pub(super) fn carry_over(new: &mut Value, old: Option<&Value>) {
+    if let Some(old) = old {
+        patch_allocated(new, old);
+    }
+    let ip = text(new, "clusterIP").to_owned();
+    let ips = strings(new, "clusterIPs");
+    let Some(old) = old else {
+        if !ip.is_empty() && ips.is_empty() {
+            new["spec"]["clusterIPs"] = json!([ip]);
+        }
+        return;
+    };
+    let old_ip = text(old, "clusterIP");
+    let same_ips = strings(old, "clusterIPs") == ips;
+    if !ip.is_empty() && ips.is_empty() && old_ip.is_empty() {
+        new["spec"]["clusterIPs"] = json!([ip]);
+    } else if ip != old_ip && ip.is_empty() && same_ips {
+        // Clearing the one field clears both.
+        remove(new, "clusterIPs");
+    } else if ip != old_ip && same_ips {
+        // A client that knows only clusterIP changed it.
+        new["spec"]["clusterIPs"] = json!([ip]);
+    }
+}
+
+fn patch_allocated(new: &mut Value, old: &Value) {
+    let has_ip = |s: &Value| matches!(text(s, "type"), "ClusterIP" | "NodePort" | "LoadBalancer");
+    let has_ports = |s: &Value| matches!(text(s, "type"), "NodePort" | "LoadBalancer");
+    let has_health_port = |s: &Value| text(s, "type") == "LoadBalancer" && text(s, "externalTrafficPolicy") == "Local";
+    if has_ip(new) && has_ip(old) {
+        if text(new, "clusterIP").is_empty() && !text(old, "clusterIP").is_empty() {
+            new["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();
+        }
+        if strings(new, "clusterIPs").is_empty() && !strings(old, "clusterIPs").is_empty() {
+            new["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
+        }
+    }
+    if has_ports(new) && has_ports(old) {
+        patch_node_ports(new, old);
+    }
+    let health_port = &old["spec"]["healthCheckNodePort"];
+    if has_health_port(new) && has_health_port(old) && !health_port.is_null() {
+        let unset = new["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0;
+        if unset {
+            new["spec"]["healthCheckNodePort"] = health_port.clone();
+        }
+    }
+}
+
+/// A port without a node port keeps the one it had, matched by protocol and number, unless another port now asks for it.
+fn patch_node_ports(new: &mut Value, old: &Value) {
+    let key = |port: &Value| (port["protocol"].as_str().unwrap_or("TCP").to_owned(), port["port"].as_u64());
+    let node_port = |port: &Value| port["nodePort"].as_u64().unwrap_or(0);
+    let old_ports: Vec<&Value> = old["spec"]["ports"].as_array().into_iter().flatten().collect();
+    let Some(ports) = new["spec"]["ports"].as_array_mut() else { return };
+    let mut used: BTreeSet<(String, u64)> =
+        ports.iter().filter(|p| node_port(p) != 0).map(|p| (key(p).0, node_port(p))).collect();
+    for port in ports.iter_mut().filter(|p| node_port(p) == 0) {
+        let wanted = key(port);
+        let before = old_ports.iter().find(|p| key(p) == wanted).map_or(0, |p| node_port(p));
+        if before != 0 && used.insert((wanted.0, before)) {
+            port["nodePort"] = json!(before);
+        }
+    }
+}
+
+/// Checks and fills the family fields of a Service that gets addresses.
+pub(super) fn init(new: &mut Value, old: Option<&Value>, configured: Configured<'_>) -> Result<(), ErrorList> {
+    if text(new, "type") == "ExternalName" || old.is_some_and(|old| is_settled_dual_stack(new, old)) {
+        return Ok(());
+    }
+    if policy(new).is_empty() {
+        let default = match old.map(policy) {
+            Some(before) if !before.is_empty() => before,
+            _ if is_selectorless_headless(new) => "RequireDualStack",
+            _ => "SingleStack",
+        };
+        new["spec"]["ipFamilyPolicy"] = json!(default);
+    }
+    let errors = related_fields(new);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let mut errors = ErrorList::new();
+    if let Some(old) = old {
+        reduce(new, old, &mut errors);
+    }
+    infer_families(new, configured, &mut errors);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let mut families = strings(new, "ipFamilies");
+    if is_selectorless_headless(new) {
+        // It may name families the cluster has no ranges for: it gets no addresses.
+        if families.is_empty() {
+            families.push(configured[0].name().into());
+        }
+        add_second_family(&mut families, policy(new) != "SingleStack");
+        new["spec"]["ipFamilies"] = json!(families);
+        return Ok(());
+    }
+    let is_dual_cluster = configured.len() == 2;
+    if policy(new) == "RequireDualStack" && !is_dual_cluster {
+        errors.invalid(
+            Path::new("spec.ipFamilyPolicy"),
+            policy(new),
+            "this cluster is not configured for dual-stack services",
+        );
+    }
+    for (i, family) in families.iter().enumerate() {
+        if !Family::from_name(family).is_some_and(|f| configured.contains(&f)) {
+            let path = Path::new("spec.ipFamilies").index(i);
+            errors.invalid(path, family.as_str(), "not configured on this cluster");
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    if families.is_empty() {
+        families.push(configured[0].name().into());
+    }
+    add_second_family(&mut families, policy(new) != "SingleStack" && is_dual_cluster);
+    new["spec"]["ipFamilies"] = json!(families);
+    Ok(())
+}
+
+fn add_second_family(families: &mut Vec<String>, wanted: bool) {
+    if let ([first], true) = (families.as_slice(), wanted)
+        && let Some(family) = Family::from_name(first)
+    {
+        families.push(family.other().name().into());
+    }
+}
+
+/// A PreferDualStack Service is neither upgraded nor downgraded by the cluster changing under it.
+pub(super) fn is_settled_dual_stack(new: &Value, old: &Value) -> bool {
+    policy(new) == "PreferDualStack"
+        && text(old, "type") == text(new, "type")
+        && matches!(text(new, "type"), "ClusterIP" | "NodePort" | "LoadBalancer")
+        && matches!(policy(old), "" | "PreferDualStack")
+        && strings(old, "clusterIPs") == strings(new, "clusterIPs")
+        && strings(old, "ipFamilies") == strings(new, "ipFamilies")
+}
+
+/// An update to SingleStack releases the second address; anything else must not lose one.
+fn reduce(new: &mut Value, old: &Value, errors: &mut ErrorList) {
+    for (field, detail) in [
+        ("clusterIPs", "must be 'SingleStack' to release the secondary cluster IP"),
+        ("ipFamilies", "must be 'SingleStack' to release the secondary IP family"),
+    ] {
+        let (before, now) = (strings(old, field), strings(new, field));
+        if policy(new) == "SingleStack" {
+            if before == now && now.len() > 1 {
+                new["spec"][field] = json!([now[0]]);
+            }
+        } else if !now.is_empty() && now.len() < before.len() {
+            errors.invalid(Path::new("spec.ipFamilyPolicy"), policy(new), detail);
+        }
+    }
+}
+
+fn infer_families(new: &mut Value, configured: Configured<'_>, errors: &mut ErrorList) {
+    let ips = strings(new, "clusterIPs");
+    let mut families = strings(new, "ipFamilies");
+    let policy_path = Path::new("spec.ipFamilyPolicy");
+    if policy(new) == "SingleStack" {
+        if ips.len() == 2 {
+            let detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified";
+            errors.invalid(policy_path.clone(), policy(new), detail);
+        }
+        if families.len() == 2 {
+            let detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified";
+            errors.invalid(policy_path, policy(new), detail);
+        }
+    }
+    for (i, ip) in ips.iter().enumerate() {
+        let Ok(ip) = ip.parse::<IpAddr>() else { break };
+        if i < families.len() {
+            continue;
+        }
+        let family = Family::of(ip);
+        if configured.contains(&family) {
+            families.push(family.name().into());
+        } else {
+            let detail = format!("{} is not configured on this cluster", family.name());
+            errors.invalid(Path::new("spec.clusterIPs").index(i), json!(ips), detail);
+        }
+    }
+    if !families.is_empty() {
+        new["spec"]["ipFamilies"] = json!(families);
+    }
+}
+
+/// Upstream's `ValidateServiceClusterIPsRelatedFields`: the fields by themselves and against each other.
+fn related_fields(service: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let ips = strings(service, "clusterIPs");
+    let ip = text(service, "clusterIP");
+    let ips_path = Path::new("spec.clusterIPs");
+    match (ip.is_empty(), ips.first()) {
+        (false, None) => errors.required(ips_path.clone(), ""),
+        (false, Some(first)) if first != ip => {
+            errors.invalid(ips_path.clone(), json!(ips), "first value must match `clusterIP`");
+        }
+        (true, Some(_)) => {
+            errors.invalid(ips_path.clone(), json!(ips), "must be empty when `clusterIP` is not specified");
+        }
+        _ => {}
+    }
+    let families = strings(service, "ipFamilies");
+    for (i, family) in families.iter().enumerate() {
+        let path = Path::new("spec.ipFamilies").index(i);
+        if Family::from_name(family).is_none() {
+            errors.not_supported(path.clone(), family.as_str(), &["IPv4", "IPv6"]);
+        }
+        if families[..i].contains(family) {
+            errors.duplicate(path, family.as_str());
+        }
+    }
+    if !policy(service).is_empty() && !POLICIES.contains(&policy(service)) {
+        errors.not_supported(Path::new("spec.ipFamilyPolicy"), policy(service), &POLICIES);
+    }
+    let mut has_invalid = false;
+    for (i, ip) in ips.iter().enumerate() {
+        if i == 0 && ip == NONE {
+            if ips.len() > 1 {
+                has_invalid = true;
+                errors.invalid(ips_path.clone(), json!(ips), "'None' must be the first and only value");
+            }
+        } else if ip.parse::<IpAddr>().is_err() {
+            has_invalid = true;
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.invalid(ips_path.index(i), ip.as_str(), detail);
+        }
+    }
+    if ips.len() > 2 {
+        errors.invalid(ips_path.clone(), json!(ips), "may only hold up to 2 values");
+    }
+    if has_invalid {
+        return errors;
+    }
+    let parsed: Vec<IpAddr> = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+    if parsed.len() > 1 && parsed[1..].iter().all(|other| Family::of(*other) == Family::of(parsed[0])) {
+        errors.invalid(ips_path.clone(), json!(ips), "may specify no more than one IP for each IP family");
+    }
+    for (i, (ip, family)) in parsed.iter().zip(&families).enumerate() {
+        if Family::from_name(family).is_some_and(|f| f != Family::of(*ip)) {
+            let detail = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
+            errors.invalid(ips_path.index(i), ips[i].as_str(), detail);
+        }
+    }
+    errors
+}
+
+pub(super) fn remove(service: &mut Value, field: &str) {
+    if let Some(spec) = service["spec"].as_object_mut() {
+        spec.shift_remove(field);
+    }
+}

@@ -1,0 +1,222 @@
+//! Authorization: may this user do this? Upstream's order: `system:masters`, then the node authorizer, then RBAC.
+//!
+//! Everything is decided from the [`ObjectSource`] alone; what is derived from it (parsed roles, node relations) is kept as long
+//! as the source reports no change. An authorizer never denies what another one may still allow.
+
+pub mod aggregate;
+pub mod escalation;
+pub mod node;
+pub mod rbac;
+pub mod review;
+pub mod rule;
+
+use std::sync::Arc;
+
+use api::{Status, field::go_quote, status::GroupResource};
+
+use crate::{
+    attributes::{Action, UserInfo},
+    source::ObjectSource,
+};
+
+pub use node::NodeAuthorizer;
+pub use rbac::Rbac;
+pub use rule::PolicyRule;
+
+/// Members may do anything; no role can take that away.
+pub const SUPERUSER_GROUP: &str = "system:masters";
+
+/// The answer to one question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub allowed: bool,
+    /// Why; empty when there is nothing to say. Shown to the user after a refusal and by access reviews.
+    pub reason: Reason,
+}
+
+/// A reason that costs nothing until somebody reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    None,
+    /// RBAC's grant, as `ClusterRoleBinding "b" of ClusterRole "r" to User "u"`.
+    GrantedBy(Arc<str>),
+    Text(String),
+}
+
+impl Reason {
+    pub fn text(&self) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::GrantedBy(grant) => format!("RBAC: allowed by {grant}"),
+            Self::Text(text) => text.clone(),
+        }
+    }
+}
+
+impl Decision {
+    pub fn allow() -> Self {
+        Self { allowed: true, reason: Reason::None }
+    }
+
+    /// No opinion: somebody else may allow it.
+    pub fn pass(reason: impl Into<String>) -> Self {
+        let text = reason.into();
+        Self { allowed: false, reason: if text.is_empty() { Reason::None } else { Reason::Text(text) } }
+    }
+}
+
+/// Requirements `field = value` of the request's field selector. The node authorizer reads them.
+pub type FieldEquals<'a> = &'a [(String, String)];
+
+/// The chain of authorizers of one API server.
+pub struct Authorizer {
+    node: NodeAuthorizer,
+    rbac: Arc<Rbac>,
+}
+
+impl std::fmt::Debug for Authorizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authorizer").finish_non_exhaustive()
+    }
+}
+
+impl Authorizer {
+    pub fn new(source: Arc<dyn ObjectSource>) -> Self {
+        Self { node: NodeAuthorizer::new(source.clone()), rbac: Arc::new(Rbac::new(source)) }
+    }
+
+    /// The RBAC part, which escalation checks and rule reviews need by itself.
+    pub fn rbac(&self) -> &Rbac {
+        &self.rbac
+    }
+
+    pub fn authorize(&self, user: &UserInfo, action: &Action) -> Decision {
+        self.authorize_selected(user, action, &[])
+    }
+
+    /// Like [`Authorizer::authorize`] for a request with a field selector.
+    pub fn authorize_selected(&self, user: &UserInfo, action: &Action, fields: FieldEquals<'_>) -> Decision {
+        if user.in_group(SUPERUSER_GROUP) {
+            return Decision::allow();
+        }
+        let node = self.node.authorize(user, action, fields);
+        if node.allowed {
+            return node;
+        }
+        let rbac = self.rbac.authorize(user, action);
+        if rbac.allowed {
+            return rbac;
+        }
+        let reasons: Vec<String> =
+            [node, rbac].iter().map(|d| d.reason.text()).filter(|text| !text.is_empty()).collect();
+        Decision::pass(reasons.join("\n"))
+    }
+
+    /// Authorizes, or answers with the 403 that upstream sends.
+    pub fn require(&self, user: &UserInfo, action: &Action, fields: FieldEquals<'_>) -> Result<(), Status> {
+        let decision = self.authorize_selected(user, action, fields);
+        if decision.allowed { Ok(()) } else { Err(forbidden(user, action, &decision.reason.text())) }
+    }
+}
+
+/// The 403 of a refused action. `<`, `>` and `&` from the request are escaped: the text may end up in a browser.
+pub fn forbidden(user: &UserInfo, action: &Action, reason: &str) -> Status {
+    let sentence = sanitize(&refusal(user, action));
+    let text = if reason.is_empty() { sentence } else { format!("{sentence}: {reason}") };
+    match action {
+        Action::Resource { group, resource, name, .. } => {
+            Status::forbidden(GroupResource { group, resource }, name, &text)
+        }
+        Action::NonResource { .. } => Status::forbidden(GroupResource { group: "", resource: "" }, "", &text),
+    }
+}
+
+fn refusal(user: &UserInfo, action: &Action) -> String {
+    let user = go_quote(&user.name);
+    match action {
+        Action::NonResource { verb, path } => format!("User {user} cannot {verb} path {}", go_quote(path)),
+        Action::Resource { verb, group, resource, subresource, namespace, .. } => {
+            let resource = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
+            let scope = if namespace.is_empty() {
+                "at the cluster scope".to_owned()
+            } else {
+                format!("in the namespace {}", go_quote(namespace))
+            };
+            format!(
+                "User {user} cannot {verb} resource {} in API group {} {scope}",
+                go_quote(&resource),
+                go_quote(group)
+            )
+        }
+    }
+}
+
+fn sanitize(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::testing::MemorySource;
+    use serde_json::json;
+
+    fn resource(verb: &str, group: &str, resource: &str, namespace: &str, name: &str) -> Action {
+        Action::Resource {
+            verb: verb.into(),
+            group: group.into(),
+            version: "v1".into(),
+            resource: resource.into(),
+            subresource: String::new(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    fn user(name: &str, groups: &[&str]) -> UserInfo {
+        UserInfo { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..UserInfo::default() }
+    }
+
+    #[test]
+    fn members_of_system_masters_may_do_anything() {
+        let authorizer = Authorizer::new(MemorySource::new().shared());
+        let decision = authorizer.authorize(&user("x", &["system:masters"]), &resource("*", "*", "*", "", ""));
+        assert_eq!(decision, Decision::allow());
+    }
+
+    #[test]
+    fn a_refusal_names_user_verb_resource_group_and_scope() {
+        let authorizer = Authorizer::new(MemorySource::new().shared());
+        let status = authorizer
+            .require(&user("jane", &[]), &resource("get", "apps", "deployments", "ns", "x"), &[])
+            .unwrap_err();
+        assert_eq!(status.code, 403);
+        assert_eq!(
+            status.message,
+            "deployments.apps \"x\" is forbidden: User \"jane\" cannot get resource \"deployments\" in API group \"apps\" in \
+             the namespace \"ns\""
+        );
+        let action = Action::NonResource { verb: "get".into(), path: "/metrics<&>".into() };
+        let status = authorizer.require(&user("jane", &[]), &action, &[]).unwrap_err();
+        assert_eq!(status.message, "forbidden: User \"jane\" cannot get path \"/metrics&lt;&amp;&gt;\"");
+    }
+
+    #[test]
+    fn reasons_of_node_and_rbac_are_joined() {
+        let source = MemorySource::new();
+        source.put(
+            "rbac.authorization.k8s.io",
+            "clusterrolebindings",
+            json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "gone"},
+                   "subjects": [{"kind": "Group", "name": "system:nodes"}]}),
+        );
+        let authorizer = Authorizer::new(source.shared());
+        let decision = authorizer
+            .authorize(&user("system:node:n1", &["system:nodes"]), &resource("get", "", "secrets", "ns", "s"));
+        assert_eq!(
+            decision.reason.text(),
+            "no relationship found between node 'n1' and this object\n\
+             RBAC: clusterrole.rbac.authorization.k8s.io \"gone\" not found"
+        );
+    }
+}

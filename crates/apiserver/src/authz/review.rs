@@ -1,0 +1,338 @@
+//! The access reviews: `SubjectAccessReview` and its two relatives, and `SelfSubjectRulesReview`. Each takes the posted object
+//! and returns it with `status` filled in.
+
+use api::{ErrorList, Path, Status, Value};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Authorizer, PolicyRule, SUPERUSER_GROUP, node::node_name};
+use crate::attributes::{Action, UserInfo};
+
+const GROUP: &str = "authorization.k8s.io";
+
+/// Answers a SubjectAccessReview: what may the user in `spec` do?
+pub fn subject_access_review(authorizer: &Authorizer, mut review: Value) -> Result<Value, Status> {
+    let spec = Spec::read(&review)?;
+    let mut errors = spec.attribute_errors();
+    if spec.user.is_empty() && spec.groups.is_empty() {
+        errors.invalid(Path::new("spec.user"), "", "at least one of user or group must be specified");
+    }
+    refuse(&review, errors)?;
+    answer(authorizer, &spec.subject(), &spec, &mut review);
+    Ok(review)
+}
+
+/// Answers a LocalSubjectAccessReview posted to `namespace`.
+pub fn local_subject_access_review(
+    authorizer: &Authorizer,
+    namespace: &str,
+    mut review: Value,
+) -> Result<Value, Status> {
+    let spec = Spec::read(&review)?;
+    let mut errors = spec.attribute_errors();
+    if spec.user.is_empty() && spec.groups.is_empty() {
+        errors.invalid(Path::new("spec.user"), "", "at least one of user or group must be specified");
+    }
+    let asked = spec.resource_attributes.as_ref().map_or("", |a| a.namespace.as_str());
+    if spec.resource_attributes.is_some() && asked != namespace {
+        errors.invalid(Path::new("spec.resourceAttributes.namespace"), asked, "must match metadata.namespace");
+    }
+    if let Some(attributes) = &spec.non_resource_attributes {
+        let path = Path::new("spec.nonResourceAttributes");
+        errors.invalid(path, attributes.go_value(), "disallowed on this kind of request");
+    }
+    let mut bare = review.clone();
+    if let Some(metadata) = bare.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.shift_remove("namespace");
+    }
+    refuse(&bare, errors)?;
+    if asked.is_empty() {
+        return Err(Status::bad_request("spec.resourceAttributes.namespace is required"));
+    }
+    answer(authorizer, &spec.subject(), &spec, &mut review);
+    Ok(review)
+}
+
+/// Answers a SelfSubjectAccessReview of `user`.
+pub fn self_subject_access_review(
+    authorizer: &Authorizer,
+    user: &UserInfo,
+    mut review: Value,
+) -> Result<Value, Status> {
+    let spec = Spec::read(&review)?;
+    refuse(&review, spec.attribute_errors())?;
+    answer(authorizer, user, &spec, &mut review);
+    Ok(review)
+}
+
+/// Answers a SelfSubjectRulesReview of `user`: what `kubectl auth can-i --list` prints.
+pub fn self_subject_rules_review(authorizer: &Authorizer, user: &UserInfo, mut review: Value) -> Result<Value, Status> {
+    let namespace = review.pointer("/spec/namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let (rules, errors) = if user.in_group(SUPERUSER_GROUP) {
+        let (mut rules, errors) = authorizer.rbac().rules_for(user, &namespace);
+        rules.splice(0..0, PolicyRule::full_authority());
+        (rules, errors)
+    } else {
+        authorizer.rbac().rules_for(user, &namespace)
+    };
+    let is_node = node_name(user).is_some();
+    let mut messages: Vec<String> = Vec::new();
+    if is_node {
+        messages.push("node authorizer does not support user rule resolution".into());
+    }
+    match errors.as_slice() {
+        [] => {}
+        [one] => messages.push(one.clone()),
+        many => messages.push(format!("[{}]", many.join(", "))),
+    }
+    let resource_rules: Vec<Value> = rules
+        .iter()
+        .filter(|r| !r.resources.is_empty())
+        .map(|r| {
+            let mut out = json!({"verbs": r.verbs});
+            for (name, values) in
+                [("apiGroups", &r.api_groups), ("resources", &r.resources), ("resourceNames", &r.resource_names)]
+            {
+                if !values.is_empty() {
+                    out[name] = json!(values);
+                }
+            }
+            out
+        })
+        .collect();
+    let other_rules: Vec<Value> = rules
+        .iter()
+        .filter(|r| !r.non_resource_urls.is_empty())
+        .map(|r| json!({"verbs": r.verbs, "nonResourceURLs": r.non_resource_urls}))
+        .collect();
+    let mut status = json!({"resourceRules": resource_rules, "nonResourceRules": other_rules, "incomplete": is_node});
+    match messages.as_slice() {
+        [] => {}
+        [one] => status["evaluationError"] = json!(one),
+        many => status["evaluationError"] = json!(format!("[{}]", many.join(", "))),
+    }
+    review["status"] = status;
+    Ok(review)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    resource_attributes: Option<ResourceAttributes>,
+    non_resource_attributes: Option<NonResourceAttributes>,
+    user: String,
+    groups: Vec<String>,
+    uid: String,
+    extra: std::collections::BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ResourceAttributes {
+    namespace: String,
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    name: String,
+    field_selector: Option<SelectorAttributes>,
+    label_selector: Option<SelectorAttributes>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SelectorAttributes {
+    raw_selector: String,
+    requirements: Vec<SelectorRequirement>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SelectorRequirement {
+    key: String,
+    operator: String,
+    values: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NonResourceAttributes {
+    path: String,
+    verb: String,
+}
+
+impl NonResourceAttributes {
+    /// As Go prints the internal struct.
+    fn go_value(&self) -> Value {
+        json!({"Path": self.path, "Verb": self.verb})
+    }
+}
+
+impl Spec {
+    fn read(review: &Value) -> Result<Self, Status> {
+        match review.get("spec") {
+            None | Some(Value::Null) => Ok(Self::default()),
+            Some(spec) => Self::deserialize(spec).map_err(|e| Status::bad_request(e.to_string())),
+        }
+    }
+
+    fn subject(&self) -> UserInfo {
+        UserInfo {
+            name: self.user.clone(),
+            uid: self.uid.clone(),
+            groups: self.groups.clone(),
+            extra: self.extra.clone(),
+        }
+    }
+
+    fn attribute_errors(&self) -> ErrorList {
+        let mut errors = ErrorList::new();
+        match (&self.resource_attributes, &self.non_resource_attributes) {
+            (Some(_), Some(other)) => errors.invalid(
+                Path::new("spec.nonResourceAttributes"),
+                other.go_value(),
+                "cannot be specified in combination with resourceAttributes",
+            ),
+            (None, None) => errors.invalid(
+                Path::new("spec.resourceAttributes"),
+                Value::Null,
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            ),
+            _ => {}
+        }
+        if let Some(attributes) = &self.resource_attributes {
+            let selectors =
+                [("fieldSelector", &attributes.field_selector), ("labelSelector", &attributes.label_selector)];
+            for (name, selector) in selectors {
+                let Some(selector) = selector else { continue };
+                let path = Path::new("spec.resourceAttributes").child(name);
+                if !selector.raw_selector.is_empty() && !selector.requirements.is_empty() {
+                    errors.invalid(
+                        path.child("rawSelector"),
+                        selector.raw_selector.as_str(),
+                        "may not specified at the same time as requirements",
+                    );
+                }
+                if selector.raw_selector.is_empty() && selector.requirements.is_empty() {
+                    let detail = format!("when {path} is specified, requirements or rawSelector is required");
+                    errors.required(path.child("requirements"), detail);
+                }
+            }
+        }
+        errors
+    }
+
+    fn action(&self) -> Action {
+        match (&self.resource_attributes, &self.non_resource_attributes) {
+            (Some(a), _) => Action::Resource {
+                verb: a.verb.clone(),
+                group: a.group.clone(),
+                version: a.version.clone(),
+                resource: a.resource.clone(),
+                subresource: a.subresource.clone(),
+                namespace: a.namespace.clone(),
+                name: a.name.clone(),
+            },
+            (None, Some(a)) => Action::NonResource { verb: a.verb.clone(), path: a.path.clone() },
+            (None, None) => Action::NonResource { verb: String::new(), path: String::new() },
+        }
+    }
+
+    /// `field = value` requirements of the field selector, raw or parsed.
+    fn field_equals(&self) -> Vec<(String, String)> {
+        let Some(selector) = self.resource_attributes.as_ref().and_then(|a| a.field_selector.as_ref()) else {
+            return Vec::new();
+        };
+        let raw = selector.raw_selector.split(',').filter(|part| !part.contains("!=")).filter_map(|part| {
+            let (field, value) = part.split_once('=')?;
+            Some((field.to_owned(), value.trim_start_matches('=').to_owned()))
+        });
+        let parsed = selector.requirements.iter().filter(|r| r.operator == "In").filter_map(|r| match &r.values[..] {
+            [value] => Some((r.key.clone(), value.clone())),
+            _ => None,
+        });
+        raw.chain(parsed).collect()
+    }
+}
+
+/// Upstream names neither kind nor object in these refusals.
+fn refuse(review: &Value, mut errors: ErrorList) -> Result<(), Status> {
+    let metadata = review.get("metadata").filter(|m| m.as_object().is_some_and(|fields| !fields.is_empty()));
+    if let Some(metadata) = metadata {
+        errors.invalid(Path::new("metadata"), metadata.clone(), "must be empty");
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(GROUP, "", "", &errors)) }
+}
+
+fn answer(authorizer: &Authorizer, user: &UserInfo, spec: &Spec, review: &mut Value) {
+    let decision = authorizer.authorize_selected(user, &spec.action(), &spec.field_equals());
+    let mut status = json!({"allowed": decision.allowed});
+    let reason = decision.reason.text();
+    if !reason.is_empty() {
+        status["reason"] = json!(reason);
+    }
+    review["status"] = status;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::testing::MemorySource;
+
+    fn authorizer() -> Authorizer {
+        Authorizer::new(MemorySource::new().shared())
+    }
+
+    fn sar(spec: Value) -> Result<Value, String> {
+        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "spec": spec});
+        subject_access_review(&authorizer(), review).map(|r| r["status"].clone()).map_err(|s| s.message)
+    }
+
+    #[test]
+    fn a_superuser_is_allowed_without_a_reason() {
+        let spec =
+            json!({"user": "x", "groups": ["system:masters"], "resourceAttributes": {"verb": "*", "resource": "*"}});
+        assert_eq!(sar(spec), Ok(json!({"allowed": true})));
+    }
+
+    #[test]
+    fn a_node_gets_the_node_authorizers_reason() {
+        let spec = json!({"user": "system:node:x", "groups": ["system:nodes"],
+            "resourceAttributes": {"verb": "get", "resource": "secrets", "namespace": "default", "name": "s"}});
+        let expected = json!({"allowed": false, "reason": "no relationship found between node 'x' and this object"});
+        assert_eq!(sar(spec), Ok(expected));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_reported() {
+        let neither = "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or \
+                       resourceAttributes must be specified";
+        let nobody = "spec.user: Invalid value: \"\": at least one of user or group must be specified";
+        assert_eq!(
+            sar(json!({})).unwrap_err(),
+            format!(".authorization.k8s.io \"\" is invalid: [{neither}, {nobody}]")
+        );
+        let both = json!({"user": "x", "resourceAttributes": {}, "nonResourceAttributes": {}});
+        assert_eq!(
+            sar(both).unwrap_err(),
+            ".authorization.k8s.io \"\" is invalid: spec.nonResourceAttributes: Invalid value: \
+             {\"Path\":\"\",\"Verb\":\"\"}: cannot be specified in combination with resourceAttributes"
+        );
+    }
+
+    #[test]
+    fn a_superusers_rules_start_with_everything() {
+        let user = UserInfo { groups: vec!["system:masters".into()], ..UserInfo::default() };
+        let review = json!({"spec": {"namespace": "default"}});
+        let answer = self_subject_rules_review(&authorizer(), &user, review).unwrap();
+        assert_eq!(
+            answer["status"],
+            json!({"resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+                   "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}], "incomplete": false})
+        );
+    }
+}
