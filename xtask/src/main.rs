@@ -1,5 +1,6 @@
 //! Chores that need more than one command: turning facts about upstream into the compact data files the crates embed.
 
+mod facts;
 mod rbac;
 
 use std::path::PathBuf;
@@ -15,6 +16,15 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Rewrite crates/api/data from the fact tables.
+    Facts {
+        /// Folder with the .tsv tables.
+        #[arg(long, default_value = "../shared/facts")]
+        from: PathBuf,
+        /// Compare instead of writing; fail when a file is stale.
+        #[arg(long)]
+        check: bool,
+    },
     /// Writes crates/apiserver/data/rbac.json from upstream's bootstrap policy.
     Rbac {
         /// Folder with cluster-roles.yaml, cluster-role-bindings.yaml and the other five lists.
@@ -25,6 +35,7 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().task {
+        Task::Facts { from, check } => facts::run(&from, check),
         Task::Rbac { from } => rbac::run(&from),
     }
 }

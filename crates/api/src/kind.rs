@@ -1,7 +1,12 @@
 //! The record that describes a resource. Built-ins are rows of a static table; a CRD makes the same record at run time.
 
 use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
 
+use crate::convert::Conversion;
+use crate::rules::WriteRules;
+use crate::schema::{Schema, TypeId};
 use crate::strategy::Strategy;
 
 /// A static or computed string; built-in rows cost no allocation.
@@ -25,16 +30,42 @@ pub struct Kind {
     pub categories: Vec<Str>,
     /// Key prefix below `/registry/`, without slashes at the ends: `pods`, `services/specs`. Empty: nothing is stored (reviews).
     pub storage_prefix: Str,
-    /// Version (within `group`, or `group/version` when the group differs) in which objects are stored.
+    /// The `apiVersion` of stored objects. It differs from [`Kind::api_version`] for events.k8s.io and autoscaling/v1, which
+    /// share the storage of another group or version; see `conversion`.
     pub storage_version: Str,
+    /// What discovery reports, so that clients see the values of a default upstream server.
     pub storage_version_hash: Str,
     /// Name of the schema definition, e.g. `io.k8s.api.apps.v1.Deployment`.
     pub type_name: Str,
+    /// The schema that describes the objects, and the definition in it.
+    pub schema: SchemaRef,
+    pub type_id: TypeId,
     pub subresources: Vec<Subresource>,
     /// Field labels usable in field selectors besides `metadata.name` and `metadata.namespace`.
     pub selectable_fields: Vec<SelectableField>,
+    /// The write path's facts: when status is cleared, when generation moves, what DELETE answers.
+    pub rules: WriteRules,
+    /// How this version becomes the stored one and back; `None` when it is the stored one.
+    pub conversion: Option<&'static Conversion>,
     /// What differs per kind beyond this table.
     pub strategy: &'static Strategy,
+}
+
+/// The schema of a kind: the built-in one, or one a CRD brought.
+#[derive(Clone, Debug)]
+pub enum SchemaRef {
+    Builtin(&'static Schema),
+    Custom(Arc<Schema>),
+}
+
+impl Deref for SchemaRef {
+    type Target = Schema;
+    fn deref(&self) -> &Schema {
+        match self {
+            Self::Builtin(schema) => schema,
+            Self::Custom(schema) => schema,
+        }
+    }
 }
 
 /// A subresource as discovery lists it, e.g. `scale` with kind autoscaling/v1 Scale.
@@ -46,6 +77,9 @@ pub struct Subresource {
     pub version: Str,
     pub kind: Str,
     pub verbs: Vec<Str>,
+    /// Name of the schema definition of request and response bodies.
+    pub type_name: Str,
+    pub type_id: TypeId,
 }
 
 /// A field label of a field selector and where its value is read.
@@ -53,8 +87,10 @@ pub struct Subresource {
 pub struct SelectableField {
     /// The label clients use: `status.phase`.
     pub label: Str,
-    /// Path of object keys to the value; absent reads as the empty string, booleans as `true`/`false`.
+    /// Path of object keys to the value in the *stored* form; absent reads as the empty string, booleans as `true`/`false`.
     pub path: Vec<Str>,
+    /// Read instead when `path` reads as the empty string (the `source` of events).
+    pub fallback: Option<Vec<Str>>,
 }
 
 impl Kind {
@@ -70,6 +106,11 @@ impl Kind {
 
     pub fn list_kind(&self) -> String {
         format!("{}List", self.kind)
+    }
+
+    /// Objects of this kind are kept in the store (reviews and bindings are not).
+    pub fn is_stored(&self) -> bool {
+        !self.storage_prefix.is_empty()
     }
 
     pub fn has_verb(&self, verb: &str) -> bool {

@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`kind::Kind`], the record that describes a resource, then [`strategy::Strategy`], what differs per kind.
 
+pub mod convert;
 pub mod cursor;
 pub mod field;
 pub mod gojson;
@@ -15,6 +16,8 @@ pub mod meta;
 pub mod patch;
 pub mod quantity;
 pub mod selector;
+pub mod rules;
+pub mod schema;
 pub mod status;
 pub mod strategy;
 pub mod validate;
@@ -27,5 +30,6 @@ pub type Map = serde_json::Map<String, Value>;
 pub use cursor::Cursor;
 pub use field::{ErrorList, FieldError, Path};
 pub use kind::Kind;
+pub use schema::{Schema, Shape, TypeId};
 pub use status::Status;
 pub use strategy::Strategy;

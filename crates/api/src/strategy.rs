@@ -1,6 +1,7 @@
-//! What differs per kind on the write path, as data and small pure functions. The rest of a write is generic.
+//! What differs per kind on the write path, as small pure functions. What can be said as a fact (create on update, generation,
+//! status resets) is a row of [`crate::rules::WriteRules`]; the rest of a write is generic.
 //!
-//! Order of a create: decode, `default`, admission, [`Strategy::prepare_for_create`], metadata filled in (uid, creationTimestamp,
+//! Order of a create: decode, `default`, admission, the resets of `WriteRules`, [`Strategy::prepare_for_create`], metadata filled in (uid, creationTimestamp,
 //! generation), [`Strategy::validate`]. Order of an update: decode or patch, default, admission, metadata carried over,
 //! [`Strategy::prepare_for_update`] (or that of the subresource), generation, [`Strategy::validate_update`].
 
@@ -21,39 +22,6 @@ pub struct Context<'a> {
     pub uid: &'a str,
 }
 
-/// When `metadata.generation` moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Generation {
-    /// Never set.
-    None,
-    /// 1 on create, never bumped.
-    CreateOnly,
-    /// 1 on create, +1 when one of the named top-level fields changed.
-    Fields(&'static [&'static str]),
-    /// 1 on create, +1 when a named top-level field or the annotations changed (Deployment).
-    FieldsOrAnnotations(&'static [&'static str]),
-    /// Unset on create, +1 when one of the named top-level fields changed (CSIDriver).
-    FieldsOnUpdateOnly(&'static [&'static str]),
-    /// 1 on create, +1 when anything outside metadata, or the labels, changed (EndpointSlice).
-    AllButMetadataOrLabels,
-}
-
-/// What the garbage collector does by default when a delete names no propagation policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GcDefault {
-    Background,
-    Orphan,
-    /// The kind takes no part in garbage collection (events).
-    Unsupported,
-}
-
-/// What DELETE answers with once the object is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeleteReturns {
-    Status,
-    Object,
-}
-
 /// Checks a name (with a trailing `-` masked for generateName) and returns the messages of what is wrong with it.
 pub type NameRule = fn(name: &str, prefix: bool) -> Vec<String>;
 
@@ -67,13 +35,6 @@ pub struct SubresourceStrategy {
 
 /// The per-kind part of create, update and delete. Build one with `Strategy { validate, ..Strategy::DEFAULT }`.
 pub struct Strategy {
-    /// PUT to a missing object creates it.
-    pub create_on_update: bool,
-    /// PUT without resourceVersion overwrites.
-    pub unconditional_update: bool,
-    pub generation: Generation,
-    pub gc_default: GcDefault,
-    pub delete_returns: DeleteReturns,
     pub name_rule: NameRule,
     pub prepare_for_create: fn(new: &mut Value, ctx: &Context<'_>),
     pub validate: fn(new: &Cursor<'_>, errors: &mut ErrorList),
@@ -87,13 +48,8 @@ pub struct Strategy {
 }
 
 impl Strategy {
-    /// A plain kind: no status, no generation, DNS-1123 subdomain names, nothing extra to check.
+    /// A plain kind: DNS-1123 subdomain names, nothing extra to check.
     pub const DEFAULT: Strategy = Strategy {
-        create_on_update: false,
-        unconditional_update: true,
-        generation: Generation::None,
-        gc_default: GcDefault::Background,
-        delete_returns: DeleteReturns::Status,
         name_rule: crate::meta::dns1123_subdomain_name,
         prepare_for_create: |_, _| {},
         validate: |_, _| {},
@@ -111,6 +67,6 @@ impl Strategy {
 
 impl fmt::Debug for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Strategy").field("generation", &self.generation).finish_non_exhaustive()
+        f.debug_struct("Strategy").field("subresources", &self.subresources.len()).finish_non_exhaustive()
     }
 }

@@ -1,3 +1,83 @@
-//! What differs per built-in kind.
+//! The built-in kinds: a table of facts, and what differs per kind beyond it.
+//!
+//! [`builtin`] is the registry of every resource that a default server serves. The table is `data/kinds.tsv`; the functions
+//! of a kind are its row in [`strategies`].
 
+mod load;
 pub mod strategies;
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use crate::kind::Kind;
+
+/// An API group as discovery and the aggregator list it.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Empty for the core group.
+    pub name: &'static str,
+    /// Preferred version first.
+    pub versions: Vec<GroupVersion>,
+}
+
+/// A version of a group with the priorities of its automatically registered APIService.
+#[derive(Clone, Debug)]
+pub struct GroupVersion {
+    pub version: &'static str,
+    /// `groupPriorityMinimum` and `versionPriority`; `None` for apiregistration.k8s.io, which has no APIService of its own.
+    pub priority: Option<(i32, i32)>,
+}
+
+/// All built-in resources, in discovery order of their groups' versions.
+#[derive(Debug)]
+pub struct Registry {
+    kinds: Vec<Arc<Kind>>,
+    groups: Vec<Group>,
+    by_resource: HashMap<(&'static str, &'static str, &'static str), usize>,
+    by_kind: HashMap<(&'static str, &'static str, &'static str), usize>,
+}
+
+/// The built-in registry; parsed on first use.
+pub fn builtin() -> &'static Registry {
+    static BUILTIN: OnceLock<Registry> = OnceLock::new();
+    BUILTIN.get_or_init(|| load::parse(include_str!("../../data/kinds.tsv")))
+}
+
+impl Registry {
+    /// `("apps", "v1", "deployments")`.
+    pub fn by_resource(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Kind>> {
+        self.by_resource.get(&(group, version, resource)).map(|&i| &self.kinds[i])
+    }
+
+    /// `("apps", "v1", "Deployment")`.
+    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
+        self.by_kind.get(&(group, version, kind)).map(|&i| &self.kinds[i])
+    }
+
+    pub fn kinds(&self) -> &[Arc<Kind>] {
+        &self.kinds
+    }
+
+    /// Resources of one group and version, in table order (alphabetical by resource).
+    pub fn of_group_version<'r>(&'r self, group: &'r str, version: &'r str) -> impl Iterator<Item = &'r Arc<Kind>> {
+        self.kinds.iter().filter(move |k| k.group == group && k.version == version)
+    }
+
+    /// Groups in discovery order, the core group first.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    pub fn group(&self, name: &str) -> Option<&Group> {
+        self.groups.iter().find(|g| g.name == name)
+    }
+
+    /// The kind in whose form this kind is stored: itself, except for events.k8s.io and autoscaling/v1.
+    pub fn storage_kind<'r>(&'r self, kind: &'r Kind) -> Option<&'r Arc<Kind>> {
+        let (group, version) = kind.storage_version.rsplit_once('/').unwrap_or(("", &kind.storage_version));
+        self.by_resource(group, version, &kind.resource)
+    }
+}
+
+#[cfg(test)]
+mod tests;
