@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Connection, EventRecorder, EventType, Informer, InformerFactory, LeaderElection, Object, Shutdown};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -17,6 +19,7 @@ use crate::config::SchedulerConfig;
 use crate::engine::{Engine, Event, Failure, Outcome, REASON_SCHEDULER_ERROR};
 use crate::framework::{BindContext, Status};
 use crate::model::PodInfo;
+use crate::model::labels::Selector;
 use crate::profile::{Profile, ProfileError};
 use crate::queue::QueuedPod;
 use crate::report;
@@ -98,6 +101,10 @@ struct Sources {
     nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
     budgets: Informer<PodDisruptionBudget>,
+    services: Informer<Service>,
+    replica_sets: Informer<ReplicaSet>,
+    stateful_sets: Informer<StatefulSet>,
+    replication_controllers: Informer<ReplicationController>,
 }
 
 impl Sources {
@@ -108,10 +115,46 @@ impl Sources {
             nodes: factory.informer(),
             namespaces: factory.informer(),
             budgets: factory.informer(),
+            services: factory.informer(),
+            replica_sets: factory.informer(),
+            stateful_sets: factory.informer(),
+            replication_controllers: factory.informer(),
         };
         forward(&sources.nodes, inbox, Event::NodeApplied, Event::NodeDeleted);
         forward(&sources.namespaces, inbox, Event::NamespaceApplied, Event::NamespaceDeleted);
         forward(&sources.budgets, inbox, Event::BudgetApplied, Event::BudgetDeleted);
+        forward(&sources.services, inbox, Event::ServiceApplied, Event::ServiceDeleted);
+        forward(
+            &sources.replica_sets,
+            inbox,
+            |set| {
+                owner_applied(
+                    &set.metadata,
+                    Selector::from_label_selector(set.spec.as_ref().map(|spec| &spec.selector)),
+                )
+            },
+            |set| owner_deleted(&set.metadata),
+        );
+        forward(
+            &sources.stateful_sets,
+            inbox,
+            |set| {
+                owner_applied(
+                    &set.metadata,
+                    Selector::from_label_selector(set.spec.as_ref().map(|spec| &spec.selector)),
+                )
+            },
+            |set| owner_deleted(&set.metadata),
+        );
+        forward(
+            &sources.replication_controllers,
+            inbox,
+            |rc| {
+                let selector = rc.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+                owner_applied(&rc.metadata, selector.map_or_else(Selector::nothing, Selector::from_map))
+            },
+            |rc| owner_deleted(&rc.metadata),
+        );
         forward(&sources.pods, inbox, Event::PodApplied, Event::PodDeleted);
         sources
     }
@@ -120,8 +163,20 @@ impl Sources {
         self.nodes.has_synced().await;
         self.namespaces.has_synced().await;
         self.budgets.has_synced().await;
+        self.services.has_synced().await;
+        self.replica_sets.has_synced().await;
+        self.stateful_sets.has_synced().await;
+        self.replication_controllers.has_synced().await;
         self.pods.has_synced().await;
     }
+}
+
+fn owner_applied(meta: &ObjectMeta, selector: Selector) -> Event {
+    Event::OwnerApplied { uid: meta.uid.clone().unwrap_or_default(), selector }
+}
+
+fn owner_deleted(meta: &ObjectMeta) -> Event {
+    Event::OwnerDeleted { uid: meta.uid.clone().unwrap_or_default() }
 }
 
 fn forward<K: Object>(

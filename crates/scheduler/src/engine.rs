@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -33,6 +33,16 @@ pub enum Event {
     NamespaceDeleted(Arc<Namespace>),
     BudgetApplied(Arc<PodDisruptionBudget>),
     BudgetDeleted(Arc<PodDisruptionBudget>),
+    ServiceApplied(Arc<Service>),
+    ServiceDeleted(Arc<Service>),
+    /// The selector of something that controls pods, by its uid.
+    OwnerApplied {
+        uid: String,
+        selector: Selector,
+    },
+    OwnerDeleted {
+        uid: String,
+    },
     /// A binding this scheduler asked for is finished.
     BindingFinished {
         pod: QueuedPod,
@@ -130,6 +140,21 @@ impl Engine {
             Event::BudgetDeleted(budget) => {
                 self.cache.snapshot.budgets.remove(&disruption_budget(&budget).0);
             }
+            Event::ServiceApplied(service) => {
+                let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+                match selector.filter(|selector| !selector.is_empty()) {
+                    Some(selector) => {
+                        let selector = Selector::from_map(selector);
+                        self.cache.snapshot.services.insert(service_key(&service), selector);
+                    }
+                    None => drop(self.cache.snapshot.services.remove(&service_key(&service))),
+                }
+            }
+            Event::ServiceDeleted(service) => drop(self.cache.snapshot.services.remove(&service_key(&service))),
+            Event::OwnerApplied { uid, selector } => {
+                self.cache.snapshot.owner_selectors.insert(uid, selector);
+            }
+            Event::OwnerDeleted { uid } => drop(self.cache.snapshot.owner_selectors.remove(&uid)),
             Event::BindingFinished { pod, node: _, result } => self.binding_finished(pod, result, now),
         }
     }
@@ -311,6 +336,10 @@ impl Engine {
             self.queue.on_event(ClusterEvent::new(EventResource::AssignedPod, ActionType::DELETE), object, now);
         }
     }
+}
+
+fn service_key(service: &Service) -> (String, String) {
+    (service.metadata.namespace.clone().unwrap_or_default(), service.metadata.name.clone().unwrap_or_default())
 }
 
 fn disruption_budget(budget: &PodDisruptionBudget) -> (String, DisruptionBudget) {

@@ -10,13 +10,13 @@ use crate::engine::Failure;
 use crate::model::PodInfo;
 
 /// Writes the condition and the nominated node of a pod that stays pending. Nothing is sent when nothing would change.
-pub async fn update_pod(client: &Client, failure: &Failure) -> Result<(), kube::Error> {
+pub(crate) async fn update_pod(client: &Client, failure: &Failure) -> Result<(), kube::Error> {
     let Some(patch) = status_patch(failure, Timestamp::now()) else { return Ok(()) };
     patch_status(client, &failure.pod, &patch).await
 }
 
 /// Marks a pod as preempted, then deletes it.
-pub async fn evict(client: &Client, preemptor: &PodInfo, victim: &PodInfo) -> Result<(), kube::Error> {
+pub(crate) async fn evict(client: &Client, preemptor: &PodInfo, victim: &PodInfo) -> Result<(), kube::Error> {
     if victim.terminating {
         return Ok(());
     }

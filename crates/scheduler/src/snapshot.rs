@@ -37,6 +37,10 @@ pub struct Snapshot {
     pub namespaces: HashMap<String, Labels>,
     /// Disruption budgets by `namespace/name`.
     pub budgets: BTreeMap<String, DisruptionBudget>,
+    /// Selectors of services, by namespace and name.
+    pub services: BTreeMap<(String, String), Selector>,
+    /// Selectors of replica sets, stateful sets and replication controllers, by uid.
+    pub owner_selectors: HashMap<String, Selector>,
 }
 
 impl Snapshot {
@@ -89,6 +93,25 @@ impl Snapshot {
     pub fn namespace_labels(&self, namespace: &str) -> &Labels {
         static NONE: Labels = Labels::new();
         self.namespaces.get(namespace).unwrap_or(&NONE)
+    }
+
+    /// What says which pods are of a kind with this one: the services that select it and its controller. `None` when nothing does.
+    pub fn default_selector(&self, pod: &PodInfo) -> Option<Selector> {
+        let mut selector = Selector::default();
+        let namespace = &*pod.namespace;
+        let from = (namespace.to_owned(), String::new());
+        for ((_, _), service) in self.services.range(from..).take_while(|((of, _), _)| of == namespace) {
+            if service.matches(&pod.labels) {
+                selector.and(service);
+            }
+        }
+        let owners = pod.pod.metadata.owner_references.iter().flatten();
+        if let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) {
+            if let Some(own) = self.owner_selectors.get(&owner.uid) {
+                selector.and(own);
+            }
+        }
+        (!selector.is_everything()).then_some(selector)
     }
 
     /// Adds a node or replaces its facts; pods on it stay.

@@ -1,7 +1,9 @@
 //! The plugins, one file each, and the list a profile picks from. The list's order is the order plugins run in.
 
 mod default_binder;
+mod default_preemption;
 mod image_locality;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
@@ -9,12 +11,15 @@ mod node_resources_balanced_allocation;
 mod node_resources_fit;
 mod node_unschedulable;
 mod normalize;
+mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
 
 use crate::framework::ExtensionPoints;
 
+pub use default_preemption::DefaultPreemptionArgs;
+pub use inter_pod_affinity::InterPodAffinityArgs;
 pub use node_affinity::NodeAffinityArgs;
 pub use node_resources_balanced_allocation::NodeResourcesBalancedAllocationArgs;
 pub use node_resources_fit::{NodeResourcesFitArgs, ResourceWeight, ScoringStrategy, ShapePoint};
@@ -24,6 +29,8 @@ pub use node_resources_fit::{NodeResourcesFitArgs, ResourceWeight, ScoringStrate
 pub struct PluginArgs {
     pub node_affinity: NodeAffinityArgs,
     pub node_resources_fit: NodeResourcesFitArgs,
+    pub inter_pod_affinity: InterPodAffinityArgs,
+    pub default_preemption: DefaultPreemptionArgs,
     pub node_resources_balanced_allocation: NodeResourcesBalancedAllocationArgs,
 }
 
@@ -50,6 +57,9 @@ pub const REGISTRY: &[Entry] = &[
     entry(node_affinity::NAME, 2, node_affinity::extend),
     entry(node_ports::NAME, 0, node_ports::extend),
     entry(node_resources_fit::NAME, 1, node_resources_fit::extend),
+    entry(pod_topology_spread::NAME, 2, pod_topology_spread::extend),
+    entry(inter_pod_affinity::NAME, 2, inter_pod_affinity::extend),
+    entry(default_preemption::NAME, 0, default_preemption::extend),
     entry(node_resources_balanced_allocation::NAME, 1, node_resources_balanced_allocation::extend),
     entry(image_locality::NAME, 1, image_locality::extend),
     entry(default_binder::NAME, 0, default_binder::extend),
