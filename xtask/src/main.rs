@@ -1,5 +1,6 @@
 //! Chores that need more than one command: turning facts about upstream into the compact data files the crates embed.
 
+mod docs;
 mod facts;
 mod rbac;
 
@@ -16,6 +17,12 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Rewrite the descriptions and table columns of crates/api/data.
+    Docs {
+        /// Folder with the .tsv tables.
+        #[arg(long, default_value = "../shared/facts")]
+        from: PathBuf,
+    },
     /// Rewrite crates/api/data from the fact tables.
     Facts {
         /// Folder with the .tsv tables.
@@ -35,6 +42,7 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().task {
+        Task::Docs { from } => docs::run(std::path::Path::new("."), &from),
         Task::Facts { from, check } => facts::run(&from, check),
         Task::Rbac { from } => rbac::run(&from),
     }

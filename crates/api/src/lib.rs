@@ -10,6 +10,8 @@ pub mod convert;
 pub mod cursor;
 pub mod field;
 pub mod gojson;
+#[cfg(test)]
+mod golden;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
@@ -20,6 +22,8 @@ pub mod rules;
 pub mod schema;
 pub mod status;
 pub mod strategy;
+pub mod table;
+pub mod time;
 pub mod validate;
 
 /// A decoded object or any part of one. Maps keep insertion order (serde_json's `preserve_order`).
