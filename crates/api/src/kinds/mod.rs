@@ -3,8 +3,23 @@
 //! [`builtin`] is the registry of every resource that a default server serves. The table is `data/kinds.tsv`; the functions
 //! of a kind are its row in [`strategies`].
 
+pub mod carry;
+pub mod configmap;
+pub mod endpoints;
+pub mod event;
+pub mod limitrange;
 mod load;
+pub mod namespace;
+pub mod node;
+pub mod persistentvolume;
+pub mod persistentvolumeclaim;
+pub mod pod;
+pub mod replicationcontroller;
+pub mod resourcequota;
+pub mod service;
+pub mod serviceaccount;
 pub mod strategies;
+pub mod volumes;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};

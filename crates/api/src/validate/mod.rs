@@ -8,4 +8,5 @@ pub mod go;
 pub mod labels;
 pub mod names;
 pub mod net;
+pub mod resources;
 pub mod text;

@@ -96,21 +96,44 @@ pub fn is_dual_stack_cidrs<'a>(cidrs: impl Iterator<Item = &'a str>) -> Option<b
     Some(v4 && v6)
 }
 
-/// A valid address, or one Invalid error. Returns whether it was valid.
+/// A valid address in a form that every parser reads alike, or Invalid errors. Returns whether it was valid.
 pub fn ip(value: &Cursor<'_>, errors: &mut ErrorList) -> bool {
-    let ok = parse_ip_sloppy(value.str()).is_some();
-    if !ok {
-        errors.invalid(value.path(), value.str(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
-    }
-    ok
+    let text = value.str();
+    let Some(ip) = parse_ip_sloppy(text) else {
+        errors.invalid(value.path(), text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+        return false;
+    };
+    let problem = if text.parse::<IpAddr>().is_err() {
+        "must not have leading 0s"
+    } else if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        "must not be an IPv4-mapped IPv6 address"
+    } else {
+        return true;
+    };
+    errors.invalid(value.path(), text, problem);
+    false
 }
 
-/// A valid CIDR, or one Invalid error.
+/// A valid CIDR without host bits, in a form that every parser reads alike, or Invalid errors.
 pub fn cidr(value: &Cursor<'_>, errors: &mut ErrorList) -> bool {
     let text = value.str();
-    let ok = parse_cidr_sloppy(text).is_some();
-    if !ok {
+    let Some((ip, bits)) = parse_cidr_sloppy(text) else {
         errors.invalid(value.path(), text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+        return false;
+    };
+    let (ip_text, bits_text) = text.split_once('/').unwrap_or((text, ""));
+    let mut ok = true;
+    let mut refuse = |detail: &str| {
+        errors.invalid(value.path(), text, detail);
+        ok = false;
+    };
+    if ip_text.parse::<IpAddr>().is_err() || (bits_text.len() > 1 && bits_text.starts_with('0')) {
+        refuse("must not have leading 0s in IP or prefix length");
+    } else if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        refuse("must not have an IPv4-mapped IPv6 address");
+    }
+    if network(ip, bits) != ip {
+        refuse("must not have bits set beyond the prefix length");
     }
     ok
 }

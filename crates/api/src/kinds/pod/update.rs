@@ -1,0 +1,441 @@
+//! What may change in a pod: on the pod itself, its status, its resources, and its ephemeral containers.
+
+use crate::kinds::pod::{containers, is_mirror, pod_annotations_update, qos_class, whole_pod};
+use crate::validate::text::{formatted, immutable, same};
+use crate::validate::{go, names, net, resources};
+use crate::{Cursor, ErrorList, Map, Path, Value, meta};
+
+const SPEC_IS_FIXED: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
+                             `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions \
+                             to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+                             previously negative)";
+
+/// An update of the pod itself.
+pub fn pod(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    whole_pod(new, errors);
+    pod_annotations_update(new, old, errors);
+    let (spec, old_spec) = (new.field("spec"), old.field("spec"));
+    for list in ["containers", "initContainers"] {
+        if !same_containers(&spec.field(list), &old_spec.field(list), errors) {
+            return;
+        }
+    }
+    if !active_deadline(&spec.field("activeDeadlineSeconds"), &old_spec.field("activeDeadlineSeconds"), errors) {
+        return;
+    }
+    only_added_tolerations(&spec.field("tolerations"), &old_spec.field("tolerations"), errors);
+    only_deleted_gates(&spec.field("schedulingGates"), &old_spec.field("schedulingGates"), errors);
+    if same(spec.value(), old_spec.value()) {
+        return;
+    }
+    let munged = with_changeable_fields_of(&spec, &old_spec, errors);
+    if !same(&munged, old_spec.value()) {
+        let diff = go::diff("PodSpec", old_spec.value(), &munged);
+        errors.forbidden(spec.path(), format!("{SPEC_IS_FIXED}\n{diff}"));
+    }
+}
+
+/// Same number, and images well formed. Whether it is worth going on.
+fn same_containers(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) -> bool {
+    if new.len() != old.len() {
+        new.forbidden(errors, "pod updates may not add or remove containers");
+        return false;
+    }
+    for container in new.items() {
+        let image = container.field("image");
+        if image.is_empty() {
+            image.required(errors, "");
+        }
+        containers::trimmed_image(&container, errors);
+    }
+    true
+}
+
+fn active_deadline(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) -> bool {
+    match (new.opt_int(), old.opt_int()) {
+        (Some(seconds), _) if !(0..=i64::from(i32::MAX)).contains(&seconds) => {
+            new.invalid(errors, names::inclusive_range_error(0, i64::from(i32::MAX)));
+            false
+        }
+        (Some(seconds), Some(before)) if before < seconds => {
+            new.invalid(errors, "must be less than or equal to previous value");
+            false
+        }
+        (None, Some(_)) => {
+            new.invalid(errors, "must not update from a positive integer to nil value");
+            true
+        }
+        _ => true,
+    }
+}
+
+fn only_added_tolerations(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let without_seconds = |toleration: &Cursor<'_>| {
+        let mut fields = toleration.value().as_object().cloned().unwrap_or_default();
+        fields.remove("tolerationSeconds");
+        fields
+    };
+    let kept: Vec<Map> = new.items().map(|t| without_seconds(&t)).collect();
+    if old.items().any(|toleration| !kept.contains(&without_seconds(&toleration))) {
+        new.forbidden(errors, "existing toleration can not be modified except its tolerationSeconds");
+        return;
+    }
+    resources::tolerations(new, errors);
+}
+
+fn only_deleted_gates(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    for gate in new.items() {
+        let name = gate.field("name");
+        if !old.items().any(|g| g.field("name").str() == name.str()) {
+            let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", name.str());
+            name.forbidden(errors, detail);
+        }
+    }
+}
+
+/// The new spec with everything that may change put back, so that any difference left is a forbidden one.
+fn with_changeable_fields_of(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) -> Value {
+    let mut munged = new.value().clone();
+    for list in ["containers", "initContainers"] {
+        let before = old.field(list);
+        for (index, container) in munged.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+            copy_field(container, before.index(index).value(), "image");
+        }
+    }
+    for field in ["activeDeadlineSeconds", "schedulingGates", "tolerations"] {
+        copy_field(&mut munged, old.value(), field);
+    }
+    let grace = old.field("terminationGracePeriodSeconds");
+    if grace.int() < 0 && new.field("terminationGracePeriodSeconds").opt_int() == Some(1) {
+        copy_field(&mut munged, old.value(), "terminationGracePeriodSeconds");
+    }
+    if !old.field("schedulingGates").is_empty() {
+        gated_changes(new, old, &mut munged, errors);
+    }
+    munged
+}
+
+fn copy_field(to: &mut Value, from: &Value, field: &str) {
+    let Value::Object(to) = to else { return };
+    match from.get(field) {
+        Some(value) => {
+            to.insert(field.to_owned(), value.clone());
+        }
+        None => {
+            to.shift_remove(field);
+        }
+    }
+}
+
+/// A gated pod has not been looked at by the scheduler, so its node constraints may still be narrowed.
+fn gated_changes(new: &Cursor<'_>, old: &Cursor<'_>, munged: &mut Value, errors: &mut ErrorList) {
+    let (selector, old_selector) = (new.field("nodeSelector"), old.field("nodeSelector"));
+    if !same(selector.value(), old_selector.value()) {
+        if old_selector.entries().any(|(key, value)| selector.field(key).value() != value.value()) {
+            selector.invalid(errors, "only additions to spec.nodeSelector are allowed (no mutations or deletions)");
+        }
+        copy_field(munged, old.value(), "nodeSelector");
+    }
+    let affinity = new.field("affinity").field("nodeAffinity");
+    let old_affinity = old.field("affinity").field("nodeAffinity");
+    if same(affinity.value(), old_affinity.value()) {
+        return;
+    }
+    node_affinity_additions(&affinity, &old_affinity, errors);
+    let Value::Object(spec) = munged else { return };
+    let has_others = ["podAffinity", "podAntiAffinity"].iter().any(|f| new.field("affinity").field(f).is_set());
+    match spec.get_mut("affinity") {
+        Some(Value::Object(_)) if !old.field("affinity").is_set() && !has_others => {
+            spec.shift_remove("affinity");
+        }
+        Some(own @ Value::Object(_)) => copy_field(own, old.field("affinity").value(), "nodeAffinity"),
+        _ if old_affinity.is_set() => {
+            let mut restored = Map::new();
+            restored.insert("nodeAffinity".to_owned(), old_affinity.value().clone());
+            spec.insert("affinity".to_owned(), Value::Object(restored));
+        }
+        _ => {}
+    }
+}
+
+fn node_affinity_additions(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let terms = new.field(REQUIRED).field("nodeSelectorTerms");
+    let old_terms = old.field(REQUIRED).field("nodeSelectorTerms");
+    if old_terms.is_empty() {
+        return;
+    }
+    if old_terms.len() != terms.len() {
+        let shown = go::list("NodeSelectorTerm", terms.value());
+        errors.invalid(terms.path(), shown, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
+        return;
+    }
+    for (term, old_term) in terms.items().zip(old_terms.items()) {
+        if !only_additions(&term, &old_term) {
+            let shown = go::value("NodeSelectorTerm", term.value());
+            errors.invalid(term.path(), shown, "only additions are allowed (no mutations or deletions)");
+        }
+    }
+}
+
+fn only_additions(new: &Cursor<'_>, old: &Cursor<'_>) -> bool {
+    const LISTS: [&str; 2] = ["matchExpressions", "matchFields"];
+    let is_empty = |term: &Cursor<'_>| LISTS.iter().all(|list| term.field(list).is_empty());
+    if is_empty(old) && !is_empty(new) {
+        return false;
+    }
+    LISTS.iter().all(|list| {
+        let (new, old) = (new.field(list), old.field(list));
+        new.len() >= old.len() && old.items().zip(new.items()).all(|(o, n)| same(o.value(), n.value()))
+    })
+}
+
+/// An update of `status`.
+pub fn status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    pod_annotations_update(new, old, errors);
+    let (status, old_status) = (new.field("status"), old.field("status"));
+    // Upstream reports conditions below metadata, capitalised.
+    for (index, condition) in status.field("conditions").items().enumerate() {
+        let path = Path::new("metadata.conditions").index(index);
+        let kind = condition.field("type");
+        if !matches!(kind.str(), "PodScheduled" | "Ready" | "Initialized") {
+            formatted(&Cursor::at(kind.value(), path.child("Type")), names::qualified_name, errors);
+        }
+    }
+    if new.field("spec").field("nodeName").str() != old.field("spec").field("nodeName").str() {
+        errors.forbidden(status.path().child("nodeName"), "may not be changed directly");
+    }
+    nominated_node(new, old, errors);
+    immutable(&status.field("qosClass"), &old_status.field("qosClass"), errors);
+    container_states(new, old, errors);
+    claim_statuses(new, errors);
+    pod_ips(&status, errors);
+    host_ips(&status, errors);
+}
+
+fn nominated_node(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let name = new.field("status").field("nominatedNodeName");
+    if name.is_empty() || name.str() == old.field("status").field("nominatedNodeName").str() {
+        return;
+    }
+    formatted(&name, names::dns1123_subdomain, errors);
+    if !new.field("spec").field("nodeName").is_empty() {
+        name.forbidden(errors, "may not be set for pods that are already bound to a node");
+    }
+}
+
+/// A terminated container may only run again where its restart policy says so.
+fn container_states(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let spec = old.field("spec");
+    let pod_policy = spec.field("restartPolicy").str();
+    for (list, containers) in [
+        ("containerStatuses", "containers"),
+        ("initContainerStatuses", "initContainers"),
+        ("ephemeralContainerStatuses", "ephemeralContainers"),
+    ] {
+        let statuses = new.field("status").field(list);
+        for (index, before) in old.field("status").field(list).items().enumerate() {
+            let terminated = before.field("state").field("terminated");
+            let name = before.field("name").str();
+            let container = spec.field(containers).items().find(|c| c.field("name").str() == name);
+            let own = container.as_ref().map_or("", |c| c.field("restartPolicy").str());
+            let policy = match (list, own) {
+                ("ephemeralContainerStatuses", _) => "Never",
+                (_, "") => pod_policy,
+                (_, own) => own,
+            };
+            let has_rules = container.is_some_and(|c| !c.field("restartPolicyRules").is_empty());
+            let failed = terminated.field("exitCode").int() != 0;
+            let may_restart = policy == "Always" || (policy == "OnFailure" && failed) || has_rules;
+            if !terminated.is_set() || may_restart {
+                continue;
+            }
+            let runs_again =
+                |s: &Cursor<'_>| s.field("name").str() == name && !s.field("state").field("terminated").is_set();
+            if statuses.items().any(|s| runs_again(&s)) {
+                errors.forbidden(
+                    statuses.path().index(index).child("state"),
+                    "may not be transitioned to non-terminated state",
+                );
+            }
+        }
+    }
+}
+
+fn claim_statuses(pod: &Cursor<'_>, errors: &mut ErrorList) {
+    let claims = pod.field("spec").field("resourceClaims");
+    let mut seen: Vec<&str> = Vec::new();
+    for status in pod.field("status").field("resourceClaimStatuses").items() {
+        let name = status.field("name");
+        if !claims.items().any(|c| c.field("name").str() == name.str()) {
+            errors.invalid(name.path(), name.str(), "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if seen.contains(&name.str()) {
+            errors.duplicate(name.path(), name.str());
+        } else {
+            seen.push(name.str());
+        }
+        let claim = status.field("resourceClaimName");
+        if claim.is_set() {
+            formatted(&Cursor::at(claim.value(), name.path()), names::dns1123_subdomain, errors);
+        }
+    }
+}
+
+fn pod_ips(status: &Cursor<'_>, errors: &mut ErrorList) {
+    let list = status.field("podIPs");
+    for item in list.items() {
+        net::ip(&Cursor::at(item.field("ip").value(), item.path()), errors);
+    }
+    if list.len() > 1 {
+        one_per_family(&list, "PodIP", errors);
+        unique_ips(&list, "PodIP", errors);
+    }
+}
+
+fn host_ips(status: &Cursor<'_>, errors: &mut ErrorList) {
+    let list = status.field("hostIPs");
+    if list.is_empty() {
+        return;
+    }
+    let first = list.index(0).field("ip");
+    if first.str() != status.field("hostIP").str() {
+        first.invalid(errors, "must be equal to `hostIP`");
+    }
+    for item in list.items() {
+        net::ip(&Cursor::at(item.field("ip").value(), item.path()), errors);
+    }
+    if list.len() > 1 {
+        unique_ips(&list, "HostIP", errors);
+        one_per_family(&list, "HostIP", errors);
+    }
+}
+
+fn one_per_family(list: &Cursor<'_>, type_name: &str, errors: &mut ErrorList) {
+    let dual = net::is_dual_stack(list.items().map(|i| i.field("ip").str()).collect::<Vec<_>>().into_iter());
+    if dual != Some(true) || list.len() > 2 {
+        let shown = go::list(type_name, list.value());
+        errors.invalid(list.path(), shown, "may specify no more than one IP for each IP family");
+    }
+}
+
+fn unique_ips(list: &Cursor<'_>, type_name: &str, errors: &mut ErrorList) {
+    let mut seen: Vec<&str> = Vec::new();
+    for item in list.items() {
+        let ip = item.field("ip").str();
+        if seen.contains(&ip) {
+            errors.duplicate(item.path(), go::value(type_name, item.value()));
+        }
+        seen.push(ip);
+    }
+}
+
+/// An update through `ephemeralcontainers`: nothing that is there changes.
+pub fn ephemeral_containers(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    whole_pod(new, errors);
+    pod_annotations_update(new, old, errors);
+    if is_mirror(old) {
+        *errors = ErrorList::new();
+        errors.forbidden(Path::root(), "static pods do not support ephemeral containers");
+        return;
+    }
+    let list = new.field("spec").field("ephemeralContainers");
+    for before in old.field("spec").field("ephemeralContainers").items() {
+        let name = before.field("name").str();
+        match list.items().find(|c| c.field("name").str() == name) {
+            None => list.forbidden(errors, format!("existing ephemeral containers \"{name}\" may not be removed\n")),
+            Some(after) if !same(after.value(), before.value()) => {
+                let diff = go::diff("EphemeralContainer", before.value(), after.value());
+                list.forbidden(errors, format!("existing ephemeral containers \"{name}\" may not be changed\n{diff}"));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// An update through `resize`: cpu and memory of containers and of the pod, without changing its quality of service.
+pub fn resize(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    whole_pod(new, errors);
+    let whole = |errors: &mut ErrorList, detail: &str| {
+        *errors = ErrorList::new();
+        errors.forbidden(Path::root(), detail);
+    };
+    if is_mirror(old) {
+        return whole(errors, "static pods cannot be resized");
+    }
+    if old.field("spec").field("os").field("name").str() == "windows" {
+        return whole(errors, "windows pods cannot be resized");
+    }
+    let (spec, old_spec) = (new.field("spec"), old.field("spec"));
+    if qos_class(old.value()) != qos_class(new.value()) {
+        let shown = new.field("status").field("qosClass").str();
+        errors.invalid(spec.path(), shown, "Pod QOS Class may not change as a result of resizing");
+    }
+    let running =
+        old.field("status").field("containerStatuses").items().find(|s| s.field("state").field("running").is_set());
+    if running.is_some_and(|s| !s.field("resources").is_set()) {
+        spec.forbidden(errors, "Pod running on node without support for resize");
+    }
+    for list in ["initContainers", "containers"] {
+        for (container, before) in spec.field(list).items().zip(old_spec.field(list).items()) {
+            resources_kept(&container.field("resources"), &before.field("resources"), errors);
+        }
+    }
+    resources_kept(&spec.field("resources"), &old_spec.field("resources"), errors);
+    let munged = with_old_compute_resources(&spec, &old_spec);
+    if !same(&munged, old_spec.value()) {
+        spec.forbidden(errors, "only cpu and memory resources are mutable");
+    }
+}
+
+fn resources_kept(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    for list in ["requests", "limits"] {
+        let after = new.field(list);
+        if old.field(list).entries().any(|(name, _)| !after.field(name).is_set()) {
+            after.forbidden(errors, format!("resource {list} cannot be removed"));
+        }
+    }
+}
+
+/// The new spec with resources and resize policies put back where only cpu and memory changed.
+fn with_old_compute_resources(new: &Cursor<'_>, old: &Cursor<'_>) -> Value {
+    let mut munged = new.value().clone();
+    for list in ["containers", "initContainers"] {
+        let before = old.field(list);
+        for (index, container) in munged.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+            let old_container = before.index(index);
+            if only_compute_differs(container.get("resources"), old_container.field("resources").value()) {
+                copy_field(container, old_container.value(), "resources");
+            }
+            copy_field(container, old_container.value(), "resizePolicy");
+        }
+    }
+    if only_compute_differs(munged.get("resources"), old.field("resources").value()) {
+        copy_field(&mut munged, old.value(), "resources");
+    }
+    munged
+}
+
+fn only_compute_differs(new: Option<&Value>, old: &Value) -> bool {
+    let without_compute = |requirements: &Value| {
+        let mut out = requirements.clone();
+        for list in ["requests", "limits"] {
+            let Some(Value::Object(amounts)) = out.get_mut(list) else { continue };
+            amounts.shift_remove("cpu");
+            amounts.shift_remove("memory");
+            if amounts.is_empty()
+                && let Value::Object(fields) = &mut out
+            {
+                fields.shift_remove(list);
+            }
+        }
+        out
+    };
+    let empty = Value::Object(Map::new());
+    let strip = |v: &Value| without_compute(if v.is_null() { &empty } else { v });
+    same(&strip(new.unwrap_or(&Value::Null)), &strip(old))
+}

@@ -1,0 +1,23 @@
+//! ServiceAccount. Source: `pkg/registry/core/serviceaccount`.
+
+use serde_json::json;
+
+use crate::strategy::Context;
+use crate::{Strategy, Value, meta};
+
+pub const STRATEGY: Strategy = Strategy {
+    prepare_for_create: names_only,
+    prepare_for_update: |new, _, ctx| names_only(new, ctx),
+    validate_update: meta::validate_update_again,
+    ..Strategy::DEFAULT
+};
+
+/// References to secrets keep nothing but the name.
+fn names_only(account: &mut Value, _: &Context<'_>) {
+    for secret in account.get_mut("secrets").and_then(Value::as_array_mut).into_iter().flatten() {
+        *secret = match secret.get("name") {
+            Some(name) => json!({"name": name}),
+            None => json!({}),
+        };
+    }
+}
