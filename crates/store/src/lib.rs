@@ -5,20 +5,30 @@
 //! Kubernetes. Start reading at [`Store`], the door that the API server uses, then `mvcc` (the pure keyspace) and `raft`
 //! (the driver around it).
 
+mod backend;
 pub mod bolt;
+mod command;
 mod convert;
+mod embedded;
+mod lease;
+mod machine;
+mod mvcc;
+mod pins;
 pub mod proto;
+mod raft;
 mod remote;
 mod status;
 #[cfg(test)]
 mod testing;
 mod types;
+mod watch;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
+pub use embedded::{EmbeddedConfig, EmbeddedStore, OpenError};
 pub use remote::{RemoteStore, RemoteTls};
 pub use types::*;
 

@@ -1,0 +1,47 @@
+//! The state on disk: etcd's buckets, written behind the log by one thread.
+//!
+//! The log makes writes durable; the backend only shortens what has to be replayed. Each commit holds a prefix of the applied
+//! log: the rows it led to, and the index up to which it is whole. Invariant: what a backend holds after any crash is what some
+//! commit left.
+
+mod discard;
+mod load;
+mod redb_backend;
+mod rows;
+mod writer;
+
+pub(crate) use discard::DiscardBackend;
+pub(crate) use load::{LoadError, Loaded, load};
+pub(crate) use redb_backend::RedbBackend;
+pub(crate) use rows::{Bucket, Row, alarm_row, initial_rows, lease_row, progress_rows, rows_of, stored_key_value};
+pub(crate) use writer::{Writer, WriterHandle};
+
+/// Sizes as etcd reports them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) file_bytes: u64,
+    pub(crate) in_use_bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BackendError {
+    /// The disk is full; nothing of the commit is stored, and it can be tried again.
+    #[error("no space left for the state file")]
+    NoSpace,
+    #[error("state file failed: {0}")]
+    Failed(String),
+}
+
+/// Sorted rows in buckets, changed by atomic and durable commits.
+pub(crate) trait Backend: Send + 'static {
+    /// Stores all of the rows or none.
+    fn commit(&mut self, rows: &[Row]) -> Result<(), BackendError>;
+
+    /// Visits a bucket in key order.
+    fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError>;
+
+    fn sizes(&self) -> Sizes;
+
+    /// Gives free space back to the file system.
+    fn defragment(&mut self) -> Result<(), BackendError>;
+}

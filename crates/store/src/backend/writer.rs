@@ -1,0 +1,335 @@
+//! The thread that brings applied changes to the backend, and sweeps what compaction left behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::{Notify, oneshot};
+
+use super::rows::{Row, progress_rows, rows_of};
+use super::{Backend, BackendError, Sizes};
+use crate::machine::{Machine, Write};
+use crate::mvcc::CHUNK_KEYS_MAX;
+use crate::pins::Pins;
+use crate::watch::Hub;
+use crate::{Revision, StoreError};
+
+/// A commit is due after this long, or this much.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+const COMMIT_BYTES: usize = 8 << 20;
+/// Changes waiting for the backend; beyond, writes are refused until it catches up.
+const BACKLOG_BYTES_MAX: usize = 512 << 20;
+/// Between two steps of sweeping.
+const SWEEP_PAUSE: Duration = Duration::from_millis(1);
+/// How long a full disk is left alone before it is tried again.
+const FULL_DISK_RETRY: Duration = Duration::from_millis(500);
+
+/// The way to the writer. Pushing never waits for the disk.
+#[derive(Clone, Debug)]
+pub(crate) struct WriterHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    news: Condvar,
+    /// The backend holds everything up to this log index.
+    durable_index: AtomicU64,
+    /// The backend holds everything up to this push.
+    durable_push: AtomicU64,
+    file_bytes: AtomicU64,
+    in_use_bytes: AtomicU64,
+    backlog_bytes: AtomicU64,
+    is_full: AtomicBool,
+    failure: Mutex<Option<StoreError>>,
+    /// Something above changed.
+    progress: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    writes: Vec<Write>,
+    bytes: usize,
+    /// Counts what was ever pushed.
+    n_pushes: u64,
+    /// Index and term of the last applied entry among `writes`.
+    applied: (u64, u64),
+    is_commit_due: bool,
+    must_sweep: bool,
+    defragment: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    is_stopped: bool,
+}
+
+pub(crate) struct Writer {
+    backend: Box<dyn Backend>,
+    shared: Arc<Shared>,
+    machine: Arc<RwLock<Machine>>,
+    pins: Arc<Pins>,
+    hub: Arc<Hub>,
+    /// Rows of a commit that did not fit on the disk, and the index they lead to.
+    stuck: Vec<Row>,
+    retry_at: Option<Instant>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        backend: Box<dyn Backend>,
+        durable_index: u64,
+        machine: Arc<RwLock<Machine>>,
+        pins: Arc<Pins>,
+        hub: Arc<Hub>,
+    ) -> (Self, WriterHandle) {
+        let shared = Arc::new(Shared::default());
+        shared.durable_index.store(durable_index, Ordering::Release);
+        shared.queue.lock().applied = (durable_index, 0);
+        // An earlier life may have left garbage.
+        shared.queue.lock().must_sweep = true;
+        let writer = Self { backend, shared: shared.clone(), machine, pins, hub, stuck: Vec::new(), retry_at: None };
+        writer.publish_sizes();
+        (writer, WriterHandle { shared })
+    }
+
+    /// Works until told to stop; then commits what is left.
+    pub(crate) fn run(mut self) {
+        loop {
+            let is_stopped = self.wait();
+            while self.sweep_step() {
+                if self.is_commit_due() {
+                    self.commit();
+                }
+                std::thread::sleep(SWEEP_PAUSE);
+            }
+            self.commit();
+            self.defragment();
+            if is_stopped {
+                return;
+            }
+        }
+    }
+
+    /// Waits for something to do; true when told to stop.
+    fn wait(&self) -> bool {
+        let mut queue = self.shared.queue.lock();
+        let is_idle =
+            |queue: &Queue| queue.writes.is_empty() && !queue.must_sweep && queue.applied.0 == self.durable_index();
+        if is_idle(&queue) && self.stuck.is_empty() && !queue.has_orders() {
+            self.shared.news.wait_while(&mut queue, |queue| is_idle(queue) && !queue.has_orders());
+        }
+        let until = self.retry_at.unwrap_or_else(|| Instant::now() + COMMIT_INTERVAL);
+        while !queue.has_orders() && queue.bytes < COMMIT_BYTES {
+            if self.shared.news.wait_until(&mut queue, until).timed_out() {
+                break;
+            }
+        }
+        queue.is_commit_due = false;
+        queue.is_stopped
+    }
+
+    fn durable_index(&self) -> u64 {
+        self.shared.durable_index.load(Ordering::Acquire)
+    }
+
+    fn is_commit_due(&self) -> bool {
+        let queue = self.shared.queue.lock();
+        queue.is_commit_due || queue.bytes >= COMMIT_BYTES
+    }
+
+    fn commit(&mut self) {
+        if self.shared.failure.lock().is_some() || self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let (writes, applied, n_pushes) = {
+            let mut queue = self.shared.queue.lock();
+            queue.bytes = 0;
+            (std::mem::take(&mut queue.writes), queue.applied, queue.n_pushes)
+        };
+        if writes.is_empty() && self.stuck.is_empty() && applied.0 == self.durable_index() {
+            return;
+        }
+        let mut rows = std::mem::take(&mut self.stuck);
+        rows.extend(writes.iter().map(rows_of));
+        rows.extend(progress_rows(applied.0, applied.1));
+        drop(writes);
+        match self.backend.commit(&rows) {
+            Ok(()) => {
+                self.retry_at = None;
+                self.shared.backlog_bytes.store(0, Ordering::Release);
+                self.shared.is_full.store(false, Ordering::Release);
+                self.shared.durable_index.store(applied.0, Ordering::Release);
+                self.shared.durable_push.store(n_pushes, Ordering::Release);
+            }
+            Err(BackendError::NoSpace) => {
+                if !self.shared.is_full.swap(true, Ordering::AcqRel) {
+                    tracing::error!("no space left for the state file: writes are refused until there is");
+                }
+                self.stuck = rows;
+                self.retry_at = Some(Instant::now() + FULL_DISK_RETRY);
+            }
+            Err(error @ BackendError::Failed(_)) => self.fail(&error),
+        }
+        self.publish_sizes();
+        self.shared.progress.notify_waiters();
+    }
+
+    fn fail(&mut self, error: &BackendError) {
+        tracing::error!(%error, "the state file failed: this member acknowledges nothing any more");
+        *self.shared.failure.lock() = Some(StoreError::Fatal(error.to_string()));
+    }
+
+    /// Sweeps a little; false when there is nothing to sweep, or nothing that may be swept yet.
+    fn sweep_step(&mut self) -> bool {
+        if !self.shared.queue.lock().must_sweep {
+            return false;
+        }
+        let mut machine = self.machine.write();
+        // Readers pin what they read; the hub still has to hand out what it has not published.
+        let pinned = self.pins.oldest().min(Revision(self.hub.published().0 + 1));
+        let swept = machine.keyspace.sweep(pinned, CHUNK_KEYS_MAX);
+        let has_more = !swept.finished && swept.advanced;
+        let compacted = machine.keyspace.compacted();
+        let mut queue = self.shared.queue.lock();
+        // Still under the machine's lock: a row must not be deleted before it is written.
+        queue.writes.extend(swept.rows.into_iter().map(Write::Forget));
+        queue.n_pushes += 1;
+        if swept.finished {
+            queue.must_sweep = false;
+            if compacted > Revision(0) {
+                queue.writes.push(Write::CompactionFinished(compacted));
+            }
+        }
+        has_more
+    }
+
+    fn defragment(&mut self) {
+        let waiting = std::mem::take(&mut self.shared.queue.lock().defragment);
+        if waiting.is_empty() {
+            return;
+        }
+        let outcome = self.backend.defragment().map_err(|error| error.into_store_error());
+        self.publish_sizes();
+        for sender in waiting {
+            let _caller_gave_up = sender.send(outcome.clone());
+        }
+    }
+
+    fn publish_sizes(&self) {
+        let Sizes { file_bytes, in_use_bytes } = self.backend.sizes();
+        self.shared.file_bytes.store(file_bytes, Ordering::Release);
+        self.shared.in_use_bytes.store(in_use_bytes, Ordering::Release);
+    }
+}
+
+impl Queue {
+    fn has_orders(&self) -> bool {
+        self.is_commit_due || self.is_stopped || !self.defragment.is_empty()
+    }
+}
+
+impl BackendError {
+    pub(crate) fn into_store_error(self) -> StoreError {
+        match self {
+            Self::NoSpace => StoreError::NoSpace,
+            Self::Failed(_) => StoreError::Fatal(self.to_string()),
+        }
+    }
+}
+
+impl WriterHandle {
+    /// Takes over what applying the log up to `applied` changed. To be called under the machine's lock, so that the order of
+    /// rows is the order of changes.
+    pub(crate) fn push(&self, writes: &mut Vec<Write>, applied: (u64, u64)) {
+        let bytes: usize = writes.iter().map(write_bytes).sum();
+        self.shared.backlog_bytes.fetch_add(bytes as u64, Ordering::AcqRel);
+        let mut queue = self.shared.queue.lock();
+        let was_idle = queue.writes.is_empty();
+        queue.bytes += bytes;
+        queue.n_pushes += 1;
+        queue.must_sweep |= writes.iter().any(|write| matches!(write, Write::CompactionScheduled(_)));
+        queue.writes.append(writes);
+        queue.applied = applied;
+        if was_idle || queue.bytes >= COMMIT_BYTES {
+            self.shared.news.notify_one();
+        }
+    }
+
+    /// Log index up to which the backend is whole.
+    pub(crate) fn durable_index(&self) -> u64 {
+        self.shared.durable_index.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            file_bytes: self.shared.file_bytes.load(Ordering::Acquire),
+            in_use_bytes: self.shared.in_use_bytes.load(Ordering::Acquire),
+        }
+    }
+
+    /// Why more data cannot be taken now, if so.
+    pub(crate) fn refusal(&self) -> Option<StoreError> {
+        if self.shared.is_full.load(Ordering::Acquire) {
+            return Some(StoreError::NoSpace);
+        }
+        if self.shared.backlog_bytes.load(Ordering::Acquire) > BACKLOG_BYTES_MAX as u64 {
+            return Some(StoreError::TooManyRequests);
+        }
+        self.shared.failure.lock().clone()
+    }
+
+    /// Returns when everything applied so far, and the sweep of every compaction so far, is in the backend.
+    pub(crate) async fn flush(&self) -> Result<(), StoreError> {
+        let mut target = None;
+        loop {
+            let progress = self.shared.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if let Some(error) = self.refusal() {
+                return Err(error);
+            }
+            {
+                let mut queue = self.shared.queue.lock();
+                if !queue.must_sweep {
+                    target.get_or_insert(queue.n_pushes);
+                }
+                if target.is_some_and(|push| self.shared.durable_push.load(Ordering::Acquire) >= push) {
+                    return Ok(());
+                }
+                if queue.is_stopped {
+                    return Err(StoreError::Stopped);
+                }
+                queue.is_commit_due = true;
+                self.shared.news.notify_one();
+            }
+            progress.await;
+        }
+    }
+
+    pub(crate) async fn defragment(&self) -> Result<(), StoreError> {
+        let (sender, outcome) = oneshot::channel();
+        {
+            let mut queue = self.shared.queue.lock();
+            if queue.is_stopped {
+                return Err(StoreError::Stopped);
+            }
+            queue.defragment.push(sender);
+            self.shared.news.notify_one();
+        }
+        outcome.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    pub(crate) fn stop(&self) {
+        self.shared.queue.lock().is_stopped = true;
+        self.shared.news.notify_one();
+        self.shared.progress.notify_waiters();
+    }
+}
+
+/// About what a row takes.
+fn write_bytes(write: &Write) -> usize {
+    const ROW_BYTES: usize = 64;
+    match write {
+        Write::Record(record) => ROW_BYTES + record.key.len() + record.value.len(),
+        _ => ROW_BYTES,
+    }
+}

@@ -1,0 +1,162 @@
+//! What is replicated: a change of the state, and its form in the log, which is etcd's `InternalRaftRequest`.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::proto::etcdserverpb as pb;
+use crate::{Alarm, AlarmKind, LeaseId, Op, Revision, StoreError, Txn};
+
+/// A change that every member applies in the same order with the same result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Txn(Txn),
+    Compact { revision: Revision, physical: bool },
+    LeaseGrant { id: LeaseId, ttl_seconds: i64 },
+    LeaseRevoke { id: LeaseId },
+    LeaseCheckpoint { remaining_seconds: Vec<(LeaseId, i64)> },
+    AlarmRaise(Alarm),
+    AlarmLower(Alarm),
+}
+
+/// Why a log entry could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PayloadError {
+    #[error("log entry is not a request: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    #[error("log entry carries no request this version knows")]
+    Unknown,
+    #[error("log entry carries a request this version does not understand: {0}")]
+    Invalid(#[from] StoreError),
+}
+
+impl Command {
+    /// The log entry's bytes; `id` finds whoever waits for the outcome.
+    pub(crate) fn encode(self, id: u64) -> Vec<u8> {
+        let header = Some(pb::RequestHeader { id, ..Default::default() });
+        let mut request = pb::InternalRaftRequest { header, ..Default::default() };
+        match self {
+            Self::Txn(txn) => request.txn = Some(txn.into()),
+            Self::Compact { revision, physical } => {
+                request.compaction = Some(pb::CompactionRequest { revision: revision.0, physical });
+            }
+            Self::LeaseGrant { id, ttl_seconds } => {
+                request.lease_grant = Some(pb::LeaseGrantRequest { id: id.0, ttl: ttl_seconds });
+            }
+            Self::LeaseRevoke { id } => request.lease_revoke = Some(pb::LeaseRevokeRequest { id: id.0 }),
+            Self::LeaseCheckpoint { remaining_seconds } => {
+                let checkpoint = |(id, remaining_ttl): (LeaseId, i64)| pb::LeaseCheckpoint { id: id.0, remaining_ttl };
+                let checkpoints = remaining_seconds.into_iter().map(checkpoint).collect();
+                request.lease_checkpoint = Some(pb::LeaseCheckpointRequest { checkpoints });
+            }
+            Self::AlarmRaise(alarm) => {
+                request.alarm = Some(alarm_to_pb(alarm, pb::alarm_request::AlarmAction::Activate))
+            }
+            Self::AlarmLower(alarm) => {
+                request.alarm = Some(alarm_to_pb(alarm, pb::alarm_request::AlarmAction::Deactivate));
+            }
+        }
+        request.encode_to_vec()
+    }
+
+    pub(crate) fn decode(payload: Bytes) -> Result<(u64, Self), PayloadError> {
+        let request = pb::InternalRaftRequest::decode(payload)?;
+        let id = request.header.map_or(request.id, |header| header.id);
+        let command = if let Some(txn) = request.txn {
+            Self::Txn(txn.try_into()?)
+        } else if let Some(put) = request.put {
+            Self::Txn(Txn { success: vec![Op::Put(put.into())], ..Txn::default() })
+        } else if let Some(delete) = request.delete_range {
+            Self::Txn(Txn { success: vec![Op::Delete(delete.into())], ..Txn::default() })
+        } else if let Some(compaction) = request.compaction {
+            Self::Compact { revision: Revision(compaction.revision), physical: compaction.physical }
+        } else if let Some(grant) = request.lease_grant {
+            Self::LeaseGrant { id: LeaseId(grant.id), ttl_seconds: grant.ttl }
+        } else if let Some(revoke) = request.lease_revoke {
+            Self::LeaseRevoke { id: LeaseId(revoke.id) }
+        } else if let Some(checkpoint) = request.lease_checkpoint {
+            let remaining = checkpoint.checkpoints.into_iter().map(|one| (LeaseId(one.id), one.remaining_ttl));
+            Self::LeaseCheckpoint { remaining_seconds: remaining.collect() }
+        } else if let Some(alarm) = request.alarm {
+            alarm_from_pb(alarm).ok_or(PayloadError::Unknown)?
+        } else {
+            return Err(PayloadError::Unknown);
+        };
+        Ok((id, command))
+    }
+}
+
+fn alarm_to_pb(alarm: Alarm, action: pb::alarm_request::AlarmAction) -> pb::AlarmRequest {
+    let kind = alarm_kind_to_pb(alarm.kind);
+    pb::AlarmRequest { action: action.into(), member_id: alarm.member_id, alarm: kind.into() }
+}
+
+pub(crate) fn alarm_kind_to_pb(kind: AlarmKind) -> pb::AlarmType {
+    match kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+    }
+}
+
+pub(crate) fn alarm_kind_from_pb(kind: i32) -> Option<AlarmKind> {
+    match pb::AlarmType::try_from(kind).ok()? {
+        pb::AlarmType::None => None,
+        pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
+        pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
+    }
+}
+
+fn alarm_from_pb(request: pb::AlarmRequest) -> Option<Command> {
+    let alarm = Alarm { member_id: request.member_id, kind: alarm_kind_from_pb(request.alarm)? };
+    match pb::alarm_request::AlarmAction::try_from(request.action).ok()? {
+        pb::alarm_request::AlarmAction::Get => None,
+        pb::alarm_request::AlarmAction::Activate => Some(Command::AlarmRaise(alarm)),
+        pb::alarm_request::AlarmAction::Deactivate => Some(Command::AlarmLower(alarm)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Put, RangeRequest, Sort, SortTarget};
+
+    #[test]
+    fn commands_survive_the_log() {
+        let range = RangeRequest {
+            range: KeyRange::prefix("a"),
+            limit: 3,
+            revision: Revision(9),
+            sort: Some(Sort { target: SortTarget::Value, descending: true }),
+            keys_only: true,
+            min_mod_revision: Revision(4),
+            ..RangeRequest::default()
+        };
+        let put = Put { key: "k".into(), value: "v".into(), lease: LeaseId(5), prev_kv: true, ..Put::default() };
+        let delete = DeleteRange { range: KeyRange::prefix("x"), prev_kv: true };
+        let compare = Compare {
+            range: KeyRange::key("k"),
+            result: CompareResult::Less,
+            target: CompareTarget::Value("w".into()),
+        };
+        let inner = Txn { success: vec![Op::Put(put.clone())], ..Txn::default() };
+        let txn = Txn {
+            compare: vec![compare],
+            success: vec![Op::Range(range), Op::Put(put), Op::Delete(delete)],
+            failure: vec![Op::Txn(inner)],
+        };
+        let alarm = Alarm { member_id: 8, kind: AlarmKind::NoSpace };
+        let commands = [
+            Command::Txn(txn),
+            Command::Compact { revision: Revision(7), physical: true },
+            Command::LeaseGrant { id: LeaseId(1), ttl_seconds: 60 },
+            Command::LeaseRevoke { id: LeaseId(1) },
+            Command::LeaseCheckpoint { remaining_seconds: vec![(LeaseId(1), 30)] },
+            Command::AlarmRaise(alarm),
+            Command::AlarmLower(alarm),
+        ];
+        for command in commands {
+            assert_eq!(Command::decode(command.clone().encode(42).into()), Ok((42, command)));
+        }
+        assert_eq!(Command::decode(Bytes::new()), Err(PayloadError::Unknown));
+        assert!(matches!(Command::decode(Bytes::from_static(&[0xff])), Err(PayloadError::Malformed(_))));
+    }
+}

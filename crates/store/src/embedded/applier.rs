@@ -1,0 +1,77 @@
+//! What a committed log entry does: change the state, queue its rows, tell the watchers.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::Clock;
+use crate::StoreError;
+use crate::backend::WriterHandle;
+use crate::command::Command;
+use crate::machine::Machine;
+use crate::raft::{Applied, Apply, Committed, ELECTION_TIMEOUT};
+use crate::watch::Hub;
+
+/// Entries applied under one hold of the lock: readers wait for no more than that.
+const CHUNK_ENTRIES_MAX: usize = 128;
+/// Leases ended at a time, as etcd.
+const EXPIRED_LEASES_MAX: usize = 500;
+
+pub(super) struct Applier {
+    pub(super) machine: Arc<RwLock<Machine>>,
+    pub(super) writer: WriterHandle,
+    pub(super) hub: Arc<Hub>,
+    pub(super) clock: Clock,
+}
+
+impl Apply for Applier {
+    fn apply(&mut self, entries: Vec<Committed>) -> Result<Vec<Applied>, StoreError> {
+        let mut commands = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let Committed { index, term, payload } = entry;
+            if payload.is_empty() {
+                commands.push((index, term, None));
+                continue;
+            }
+            let command = Command::decode(payload);
+            // Going on without it would make this member differ from the others for good.
+            let command = command.map_err(|error| StoreError::Fatal(format!("log entry {index}: {error}")))?;
+            commands.push((index, term, Some(command)));
+        }
+        let mut answers = Vec::with_capacity(commands.len());
+        let now = self.clock.now();
+        let mut writes = Vec::new();
+        let mut commands = commands.into_iter().peekable();
+        while commands.peek().is_some() {
+            let mut applied = (0, 0);
+            let mut machine = self.machine.write();
+            for (index, term, command) in commands.by_ref().take(CHUNK_ENTRIES_MAX) {
+                applied = (index, term);
+                if let Some((id, command)) = command {
+                    answers.push((id, machine.apply(command, now, &mut writes)));
+                }
+            }
+            self.writer.push(&mut writes, applied);
+        }
+        self.hub.notify();
+        Ok(answers)
+    }
+
+    fn lead(&mut self, leads: bool) {
+        let lessor = &mut self.machine.write().lessor;
+        if leads {
+            lessor.promote(self.clock.now(), ELECTION_TIMEOUT);
+        } else {
+            lessor.demote();
+        }
+    }
+
+    fn chores(&mut self) -> Vec<Command> {
+        let expired = self.machine.write().lessor.expired(self.clock.now(), EXPIRED_LEASES_MAX);
+        expired.into_iter().map(|id| Command::LeaseRevoke { id }).collect()
+    }
+
+    fn durable_index(&self) -> u64 {
+        self.writer.durable_index()
+    }
+}

@@ -1,0 +1,95 @@
+//! The embedded store: one member of a cluster, in this process.
+//!
+//! A write goes through the log to the state machine, a read looks at the state machine, a watch listens to its history. This
+//! module ties them together and is the only one that knows threads, files and the clock all at once.
+
+mod applier;
+mod config;
+mod export;
+mod identity;
+mod open;
+mod store_impl;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Mutex, RwLock};
+
+pub use config::{EmbeddedConfig, OpenError};
+
+use crate::Member;
+use crate::backend::WriterHandle;
+use crate::machine::Machine;
+use crate::pins::Pins;
+use crate::raft::{Identity, Raft};
+use crate::watch::Hub;
+
+/// A store in this process. Cheap to share behind an `Arc`; stop it with [`EmbeddedStore::shutdown`].
+pub struct EmbeddedStore {
+    machine: Arc<RwLock<Machine>>,
+    pins: Arc<Pins>,
+    raft: Raft,
+    hub: Arc<Hub>,
+    writer: WriterHandle,
+    clock: Clock,
+    identity: Identity,
+    member: Member,
+    quota_bytes: i64,
+    threads: Mutex<Threads>,
+}
+
+/// Where lease times are counted from.
+#[derive(Clone, Copy, Debug)]
+struct Clock(std::time::Instant);
+
+impl Clock {
+    fn now(self) -> crate::lease::Now {
+        self.0.elapsed()
+    }
+}
+
+/// What has to end before the data directory can be opened again, in that order.
+#[derive(Debug, Default)]
+struct Threads {
+    raft: Option<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+    hub: Option<JoinHandle<()>>,
+    lock: Option<std::fs::File>,
+}
+
+impl std::fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedStore").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedStore {
+    /// Stops the store: finishes what was accepted, brings everything to the state file, ends all watches and releases the data
+    /// directory. Waits for the threads, so call it outside of async code or through `spawn_blocking`. Later calls do nothing.
+    pub fn shutdown(&self) {
+        let mut threads = self.threads.lock();
+        self.raft.stop();
+        join(threads.raft.take());
+        self.writer.stop();
+        join(threads.writer.take());
+        self.hub.stop();
+        join(threads.hub.take());
+        threads.lock = None;
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread
+        && thread.join().is_err()
+    {
+        tracing::error!("a thread of the store had panicked");
+    }
+}

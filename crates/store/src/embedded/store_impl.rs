@@ -1,0 +1,192 @@
+//! The store's door, as the embedded store keeps it.
+
+use async_trait::async_trait;
+
+use super::EmbeddedStore;
+use crate::command::Command;
+use crate::machine::{Outcome, has_put};
+use crate::mvcc::check::{check_range, check_txn};
+use crate::mvcc::{CHUNK_KEYS_MAX, RangeCursor, is_read_only, is_serializable};
+use crate::{
+    Alarm, AlarmKind, HashKv, LeaseId, LeaseStatus, Member, RangeRequest, RangeResponse, Revision, Snapshot, Store,
+    StoreError, StoreStatus, Txn, TxnResponse, Watch, WatchRequest,
+};
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
+        check_range(&request)?;
+        if !request.serializable {
+            self.raft.read_index().await?;
+        }
+        let (mut cursor, pin) = {
+            let machine = self.machine.read();
+            let mut cursor = RangeCursor::new(&machine.keyspace, request)?;
+            cursor.step(&machine.keyspace, CHUNK_KEYS_MAX);
+            if cursor.is_done() {
+                return Ok(cursor.finish());
+            }
+            let pin = self.pins.pin(cursor.revision());
+            (cursor, pin)
+        };
+        while !cursor.is_done() {
+            // Writers get their turn between chunks, and so do other tasks of this thread.
+            tokio::task::yield_now().await;
+            cursor.step(&self.machine.read().keyspace, CHUNK_KEYS_MAX);
+        }
+        drop(pin);
+        Ok(cursor.finish())
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
+        check_txn(&txn)?;
+        if is_read_only(&txn) {
+            if !is_serializable(&txn) {
+                self.raft.read_index().await?;
+            }
+            return self.machine.read().keyspace.read_only_txn(&txn);
+        }
+        if has_put(&txn) {
+            self.refuse_more_data()?;
+        }
+        match self.raft.propose(Command::Txn(txn)).await? {
+            Outcome::Txn(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
+        self.hub.watch(request)
+    }
+
+    async fn current_revision(&self) -> Result<Revision, StoreError> {
+        self.raft.read_index().await?;
+        Ok(self.machine.read().keyspace.revision())
+    }
+
+    async fn compact(&self, revision: Revision, physical: bool) -> Result<(), StoreError> {
+        self.raft.propose(Command::Compact { revision, physical }).await?;
+        if physical { self.writer.flush().await } else { Ok(()) }
+    }
+
+    async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<(LeaseId, i64), StoreError> {
+        crate::lease::granted_ttl(ttl_seconds)?;
+        self.refuse_more_data()?;
+        let id = if id.0 == 0 { self.new_lease_id() } else { id };
+        match self.raft.propose(Command::LeaseGrant { id, ttl_seconds }).await? {
+            Outcome::Granted { id, ttl_seconds } => Ok((id, ttl_seconds)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
+        self.raft.propose(Command::LeaseRevoke { id }).await.map(|_done| ())
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {
+        self.raft.read_index().await?;
+        self.machine.write().lessor.keep_alive(id, self.clock.now())
+    }
+
+    async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseStatus, StoreError> {
+        self.raft.read_index().await?;
+        let machine = self.machine.read();
+        let Some((granted, remaining)) = machine.lessor.time_to_live(id, self.clock.now()) else {
+            return Ok(LeaseStatus { id, ttl_seconds: -1, ..LeaseStatus::default() });
+        };
+        let keys = if keys { machine.lessor.keys(id) } else { Vec::new() };
+        Ok(LeaseStatus { id, ttl_seconds: remaining, granted_ttl_seconds: granted, keys })
+    }
+
+    async fn lease_list(&self) -> Result<Vec<LeaseId>, StoreError> {
+        self.raft.read_index().await?;
+        Ok(self.machine.read().lessor.ids())
+    }
+
+    async fn status(&self) -> Result<StoreStatus, StoreError> {
+        let raft = self.raft.status();
+        let sizes = self.writer.sizes();
+        let machine = self.machine.read();
+        let mut errors = Vec::new();
+        if raft.leader == 0 {
+            errors.push(StoreError::NoLeader.to_string());
+        }
+        errors.extend(machine.alarms.iter().map(alarm_text));
+        Ok(StoreStatus {
+            cluster_id: self.identity.cluster_id,
+            member_id: self.identity.member_id,
+            leader_id: raft.leader,
+            raft_term: raft.term,
+            raft_index: raft.last_index,
+            raft_applied_index: raft.applied,
+            revision: machine.keyspace.revision(),
+            db_size_bytes: i64::try_from(sizes.file_bytes).unwrap_or(i64::MAX),
+            db_size_in_use_bytes: i64::try_from(sizes.in_use_bytes).unwrap_or(i64::MAX),
+            db_size_quota_bytes: self.quota_bytes,
+            is_learner: false,
+            errors,
+        })
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        Ok(vec![self.member.clone()])
+    }
+
+    async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
+        self.raft.read_index().await?;
+        Ok(self.machine.read().alarms.iter().copied().collect())
+    }
+
+    async fn disarm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
+        match self.raft.propose(Command::AlarmLower(alarm)).await? {
+            Outcome::Lowered(lowered) => Ok(lowered.into_iter().collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn hash_kv(&self, revision: Revision) -> Result<HashKv, StoreError> {
+        self.hash(revision).await
+    }
+
+    async fn defragment(&self) -> Result<(), StoreError> {
+        self.writer.defragment().await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        self.take_snapshot().await
+    }
+}
+
+impl EmbeddedStore {
+    /// Why puts and leases are not taken now, if so.
+    fn refuse_more_data(&self) -> Result<(), StoreError> {
+        match self.writer.refusal() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn new_lease_id(&self) -> LeaseId {
+        let machine = self.machine.read();
+        loop {
+            let id = LeaseId(i64::from(rand::random::<u32>()) << 31 | i64::from(rand::random::<u32>() >> 1));
+            if id.0 != 0 && !machine.lessor.contains(id) {
+                return id;
+            }
+        }
+    }
+}
+
+/// Another command's outcome came back, which the ids rule out.
+fn unexpected(outcome: &Outcome) -> StoreError {
+    StoreError::Fatal(format!("a request got the outcome of another: {outcome:?}"))
+}
+
+/// An alarm as etcd's status shows it.
+fn alarm_text(alarm: &Alarm) -> String {
+    let kind = match alarm.kind {
+        AlarmKind::NoSpace => "NOSPACE",
+        AlarmKind::Corrupt => "CORRUPT",
+    };
+    format!("memberID:{} alarm:{kind} ", alarm.member_id)
+}

@@ -1,0 +1,120 @@
+//! The replicated state and how a command changes it: keyspace, leases, alarms. Pure: the clock's reading is passed in and only
+//! reaches what is not replicated (when a lease ends).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::command::Command;
+use crate::lease::{Lessor, Now, StoredLease};
+use crate::mvcc::{Keyspace, Record, RevisionKey};
+use crate::{Alarm, AlarmKind, LeaseId, Op, Revision, StoreError, Txn, TxnResponse};
+
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    pub(crate) keyspace: Keyspace,
+    pub(crate) lessor: Lessor,
+    pub(crate) alarms: BTreeSet<Alarm>,
+}
+
+/// What a command led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Txn(TxnResponse),
+    Granted { id: LeaseId, ttl_seconds: i64 },
+    Lowered(Option<Alarm>),
+    Done,
+}
+
+/// A change of what is stored, in the order of application.
+#[derive(Clone, Debug)]
+pub(crate) enum Write {
+    Record(Arc<Record>),
+    /// A version that nobody can read any more.
+    Forget(RevisionKey),
+    Lease(StoredLease),
+    LeaseGone(LeaseId),
+    CompactionScheduled(Revision),
+    CompactionFinished(Revision),
+    AlarmRaised(Alarm),
+    AlarmLowered(Alarm),
+}
+
+impl Machine {
+    /// Applies a command. `writes` gets what the backend has to store, also in case of an error (then nothing).
+    pub(crate) fn apply(&mut self, command: Command, now: Now, writes: &mut Vec<Write>) -> Result<Outcome, StoreError> {
+        self.refuse_under_alarm(&command)?;
+        match command {
+            Command::Txn(txn) => {
+                let (response, changes) = self.keyspace.txn(&mut self.lessor, &txn)?;
+                writes.extend(changes.into_iter().map(Write::Record));
+                Ok(Outcome::Txn(response))
+            }
+            Command::Compact { revision, physical: _ } => {
+                self.keyspace.compact(revision)?;
+                writes.push(Write::CompactionScheduled(revision));
+                Ok(Outcome::Done)
+            }
+            Command::LeaseGrant { id, ttl_seconds } => {
+                let lease = self.lessor.grant(id, ttl_seconds, now)?;
+                writes.push(Write::Lease(lease));
+                Ok(Outcome::Granted { id, ttl_seconds: lease.ttl_seconds })
+            }
+            Command::LeaseRevoke { id } => {
+                let keys = self.lessor.revoke(id)?;
+                let mut write = self.keyspace.begin(&mut self.lessor);
+                for key in keys {
+                    write.delete_range(&crate::KeyRange::key(key));
+                }
+                writes.extend(write.finish().into_iter().map(Write::Record));
+                writes.push(Write::LeaseGone(id));
+                Ok(Outcome::Done)
+            }
+            Command::LeaseCheckpoint { remaining_seconds } => {
+                for (id, remaining) in remaining_seconds {
+                    // A lease revoked meanwhile needs no checkpoint.
+                    if let Ok(lease) = self.lessor.checkpoint(id, remaining) {
+                        writes.push(Write::Lease(lease));
+                    }
+                }
+                Ok(Outcome::Done)
+            }
+            Command::AlarmRaise(alarm) => {
+                if self.alarms.insert(alarm) {
+                    writes.push(Write::AlarmRaised(alarm));
+                }
+                Ok(Outcome::Done)
+            }
+            Command::AlarmLower(alarm) => {
+                let lowered = self.alarms.remove(&alarm).then_some(alarm);
+                writes.extend(lowered.map(Write::AlarmLowered));
+                Ok(Outcome::Lowered(lowered))
+            }
+        }
+    }
+
+    fn refuse_under_alarm(&self, command: &Command) -> Result<(), StoreError> {
+        let adds_data = match command {
+            Command::Txn(txn) => has_put(txn),
+            Command::LeaseGrant { .. } => true,
+            _ => false,
+        };
+        let is_full = self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace);
+        if adds_data && is_full { Err(StoreError::NoSpace) } else { Ok(()) }
+    }
+
+    /// Puts a stored record back, with its lease. Records come in revision order, after the leases.
+    pub(crate) fn restore(&mut self, record: Record) {
+        let before = self.keyspace.get(&record.key, record.main).map_or(LeaseId(0), |before| before.lease);
+        self.lessor.move_key(&record.key, before, record.lease);
+        self.keyspace.restore(record);
+    }
+}
+
+/// True when some branch of a transaction can add data.
+pub(crate) fn has_put(txn: &Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match op {
+        Op::Put(_) => true,
+        Op::Txn(nested) => has_put(nested),
+        Op::Range(_) | Op::Delete(_) => false,
+    })
+}

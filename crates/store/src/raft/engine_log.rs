@@ -1,0 +1,159 @@
+//! The log as a raft-engine directory.
+//!
+//! raft-engine panics when a sync fails, and rightly so: nobody knows what is on the disk then. The panic ends here as
+//! [`LogError::Failed`], after which the engine is not used again.
+
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use raft::eraftpb::{Entry, HardState};
+use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+
+use super::log::{Identity, LogError, LogStore, LoggedState};
+
+/// There is one Raft group per directory.
+const GROUP: u64 = 1;
+const IDENTITY: &[u8] = b"identity";
+const HARD_STATE: &[u8] = b"hard_state";
+const TRUNCATED: &[u8] = b"truncated";
+
+const FILE_BYTES: u64 = 64 << 20;
+/// Log kept on disk before files are dropped; the state file makes older ones superfluous.
+const KEPT_BYTES: u64 = 256 << 20;
+/// Entries read at a time when starting.
+const LOAD_BYTES: usize = 16 << 20;
+
+pub(crate) struct EngineLog {
+    engine: Engine,
+    has_failed: bool,
+}
+
+struct Entries;
+
+impl MessageExt for Entries {
+    type Entry = Entry;
+
+    fn index(entry: &Entry) -> u64 {
+        entry.index
+    }
+}
+
+impl EngineLog {
+    pub(crate) fn open(dir: &Path) -> Result<Self, LogError> {
+        let dir = dir.to_str().ok_or_else(|| LogError::Failed(format!("path {} is not unicode", dir.display())))?;
+        let config = Config {
+            dir: dir.to_owned(),
+            // A torn tail was never acknowledged.
+            recovery_mode: RecoveryMode::TolerateTailCorruption,
+            // Values are compressed, if at all, by whoever wrote them.
+            batch_compression_threshold: ReadableSize(0),
+            target_file_size: ReadableSize(FILE_BYTES),
+            purge_threshold: ReadableSize(KEPT_BYTES),
+            enable_log_recycle: true,
+            ..Config::default()
+        };
+        let engine = guarded(|| Engine::open(config))?;
+        Ok(Self { engine, has_failed: false })
+    }
+
+    fn write(&mut self, mut batch: LogBatch, sync: bool) -> Result<(), LogError> {
+        if self.has_failed {
+            return Err(LogError::Failed("an earlier write failed".into()));
+        }
+        let written = guarded(|| self.engine.write(&mut batch, sync));
+        self.has_failed |= matches!(written, Err(LogError::Failed(_)));
+        written.map(|_bytes| ())
+    }
+}
+
+impl LogStore for EngineLog {
+    fn load(&mut self) -> Result<LoggedState, LogError> {
+        let value = |key: &[u8]| self.engine.get(GROUP, key);
+        let damaged = |what: &[u8]| LogError::Failed(format!("{} is damaged", String::from_utf8_lossy(what)));
+        let mut state = LoggedState::default();
+        if let Some(bytes) = value(IDENTITY) {
+            let [cluster_id, member_id] = numbers(&bytes).ok_or_else(|| damaged(IDENTITY))?;
+            state.identity = Some(Identity { cluster_id, member_id });
+        }
+        if let Some(bytes) = value(HARD_STATE) {
+            let [term, vote, commit] = numbers(&bytes).ok_or_else(|| damaged(HARD_STATE))?;
+            state.hard_state = HardState { term, vote, commit, ..HardState::default() };
+        }
+        if let Some(bytes) = value(TRUNCATED) {
+            let [index, term] = numbers(&bytes).ok_or_else(|| damaged(TRUNCATED))?;
+            state.truncated = (index, term);
+        }
+        let mut next = state.truncated.0 + 1;
+        let last = self.engine.last_index(GROUP).unwrap_or(0);
+        while next <= last {
+            let fetch =
+                || self.engine.fetch_entries_to::<Entries>(GROUP, next, last + 1, Some(LOAD_BYTES), &mut state.entries);
+            guarded(fetch)?;
+            let reached = state.entries.last().map_or(0, |entry| entry.index);
+            if reached < next {
+                return Err(LogError::Failed(format!("entry {next} is missing")));
+            }
+            next = reached + 1;
+        }
+        Ok(state)
+    }
+
+    fn set_identity(&mut self, identity: Identity) -> Result<(), LogError> {
+        let mut batch = LogBatch::default();
+        put(&mut batch, IDENTITY, &[identity.cluster_id, identity.member_id])?;
+        self.write(batch, true)
+    }
+
+    fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>, sync: bool) -> Result<(), LogError> {
+        let mut batch = LogBatch::with_capacity(2);
+        if let Err(error) = batch.add_entries::<Entries>(GROUP, entries) {
+            return Err(LogError::Failed(error.to_string()));
+        }
+        if let Some(state) = hard_state {
+            put(&mut batch, HARD_STATE, &[state.term, state.vote, state.commit])?;
+        }
+        self.write(batch, sync)
+    }
+
+    fn truncate(&mut self, index: u64, term: u64) -> Result<(), LogError> {
+        let mut batch = LogBatch::default();
+        put(&mut batch, TRUNCATED, &[index, term])?;
+        // First the note, durably, then what it is about.
+        self.write(batch, true)?;
+        guarded(|| {
+            self.engine.compact_to(GROUP, index + 1);
+            self.engine.purge_expired_files()
+        })
+        .map(|_groups| ())
+    }
+}
+
+/// Runs something of the engine and tells a full disk from the rest.
+fn guarded<T>(work: impl FnOnce() -> raft_engine::Result<T>) -> Result<T, LogError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(raft_engine::Error::Io(error)))
+            if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+        {
+            Err(LogError::NoSpace)
+        }
+        Ok(Err(error)) => Err(LogError::Failed(error.to_string())),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(LogError::Failed(message.unwrap_or("the log engine panicked").to_owned()))
+        }
+    }
+}
+
+fn put(batch: &mut LogBatch, key: &[u8], numbers: &[u64]) -> Result<(), LogError> {
+    let value = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+    batch.put(GROUP, key.to_vec(), value).map_err(|error| LogError::Failed(error.to_string()))
+}
+
+fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    let chunks: &[[u8; 8]; N] = chunks.try_into().ok()?;
+    rest.is_empty().then(|| chunks.map(u64::from_be_bytes))
+}

@@ -1,0 +1,285 @@
+//! The thread that gives new changes to the watchers that are up to date.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::thread::{JoinHandle, Thread};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{mpsc, oneshot};
+
+use super::feed;
+use super::interest::{Interest, WatcherId};
+use crate::machine::Machine;
+use crate::mvcc::Change;
+use crate::{EventKind, Revision, StoreError, Watch, WatchBatch, WatchEvent, WatchRequest};
+
+/// Batches a watcher may be behind before it is fed from the history.
+const WATCH_BATCHES_MAX: usize = 128;
+/// Revisions in one batch, as etcd.
+const BATCH_REVISIONS_MAX: i64 = 1000;
+/// Changes looked at under one hold of the lock, when catching up.
+const CATCH_UP_CHANGES_MAX: usize = 1000;
+
+pub(super) type BatchSender = mpsc::Sender<Result<WatchBatch, StoreError>>;
+
+#[derive(Debug)]
+pub(crate) struct Hub {
+    machine: Arc<RwLock<Machine>>,
+    state: Mutex<State>,
+    /// Everything up to here has been handed out.
+    published: AtomicI64,
+    has_news: AtomicBool,
+    is_stopped: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    watchers: HashMap<WatcherId, Synced>,
+    interest: Interest,
+    next_id: WatcherId,
+    /// Who asked for a progress notification.
+    progress: Vec<WatcherId>,
+}
+
+/// A watcher that has everything published so far.
+#[derive(Debug)]
+struct Synced {
+    request: Arc<WatchRequest>,
+    /// It already has, or does not want, everything before.
+    next: Revision,
+    batches: BatchSender,
+    /// Tells its task from which revision on to feed it.
+    behind: oneshot::Sender<Revision>,
+}
+
+/// Part of the history, filtered for one watcher.
+pub(super) struct CatchUp {
+    pub(super) batch: WatchBatch,
+    /// First revision not looked at.
+    pub(super) next: Revision,
+    /// There was nothing more at the time.
+    pub(super) is_current: bool,
+}
+
+impl Hub {
+    pub(crate) fn start(machine: Arc<RwLock<Machine>>) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
+        let published = machine.read().keyspace.revision();
+        let hub = Arc::new(Self {
+            machine,
+            state: Mutex::default(),
+            published: AtomicI64::new(published.0),
+            has_news: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        });
+        let runner = hub.clone();
+        let thread = std::thread::Builder::new().name("watch-hub".into()).spawn(move || runner.run())?;
+        *hub.thread.lock() = Some(thread.thread().clone());
+        // News from before the thread was known.
+        thread.thread().unpark();
+        Ok((hub, thread))
+    }
+
+    /// There are new changes. Never waits.
+    pub(crate) fn notify(&self) {
+        if !self.has_news.swap(true, Ordering::AcqRel)
+            && let Some(thread) = self.thread.lock().as_ref()
+        {
+            thread.unpark();
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    /// Everything up to this revision has been handed to the watchers that are up to date.
+    pub(crate) fn published(&self) -> Revision {
+        Revision(self.published.load(Ordering::Acquire))
+    }
+
+    /// Starts a watch; its task lives until the watch is dropped or ends.
+    pub(crate) fn watch(self: &Arc<Self>, request: WatchRequest) -> Result<Watch, StoreError> {
+        let (watch, batches, progress) = Watch::channel(WATCH_BATCHES_MAX);
+        let next = {
+            let machine = self.machine.read();
+            let compact_revision = machine.keyspace.compacted();
+            match request.start_revision {
+                Revision(..=0) => Revision(machine.keyspace.revision().0 + 1),
+                start if start < compact_revision => return Err(StoreError::Compacted { compact_revision }),
+                start => start,
+            }
+        };
+        if self.is_stopped.load(Ordering::Acquire) {
+            return Err(StoreError::Stopped);
+        }
+        tokio::spawn(feed::feed(self.clone(), Arc::new(request), next, batches, progress));
+        Ok(watch)
+    }
+
+    /// Number of watchers that are up to date.
+    #[cfg(test)]
+    pub(crate) fn n_synced(&self) -> usize {
+        self.state.lock().watchers.len()
+    }
+
+    fn run(&self) {
+        loop {
+            while !self.has_news.swap(false, Ordering::AcqRel) {
+                std::thread::park();
+            }
+            if self.is_stopped.load(Ordering::Acquire) {
+                // Their tasks and receivers see the channels close.
+                *self.state.lock() = State::default();
+                return;
+            }
+            while self.publish() {}
+            self.send_progress();
+        }
+    }
+
+    /// Hands out the next changes; false when there were none.
+    fn publish(&self) -> bool {
+        let mut state = self.state.lock();
+        let first = Revision(self.published().0 + 1);
+        let (changes, last) = {
+            let machine = self.machine.read();
+            let last = machine.keyspace.revision().min(Revision(self.published().0 + BATCH_REVISIONS_MAX));
+            let new = machine.keyspace.changes_since(first).take_while(|change| change.record.main <= last);
+            (new.cloned().collect::<Vec<_>>(), last)
+        };
+        if last < first {
+            return false;
+        }
+        state.deliver(&changes, last);
+        self.published.store(last.0, Ordering::Release);
+        true
+    }
+
+    fn send_progress(&self) {
+        let mut state = self.state.lock();
+        let revision = self.published();
+        for id in std::mem::take(&mut state.progress) {
+            // Before the first revision it asked for, a watcher hears nothing.
+            let is_due = state.watchers.get(&id).is_some_and(|watcher| watcher.request.start_revision <= revision);
+            if is_due {
+                state.send(id, WatchBatch { revision, events: Vec::new() }, Revision(revision.0 + 1));
+            }
+        }
+    }
+
+    /// Asks for an empty batch after everything so far.
+    pub(super) fn request_progress(&self, id: WatcherId) {
+        self.state.lock().progress.push(id);
+        self.notify();
+    }
+
+    /// Takes up a watcher that has everything before `next`, unless more was published meanwhile.
+    pub(super) fn join(
+        &self,
+        request: &Arc<WatchRequest>,
+        next: Revision,
+        batches: &BatchSender,
+    ) -> Option<(WatcherId, oneshot::Receiver<Revision>)> {
+        let mut state = self.state.lock();
+        if next <= self.published() {
+            return None;
+        }
+        let (behind, behind_rx) = oneshot::channel();
+        if self.is_stopped.load(Ordering::Acquire) {
+            // The receiver sees at once that there is no hub.
+            return Some((0, behind_rx));
+        }
+        state.next_id += 1;
+        let id = state.next_id;
+        state.interest.add(&request.range, id);
+        let watcher = Synced { request: request.clone(), next, batches: batches.clone(), behind };
+        state.watchers.insert(id, watcher);
+        Some((id, behind_rx))
+    }
+
+    pub(super) fn leave(&self, id: WatcherId) {
+        self.state.lock().remove(id);
+    }
+
+    /// The next part of the history for a watcher that is behind.
+    pub(super) fn catch_up(&self, request: &WatchRequest, next: Revision) -> Result<CatchUp, StoreError> {
+        let machine = self.machine.read();
+        let keyspace = &machine.keyspace;
+        let compact_revision = keyspace.compacted();
+        if next < compact_revision {
+            return Err(StoreError::Compacted { compact_revision });
+        }
+        let current = keyspace.revision();
+        if next > current {
+            return Ok(CatchUp { batch: WatchBatch::default(), next, is_current: true });
+        }
+        // The history has gaps where compaction was; a chunk is bounded by changes, and ends with a whole revision.
+        let mut last = current;
+        let mut last_seen = next;
+        let mut events = Vec::new();
+        for (n_seen, change) in keyspace.changes_since(next).enumerate() {
+            if n_seen >= CATCH_UP_CHANGES_MAX && change.record.main > last_seen {
+                last = last_seen;
+                break;
+            }
+            last_seen = change.record.main;
+            if request.range.contains(&change.record.key) {
+                events.extend(event_for(request, change));
+            }
+        }
+        let is_current = last == current;
+        Ok(CatchUp { batch: WatchBatch { revision: last, events }, next: Revision(last.0 + 1), is_current })
+    }
+}
+
+fn event_for(request: &WatchRequest, change: &Change) -> Option<WatchEvent> {
+    let is_unwanted = match change.kind() {
+        EventKind::Put => request.no_put,
+        EventKind::Delete => request.no_delete,
+    };
+    (!is_unwanted).then(|| change.to_event(request.prev_kv))
+}
+
+impl State {
+    /// Gives every watcher its part of the changes.
+    fn deliver(&mut self, changes: &[Change], last: Revision) {
+        let mut parts: HashMap<WatcherId, (Revision, Vec<WatchEvent>)> = HashMap::new();
+        for change in changes {
+            let revision = change.record.main;
+            self.interest.matching(&change.record.key, |id| {
+                let Some(watcher) = self.watchers.get(&id).filter(|watcher| watcher.next <= revision) else { return };
+                let Some(event) = event_for(&watcher.request, change) else { return };
+                parts.entry(id).or_insert_with(|| (revision, Vec::new())).1.push(event);
+            });
+        }
+        for (id, (first, events)) in parts {
+            self.send(id, WatchBatch { revision: last, events }, first);
+        }
+    }
+
+    /// Sends without waiting. A watcher with a full channel is left to its task, which goes on at `resume`.
+    fn send(&mut self, id: WatcherId, batch: WatchBatch, resume: Revision) {
+        let Some(watcher) = self.watchers.get(&id) else { return };
+        match watcher.batches.try_send(Ok(batch)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                if let Some(watcher) = self.remove(id) {
+                    let _watch_was_dropped = watcher.behind.send(resume.max(watcher.next));
+                }
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                self.remove(id);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: WatcherId) -> Option<Synced> {
+        let watcher = self.watchers.remove(&id)?;
+        self.interest.remove(&watcher.request.range, id);
+        Some(watcher)
+    }
+}
