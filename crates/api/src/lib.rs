@@ -8,6 +8,7 @@
 
 pub mod convert;
 pub mod cursor;
+pub mod discovery;
 pub mod field;
 pub mod gojson;
 #[cfg(test)]
@@ -17,9 +18,9 @@ pub mod kinds;
 pub mod meta;
 pub mod patch;
 pub mod quantity;
-pub mod selector;
 pub mod rules;
 pub mod schema;
+pub mod selector;
 pub mod status;
 pub mod strategy;
 pub mod table;

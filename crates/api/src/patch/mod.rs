@@ -6,8 +6,9 @@
 mod json;
 mod merge;
 mod strategic;
+mod types;
 
-use crate::{Status, Value, gojson};
+use crate::{Kind, Shape, Status, Value, gojson};
 
 pub use json::OPERATIONS_MAX;
 pub use strategic::{FieldMeta, ListMerge, PatchSchema};
@@ -111,6 +112,11 @@ impl Patch {
             PatchType::Strategic => strategic::apply(original, &self.document, schema, root)?,
         };
         Ok(Patched { object })
+    }
+
+    /// Applies the patch to an object of `kind`.
+    pub fn apply_to(&self, kind: &Kind, original: &Value) -> Result<Patched, PatchError> {
+        self.apply(original, &*kind.schema, Shape::Ref(kind.type_id))
     }
 
     /// Applies a patch that needs no schema; custom resources take no strategic merge patch.
