@@ -1,1 +1,36 @@
-//! controllers
+//! The controllers: each watches some kinds through the API server and writes until the cluster is as its objects say.
+//!
+//! One file or folder per controller, all of one shape: a [`spec::ControllerSpec`] row in [`registry`], a view read from informer
+//! caches, a pure `plan` of that view, and a `reconcile` that carries the plan out. Invariants: level-triggered (the key is the
+//! only input, the caches the only truth), idempotent, at most one worker on a key, and no decision on a cache that has not yet
+//! seen the key's own last writes ([`own_writes`]). The crate knows no transport, no store and no command line. Start reading at
+//! [`manager`], then [`replica_set`], the file to imitate.
+
+mod api_error;
+mod clock;
+mod cluster_role_aggregation;
+mod deployment;
+mod discovery;
+mod endpoint_slice;
+mod endpoints;
+mod garbage_collector;
+mod manager;
+mod namespace;
+mod node_lifecycle;
+mod own_writes;
+mod ownership;
+mod pod_gc;
+mod pods;
+mod reconcile;
+mod registry;
+mod replica_set;
+mod root_ca;
+mod service_account;
+mod service_pods;
+mod spec;
+mod taint_eviction;
+mod template;
+
+pub use manager::{ControllerManager, ManagerConfig, Selection, SelectionError};
+pub use registry::CONTROLLERS;
+pub use spec::ControllerSpec;

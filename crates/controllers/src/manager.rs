@@ -1,0 +1,169 @@
+//! Runs the controllers: all, or those that `--controllers` selects, while this process leads.
+
+use std::sync::Arc;
+
+use client::{Connection, EventRecorder, InformerFactory, LeaderConfig, LeaderElection, Shutdown};
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+use crate::registry::CONTROLLERS;
+use crate::spec::{ControllerSpec, Ctx};
+
+/// The user that lists, watches and holds the lease.
+const MANAGER_USER: &str = "system:kube-controller-manager";
+const LEASE: &str = "kube-controller-manager";
+
+/// What the controllers are told by the operator.
+#[derive(Clone, Debug)]
+pub struct ManagerConfig {
+    pub selection: Selection,
+    /// Published as `kube-root-ca.crt` in every namespace; nothing is published when empty.
+    pub root_ca_pem: String,
+    /// Part of the lease holder's identity.
+    pub host: String,
+    /// Whether to wait for the lease before acting (`--leader-elect`).
+    pub leader_elect: bool,
+    /// Finished pods kept before the oldest are deleted (`--terminated-pod-gc-threshold`); 0 or less keeps all.
+    pub terminated_pod_gc_threshold: i32,
+    /// How long a node may be silent (`--node-monitor-grace-period`), in seconds.
+    pub node_monitor_grace_seconds: i64,
+    /// How long a new node may be silent (`--node-startup-grace-period`), in seconds.
+    pub node_startup_grace_seconds: i64,
+}
+
+impl Default for ManagerConfig {
+    fn default() -> Self {
+        Self {
+            selection: Selection::default(),
+            root_ca_pem: String::new(),
+            host: "localhost".to_owned(),
+            leader_elect: true,
+            terminated_pod_gc_threshold: 12_500,
+            node_monitor_grace_seconds: 50,
+            node_startup_grace_seconds: 60,
+        }
+    }
+}
+
+/// The value of `--controllers`: names to run, `-name` not to run, `*` for all that are on by default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection(Vec<String>);
+
+/// A name in `--controllers` that no controller has. Fix the flag.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not in the list of known controllers")]
+pub struct SelectionError(String);
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self(vec!["*".to_owned()])
+    }
+}
+
+impl Selection {
+    /// Parses the flag's comma-separated value.
+    pub fn parse(flag: &str) -> Result<Self, SelectionError> {
+        let names: Vec<String> =
+            flag.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        for name in &names {
+            let bare = name.strip_prefix('-').unwrap_or(name);
+            let known = bare == "*" || CONTROLLERS.iter().any(|controller| controller.is_called(bare));
+            if !known {
+                return Err(SelectionError(bare.to_owned()));
+            }
+        }
+        Ok(Self(names))
+    }
+
+    fn takes(&self, controller: &ControllerSpec) -> bool {
+        if self.0.iter().any(|name| controller.is_called(name)) {
+            return true;
+        }
+        let refused = self.0.iter().filter_map(|name| name.strip_prefix('-')).any(|name| controller.is_called(name));
+        !refused && controller.on_by_default && self.0.iter().any(|name| name == "*")
+    }
+}
+
+type Connect = Arc<dyn Fn(&str) -> Connection + Send + Sync>;
+
+/// All controllers of one process.
+pub struct ControllerManager {
+    connect: Connect,
+    config: ManagerConfig,
+}
+
+impl ControllerManager {
+    /// `connect` gives a connection standing for a user: the manager's own, and each controller's service account.
+    pub fn new(connect: impl Fn(&str) -> Connection + Send + Sync + 'static, config: ManagerConfig) -> Self {
+        Self { connect: Arc::new(connect), config }
+    }
+
+    /// Runs until `shutdown`; controllers run only while this process leads. Losing the lease stops and later restarts them.
+    pub async fn run(self, shutdown: Shutdown) {
+        let config = Arc::new(self.config);
+        let own = (self.connect)(MANAGER_USER);
+        let lead = |term: Shutdown| run_controllers(self.connect.clone(), config.clone(), term);
+        if config.leader_elect {
+            let election = LeaderElection::new(own, LeaderConfig::new(LEASE, &config.host));
+            Box::pin(election.run(shutdown, lead)).await;
+        } else {
+            lead(shutdown).await;
+        }
+    }
+}
+
+async fn run_controllers(connect: Connect, config: Arc<ManagerConfig>, shutdown: Shutdown) {
+    let informers = InformerFactory::new(connect(MANAGER_USER), shutdown.clone());
+    let mut running = JoinSet::new();
+    for controller in CONTROLLERS.iter().filter(|controller| config.selection.takes(controller)) {
+        let connection = connect(&controller.user());
+        let ctx = Ctx {
+            events: EventRecorder::new(connection.clone(), controller.name, shutdown.clone()),
+            connection,
+            informers: informers.clone(),
+            config: config.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let name = controller.name;
+        let run = (controller.run)(ctx);
+        let stopped = shutdown.clone();
+        running.spawn(async move {
+            tokio::select! {
+                () = run => {}
+                // A controller still waiting for its first lists has nothing in hand to finish.
+                () = async { stopped.cancelled().await; tokio::time::sleep(STOP_TIMEOUT).await } => {}
+            }
+            name
+        });
+    }
+    info!(count = running.len(), "controllers started");
+    while let Some(ended) = running.join_next().await {
+        match ended {
+            Ok(name) if !shutdown.is_cancelled() => error!(controller = name, "controller ended by itself"),
+            Ok(_) => {}
+            Err(error) => error!(%error, "controller ended"),
+        }
+    }
+}
+
+/// How long a controller may finish what it has in hand.
+const STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected(flag: &str) -> Vec<&'static str> {
+        let selection = Selection::parse(flag).unwrap();
+        CONTROLLERS.iter().filter(|controller| selection.takes(controller)).map(|controller| controller.name).collect()
+    }
+
+    #[test]
+    fn names_aliases_and_exclusions_select() {
+        assert_eq!(selected("deployment,replicaset-controller"), ["deployment-controller", "replicaset-controller"]);
+        let without = selected("*,-deployment");
+        assert!(!without.contains(&"deployment-controller"));
+        assert!(without.contains(&"namespace-controller"));
+        assert_eq!(Selection::parse("deploy"), Err(SelectionError("deploy".into())));
+    }
+}

@@ -1,0 +1,52 @@
+//! The list of controllers. A new one is a file and a line here.
+
+use crate::spec::ControllerSpec;
+use crate::{
+    cluster_role_aggregation, deployment, endpoint_slice, endpoints, garbage_collector, namespace, node_lifecycle,
+    pod_gc, replica_set, root_ca, service_account, taint_eviction,
+};
+
+/// In upstream's order of start.
+pub const CONTROLLERS: &[ControllerSpec] = &[
+    endpoints::CONTROLLER,
+    endpoint_slice::CONTROLLER,
+    replica_set::REPLICATION_CONTROLLER,
+    pod_gc::CONTROLLER,
+    namespace::CONTROLLER,
+    service_account::CONTROLLER,
+    garbage_collector::CONTROLLER,
+    deployment::CONTROLLER,
+    replica_set::REPLICA_SET,
+    node_lifecycle::CONTROLLER,
+    taint_eviction::CONTROLLER,
+    cluster_role_aggregation::CONTROLLER,
+    root_ca::CONTROLLER,
+];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn names_and_accounts_are_upstreams() {
+        let facts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/facts/controllers.tsv");
+        let Ok(facts) = std::fs::read_to_string(&facts) else {
+            println!("skipped: {} is not there", facts.display());
+            return;
+        };
+        let rows: Vec<Vec<&str>> = facts.lines().map(|line| line.split('\t').collect()).collect();
+        for controller in CONTROLLERS {
+            let row = rows.iter().find(|row| row[0] == controller.name);
+            let row = row.unwrap_or_else(|| panic!("{} is not a controller of upstream", controller.name));
+            assert_eq!(row[1], controller.alias, "{}", controller.name);
+            assert!(
+                row[4].split(" / ").any(|account| account == controller.account),
+                "{} acts as {}",
+                controller.name,
+                row[4]
+            );
+        }
+    }
+}
