@@ -10,6 +10,7 @@ pub mod bolt;
 mod command;
 mod convert;
 mod embedded;
+pub mod etcd;
 mod lease;
 mod machine;
 mod mvcc;

@@ -1,0 +1,81 @@
+//! The etcd v3 API over any [`Store`]: gRPC services, gRPC health, and etcd's plain HTTP pages, all on the same ports, with or
+//! without TLS. Nothing here decides what a request does; it checks what etcd's API layer checks, converts, and fills
+//! headers. It must not know which store it serves. Start with [`Server`].
+
+mod check;
+mod cluster;
+mod health;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod server;
+mod shared;
+mod tls;
+mod watch;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use server::Server;
+pub use tls::ServerTls;
+
+#[allow(unused_imports)]
+use crate::Store;
+
+/// The version that clients are told. 3.6 is the newest whose every call is served.
+pub const VERSION: &str = "3.6.13";
+/// The version of the stored data, and of the cluster as a whole.
+pub const STORAGE_VERSION: &str = "3.6.0";
+
+/// Gives the text of the metrics page.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Where and how to serve.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Addresses to listen on; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Plain text without it.
+    pub tls: Option<ServerTls>,
+    /// Largest request that changes something.
+    pub request_bytes_max: usize,
+    /// Operations on one level of a transaction.
+    pub txn_ops_max: usize,
+    /// How often a watch that asked for it, and had no events, is told how far it has come.
+    pub progress_interval: Duration,
+    /// Served at `/metrics`; an empty page without it.
+    pub metrics: Option<MetricsText>,
+}
+
+impl Default for ServerConfig {
+    /// etcd's defaults, but for the progress interval, which is kubeadm's.
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            tls: None,
+            request_bytes_max: 1_572_864,
+            txn_ops_max: 128,
+            progress_interval: Duration::from_secs(5),
+            metrics: None,
+        }
+    }
+}
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("listening on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    /// A certificate, key or authority cannot be read or used.
+    #[error("tls: {0}")]
+    Tls(String),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! Sockets and connections: accepts, speaks TLS where configured, and hands every request to the service named in its path.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tonic::body::Body;
+use tonic::codegen::Service as _;
+
+use super::cluster::ClusterService;
+use super::health::HealthService;
+use super::kv::KvService;
+use super::lease::LeaseService;
+use super::maintenance::MaintenanceService;
+use super::shared::Shared;
+use super::watch::WatchService;
+use super::{ServeError, ServerConfig, http as pages};
+use crate::Store;
+use crate::proto::etcdserverpb::{
+    cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    maintenance_server::MaintenanceServer, watch_server::WatchServer,
+};
+use crate::proto::health::health_server::HealthServer;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for open requests to end after the shutdown signal.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause after a failed accept, which is usually a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A client that is silent is asked whether it is there, and dropped when it does not answer.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A bound server. It serves while [`Server::run`] runs.
+pub struct Server {
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    tls: Option<TlsAcceptor>,
+    services: Services,
+}
+
+impl Server {
+    pub async fn bind(store: Arc<dyn Store>, config: ServerConfig) -> Result<Self, ServeError> {
+        let tls = config.tls.as_ref().map(super::ServerTls::acceptor).transpose()?;
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for address in &config.listen {
+            let failed = |source| ServeError::Listen { address: *address, source };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            addresses.push(listener.local_addr().map_err(failed)?);
+            listeners.push(listener);
+        }
+        Ok(Self { listeners, addresses, tls, services: Services::new(Arc::new(Shared::new(store, config))) })
+    }
+
+    /// The addresses really listened on, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until `shutdown` resolves; then streams are ended, and open calls get a moment to finish.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        let shared = Arc::clone(&self.services.shared);
+        shared.refresh().await;
+        let mut tasks = JoinSet::new();
+        for listener in self.listeners {
+            tasks.spawn(accept(listener, self.tls.clone(), self.services.clone()));
+        }
+        let refresher = Arc::clone(&shared);
+        let refresher = tokio::spawn(async move { refresher.follow_status().await });
+        shutdown.await;
+        shared.close();
+        while tasks.join_next().await.is_some() {}
+        refresher.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, services: Services) {
+    let mut states = services.shared.states();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = Shared::must_end(&mut states, false) => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                connections.spawn(connection(socket, tls.clone(), services.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a store client failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    // What has not ended by then is cut off with the set.
+    let _late = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+}
+
+async fn connection(socket: TcpStream, tls: Option<TlsAcceptor>, services: Services) {
+    let _not_fatal = socket.set_nodelay(true);
+    let Some(tls) = tls else { return serve(TokioIo::new(socket), services).await };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await {
+        Ok(Ok(stream)) => serve(TokioIo::new(stream), services).await,
+        Ok(Err(error)) => tracing::debug!(%error, "tls handshake with a store client failed"),
+        Err(_late) => tracing::debug!("tls handshake with a store client took too long"),
+    }
+}
+
+async fn serve<I>(io: I, services: Services)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let mut states = services.shared.states();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(None)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    let connection = builder.serve_connection(io, services);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = Shared::must_end(&mut states, false) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, "connection of a store client ended");
+    }
+}
+
+/// Every service of the port. A clone is a handful of counters.
+#[derive(Clone)]
+struct Services {
+    shared: Arc<Shared>,
+    kv: KvServer<KvService>,
+    watch: WatchServer<WatchService>,
+    lease: LeaseServer<LeaseService>,
+    cluster: ClusterServer<ClusterService>,
+    maintenance: MaintenanceServer<MaintenanceService>,
+    health: HealthServer<HealthService>,
+}
+
+impl Services {
+    fn new(shared: Arc<Shared>) -> Self {
+        let bytes_max = shared.decode_bytes_max();
+        let service = || Arc::clone(&shared);
+        Self {
+            kv: KvServer::new(KvService(service())).max_decoding_message_size(bytes_max),
+            watch: WatchServer::new(WatchService(service())).max_decoding_message_size(bytes_max),
+            lease: LeaseServer::new(LeaseService(service())).max_decoding_message_size(bytes_max),
+            cluster: ClusterServer::new(ClusterService(service())).max_decoding_message_size(bytes_max),
+            maintenance: MaintenanceServer::new(MaintenanceService(service())).max_decoding_message_size(bytes_max),
+            health: HealthServer::new(HealthService(service())),
+            shared,
+        }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Services {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let path = request.uri().path();
+        let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
+        match service {
+            "etcdserverpb.KV" => self.kv.clone().call(request),
+            "etcdserverpb.Watch" => self.watch.clone().call(request),
+            "etcdserverpb.Lease" => self.lease.clone().call(request),
+            "etcdserverpb.Cluster" => self.cluster.clone().call(request),
+            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request),
+            "grpc.health.v1.Health" => self.health.clone().call(request),
+            _ => {
+                let shared = Arc::clone(&self.shared);
+                Box::pin(async move { Ok(other(&shared, &request).await) })
+            }
+        }
+    }
+}
+
+async fn other(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+        let path = request.uri().path();
+        return tonic::Status::unimplemented(format!("unknown service or method {path}")).into_http();
+    }
+    pages::serve(shared, request.method(), request.uri()).await
+}

@@ -1,0 +1,124 @@
+//! What all services of one server share: the store, the limits, and the part of a response header that does not come with
+//! the response.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Request, Status};
+
+use super::ServerConfig;
+use crate::proto::etcdserverpb::ResponseHeader;
+use crate::{Revision, Store, StoreError};
+
+/// How often term and leadership are looked at.
+const REFRESH: Duration = Duration::from_millis(300);
+/// A stream that requires a leader is ended after this long without one: three elections.
+const LEADERLESS_MAX: Duration = Duration::from_secs(3);
+
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) config: ServerConfig,
+    cluster_id: AtomicU64,
+    member_id: AtomicU64,
+    raft_term: AtomicU64,
+    state: watch::Sender<State>,
+}
+
+/// What ends streams before their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) leader: bool,
+    /// There has been no leader for [`LEADERLESS_MAX`].
+    pub(super) leaderless: bool,
+    pub(super) closing: bool,
+}
+
+impl Shared {
+    pub(super) fn new(store: Arc<dyn Store>, config: ServerConfig) -> Self {
+        let state = watch::Sender::new(State { leader: true, leaderless: false, closing: false });
+        let zero = || AtomicU64::new(0);
+        Self { store, config, cluster_id: zero(), member_id: zero(), raft_term: zero(), state }
+    }
+
+    /// Keeps headers and leadership fresh; runs as long as the server does.
+    pub(super) async fn follow_status(&self) {
+        let mut seen_leader = Instant::now();
+        loop {
+            let leader = self.refresh().await;
+            if leader {
+                seen_leader = Instant::now();
+            }
+            let leaderless = seen_leader.elapsed() >= LEADERLESS_MAX;
+            self.state.send_if_modified(|state| {
+                let next = State { leader, leaderless, ..*state };
+                std::mem::replace(state, next) != next
+            });
+            tokio::time::sleep(REFRESH).await;
+        }
+    }
+
+    /// Reads ids and term; returns whether there is a leader.
+    pub(super) async fn refresh(&self) -> bool {
+        let Ok(status) = self.store.status().await else { return false };
+        self.cluster_id.store(status.cluster_id, Ordering::Relaxed);
+        self.member_id.store(status.member_id, Ordering::Relaxed);
+        self.raft_term.store(status.raft_term, Ordering::Relaxed);
+        status.leader_id != 0
+    }
+
+    pub(super) fn header(&self, revision: Revision) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.cluster_id.load(Ordering::Relaxed),
+            member_id: self.member_id.load(Ordering::Relaxed),
+            revision: revision.0,
+            raft_term: self.raft_term.load(Ordering::Relaxed),
+        })
+    }
+
+    /// A header with the store's own newest revision, for answers that do not bring one.
+    pub(super) async fn header_now(&self) -> Result<Option<ResponseHeader>, StoreError> {
+        let revision = self.store.status().await?.revision;
+        Ok(self.header(revision))
+    }
+
+    pub(super) fn states(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    pub(super) fn close(&self) {
+        self.state.send_modify(|state| state.closing = true);
+    }
+
+    /// A client may ask not to be served by a member that has lost its leader.
+    pub(super) fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let refused = requires_leader(request) && !self.state.borrow().leader;
+        if refused { Err(StoreError::NoLeader.into()) } else { Ok(()) }
+    }
+
+    /// Only requests that enter the log are limited; [`Shared::decode_bytes_max`] limits all.
+    pub(super) fn admit_size<M: prost::Message>(&self, message: &M) -> Result<(), Status> {
+        let refused = message.encoded_len() > self.config.request_bytes_max;
+        if refused { Err(StoreError::RequestTooLarge.into()) } else { Ok(()) }
+    }
+
+    /// Room above the request limit for what surrounds a request, as etcd leaves it.
+    pub(super) fn decode_bytes_max(&self) -> usize {
+        self.config.request_bytes_max + 512 * 1024
+    }
+
+    /// Resolves when streams have to end, with what to tell their clients.
+    pub(super) async fn must_end(states: &mut watch::Receiver<State>, leader_required: bool) -> StoreError {
+        let ended = states.wait_for(|state| state.closing || (leader_required && state.leaderless)).await;
+        match ended {
+            Ok(state) if !state.closing => StoreError::NoLeader,
+            _ => StoreError::Stopped,
+        }
+    }
+}
+
+pub(super) fn requires_leader<T>(request: &Request<T>) -> bool {
+    request.metadata().get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+}
