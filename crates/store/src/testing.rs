@@ -60,7 +60,7 @@ impl Etcd {
             .stderr(Stdio::null())
             .spawn();
         let Ok(child) = child else {
-            println!("skipped: etcd is not installed");
+            eprintln!("skipped: etcd is not installed");
             return false;
         };
         self.child = Some(child);

@@ -148,7 +148,7 @@ fn rows_out_of_order_are_refused() {
 #[tokio::test]
 async fn etcd_restores_and_serves_a_written_snapshot() {
     let Ok(status) = Command::new("etcdctl").arg("version").output() else {
-        println!("skipped: etcdctl is not installed");
+        eprintln!("skipped: etcdctl is not installed");
         return;
     };
     assert!(status.status.success());

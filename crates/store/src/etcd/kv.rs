@@ -5,7 +5,6 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::check;
 use super::shared::Shared;
 use crate::convert::{delete_response, put_response};
 use crate::proto::etcdserverpb as pb;
@@ -36,7 +35,6 @@ impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         self.0.admit(&request)?;
         let request = RangeRequest::try_from(request.into_inner())?;
-        check::range(&request)?;
         let response = self.0.store.range(request).await?;
         let header = self.0.header(response.revision);
         Ok(Response::new(pb::RangeResponse { header, ..response.into() }))
@@ -46,7 +44,6 @@ impl Kv for KvService {
         self.0.admit(&request)?;
         self.0.admit_size(request.get_ref())?;
         let put = Put::from(request.into_inner());
-        check::put(&put)?;
         let (revision, response) = self.change(Op::Put(put)).await?;
         let OpResponse::Put { prev_kv } = response else { return Err(unexpected("another kind").into()) };
         let header = self.0.header(revision);
@@ -60,7 +57,6 @@ impl Kv for KvService {
         self.0.admit(&request)?;
         self.0.admit_size(request.get_ref())?;
         let delete = DeleteRange::from(request.into_inner());
-        check::delete(&delete)?;
         let (revision, response) = self.change(Op::Delete(delete)).await?;
         let OpResponse::Delete { deleted, prev_kvs } = response else { return Err(unexpected("another kind").into()) };
         let header = self.0.header(revision);
@@ -71,7 +67,6 @@ impl Kv for KvService {
         self.0.admit(&request)?;
         self.0.admit_size(request.get_ref())?;
         let txn = Txn::try_from(request.into_inner())?;
-        check::txn(&txn, self.0.config.txn_ops_max)?;
         let response = self.0.store.txn(txn).await?;
         let header = self.0.header(response.revision);
         Ok(Response::new(pb::TxnResponse { header, ..response.into() }))
@@ -96,7 +91,6 @@ impl Kv for KvService {
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.0.admit(&request)?;
         let request = RangeRequest::try_from(request.into_inner())?;
-        check::range(&request)?;
         let bounds = [
             request.min_mod_revision,
             request.max_mod_revision,

@@ -12,8 +12,6 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::{LeaseId, StoreError};
 
-/// Longest lease, in seconds; about 285 years, as etcd.
-const TTL_SECONDS_MAX: i64 = 9_000_000_000;
 /// Answers that may wait for a slow client.
 const ANSWERS_QUEUED: usize = 16;
 
@@ -27,9 +25,6 @@ impl Lease for LeaseService {
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         self.0.admit(&request)?;
         let request = request.into_inner();
-        if request.ttl > TTL_SECONDS_MAX {
-            return Err(StoreError::LeaseTtlTooLarge.into());
-        }
         let (id, ttl) = self.0.store.lease_grant(LeaseId(request.id), request.ttl).await?;
         let header = self.0.header_now().await?;
         Ok(Response::new(pb::LeaseGrantResponse { header, id: id.0, ttl, error: String::new() }))

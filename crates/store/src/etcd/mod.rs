@@ -1,8 +1,7 @@
-//! The etcd v3 API over any [`Store`]: gRPC services, gRPC health, and etcd's plain HTTP pages, all on the same ports, with or
-//! without TLS. Nothing here decides what a request does; it checks what etcd's API layer checks, converts, and fills
-//! headers. It must not know which store it serves. Start with [`Server`].
+//! The etcd v3 API over any [`Store`](crate::Store): gRPC services, gRPC health, and etcd's plain HTTP pages, all on the same ports, with or
+//! without TLS. Nothing here decides what a request does or whether it is valid; it
+//! converts, limits sizes and fills headers. It must not know which store it serves. Start with [`Server`].
 
-mod check;
 mod cluster;
 mod health;
 mod http;
@@ -21,9 +20,6 @@ use std::time::Duration;
 pub use server::Server;
 pub use tls::ServerTls;
 
-#[allow(unused_imports)]
-use crate::Store;
-
 /// The version that clients are told. 3.6 is the newest whose every call is served.
 pub const VERSION: &str = "3.6.13";
 /// The version of the stored data, and of the cluster as a whole.
@@ -41,8 +37,6 @@ pub struct ServerConfig {
     pub tls: Option<ServerTls>,
     /// Largest request that changes something.
     pub request_bytes_max: usize,
-    /// Operations on one level of a transaction.
-    pub txn_ops_max: usize,
     /// How often a watch that asked for it, and had no events, is told how far it has come.
     pub progress_interval: Duration,
     /// Served at `/metrics`; an empty page without it.
@@ -56,7 +50,6 @@ impl Default for ServerConfig {
             listen: Vec::new(),
             tls: None,
             request_bytes_max: 1_572_864,
-            txn_ops_max: 128,
             progress_interval: Duration::from_secs(5),
             metrics: None,
         }

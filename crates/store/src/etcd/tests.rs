@@ -21,7 +21,7 @@ use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_client::HealthClient;
 use crate::testing::Etcd;
-use crate::{RemoteStore, Store};
+use crate::{EmbeddedConfig, EmbeddedStore, RemoteStore, Store};
 
 /// A server on a free port, and what has to live as long.
 struct Served {
@@ -63,6 +63,10 @@ async fn over_every_store<F: Future<Output = ()>>(test: impl Fn(Served) -> F) {
         let store = RemoteStore::connect(&[etcd.endpoint()], None).unwrap();
         test(Served::over(Arc::new(store), config(), Box::new(etcd)).await).await;
     }
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = EmbeddedConfig { data_dir: Some(dir.path().join("data")), ..EmbeddedConfig::default() };
+    let store = EmbeddedStore::open(embedded).unwrap();
+    test(Served::over(Arc::new(store), config(), Box::new(dir)).await).await;
 }
 
 /// `None`, with a message, where etcdctl is not installed.
@@ -73,7 +77,7 @@ async fn etcdctl(served: &Served, args: &[&str]) -> Option<(bool, String)> {
     command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoint}")).args(args);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
     let Ok(output) = output else {
-        println!("skipped: etcdctl is not installed");
+        eprintln!("skipped: etcdctl is not installed");
         return None;
     };
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
@@ -198,7 +202,7 @@ async fn etcdctl_saves_a_snapshot_that_etcd_restores() {
         assert!(restored, "{text}");
         let Some(etcd) = Etcd::start_in(Path::new(&data)).await else { return };
         let restored = RemoteStore::connect(&[etcd.endpoint()], None).unwrap();
-        let original = RemoteStore::connect(&[served.url.clone()], None).unwrap();
+        let original = RemoteStore::connect(std::slice::from_ref(&served.url), None).unwrap();
         let everything = || crate::RangeRequest { range: crate::KeyRange::prefix("k"), ..Default::default() };
         assert_eq!(restored.range(everything()).await.unwrap(), original.range(everything()).await.unwrap());
     })

@@ -212,7 +212,8 @@ impl Follower {
                 }
                 Some(FenceStep::Mine) => Ok(()),
                 Some(FenceStep::NotMine) | None => {
-                    wanted &= !(response.events.is_empty() && !response.canceled);
+                    let is_progress = response.events.is_empty() && !response.canceled;
+                    wanted = wanted && !is_progress;
                     self.deliver(response, batches).await
                 }
             };
