@@ -7,6 +7,7 @@
 
 pub mod allocate;
 pub mod attributes;
+pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod source;
