@@ -1,0 +1,121 @@
+//! Objects to bytes: compact JSON in schema order.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::Map;
+use crate::kind::Kind;
+use crate::schema::{Schema, Shape, TypeId};
+
+/// The JSON of an object of `kind`: `{"kind":…,"apiVersion":…,"metadata":{…`.
+///
+/// Decoded objects are in order already; fields that code added at the end of an object are put in their place here, so that
+/// stored bytes never depend on who wrote a field first.
+pub fn encode(kind: &Kind, value: &Value) -> Bytes {
+    encode_type(&kind.schema, kind.type_id, value)
+}
+
+/// The same for any type of a schema.
+pub fn encode_type(schema: &Schema, type_id: TypeId, value: &Value) -> Bytes {
+    let mut writer = Writer { schema, out: Vec::with_capacity(1024) };
+    writer.value(Shape::Ref(type_id), value);
+    writer.out.into()
+}
+
+struct Writer<'s> {
+    schema: &'s Schema,
+    out: Vec<u8>,
+}
+
+impl Writer<'_> {
+    fn value(&mut self, shape: Shape, value: &Value) {
+        match (value, shape) {
+            (Value::Object(map), Shape::Ref(id)) => self.object(id, map),
+            (Value::Object(map), Shape::SchemaOrArray(id) | Shape::SchemaOrBool(id) | Shape::SchemaOrStrings(id)) => {
+                self.object(id, map);
+            }
+            (Value::Array(list), Shape::SchemaOrArray(id)) => self.list(Shape::Ref(id), list),
+            (Value::Object(map), Shape::Map(id)) => self.map(self.schema.element(id), map),
+            (Value::Array(list), Shape::List(id)) => self.list(self.schema.element(id), list),
+            (Value::String(text), _) => self.string(text),
+            (Value::Null, _) => self.out.extend_from_slice(b"null"),
+            (Value::Bool(true), _) => self.out.extend_from_slice(b"true"),
+            (Value::Bool(false), _) => self.out.extend_from_slice(b"false"),
+            // Numbers, and whatever has no schema. Writing to a Vec cannot fail.
+            (other, _) => drop(serde_json::to_writer(&mut self.out, other)),
+        }
+    }
+
+    fn object(&mut self, id: TypeId, map: &Map) {
+        let ty = self.schema.get(id);
+        let position = |key: &str| ty.field_index(key).unwrap_or(usize::MAX);
+        let shape = |at: usize| ty.fields.get(at).map_or(Shape::Any, |f| f.shape);
+        let (mut ordered, mut last) = (true, 0);
+        for key in map.keys() {
+            let at = position(key);
+            ordered &= at >= last;
+            last = at;
+        }
+        self.out.push(b'{');
+        if ordered {
+            for (n, (key, value)) in map.iter().enumerate() {
+                self.entry(n, key, shape(position(key)), value);
+            }
+        } else {
+            let mut entries: Vec<(usize, &String, &Value)> = map.iter().map(|(k, v)| (position(k), k, v)).collect();
+            entries.sort_by_key(|(at, _, _)| *at);
+            for (n, (at, key, value)) in entries.into_iter().enumerate() {
+                self.entry(n, key, shape(at), value);
+            }
+        }
+        self.out.push(b'}');
+    }
+
+    /// Keys of a Go map print sorted.
+    fn map(&mut self, element: Shape, map: &Map) {
+        let sorted = map.keys().zip(map.keys().skip(1)).all(|(a, b)| a <= b);
+        self.out.push(b'{');
+        if sorted {
+            for (n, (key, value)) in map.iter().enumerate() {
+                self.entry(n, key, element, value);
+            }
+        } else {
+            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            for (n, (key, value)) in entries.into_iter().enumerate() {
+                self.entry(n, key, element, value);
+            }
+        }
+        self.out.push(b'}');
+    }
+
+    fn entry(&mut self, n: usize, key: &str, element: Shape, value: &Value) {
+        if n > 0 {
+            self.out.push(b',');
+        }
+        self.string(key);
+        self.out.push(b':');
+        self.value(element, value);
+    }
+
+    fn list(&mut self, element: Shape, list: &[Value]) {
+        self.out.push(b'[');
+        for (n, value) in list.iter().enumerate() {
+            if n > 0 {
+                self.out.push(b',');
+            }
+            self.value(element, value);
+        }
+        self.out.push(b']');
+    }
+
+    fn string(&mut self, text: &str) {
+        if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+            self.out.push(b'"');
+            self.out.extend_from_slice(text.as_bytes());
+            self.out.push(b'"');
+        } else {
+            drop(serde_json::to_writer(&mut self.out, text));
+        }
+    }
+}

@@ -1,0 +1,805 @@
+//! The JSON reader: one pass over the text, driven by the schema, straight into the normalised object.
+//!
+//! It follows Go's `encoding/json` as upstream uses it: a value of the wrong type is skipped and the first such error reported
+//! at the end; an error of a type with its own reader (quantities, times, int-or-string) ends the reading at once and wins.
+
+use std::ops::Range;
+
+use serde_json::{Number, Value};
+
+use super::base64;
+use super::time::{self, Precision};
+use crate::Map;
+use crate::quantity::Quantity;
+use crate::schema::{Field, Omit, Schema, Shape, Type, TypeId};
+
+/// Nesting beyond this is refused; the deepest object of upstream's own API is a tenth of it.
+const DEPTH_MAX: usize = 512;
+/// Strict errors kept, as upstream.
+const STRICT_ERRORS_MAX: usize = 100;
+
+pub(super) struct Parsed {
+    pub(super) value: Value,
+    pub(super) strict_errors: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(super) enum ParseError {
+    /// Not JSON; the caller finds Go's words for it.
+    Syntax,
+    TooDeep,
+    /// JSON, but not of this type: Go's error.
+    Content(String),
+}
+
+type Result<T> = std::result::Result<T, ParseError>;
+
+/// Reads `text` as an object of type `root`. With `strict`, unknown and duplicate fields are collected.
+pub(super) fn parse(text: &str, schema: &Schema, root: TypeId, strict: bool) -> Result<Parsed> {
+    let mut reader = Reader {
+        text,
+        bytes: text.as_bytes(),
+        at: 0,
+        depth: 0,
+        schema,
+        strict,
+        path: Vec::with_capacity(16),
+        slots: Vec::with_capacity(64),
+        type_error: None,
+        strict_errors: Vec::new(),
+    };
+    reader.skip_space();
+    let value = reader.value(Shape::Ref(root), GoType::Derived)?;
+    reader.skip_space();
+    if reader.at != reader.bytes.len() {
+        return Err(ParseError::Syntax);
+    }
+    if let Some(message) = reader.type_error {
+        return Err(ParseError::Content(message));
+    }
+    let value = value.unwrap_or_else(|| schema.zero(root));
+    Ok(Parsed { value, strict_errors: reader.strict_errors })
+}
+
+/// One step from the root to the value being read.
+enum Step<'s> {
+    Field {
+        owner: TypeId,
+        name: &'s str,
+    },
+    Index(usize),
+    /// A map key, as the raw text between its quotes.
+    Key(Range<usize>),
+}
+
+/// Go's name of the type being read: given by the schema, or following from the shape.
+#[derive(Clone, Copy)]
+enum GoType<'s> {
+    Named(&'s str),
+    Derived,
+}
+
+impl<'s> GoType<'s> {
+    fn of(field: &'s Field) -> Self {
+        field.go_type.as_deref().map_or(Self::Derived, Self::Named)
+    }
+
+    /// The type of the items of a list or map of this type.
+    fn element(self) -> Self {
+        match self {
+            Self::Named(name) => match name.strip_prefix("[]").or_else(|| name.strip_prefix("map[string]")) {
+                Some(element) => Self::Named(element),
+                None => Self::Derived,
+            },
+            Self::Derived => Self::Derived,
+        }
+    }
+}
+
+struct Reader<'s, 't> {
+    text: &'t str,
+    bytes: &'t [u8],
+    at: usize,
+    depth: usize,
+    schema: &'s Schema,
+    strict: bool,
+    path: Vec<Step<'s>>,
+    /// Values of the fields of the structs being read, innermost last; absent ones are `None`.
+    slots: Vec<Option<Value>>,
+    type_error: Option<String>,
+    strict_errors: Vec<String>,
+}
+
+impl<'s, 't> Reader<'s, 't> {
+    /// Reads a value; `None` for `null` and for values of a wrong type, which leave a Go variable as it was.
+    fn value(&mut self, shape: Shape, go: GoType<'s>) -> Result<Option<Value>> {
+        let first = self.peek()?;
+        if first == b'n' {
+            self.literal("null")?;
+            return Ok(None);
+        }
+        match shape {
+            Shape::String => match first {
+                b'"' => Ok(Some(Value::String(self.string()?))),
+                _ => self.mismatch(first, shape, go),
+            },
+            Shape::Bool => match first {
+                b't' => self.literal("true").map(|()| Some(Value::Bool(true))),
+                b'f' => self.literal("false").map(|()| Some(Value::Bool(false))),
+                _ => self.mismatch(first, shape, go),
+            },
+            Shape::Int32 | Shape::Int64 => self.integer(first, shape, go),
+            Shape::Double => self.double(first, shape, go),
+            Shape::Bytes => self.base64(first, shape, go),
+            Shape::Time => self.time(first, Precision::Seconds),
+            Shape::MicroTime => self.time(first, Precision::Micros),
+            Shape::Duration => self.duration(first),
+            Shape::Quantity => self.quantity(),
+            Shape::IntOrString => self.int_or_string(first),
+            Shape::RawExtension | Shape::FieldsV1 | Shape::Any => self.any().map(Some),
+            Shape::SchemaOrArray(_) | Shape::SchemaOrBool(_) | Shape::SchemaOrStrings(_) => {
+                self.schema_or(first, shape)
+            }
+            Shape::Ref(id) => match first {
+                b'{' => self.object(id).map(Some),
+                _ => self.mismatch(first, shape, go),
+            },
+            Shape::List(id) => match first {
+                b'[' => self.list(self.schema.element(id), go.element()).map(Some),
+                _ => self.mismatch(first, shape, go),
+            },
+            Shape::Map(id) => match first {
+                b'{' => self.map(self.schema.element(id), go.element()).map(Some),
+                _ => self.mismatch(first, shape, go),
+            },
+        }
+    }
+
+    fn object(&mut self, id: TypeId) -> Result<Value> {
+        let schema = self.schema;
+        let ty = schema.get(id);
+        let base = self.slots.len();
+        self.slots.resize_with(base + ty.fields.len(), || None);
+        let mut seen = Seen::default();
+        let mut next = 0;
+        self.enter()?;
+        let mut first = true;
+        while let Some(key) = self.next_key(&mut first)? {
+            let index = match self.plain_key(&key) {
+                Some(name) => match ty.fields.get(next) {
+                    // Most clients write fields in schema order.
+                    Some(field) if field.name == name => Some(next),
+                    _ => ty.field_index(name),
+                },
+                None => ty.field_index(&self.unescape(&key)?),
+            };
+            let Some(index) = index else {
+                self.strict_error("unknown field", &key)?;
+                self.skip()?;
+                continue;
+            };
+            next = index + 1;
+            let field = &ty.fields[index];
+            if self.strict && !seen.insert(index) {
+                self.strict_error("duplicate field", &key)?;
+            }
+            self.path.push(Step::Field { owner: id, name: &field.name });
+            let value = self.value(field.shape, GoType::of(field))?;
+            self.path.pop();
+            // A null leaves a scalar as an earlier duplicate made it, and empties everything else.
+            if value.is_some() || field.pointer || !is_scalar(field.shape) {
+                self.slots[base + index] = value;
+            }
+        }
+        self.leave();
+        Ok(self.finish(ty, base))
+    }
+
+    /// Builds the object from its slots, in field order.
+    fn finish(&mut self, ty: &Type, base: usize) -> Value {
+        let mut out = Map::with_capacity(self.slots.len() - base);
+        for (field, slot) in ty.fields.iter().zip(self.slots.drain(base..)) {
+            let value = match slot {
+                Some(value) => present(self.schema, ty, field, value),
+                None => self.schema.absent(field),
+            };
+            if let Some(value) = value {
+                out.insert(field.name.to_string(), value);
+            }
+        }
+        Value::Object(out)
+    }
+
+    fn list(&mut self, element: Shape, go: GoType<'s>) -> Result<Value> {
+        let mut out = Vec::new();
+        self.enter()?;
+        loop {
+            self.skip_space();
+            match (self.peek()?, out.is_empty()) {
+                (b']', true) => break,
+                _ if out.is_empty() => {}
+                (b']', false) => break,
+                (b',', false) => {
+                    self.at += 1;
+                    self.skip_space();
+                }
+                _ => return Err(ParseError::Syntax),
+            }
+            self.path.push(Step::Index(out.len()));
+            let value = self.value(element, go)?;
+            self.path.pop();
+            out.push(value.unwrap_or_else(|| self.schema.zero_shape(element)));
+        }
+        self.leave();
+        Ok(Value::Array(out))
+    }
+
+    fn map(&mut self, element: Shape, go: GoType<'s>) -> Result<Value> {
+        let mut out = Map::new();
+        let mut sorted = true;
+        self.enter()?;
+        let mut first = true;
+        while let Some(key) = self.next_key(&mut first)? {
+            let name = match self.plain_key(&key) {
+                Some(name) => name.to_owned(),
+                None => self.unescape(&key)?,
+            };
+            if self.strict && out.contains_key(&name) {
+                self.strict_error("duplicate field", &key)?;
+            }
+            self.path.push(Step::Key(key));
+            let value = self.value(element, go)?;
+            self.path.pop();
+            let value = match value {
+                Some(Value::Array(list)) if list.is_empty() => Value::Null,
+                Some(value) => value,
+                None => self.schema.zero_shape(element),
+            };
+            sorted = sorted && out.keys().next_back().is_none_or(|last| *last < name);
+            out.insert(name, value);
+        }
+        self.leave();
+        if !sorted {
+            out.sort_keys();
+        }
+        Ok(Value::Object(out))
+    }
+
+    fn integer(&mut self, first: u8, shape: Shape, go: GoType<'s>) -> Result<Option<Value>> {
+        if !is_number_start(first) {
+            return self.mismatch(first, shape, go);
+        }
+        let text = self.number()?;
+        let fits = |n: &i64| shape == Shape::Int64 || i32::try_from(*n).is_ok();
+        match text.parse::<i64>().ok().filter(fits) {
+            Some(number) => Ok(Some(Value::from(number))),
+            None => {
+                let what = format!("number {text}");
+                self.type_error(&what, shape, go);
+                Ok(None)
+            }
+        }
+    }
+
+    fn double(&mut self, first: u8, shape: Shape, go: GoType<'s>) -> Result<Option<Value>> {
+        if !is_number_start(first) {
+            return self.mismatch(first, shape, go);
+        }
+        let text = self.number()?;
+        match text.parse::<f64>().ok().filter(|f| f.is_finite()) {
+            Some(number) => Ok(Some(go_float(number))),
+            None => {
+                let what = format!("number {text}");
+                self.type_error(&what, shape, go);
+                Ok(None)
+            }
+        }
+    }
+
+    fn base64(&mut self, first: u8, shape: Shape, go: GoType<'s>) -> Result<Option<Value>> {
+        if first != b'"' {
+            return self.mismatch(first, shape, go);
+        }
+        let text = self.string()?;
+        match base64::canonical(text) {
+            Ok(text) => Ok(Some(Value::String(text))),
+            Err(error) => {
+                self.type_error.get_or_insert(error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn time(&mut self, first: u8, precision: Precision) -> Result<Option<Value>> {
+        if first != b'"' {
+            return Err(self.own_reader_mismatch(first, "string")?);
+        }
+        let text = self.string()?;
+        time::canonical(&text, precision).map(|t| t.map(Value::String)).map_err(ParseError::Content)
+    }
+
+    fn duration(&mut self, first: u8) -> Result<Option<Value>> {
+        if first != b'"' {
+            return Err(self.own_reader_mismatch(first, "string")?);
+        }
+        let text = self.string()?;
+        time::canonical_duration(&text).map(|t| Some(Value::String(t))).map_err(ParseError::Content)
+    }
+
+    /// A quantity is read from the raw text, so numbers keep their digits.
+    fn quantity(&mut self) -> Result<Option<Value>> {
+        let start = self.at;
+        self.skip()?;
+        let raw = &self.text[start..self.at];
+        let inner = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')).unwrap_or(raw);
+        let quantity: Quantity =
+            inner.trim().parse().map_err(|e: crate::quantity::QuantityError| ParseError::Content(e.to_string()))?;
+        Ok(Some(Value::String(quantity.to_string())))
+    }
+
+    fn int_or_string(&mut self, first: u8) -> Result<Option<Value>> {
+        if first == b'"' {
+            return Ok(Some(Value::String(self.string()?)));
+        }
+        if !is_number_start(first) {
+            return Err(self.own_reader_mismatch(first, "int32")?);
+        }
+        let text = self.number()?;
+        match text.parse::<i32>() {
+            Ok(number) => Ok(Some(Value::from(number))),
+            Err(_) => Err(ParseError::Content(self.cannot_unmarshal(&format!("number {text}"), "int32"))),
+        }
+    }
+
+    /// The three union types of CustomResourceDefinitions. Upstream reads what is inside with a lenient reader.
+    fn schema_or(&mut self, first: u8, shape: Shape) -> Result<Option<Value>> {
+        let strict = std::mem::take(&mut self.strict);
+        let value = match (shape, first) {
+            (Shape::SchemaOrArray(id) | Shape::SchemaOrBool(id) | Shape::SchemaOrStrings(id), b'{') => {
+                self.object(id).map(Some)
+            }
+            (Shape::SchemaOrArray(id), b'[') => self.list(Shape::Ref(id), GoType::Derived).map(Some),
+            (Shape::SchemaOrStrings(_), b'[') => self.list(Shape::String, GoType::Derived).map(Some),
+            (Shape::SchemaOrBool(_), b't') => self.literal("true").map(|()| Some(Value::Bool(true))),
+            (Shape::SchemaOrBool(_), b'f') => self.literal("false").map(|()| Some(Value::Bool(false))),
+            (Shape::SchemaOrArray(_), _) => self.skip().map(|()| Some(Value::Null)),
+            (Shape::SchemaOrBool(_), _) => Err(ParseError::Content("boolean or JSON schema expected".into())),
+            (_, _) => Err(ParseError::Content("schema or string array expected".into())),
+        };
+        self.strict = strict;
+        value
+    }
+
+    /// Any JSON, kept as it is.
+    fn any(&mut self) -> Result<Value> {
+        match self.peek()? {
+            b'{' => {
+                let mut out = Map::new();
+                self.enter()?;
+                let mut first = true;
+                while let Some(key) = self.next_key(&mut first)? {
+                    let name = match self.plain_key(&key) {
+                        Some(name) => name.to_owned(),
+                        None => self.unescape(&key)?,
+                    };
+                    let value = self.any()?;
+                    out.insert(name, value);
+                }
+                self.leave();
+                Ok(Value::Object(out))
+            }
+            b'[' => {
+                let mut out = Vec::new();
+                self.enter()?;
+                self.skip_space();
+                if self.peek()? != b']' {
+                    loop {
+                        self.skip_space();
+                        out.push(self.any()?);
+                        self.skip_space();
+                        match self.peek()? {
+                            b',' => self.at += 1,
+                            b']' => break,
+                            _ => return Err(ParseError::Syntax),
+                        }
+                    }
+                }
+                self.leave();
+                Ok(Value::Array(out))
+            }
+            b'"' => Ok(Value::String(self.string()?)),
+            b't' => self.literal("true").map(|()| Value::Bool(true)),
+            b'f' => self.literal("false").map(|()| Value::Bool(false)),
+            b'n' => self.literal("null").map(|()| Value::Null),
+            _ => {
+                let text = self.number()?;
+                Ok(Value::Number(text.parse::<Number>().unwrap_or_else(|_| Number::from(0))))
+            }
+        }
+    }
+
+    // ---- errors ----
+
+    /// A value of the wrong type: remembered, skipped.
+    fn mismatch(&mut self, first: u8, shape: Shape, go: GoType<'s>) -> Result<Option<Value>> {
+        let what = kind_of(first)?;
+        self.type_error(what, shape, go);
+        self.skip()?;
+        Ok(None)
+    }
+
+    fn type_error(&mut self, what: &str, shape: Shape, go: GoType<'s>) {
+        if self.type_error.is_none() {
+            let ty = match go {
+                GoType::Named(name) => name.to_owned(),
+                GoType::Derived => self.schema.go_shape(shape),
+            };
+            self.type_error = Some(self.cannot_unmarshal(what, &ty));
+        }
+    }
+
+    /// The error of a type with its own reader, which ends the reading.
+    fn own_reader_mismatch(&mut self, first: u8, go_type: &str) -> Result<ParseError> {
+        let what = kind_of(first)?;
+        Ok(ParseError::Content(self.cannot_unmarshal(what, go_type)))
+    }
+
+    /// `json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container`.
+    fn cannot_unmarshal(&self, what: &str, go_type: &str) -> String {
+        let fields = self.path.iter().filter_map(|step| match step {
+            Step::Field { owner, name } => Some((*owner, *name)),
+            Step::Index(_) | Step::Key(_) => None,
+        });
+        let (mut names, mut innermost) = (Vec::new(), None);
+        for (owner, name) in fields {
+            names.push(name);
+            innermost = Some(owner);
+        }
+        match innermost {
+            Some(owner) => {
+                let owner = self.schema.get(owner).short_name();
+                format!(
+                    "json: cannot unmarshal {what} into Go struct field {owner}.{} of type {go_type}",
+                    names.join(".")
+                )
+            }
+            None => format!("json: cannot unmarshal {what} into Go value of type {go_type}"),
+        }
+    }
+
+    fn strict_error(&mut self, what: &str, key: &Range<usize>) -> Result<()> {
+        if !self.strict || self.strict_errors.len() >= STRICT_ERRORS_MAX {
+            return Ok(());
+        }
+        let mut path = String::new();
+        for step in &self.path {
+            match step {
+                Step::Index(index) => path.push_str(&format!("[{index}]")),
+                Step::Field { name, .. } => push_name(&mut path, name),
+                Step::Key(key) => push_name(&mut path, &self.unescape(key)?),
+            }
+        }
+        push_name(&mut path, &self.unescape(key)?);
+        let error = format!("{what} {}", crate::field::go_quote(&path));
+        if !self.strict_errors.contains(&error) {
+            self.strict_errors.push(error);
+        }
+        Ok(())
+    }
+
+    // ---- tokens ----
+
+    fn peek(&self) -> Result<u8> {
+        self.bytes.get(self.at).copied().ok_or(ParseError::Syntax)
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.bytes.get(self.at) {
+            self.at += 1;
+        }
+    }
+
+    /// Steps over an opening bracket.
+    fn enter(&mut self) -> Result<()> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(ParseError::TooDeep);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Steps over a closing bracket.
+    fn leave(&mut self) {
+        self.depth -= 1;
+        self.at += 1;
+    }
+
+    /// The raw text of the next key of an object, positioned at its value; `None` at the closing brace.
+    fn next_key(&mut self, first: &mut bool) -> Result<Option<Range<usize>>> {
+        self.skip_space();
+        match (self.peek()?, std::mem::replace(first, false)) {
+            (b'}', _) => return Ok(None),
+            (b',', false) => {
+                self.at += 1;
+                self.skip_space();
+            }
+            (_, true) => {}
+            _ => return Err(ParseError::Syntax),
+        }
+        if self.peek()? != b'"' {
+            return Err(ParseError::Syntax);
+        }
+        let key = self.raw_string()?;
+        self.skip_space();
+        if self.peek()? != b':' {
+            return Err(ParseError::Syntax);
+        }
+        self.at += 1;
+        self.skip_space();
+        Ok(Some(key))
+    }
+
+    /// The key itself when it has no escapes.
+    fn plain_key(&self, key: &Range<usize>) -> Option<&'t str> {
+        let text = self.text.get(key.clone())?;
+        (!text.as_bytes().contains(&b'\\')).then_some(text)
+    }
+
+    /// Steps over a string; the range is what is between its quotes.
+    fn raw_string(&mut self) -> Result<Range<usize>> {
+        self.at += 1;
+        let start = self.at;
+        loop {
+            match self.peek()? {
+                b'"' => break,
+                b'\\' => {
+                    self.at += 1;
+                    match self.peek()? {
+                        b'u' => {
+                            let digits = self.bytes.get(self.at + 1..self.at + 5).ok_or(ParseError::Syntax)?;
+                            if !digits.iter().all(u8::is_ascii_hexdigit) {
+                                return Err(ParseError::Syntax);
+                            }
+                            self.at += 5;
+                        }
+                        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
+                        _ => return Err(ParseError::Syntax),
+                    }
+                }
+                0..0x20 => return Err(ParseError::Syntax),
+                _ => self.at += 1,
+            }
+        }
+        let end = self.at;
+        self.at += 1;
+        Ok(start..end)
+    }
+
+    fn string(&mut self) -> Result<String> {
+        let range = self.raw_string()?;
+        match self.plain_key(&range) {
+            Some(text) => Ok(text.to_owned()),
+            None => self.unescape(&range),
+        }
+    }
+
+    /// Resolves escapes; a surrogate without its partner becomes U+FFFD, as in Go.
+    fn unescape(&self, range: &Range<usize>) -> Result<String> {
+        let text = self.text.get(range.clone()).ok_or(ParseError::Syntax)?;
+        let mut out = String::with_capacity(text.len());
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            if c != '\\' {
+                out.push(c);
+                continue;
+            }
+            match chars.next() {
+                Some('b') => out.push('\u{8}'),
+                Some('f') => out.push('\u{c}'),
+                Some('n') => out.push('\n'),
+                Some('r') => out.push('\r'),
+                Some('t') => out.push('\t'),
+                Some('u') => {
+                    let unit = hex4(chars.as_str());
+                    chars = skip_chars(chars, 4);
+                    out.push(match unit {
+                        0xd800..0xdc00 => {
+                            let low = chars.as_str().strip_prefix("\\u").map_or(0, hex4);
+                            if (0xdc00..0xe000).contains(&low) {
+                                chars = skip_chars(chars, 6);
+                                char::from_u32(0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)).unwrap_or('\u{fffd}')
+                            } else {
+                                '\u{fffd}'
+                            }
+                        }
+                        unit => char::from_u32(unit).unwrap_or('\u{fffd}'),
+                    });
+                }
+                Some(other) => out.push(other),
+                None => return Err(ParseError::Syntax),
+            }
+        }
+        Ok(out)
+    }
+
+    fn literal(&mut self, word: &str) -> Result<()> {
+        if self.bytes[self.at..].starts_with(word.as_bytes()) {
+            self.at += word.len();
+            return Ok(());
+        }
+        Err(ParseError::Syntax)
+    }
+
+    /// A number by JSON's grammar, as text.
+    fn number(&mut self) -> Result<&'t str> {
+        let start = self.at;
+        if self.bytes.get(self.at) == Some(&b'-') {
+            self.at += 1;
+        }
+        match self.peek()? {
+            b'0' => self.at += 1,
+            b'1'..=b'9' => self.digits(),
+            _ => return Err(ParseError::Syntax),
+        }
+        if self.bytes.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.some_digits()?;
+        }
+        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.bytes.get(self.at) {
+                self.at += 1;
+            }
+            self.some_digits()?;
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    fn digits(&mut self) {
+        while self.bytes.get(self.at).is_some_and(u8::is_ascii_digit) {
+            self.at += 1;
+        }
+    }
+
+    fn some_digits(&mut self) -> Result<()> {
+        if !self.peek()?.is_ascii_digit() {
+            return Err(ParseError::Syntax);
+        }
+        self.digits();
+        Ok(())
+    }
+
+    /// Steps over any value, checking only its grammar.
+    fn skip(&mut self) -> Result<()> {
+        match self.peek()? {
+            b'"' => self.raw_string().map(|_| ()),
+            b't' => self.literal("true"),
+            b'f' => self.literal("false"),
+            b'n' => self.literal("null"),
+            b'{' => {
+                self.enter()?;
+                let mut first = true;
+                while self.next_key(&mut first)?.is_some() {
+                    self.skip()?;
+                }
+                self.leave();
+                Ok(())
+            }
+            b'[' => {
+                self.enter()?;
+                self.skip_space();
+                if self.peek()? != b']' {
+                    loop {
+                        self.skip_space();
+                        self.skip()?;
+                        self.skip_space();
+                        match self.peek()? {
+                            b',' => self.at += 1,
+                            b']' => break,
+                            _ => return Err(ParseError::Syntax),
+                        }
+                    }
+                }
+                self.leave();
+                Ok(())
+            }
+            _ => self.number().map(|_| ()),
+        }
+    }
+}
+
+/// A field that was given a value: left out when Go would leave it out.
+fn present(schema: &Schema, ty: &Type, field: &Field, value: Value) -> Option<Value> {
+    if field.pointer {
+        return Some(value);
+    }
+    let omits = field.omit != Omit::Never;
+    match &value {
+        Value::Array(list) if list.is_empty() && matches!(field.shape, Shape::List(_)) => {
+            match (omits, ty.keeps_empty_lists) {
+                (true, _) => None,
+                (false, true) => Some(value),
+                (false, false) => Some(Value::Null),
+            }
+        }
+        Value::Object(map) if map.is_empty() && matches!(field.shape, Shape::Map(_)) => {
+            match (omits, ty.keeps_empty_lists) {
+                (true, _) => None,
+                (false, true) => Some(value),
+                (false, false) => Some(Value::Null),
+            }
+        }
+        Value::Object(_) if field.omit == Omit::Zero && value == schema.zero_shape(field.shape) => None,
+        Value::String(s) if omits && s.is_empty() && matches!(field.shape, Shape::String | Shape::Bytes) => None,
+        Value::Bool(false) if omits && field.shape == Shape::Bool => None,
+        Value::Number(n)
+            if omits
+                && n.as_f64() == Some(0.0)
+                && matches!(field.shape, Shape::Int32 | Shape::Int64 | Shape::Double) =>
+        {
+            None
+        }
+        _ => Some(value),
+    }
+}
+
+/// Kinds of Go variable that `null` leaves alone.
+fn is_scalar(shape: Shape) -> bool {
+    matches!(shape, Shape::String | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::Ref(_))
+}
+
+fn is_number_start(byte: u8) -> bool {
+    byte == b'-' || byte.is_ascii_digit()
+}
+
+/// Go's word for the JSON value that starts with this byte.
+fn kind_of(first: u8) -> Result<&'static str> {
+    Ok(match first {
+        b'{' => "object",
+        b'[' => "array",
+        b'"' => "string",
+        b't' | b'f' => "bool",
+        b if is_number_start(b) => "number",
+        _ => return Err(ParseError::Syntax),
+    })
+}
+
+/// Whole floats print without a fraction, as in Go.
+pub(super) fn go_float(number: f64) -> Value {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() <= EXACT_MAX { Value::from(number as i64) } else { Value::from(number) }
+}
+
+fn push_name(path: &mut String, name: &str) {
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(name);
+}
+
+fn hex4(text: &str) -> u32 {
+    text.get(..4).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
+}
+
+fn skip_chars(mut chars: std::str::Chars<'_>, n: usize) -> std::str::Chars<'_> {
+    for _ in 0..n {
+        chars.next();
+    }
+    chars
+}
+
+/// Which fields of a struct have been read.
+#[derive(Default)]
+struct Seen([u64; 2]);
+
+impl Seen {
+    /// False when it was there already. Fields beyond 128 are not tracked; no type has as many.
+    fn insert(&mut self, index: usize) -> bool {
+        let Some(word) = self.0.get_mut(index / 64) else { return true };
+        let bit = 1 << (index % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+}

@@ -1,0 +1,248 @@
+//! Bytes to objects and back, exactly as upstream's JSON and YAML serializers see them.
+//!
+//! [`decode`] reads in one pass, driven by the schema: names are case-sensitive, `null` is absent, types are checked with Go's
+//! error texts, unknown and duplicate fields are collected with their paths. What comes out is *normalised*: keys in schema
+//! order, `omitempty` applied, empty structs printed as upstream prints them, quantities and times in canonical form. It is
+//! what is stored and what a client sees. The module knows schemas and the names of kinds, not what kinds mean.
+
+mod base64;
+mod encode;
+mod json;
+mod target;
+mod time;
+pub mod yaml;
+
+use serde_json::Value;
+
+pub use encode::{encode, encode_type};
+pub use target::Target;
+
+use crate::gojson;
+use crate::status::Status;
+
+/// `?fieldValidation=`: what becomes of unknown and duplicate fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    #[default]
+    Warn,
+    Strict,
+}
+
+impl FieldValidation {
+    /// `None` for a value that is none of upstream's.
+    pub fn from_query(text: &str) -> Option<Self> {
+        match text {
+            "" | "Warn" => Some(Self::Warn),
+            "Ignore" => Some(Self::Ignore),
+            "Strict" => Some(Self::Strict),
+            _ => None,
+        }
+    }
+}
+
+/// The encoding of a request body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Yaml,
+}
+
+/// A normalised object and what to tell the client about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    pub value: Value,
+    /// Texts of `Warning` headers, in the order found.
+    pub warnings: Vec<String>,
+}
+
+/// Why a body is not the object it should be; the text is that of upstream's 400.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct DecodeError {
+    pub message: String,
+}
+
+impl From<DecodeError> for Status {
+    fn from(error: DecodeError) -> Self {
+        Status::bad_request(error.message)
+    }
+}
+
+/// Reads an object of `target` (a kind, a subresource's body) from a request body.
+pub fn decode<'t>(
+    bytes: &[u8],
+    format: Format,
+    target: impl Into<Target<'t>>,
+    validation: FieldValidation,
+) -> Result<Decoded, DecodeError> {
+    let target = target.into();
+    match format {
+        Format::Json => {
+            let read = read(bytes, &target, validation != FieldValidation::Ignore);
+            let read = read.map_err(|e| e.explain(&target, bytes))?;
+            judge(read, Vec::new(), &target, validation)
+        }
+        Format::Yaml => {
+            let unrecognized = |text: String| Failure::Unrecognized(text).explain(&target, bytes);
+            let json = yaml::to_json(bytes).map_err(unrecognized)?;
+            let read = read(&json.bytes, &target, validation != FieldValidation::Ignore);
+            let read = read.map_err(|e| e.explain(&target, bytes))?;
+            judge(read, json.duplicates, &target, validation)
+        }
+    }
+}
+
+/// An object made inside the server (by a patch, by admission) brought into the form of a decoded one. The unknown fields it
+/// holds are dropped and named in the result.
+pub fn normalize<'t>(value: &Value, target: impl Into<Target<'t>>) -> Result<Normalized, DecodeError> {
+    let target = target.into();
+    let bytes = serde_json::to_vec(value).map_err(|e| DecodeError { message: e.to_string() })?;
+    match read(&bytes, &target, true) {
+        Ok(read) => Ok(Normalized { value: read.value, strict_errors: read.strict_errors }),
+        Err(failure) => Err(failure.explain(&target, &bytes)),
+    }
+}
+
+/// The result of [`normalize`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalized {
+    pub value: Value,
+    /// `unknown field "spec.x"`, to be refused or warned about as the request's field validation says.
+    pub strict_errors: Vec<String>,
+}
+
+/// The body of a DELETE: DeleteOptions of any group, as upstream accepts them.
+pub fn decode_delete_options(bytes: &[u8], format: Format) -> Result<Value, DecodeError> {
+    let target = Target::delete_options();
+    let plain = |failure: Failure| DecodeError { message: failure.reason() };
+    let owned;
+    let json = match format {
+        Format::Json => bytes,
+        Format::Yaml => {
+            owned = yaml::to_json(bytes).map_err(|text| DecodeError { message: text })?;
+            &owned.bytes
+        }
+    };
+    read(json, &target, false).map(|read| read.value).map_err(plain)
+}
+
+/// An object that parsed, with what a strict decoder would complain about.
+struct Read {
+    value: Value,
+    strict_errors: Vec<String>,
+}
+
+/// Why an object did not parse.
+enum Failure {
+    /// Not even its kind could be read.
+    Unrecognized(String),
+    /// The same kind of another version of its group: convertible, but not what the URL says.
+    OtherVersion(String),
+    /// The kind was read (`kind`, `version`) and the rest is wrong.
+    Unfit { kind: String, version: String, text: String },
+}
+
+impl Failure {
+    fn reason(self) -> String {
+        match self {
+            Self::Unrecognized(text) | Self::OtherVersion(text) | Self::Unfit { text, .. } => text,
+        }
+    }
+
+    fn explain(self, target: &Target<'_>, body: &[u8]) -> DecodeError {
+        let message = match self {
+            Self::OtherVersion(text) => text,
+            Self::Unfit { kind, version, text } => {
+                format!("{kind} in version \"{version}\" cannot be handled as a {}: {text}", target.kind)
+            }
+            Self::Unrecognized(text) => format!(
+                "the object provided is unrecognized (must be of type {}): {text} ({})",
+                target.kind,
+                summarize(body)
+            ),
+        };
+        DecodeError { message }
+    }
+}
+
+fn read(bytes: &[u8], target: &Target<'_>, strict: bool) -> Result<Read, Failure> {
+    let lossy;
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        // Go's decoder puts U+FFFD where the bytes are not UTF-8.
+        Err(_) => {
+            lossy = String::from_utf8_lossy(bytes);
+            lossy.as_ref()
+        }
+    };
+    match json::parse(text, target.schema, target.type_id, strict) {
+        Ok(parsed) => {
+            let given = |field: &str| parsed.value.get(field).and_then(Value::as_str).unwrap_or("");
+            let (kind, api_version) = (given("kind"), given("apiVersion"));
+            if target.is_exactly(api_version, kind) {
+                return Ok(Read { value: parsed.value, strict_errors: parsed.strict_errors });
+            }
+            target.accept(api_version, kind)?;
+            let mut value = parsed.value;
+            target.stamp(&mut value);
+            Ok(Read { value, strict_errors: parsed.strict_errors })
+        }
+        Err(json::ParseError::TooDeep) => Err(unparsable("exceeded max depth")),
+        Err(json::ParseError::Syntax) => {
+            let text = gojson::syntax_error(bytes).unwrap_or_else(|| "invalid JSON".to_owned());
+            Err(unparsable(&text))
+        }
+        // The kind is judged before the fields are, so look at it first.
+        Err(json::ParseError::Content(message)) => {
+            let (api_version, kind) = target::interpret(text)?;
+            target.accept(&api_version, &kind)?;
+            Err(target.unfit(&api_version, &kind, message))
+        }
+    }
+}
+
+fn unparsable(text: &str) -> Failure {
+    Failure::Unrecognized(format!("couldn't get version/kind; json parse error: {text}"))
+}
+
+/// Applies the field validation of the request. `yaml_duplicates` were found before the JSON form existed.
+fn judge(
+    read: Read,
+    yaml_duplicates: Vec<String>,
+    target: &Target<'_>,
+    validation: FieldValidation,
+) -> Result<Decoded, DecodeError> {
+    let Read { value, strict_errors } = read;
+    let clean = strict_errors.is_empty() && yaml_duplicates.is_empty();
+    if clean || validation == FieldValidation::Ignore {
+        return Ok(Decoded { value, warnings: Vec::new() });
+    }
+    if validation == FieldValidation::Warn {
+        return Ok(Decoded { value, warnings: yaml_duplicates.into_iter().chain(strict_errors).collect() });
+    }
+    let mut all = Vec::new();
+    if !yaml_duplicates.is_empty() {
+        all.push(format!("yaml: unmarshal errors:\n  {}", yaml_duplicates.join("\n  ")));
+    }
+    all.extend(strict_errors);
+    let text = format!("strict decoding error: {}", all.join(", "));
+    let api_version = value.get("apiVersion").and_then(Value::as_str).unwrap_or("");
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or("");
+    Err(target.unfit(api_version, kind, text).explain(target, b""))
+}
+
+/// The start of a body as an error shows it: JSON as text, anything else in hexadecimal.
+fn summarize(body: &[u8]) -> String {
+    const SHOWN_BYTES_MAX: usize = 30;
+    let shown = &body[..body.len().min(SHOWN_BYTES_MAX)];
+    let tail = if body.len() > SHOWN_BYTES_MAX { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{tail}", String::from_utf8_lossy(shown)),
+        Some(_) => format!("{}{tail}", shown.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
