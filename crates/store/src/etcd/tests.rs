@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-use super::{Server, ServerConfig};
+use super::{Server, ServerConfig, ServerTls};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcdserverpb::watch_client::WatchClient;
@@ -21,7 +21,7 @@ use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_client::HealthClient;
 use crate::testing::Etcd;
-use crate::{EmbeddedConfig, EmbeddedStore, RemoteStore, Store};
+use crate::{EmbeddedConfig, EmbeddedStore, Op, Put, RemoteStore, RemoteTls, Revision, Store, Txn};
 
 /// A server on a free port, and what has to live as long.
 struct Served {
@@ -482,4 +482,69 @@ async fn stopping_ends_watches_with_a_reason() {
         served.stopped.await.unwrap();
     })
     .await;
+}
+
+/// A certificate authority and what it has signed, in PEM.
+struct Authority {
+    pem: String,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    /// Certificate and key.
+    fn sign(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
+    }
+}
+
+#[tokio::test]
+async fn over_tls_only_clients_of_the_authority_are_served() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign("localhost");
+    let ca = authority.pem.clone().into_bytes();
+    let tls = ServerTls { certificate, key, client_ca: Some(ca.clone()) };
+    let store = Arc::new(EmbeddedStore::open(EmbeddedConfig::default()).unwrap());
+    let served = Served::over(store, ServerConfig { tls: Some(tls), ..Default::default() }, Box::new(())).await;
+    let url = served.url.replace("http://127.0.0.1", "https://localhost");
+
+    let connect = |identity| {
+        let tls = RemoteTls { ca: ca.clone(), identity, server_name: None };
+        RemoteStore::connect(std::slice::from_ref(&url), Some(tls)).unwrap()
+    };
+    let known = connect(Some(authority.sign("client")));
+    assert_eq!(known.current_revision().await.unwrap(), Revision(1));
+    let put = Put { key: "a".into(), value: "1".into(), ..Default::default() };
+    let put = Txn { success: vec![Op::Put(put)], ..Default::default() };
+    assert_eq!(known.txn(put.clone()).await.unwrap().revision, Revision(2));
+
+    for identity in [None, Some(Authority::new().sign("client"))] {
+        // A write, so that it is not repeated once the connection has been made and broken.
+        let refused = tokio::time::timeout(Duration::from_secs(60), connect(identity).txn(put.clone())).await.unwrap();
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    assert_eq!(known.current_revision().await.unwrap(), Revision(2));
+}
+
+#[test]
+fn unusable_certificates_are_told() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign("localhost");
+    let refused = |tls: ServerTls| tls.acceptor().err().map(|error| error.to_string()).unwrap_or_default();
+    let no_certificate = ServerTls { certificate: b"nothing".to_vec(), key: key.clone(), client_ca: None };
+    assert_eq!(refused(no_certificate), "tls: server certificate: no certificate in the PEM text");
+    let other_key = ServerTls { certificate, key: authority.sign("x").1, client_ca: None };
+    assert!(refused(other_key).starts_with("tls: server certificate and key: "));
+    let missing = ServerTls::read(Path::new("/nonexistent/cert"), Path::new("/nonexistent/key"), None).unwrap_err();
+    assert!(missing.to_string().starts_with("tls: reading /nonexistent/cert: "), "{missing}");
 }
