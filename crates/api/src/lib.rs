@@ -17,6 +17,7 @@ mod golden;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod rules;

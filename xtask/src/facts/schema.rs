@@ -65,7 +65,7 @@ struct Openapi {
     has_type_meta: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Merge {
     list_type: String,
     keys: String,
@@ -144,7 +144,23 @@ impl Tables {
                 },
             );
         }
-        Self { messages, openapi, merge: merges }
+        let mut tables = Self { messages, openapi, merge: merges };
+        tables.share_inline_merges();
+        tables
+    }
+
+    /// Merge facts name the outer type; fields of a type embedded in it are written under the embedded one.
+    fn share_inline_merges(&mut self) {
+        for (name, fields) in &self.messages {
+            for inline in fields.iter().filter(|f| f.options.contains("inline")) {
+                let inner = resolve(&inline.type_name, package_of(name));
+                for field in self.messages.get(&inner).into_iter().flatten() {
+                    if let Some(merge) = self.merge.get(&(name.clone(), field.json_name.clone())).cloned() {
+                        self.merge.entry((inner.clone(), field.json_name.clone())).or_insert(merge);
+                    }
+                }
+            }
+        }
     }
 
     fn type_text(&self, name: &str, refs: &mut BTreeSet<String>) -> Result<String> {

@@ -1,7 +1,6 @@
 //! Event, of core and of events.k8s.io. Both are one object; the newer form asks for more. Source:
 //! `pkg/apis/core/validation/events.go`. Errors carry core's field names and an empty value, as upstream's do.
 
-
 use crate::validate::names;
 use crate::validate::text::same;
 use crate::{Cursor, ErrorList, Path, Strategy};

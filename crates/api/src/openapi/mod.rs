@@ -1,0 +1,160 @@
+//! OpenAPI documents of what is served: v3 per group and version, v2 for everything.
+//!
+//! Made from the schema and the kinds when asked for, definition by definition, straight into bytes; nothing is kept here, so
+//! whoever serves a document caches it. Descriptions are inflated for the time of one build.
+
+mod definitions;
+mod descriptions;
+mod operations;
+mod paths;
+mod render;
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use bytes::Bytes;
+use serde_json::json;
+use sha2::{Digest, Sha512};
+
+use crate::{Kind, Schema, Value, discovery::ApiGroup};
+
+use definitions::Definitions;
+use descriptions::Descriptions;
+
+/// `info.version` of every document: major and minor of the API served.
+const API_VERSION: &str = "1.36";
+
+/// Which OpenAPI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    V2,
+    V3,
+}
+
+impl Form {
+    /// A reference to a definition.
+    fn reference(self, name: &str) -> Value {
+        let prefix = match self {
+            Form::V2 => "#/definitions/",
+            Form::V3 => "#/components/schemas/",
+        };
+        json!({"$ref": format!("{prefix}{name}")})
+    }
+}
+
+/// Path of a group and version below `/openapi/v3/`: `api/v1`, `apis/apps/v1`.
+pub fn v3_path(group: &str, version: &str) -> String {
+    match group {
+        "" => format!("api/{version}"),
+        group => format!("apis/{group}/{version}"),
+    }
+}
+
+/// `/openapi/v3`: every document's path (see [`v3_path`]) with its [`hash`].
+pub fn v3_index<'p>(documents: impl IntoIterator<Item = (&'p str, &'p str)>) -> Bytes {
+    let paths: BTreeMap<&str, Value> = documents
+        .into_iter()
+        .map(|(path, hash)| (path, json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")})))
+        .collect();
+    json!({"paths": paths}).to_string().into()
+}
+
+/// The hash by which clients cache a document, also its ETag (in quotes): SHA-512 in upper-case hex.
+pub fn hash(document: &[u8]) -> String {
+    let mut out = String::with_capacity(128);
+    for byte in Sha512::digest(document) {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02X}");
+    }
+    out
+}
+
+/// `/openapi/v3/{v3_path}`: the kinds of one group and version.
+pub fn v3_document<'k>(group: &str, version: &str, kinds: impl IntoIterator<Item = &'k Kind>) -> Bytes {
+    let kinds: Vec<&Kind> = kinds.into_iter().collect();
+    let mut paths = vec![paths::resources_path(group, version)];
+    paths.extend(kinds.iter().flat_map(|kind| paths::of_kind(kind)));
+    let served = [("", "v1"), (group, version)];
+    let served = if group.is_empty() { &served[1..] } else { &served[..] };
+    let mut out = br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":""#.to_vec();
+    out.extend_from_slice(API_VERSION.as_bytes());
+    out.extend_from_slice(br#""},"paths":"#);
+    let roots = render::write_paths(&mut out, Form::V3, &mut paths);
+    out.extend_from_slice(br#","components":{"schemas":"#);
+    write_definitions(&mut out, Form::V3, schema_of(&kinds), &roots, served);
+    out.extend_from_slice(br#","securitySchemes":"#);
+    out.extend_from_slice(security().to_string().as_bytes());
+    out.extend_from_slice(b"}}");
+    out.into()
+}
+
+/// `/openapi/v2`: all groups in one document. Custom resources belong in here too, one schema after the other.
+pub fn v2_document(groups: &[ApiGroup<'_>]) -> Bytes {
+    let mut paths = paths::roots(groups);
+    let mut served = Vec::new();
+    for group in groups {
+        for version in &group.versions {
+            served.push((group.name, version.version));
+            paths.push(paths::resources_path(group.name, version.version));
+            paths.extend(version.kinds.iter().flat_map(|kind| paths::of_kind(kind)));
+        }
+    }
+    let mut out = br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":""#.to_vec();
+    out.extend_from_slice(API_VERSION.as_bytes());
+    out.extend_from_slice(br#""},"paths":"#);
+    let roots = render::write_paths(&mut out, Form::V2, &mut paths);
+    out.extend_from_slice(br#","definitions":"#);
+    write_definitions(&mut out, Form::V2, Schema::builtin(), &roots, &served);
+    out.extend_from_slice(br#","parameters":{},"securityDefinitions":"#);
+    out.extend_from_slice(security().to_string().as_bytes());
+    out.extend_from_slice(br#","security":[{"BearerToken":[]}]}"#);
+    out.into()
+}
+
+fn security() -> Value {
+    json!({"BearerToken": {
+        "description": "Bearer Token authentication",
+        "in": "header",
+        "name": "authorization",
+        "type": "apiKey",
+    }})
+}
+
+/// Kinds of one group and version share a schema, the built-in one unless a CRD brought its own.
+fn schema_of<'k>(kinds: &[&'k Kind]) -> &'k Schema {
+    match kinds.first() {
+        Some(kind) => &kind.schema,
+        None => Schema::builtin(),
+    }
+}
+
+/// The definitions that `roots` reach, sorted by name. `served`: groups and versions that generic options belong to.
+fn write_definitions(out: &mut Vec<u8>, form: Form, schema: &Schema, roots: &[String], served: &[(&str, &str)]) {
+    let text = descriptions::inflate();
+    let descriptions = Descriptions::parse(&text);
+    let definitions = Definitions { form, schema, descriptions: &descriptions, served };
+    render::write_map(
+        out,
+        definitions.reached_from(roots).iter().map(|name| (name.as_str(), definitions.definition(name))),
+    );
+}
+
+/// `apps_v1`: the tag of a group and version's operations.
+fn tag(group: &str, version: &str) -> String {
+    let name = match group {
+        "" => "core".to_owned(),
+        group => {
+            let mut words = group.strip_suffix(".k8s.io").unwrap_or(group).split('.');
+            let first = words.next().unwrap_or("").to_owned();
+            words.fold(first, |name, word| name + &paths::pascal(word))
+        }
+    };
+    if version.is_empty() { name } else { format!("{name}_{version}") }
+}
+
+/// Group, version and kind as the extension of definitions and operations.
+fn gvk(group: &str, version: &str, kind: &str) -> Value {
+    json!({"group": group, "kind": kind, "version": version})
+}
+
+#[cfg(test)]
+mod tests;
