@@ -318,6 +318,11 @@ impl WriterHandle {
         outcome.await.unwrap_or(Err(StoreError::Stopped))
     }
 
+    #[cfg(test)]
+    pub(crate) fn crash(&self) {
+        *self.shared.failure.lock() = Some(StoreError::Fatal("crashed".into()));
+    }
+
     pub(crate) fn stop(&self) {
         self.shared.queue.lock().is_stopped = true;
         self.shared.news.notify_one();

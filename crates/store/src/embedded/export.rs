@@ -1,7 +1,9 @@
 //! The whole keyspace at one revision: its checksum, and as a snapshot file.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::EmbeddedStore;
@@ -11,18 +13,11 @@ use crate::mvcc::{CHUNK_KEYS_MAX, Record};
 use crate::{HashKv, Revision, Snapshot, StoreError, bolt};
 
 impl EmbeddedStore {
-    /// etcd's HashKV: the name of the bucket, then every kept row in order of revision.
+    /// etcd's HashKV: the name of the bucket, then the rows in order of revision.
     pub(super) async fn hash(&self, revision: Revision) -> Result<HashKv, StoreError> {
         let (records, hash_revision, compact_revision) = self.records_at(revision).await?;
-        let mut hash = crc32c::crc32c(b"key");
-        for record in records {
-            // The tombstone a compaction left for watches is not part of what members must agree on.
-            if record.is_tombstone() && record.main == compact_revision {
-                continue;
-            }
-            hash = crc32c::crc32c_append(hash, &record.revision_key().encode());
-            hash = crc32c::crc32c_append(hash, &stored_key_value(&record).encode_to_vec());
-        }
+        let hash = tokio::task::spawn_blocking(move || hash_of(&records, compact_revision)).await;
+        let hash = hash.map_err(|error| StoreError::Fatal(format!("hash: {error}")))?;
         Ok(HashKv { hash, compact_revision, hash_revision })
     }
 
@@ -56,7 +51,7 @@ impl EmbeddedStore {
             (revision, machine.keyspace.compacted(), self.pins.pin(machine.keyspace.compacted().max(Revision(0))))
         };
         let mut records = Vec::new();
-        let mut next = Some(bytes::Bytes::new());
+        let mut next = Some(Bytes::new());
         while let Some(start) = next {
             next = self.machine.read().keyspace.collect_kept(&start, CHUNK_KEYS_MAX, revision, compacted, &mut records);
             tokio::task::yield_now().await;
@@ -64,6 +59,27 @@ impl EmbeddedStore {
         records.sort_unstable_by_key(|record| (record.main, record.sub));
         Ok((records, revision, compacted))
     }
+}
+
+/// Of the rows at or before the compacted revision, only those that are still the newest of their key count, and a tombstone at
+/// that revision never does: not all versions of etcd keep the others.
+fn hash_of(records: &[Arc<Record>], compact_revision: Revision) -> u32 {
+    let mut newest: HashMap<&Bytes, &Arc<Record>> = HashMap::new();
+    for record in records {
+        newest.insert(&record.key, record);
+    }
+    let n_existing = newest.values().filter(|record| !record.is_tombstone()).count();
+    let is_skipped = |record: &Arc<Record>| {
+        let is_superseded = record.is_tombstone() || newest.get(&record.key) != Some(&record);
+        (record.main <= compact_revision && is_superseded && n_existing > 0)
+            || (record.main == compact_revision && record.is_tombstone())
+    };
+    let mut hash = crc32c::crc32c(Bucket::Key.name().as_bytes());
+    for record in records.iter().filter(|record| !is_skipped(record)) {
+        hash = crc32c::crc32c_append(hash, &record.revision_key().encode());
+        hash = crc32c::crc32c_append(hash, &stored_key_value(record).encode_to_vec());
+    }
+    hash
 }
 
 /// The rows by bucket, each sorted, the records already in the order of their rows.

@@ -5,9 +5,13 @@
 
 mod applier;
 mod config;
+#[cfg(test)]
+mod crash_tests;
 mod export;
 mod identity;
 mod open;
+#[cfg(test)]
+mod parity_tests;
 mod store_impl;
 #[cfg(test)]
 mod tests;
@@ -77,6 +81,15 @@ impl EmbeddedStore {
         self.hub.stop();
         join(threads.hub.take());
         threads.lock = None;
+    }
+}
+
+#[cfg(test)]
+impl EmbeddedStore {
+    /// Ends the store as a crash would: nothing is written from here on.
+    pub(crate) fn crash(&self) {
+        self.writer.crash();
+        self.shutdown();
     }
 }
 

@@ -8,22 +8,22 @@ fn memory() -> EmbeddedStore {
     EmbeddedStore::open(EmbeddedConfig::default()).unwrap()
 }
 
-fn put(key: &str, value: &str) -> Txn {
+pub(super) fn put(key: &str, value: &str) -> Txn {
     let put = Put { key: key.to_owned().into(), value: value.to_owned().into(), ..Put::default() };
     Txn { success: vec![Op::Put(put)], ..Txn::default() }
 }
 
-fn delete(range: KeyRange) -> Txn {
+pub(super) fn delete(range: KeyRange) -> Txn {
     Txn { success: vec![Op::Delete(DeleteRange { range, prev_kv: false })], ..Txn::default() }
 }
 
-async fn get(store: &EmbeddedStore, key: &str) -> Option<String> {
+pub(super) async fn get(store: &EmbeddedStore, key: &str) -> Option<String> {
     let request = RangeRequest { range: KeyRange::key(key.to_owned()), ..RangeRequest::default() };
     let kv = store.range(request).await.unwrap().kvs.pop()?;
     Some(String::from_utf8(kv.value.to_vec()).unwrap())
 }
 
-async fn next(watch: &mut Watch) -> WatchBatch {
+pub(super) async fn next(watch: &mut Watch) -> WatchBatch {
     tokio::time::timeout(Duration::from_secs(20), watch.next()).await.expect("a batch").expect("a live watch").unwrap()
 }
 
@@ -37,7 +37,7 @@ fn str_of(bytes: &bytes::Bytes) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-fn watch_all(start_revision: i64) -> WatchRequest {
+pub(super) fn watch_all(start_revision: i64) -> WatchRequest {
     let range = KeyRange { start: "\0".into(), end: "\0".into() };
     WatchRequest { range, start_revision: Revision(start_revision), ..WatchRequest::default() }
 }
