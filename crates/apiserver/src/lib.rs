@@ -5,6 +5,7 @@
 //! one resource unless the resource has a protocol of its own (binding, eviction, tokens, reviews). The crate must not know
 //! controllers, the scheduler or the command line.
 
+pub mod admission;
 pub mod allocate;
 pub mod attributes;
 pub mod authn;
