@@ -159,14 +159,19 @@ impl<'a> Cycle<'a> {
                 rng: self.rng,
             };
             match slot.plugin.post_filter(input) {
-                PostFilterResult::Unhelpful { message } if message.is_empty() => {}
                 PostFilterResult::Unhelpful { message } => messages.push(message),
+                PostFilterResult::NotNow { message } => {
+                    remedy = PostFilterResult::NotNow { message: message.clone() };
+                    messages.push(message);
+                }
                 nominated => {
                     remedy = nominated;
+                    messages.clear();
                     break;
                 }
             }
         }
+        messages.retain(|message| !message.is_empty());
         diagnosis.post_filter_message = messages.join(", ");
         ScheduleError::Unfit { diagnosis, remedy }
     }

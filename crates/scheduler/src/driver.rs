@@ -27,7 +27,9 @@ use crate::report;
 /// How often backoffs are ended.
 const TICK: Duration = Duration::from_secs(1);
 /// Cycles between two looks at the inbox: enough to be cheap, few enough that decisions are made on fresh news.
-const CYCLES_PER_TURN: usize = 16;
+const CYCLES_PER_TURN: usize = 8;
+/// News taken in between two turns, so that no turn keeps a thread for long.
+const NEWS_PER_TURN: usize = 256;
 
 /// The scheduler as an API client.
 pub struct Scheduler {
@@ -222,12 +224,12 @@ impl Driver {
             let idle = self.turn(&shutdown).await;
             if idle {
                 tokio::select! {
-                    count = events.recv_many(&mut news, 256) => if count == 0 { return },
+                    count = events.recv_many(&mut news, NEWS_PER_TURN) => if count == 0 { return },
                     _ = ticks.tick() => self.engine.tick(self.started.elapsed()),
                     () = shutdown.cancelled() => return,
                 }
             } else {
-                while news.len() < 4096 {
+                while news.len() < NEWS_PER_TURN {
                     let Ok(event) = events.try_recv() else { break };
                     news.push(event);
                 }
@@ -302,6 +304,7 @@ impl Hands {
             message: status.message(),
             nominated_node: None,
             victims: Vec::new(),
+            displaced: Vec::new(),
         });
         let _ = self.inbox.send(Event::BindingFinished { pod: queued, node: node.clone(), result });
         match failure {
@@ -337,6 +340,11 @@ impl Hands {
         let client = &self.context.client;
         if let Err(error) = report::update_pod(client, &failure).await {
             debug!(pod = pod.key(), %error, "pod condition not written");
+        }
+        for other in &failure.displaced {
+            if let Err(error) = report::clear_nomination(client, other).await {
+                debug!(pod = other.key(), %error, "nomination not cleared");
+            }
         }
         let node = failure.nominated_node.as_deref().unwrap_or_default();
         for victim in &failure.victims {

@@ -72,6 +72,8 @@ pub struct Failure {
     pub nominated_node: Option<String>,
     /// Pods to be removed so that this one fits on the nominated node.
     pub victims: Vec<Arc<PodInfo>>,
+    /// Less important pods that were promised the nominated node and no longer are.
+    pub displaced: Vec<Arc<PodInfo>>,
 }
 
 /// Reason of the condition when no node fits.
@@ -220,25 +222,33 @@ impl Engine {
                     message: NO_NODES.into(),
                     nominated_node: clear,
                     victims: Vec::new(),
+                    displaced: Vec::new(),
                 }
             }
             ScheduleError::Plugin(status) => self.refused(queued, status, now),
             ScheduleError::Unfit { diagnosis, remedy } => {
                 let message = diagnosis.message();
                 let rejectors = diagnosis.plugins.union(&diagnosis.pending_plugins).copied().collect();
+                let mut displaced = Vec::new();
                 let (nominated_node, victims) = match remedy {
+                    PostFilterResult::NotNow { .. } => (None, Vec::new()),
                     PostFilterResult::Unhelpful { .. } => {
                         self.nominator.remove(&pod.uid);
                         (clear, Vec::new())
                     }
                     PostFilterResult::Nominated { node, victims } => {
                         let victims = self.find_on_node(&node, &victims);
+                        let promised = self.nominator.on_node(&node).iter();
+                        displaced = promised.filter(|other| other.priority < pod.priority).cloned().collect();
+                        for other in &displaced {
+                            self.nominator.remove(&other.uid);
+                        }
                         self.nominator.put(pod.clone(), &node);
                         (Some(node), victims)
                     }
                 };
                 self.queue.put_back_unschedulable(queued, rejectors, now);
-                Failure { pod, reason: REASON_UNSCHEDULABLE, message, nominated_node, victims }
+                Failure { pod, reason: REASON_UNSCHEDULABLE, message, nominated_node, victims, displaced }
             }
         }
     }
@@ -254,7 +264,7 @@ impl Engine {
             self.queue.put_back_unschedulable(queued, [status.plugin].into(), now);
             REASON_UNSCHEDULABLE
         };
-        Failure { pod, reason, message, nominated_node: None, victims: Vec::new() }
+        Failure { pod, reason, message, nominated_node: None, victims: Vec::new(), displaced: Vec::new() }
     }
 
     fn find_on_node(&self, node: &str, uids: &[String]) -> Vec<Arc<PodInfo>> {
@@ -282,8 +292,11 @@ impl Engine {
     }
 
     fn pod_waits(&mut self, pod: Arc<PodInfo>, now: Duration) {
-        if !self.profiles.contains_key(pod.scheduler_name()) || self.cache.is_assumed(&pod.uid) {
+        if !self.profiles.contains_key(pod.scheduler_name()) {
             return;
+        }
+        if self.cache.is_assumed(&pod.uid) {
+            return self.queue.refresh(pod);
         }
         if pod.terminating {
             return self.queue.remove(&pod.uid);

@@ -12,6 +12,8 @@ mod config;
 pub mod cycle;
 mod driver;
 pub mod engine;
+#[cfg(test)]
+mod engine_tests;
 pub mod framework;
 pub mod model;
 pub mod nominator;

@@ -138,6 +138,13 @@ impl Queue {
         }
     }
 
+    /// Takes in a new version of a pod that was handed out; any other pod is left alone.
+    pub fn refresh(&mut self, pod: Arc<PodInfo>) {
+        if let Some(latest) = self.in_flight.get_mut(&pod.uid) {
+            *latest = pod;
+        }
+    }
+
     /// Forgets a pod wherever it is.
     pub fn remove(&mut self, uid: &str) {
         self.in_flight.remove(uid);

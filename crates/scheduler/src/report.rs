@@ -15,6 +15,11 @@ pub(crate) async fn update_pod(client: &Client, failure: &Failure) -> Result<(),
     patch_status(client, &failure.pod, &patch).await
 }
 
+/// Takes the promised node away from a pod.
+pub(crate) async fn clear_nomination(client: &Client, pod: &PodInfo) -> Result<(), kube::Error> {
+    ignore_missing(patch_status(client, pod, &json!({"status": {"nominatedNodeName": null}})).await)
+}
+
 /// Marks a pod as preempted, then deletes it.
 pub(crate) async fn evict(client: &Client, preemptor: &PodInfo, victim: &PodInfo) -> Result<(), kube::Error> {
     if victim.terminating {
@@ -110,6 +115,7 @@ mod tests {
             message: "0/1 nodes are available: 1 Too many pods.".into(),
             nominated_node: nominated.map(Into::into),
             victims: Vec::new(),
+            displaced: Vec::new(),
         }
     }
 

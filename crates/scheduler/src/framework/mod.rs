@@ -92,8 +92,10 @@ pub struct PostFilterInput<'a> {
 /// What can be done for a pod that no node can run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PostFilterResult {
-    /// Nothing; the message is added to the failure message when not empty.
+    /// Nothing; the message is added to the failure message when not empty. A node promised before is given up.
     Unhelpful { message: String },
+    /// Nothing is to be done now, and a node promised before stays promised.
+    NotNow { message: String },
     /// The pod fits on `node` once the victims (uids) are gone.
     Nominated { node: String, victims: Vec<String> },
 }

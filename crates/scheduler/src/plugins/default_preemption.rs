@@ -86,7 +86,7 @@ fn started(pod: &PodInfo) -> i64 {
 impl PostFilter for DefaultPreemption {
     fn post_filter(&self, input: PostFilterInput<'_>) -> PostFilterResult {
         if let Err(reason) = eligible(&input) {
-            return PostFilterResult::Unhelpful { message: format!("preemption: {reason}") };
+            return PostFilterResult::NotNow { message: format!("preemption: {reason}") };
         }
         let mut diagnosis = Diagnosis {
             all_nodes: input.snapshot.len(),
