@@ -138,10 +138,9 @@ async fn heartbeats(nodes: &[Arc<SimulatedNode>], limit: usize, connection: &Con
                     warn!(node = node.name(), %error, "lease not renewed");
                 }
                 // Reports are spread over the rounds by the node's index.
-                if round > 0 && (round as usize + node.index()) % rounds_per_report as usize == 0 {
-                    if let Err(error) = node.report_status(&connection).await {
-                        warn!(node = node.name(), %error, "node status not reported");
-                    }
+                let due = round > 0 && (round as usize + node.index()).is_multiple_of(rounds_per_report as usize);
+                if due && let Err(error) = node.report_status(&connection).await {
+                    warn!(node = node.name(), %error, "node status not reported");
                 }
             }
         })

@@ -72,12 +72,12 @@ impl Cache {
 
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.pods.remove(uid)?;
-        if !self.snapshot.remove_pod(&placed.node, uid) {
-            if let Some(uids) = self.stranded.get_mut(&placed.node) {
-                uids.retain(|other| &**other != uid);
-                if uids.is_empty() {
-                    self.stranded.remove(&placed.node);
-                }
+        if !self.snapshot.remove_pod(&placed.node, uid)
+            && let Some(uids) = self.stranded.get_mut(&placed.node)
+        {
+            uids.retain(|other| &**other != uid);
+            if uids.is_empty() {
+                self.stranded.remove(&placed.node);
             }
         }
         Some(placed.pod)

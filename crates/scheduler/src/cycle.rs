@@ -41,7 +41,7 @@ pub enum ScheduleError {
     /// The cluster has no nodes at all.
     NoNodes,
     /// Every node was refused; what to do about it, when anything can be done.
-    Unfit { diagnosis: Diagnosis, remedy: PostFilterResult },
+    Unfit { diagnosis: Box<Diagnosis>, remedy: PostFilterResult },
     /// A plugin failed.
     Plugin(Status),
 }
@@ -173,7 +173,7 @@ impl<'a> Cycle<'a> {
         }
         messages.retain(|message| !message.is_empty());
         diagnosis.post_filter_message = messages.join(", ");
-        ScheduleError::Unfit { diagnosis, remedy }
+        ScheduleError::Unfit { diagnosis: Box::new(diagnosis), remedy }
     }
 
     /// Runs the PreFilter plugins. `Ok(Some(names))` limits the search to `names` when given; `Ok(None)` means refused.
@@ -263,11 +263,10 @@ impl<'a> Cycle<'a> {
     fn pick<'n>(&mut self, state: &mut CycleState, pod: &PodInfo, nodes: &[&'n NodeInfo]) -> &'n NodeInfo {
         let totals = score_nodes(self.profile, self.snapshot, state, pod, nodes);
         let best = totals.iter().copied().max().unwrap_or(0);
-        let mut seen = 0u32;
         let mut chosen = 0;
-        for (index, _) in totals.iter().enumerate().filter(|(_, total)| **total == best) {
-            seen += 1;
-            if self.rng.random_range(0..seen) == 0 {
+        let ties = totals.iter().enumerate().filter(|(_, total)| **total == best);
+        for (seen, (index, _)) in ties.enumerate() {
+            if self.rng.random_range(0..=seen) == 0 {
                 chosen = index;
             }
         }

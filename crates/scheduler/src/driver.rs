@@ -321,10 +321,9 @@ impl Hands {
         for slot in &profile.points.pre_bind {
             slot.plugin.pre_bind(&self.context, pod, node).await?;
         }
-        // The first binder that takes the pod binds it.
-        for slot in &profile.points.bind {
+        // The first binder binds; a profile has at least one.
+        if let Some(slot) = profile.points.bind.first() {
             slot.plugin.bind(&self.context, pod, node).await?;
-            break;
         }
         for slot in &profile.points.post_bind {
             slot.plugin.post_bind(&self.context, pod, node).await;

@@ -106,10 +106,9 @@ impl Snapshot {
             }
         }
         let owners = pod.pod.metadata.owner_references.iter().flatten();
-        if let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) {
-            if let Some(own) = self.owner_selectors.get(&owner.uid) {
-                selector.and(own);
-            }
+        let owner = owners.into_iter().find(|owner| owner.controller == Some(true));
+        if let Some(own) = owner.and_then(|owner| self.owner_selectors.get(&owner.uid)) {
+            selector.and(own);
         }
         (!selector.is_everything()).then_some(selector)
     }
