@@ -9,6 +9,7 @@
 pub mod codec;
 pub mod convert;
 pub mod cursor;
+pub mod defaults;
 pub mod discovery;
 pub mod field;
 pub mod gojson;

@@ -1,0 +1,176 @@
+//! Defaults of pods and pod templates.
+
+use std::cmp::Ordering;
+
+use serde_json::{Value, json};
+
+use super::{Fields, hooks};
+use crate::Map;
+use crate::quantity::Quantity;
+
+/// Annotations of ancient init containers, dropped from whatever carries them.
+const DROPPED_ANNOTATIONS: &[&str] = &[
+    "pod.beta.kubernetes.io/init-containers",
+    "pod.alpha.kubernetes.io/init-containers",
+    "pod.beta.kubernetes.io/init-container-statuses",
+    "pod.alpha.kubernetes.io/init-container-statuses",
+];
+
+/// What holds for a Pod but not for a pod template.
+pub(super) fn pod(p: &mut Fields<'_>) {
+    drop_annotations(p);
+    let Some(mut spec) = p.child_or_new("spec") else { return };
+    for list in ["containers", "initContainers"] {
+        spec.each(list, |container| {
+            if let Some(mut resources) = container.child("resources") {
+                requests_from_limits(&mut resources);
+            }
+        });
+    }
+    pod_level_resources(&mut spec);
+    spec.default("enableServiceLinks", || json!(true));
+    if spec.get("hostNetwork") == Some(&json!(true)) {
+        for list in ["containers", "initContainers"] {
+            spec.each(list, |container| {
+                container.each("ports", |port| {
+                    if port.is_unset("hostPort") {
+                        let number = port.get("containerPort").cloned().unwrap_or(json!(0));
+                        port.set("hostPort", number);
+                    }
+                });
+            });
+        }
+    }
+}
+
+pub(super) fn template(t: &mut Fields<'_>) {
+    drop_annotations(t);
+}
+
+/// `serviceAccount` is the old name of `serviceAccountName`; both always say the same, the new one wins.
+pub(super) fn spec(s: &mut Fields<'_>) {
+    let (new, old) = (s.str("serviceAccountName").to_owned(), s.str("serviceAccount").to_owned());
+    let name = if new.is_empty() { old } else { new };
+    if !name.is_empty() {
+        s.set("serviceAccountName", name.clone());
+        s.set("serviceAccount", name);
+    }
+}
+
+pub(super) fn status(s: &mut Fields<'_>) {
+    let read = |item: &Value| item.get("ip").and_then(Value::as_str).map(str::to_owned);
+    hooks::mirror_first(s, "podIP", "podIPs", |ip| json!({"ip": ip}), read);
+}
+
+fn drop_annotations(owner: &mut Fields<'_>) {
+    let Some(mut metadata) = owner.child("metadata") else { return };
+    let Some(Value::Object(annotations)) = metadata.map.get_mut("annotations") else { return };
+    for name in DROPPED_ANNOTATIONS {
+        annotations.shift_remove(*name);
+    }
+    if annotations.is_empty() {
+        metadata.remove("annotations");
+    }
+}
+
+fn requests_from_limits(resources: &mut Fields<'_>) {
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let mut requests = resources.get("requests").and_then(Value::as_object).cloned().unwrap_or_default();
+    for (name, quantity) in limits {
+        requests.entry(name).or_insert(quantity);
+    }
+    requests.sort_keys();
+    if !requests.is_empty() {
+        resources.set("requests", requests);
+    }
+}
+
+/// Pod-level requests follow the containers' requests, then the pod-level limits; hugepage limits follow the containers'.
+fn pod_level_resources(spec: &mut Fields<'_>) {
+    if spec.get("resources").is_none() {
+        return;
+    }
+    let container_requests = aggregate(spec, "requests");
+    let container_limits = aggregate(spec, "limits");
+    let Some(mut resources) = spec.child("resources") else { return };
+    let list = |resources: &Fields<'_>, name: &str| {
+        resources.get(name).and_then(Value::as_object).cloned().unwrap_or_default()
+    };
+    let mut limits = list(&resources, "limits");
+    let mut requests = list(&resources, "requests");
+    let had_limits = !limits.is_empty();
+    for (name, quantity) in &container_limits {
+        if name.starts_with("hugepages-") && !requests.contains_key(name) && !limits.contains_key(name) {
+            limits.insert(name.clone(), quantity.clone());
+        }
+    }
+    if had_limits {
+        for (name, quantity) in &container_requests {
+            if matches!(name.as_str(), "cpu" | "memory") && !requests.contains_key(name) {
+                requests.insert(name.clone(), quantity.clone());
+            }
+        }
+        for (name, quantity) in &limits {
+            if is_pod_level(name) && !requests.contains_key(name) {
+                requests.insert(name.clone(), quantity.clone());
+            }
+        }
+    }
+    for (name, mut map) in [("limits", limits), ("requests", requests)] {
+        if !map.is_empty() {
+            map.sort_keys();
+            resources.set(name, map);
+        }
+    }
+}
+
+fn is_pod_level(resource: &str) -> bool {
+    matches!(resource, "cpu" | "memory") || resource.starts_with("hugepages-")
+}
+
+/// What a pod needs at once: its containers and sidecars together, or the largest step of its initialisation.
+fn aggregate(spec: &Fields<'_>, list: &str) -> Map {
+    let amounts = |container: &Value| -> Vec<(String, Quantity)> {
+        let map = container.get("resources").and_then(|r| r.get(list)).and_then(Value::as_object);
+        let parse = |(name, value): (&String, &Value)| Some((name.clone(), Quantity::from_value(value).ok()?));
+        map.into_iter().flatten().filter_map(parse).collect()
+    };
+    let containers = |field: &str| spec.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut total: Vec<(String, Quantity)> = Vec::new();
+    for container in containers("containers") {
+        add(&mut total, &amounts(&container));
+    }
+    let (mut sidecars, mut peak): (Vec<(String, Quantity)>, Vec<(String, Quantity)>) = (Vec::new(), Vec::new());
+    for container in containers("initContainers") {
+        let mut step = amounts(&container);
+        if container.get("restartPolicy").and_then(Value::as_str) == Some("Always") {
+            add(&mut total, &step);
+            add(&mut sidecars, &step);
+            step = sidecars.clone();
+        } else {
+            add(&mut step, &sidecars);
+        }
+        raise(&mut peak, &step);
+    }
+    raise(&mut total, &peak);
+    total.into_iter().map(|(name, quantity)| (name, Value::from(quantity.to_string()))).collect()
+}
+
+fn add(to: &mut Vec<(String, Quantity)>, amounts: &[(String, Quantity)]) {
+    for (name, amount) in amounts {
+        match to.iter_mut().find(|(n, _)| n == name) {
+            Some((_, sum)) => *sum = sum.add(amount),
+            None => to.push((name.clone(), amount.clone())),
+        }
+    }
+}
+
+fn raise(to: &mut Vec<(String, Quantity)>, amounts: &[(String, Quantity)]) {
+    for (name, amount) in amounts {
+        match to.iter_mut().find(|(n, _)| n == name) {
+            Some((_, most)) if (*most).cmp(amount) == Ordering::Less => *most = amount.clone(),
+            Some(_) => {}
+            None => to.push((name.clone(), amount.clone())),
+        }
+    }
+}
