@@ -3,6 +3,7 @@
 //! Made from the schema and the kinds when asked for, definition by definition, straight into bytes; nothing is kept here, so
 //! whoever serves a document caches it. Descriptions are inflated for the time of one build.
 
+mod custom;
 mod definitions;
 mod descriptions;
 mod operations;
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha512};
 
 use crate::{Kind, Schema, Value, discovery::ApiGroup};
 
+pub use custom::CustomKind;
 use definitions::Definitions;
 use descriptions::Descriptions;
 
@@ -80,15 +82,27 @@ pub fn v3_document<'k>(group: &str, version: &str, kinds: impl IntoIterator<Item
     out.extend_from_slice(br#""},"paths":"#);
     let roots = render::write_paths(&mut out, Form::V3, &mut paths);
     out.extend_from_slice(br#","components":{"schemas":"#);
-    write_definitions(&mut out, Form::V3, schema_of(&kinds), &roots, served);
+    write_definitions(&mut out, Form::V3, roots, served, &[]);
     out.extend_from_slice(br#","securitySchemes":"#);
     out.extend_from_slice(security().to_string().as_bytes());
     out.extend_from_slice(b"}}");
     out.into()
 }
 
-/// `/openapi/v2`: all groups in one document. Custom resources belong in here too, one schema after the other.
-pub fn v2_document(groups: &[ApiGroup<'_>]) -> Bytes {
+/// `/openapi/v3/{v3_path}` of a group and version that CRDs brought.
+pub fn v3_custom_document(group: &str, version: &str, kinds: &[CustomKind<'_>]) -> Bytes {
+    let mut paths: Vec<_> = kinds.iter().flat_map(|custom| custom::paths(custom.kind)).collect();
+    let mut out =
+        br#"{"openapi":"3.0.0","info":{"title":"Kubernetes CRD Swagger","version":"v0.1.0"},"paths":"#.to_vec();
+    let roots = render::write_paths(&mut out, Form::V3, &mut paths);
+    out.extend_from_slice(br#","components":{"schemas":"#);
+    write_definitions(&mut out, Form::V3, roots, &[("", "v1"), (group, version)], kinds);
+    out.extend_from_slice(b"}}");
+    out.into()
+}
+
+/// `/openapi/v2`: all built-in groups and all custom kinds in one document.
+pub fn v2_document(groups: &[ApiGroup<'_>], custom: &[CustomKind<'_>]) -> Bytes {
     let mut paths = paths::roots(groups);
     let mut served = Vec::new();
     for group in groups {
@@ -98,12 +112,13 @@ pub fn v2_document(groups: &[ApiGroup<'_>]) -> Bytes {
             paths.extend(version.kinds.iter().flat_map(|kind| paths::of_kind(kind)));
         }
     }
+    paths.extend(custom.iter().flat_map(|custom| custom::paths(custom.kind)));
     let mut out = br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":""#.to_vec();
     out.extend_from_slice(API_VERSION.as_bytes());
     out.extend_from_slice(br#""},"paths":"#);
     let roots = render::write_paths(&mut out, Form::V2, &mut paths);
     out.extend_from_slice(br#","definitions":"#);
-    write_definitions(&mut out, Form::V2, Schema::builtin(), &roots, &served);
+    write_definitions(&mut out, Form::V2, roots, &served, custom);
     out.extend_from_slice(br#","parameters":{},"securityDefinitions":"#);
     out.extend_from_slice(security().to_string().as_bytes());
     out.extend_from_slice(br#","security":[{"BearerToken":[]}]}"#);
@@ -119,23 +134,24 @@ fn security() -> Value {
     }})
 }
 
-/// Kinds of one group and version share a schema, the built-in one unless a CRD brought its own.
-fn schema_of<'k>(kinds: &[&'k Kind]) -> &'k Schema {
-    match kinds.first() {
-        Some(kind) => &kind.schema,
-        None => Schema::builtin(),
-    }
-}
-
 /// The definitions that `roots` reach, sorted by name. `served`: groups and versions that generic options belong to.
-fn write_definitions(out: &mut Vec<u8>, form: Form, schema: &Schema, roots: &[String], served: &[(&str, &str)]) {
+fn write_definitions(
+    out: &mut Vec<u8>,
+    form: Form,
+    mut roots: Vec<String>,
+    served: &[(&str, &str)],
+    custom: &[CustomKind<'_>],
+) {
+    if !custom.is_empty() {
+        roots.extend([definitions::meta("ObjectMeta"), definitions::meta("ListMeta")]);
+    }
+    let own = custom::definitions(form, custom);
     let text = descriptions::inflate();
     let descriptions = Descriptions::parse(&text);
-    let definitions = Definitions { form, schema, descriptions: &descriptions, served };
-    render::write_map(
-        out,
-        definitions.reached_from(roots).iter().map(|name| (name.as_str(), definitions.definition(name))),
-    );
+    let definitions = Definitions { form, schema: Schema::builtin(), descriptions: &descriptions, served };
+    let names = definitions.reached_from(&roots);
+    let definition = |name: &str| own.get(name).cloned().unwrap_or_else(|| definitions.definition(name));
+    render::write_map(out, names.iter().map(|name| (name.as_str(), definition(name))));
 }
 
 /// `apps_v1`: the tag of a group and version's operations.

@@ -114,6 +114,8 @@ pub(super) enum Body {
     Required(String),
     Optional(String),
     Patch,
+    /// A patch of a custom resource, which cannot be a strategic merge patch.
+    CustomPatch,
 }
 
 /// Which media types a success answers with.
@@ -122,6 +124,8 @@ pub(super) enum Produces {
     Object,
     /// Lists can be watched.
     Stream,
+    /// Custom resources have no protobuf form.
+    Custom,
     /// Plain text or whatever the other end says (logs, exec, proxy).
     Any,
 }
@@ -137,6 +141,7 @@ impl Produces {
                 "application/json;stream=watch",
                 "application/vnd.kubernetes.protobuf;stream=watch",
             ],
+            Self::Custom => &["application/json", "application/yaml"],
             Self::Any => &["*/*"],
         }
     }

@@ -7,9 +7,7 @@ use serde_json::{Map, json};
 use crate::Value;
 
 use super::{
-    Form,
-    definitions::{self, meta},
-    gvk,
+    Form, definitions, gvk,
     operations::{Body, Operation, Parameter},
     paths::Path,
     tag,
@@ -21,6 +19,8 @@ const PATCH_TYPES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+const CUSTOM_PATCH_TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 /// A JSON object written entry by entry, so that only one entry is ever a tree.
 pub(super) fn write_map<'n>(out: &mut Vec<u8>, entries: impl Iterator<Item = (&'n str, Value)>) {
@@ -40,14 +40,14 @@ pub(super) fn write_map<'n>(out: &mut Vec<u8>, entries: impl Iterator<Item = (&'
 /// Writes all paths, sorted; returns the definitions that their operations name.
 pub(super) fn write_paths(out: &mut Vec<u8>, form: Form, paths: &mut [Path]) -> Vec<String> {
     paths.sort_by(|a, b| a.path.cmp(&b.path));
-    let mut named = BTreeSet::from([meta("APIResourceList")]);
+    let mut named = BTreeSet::new();
     for operation in paths.iter().flat_map(|path| &path.operations) {
         match &operation.body {
             Body::None => {}
             Body::Required(name) | Body::Optional(name) => {
                 named.insert(name.clone());
             }
-            Body::Patch => {
+            Body::Patch | Body::CustomPatch => {
                 named.insert(definitions::PATCH.to_owned());
             }
         }
@@ -107,6 +107,7 @@ fn render(form: Form, path: &Path, operation: &Operation) -> Value {
             let produces = operation.produces.media_types();
             let consumes: &[&str] = match (&operation.body, operation.action) {
                 (Body::Patch, _) => &PATCH_TYPES,
+                (Body::CustomPatch, _) => &CUSTOM_PATCH_TYPES,
                 (_, "") => produces,
                 _ => &["*/*"],
             };
@@ -140,7 +141,7 @@ fn v2_body(body: &Body) -> Option<Value> {
         Body::None => None,
         Body::Required(name) => Some(json!({"name": "body", "in": "body", "required": true, "schema": schema(name)})),
         Body::Optional(name) => Some(json!({"name": "body", "in": "body", "schema": schema(name)})),
-        Body::Patch => {
+        Body::Patch | Body::CustomPatch => {
             Some(json!({"name": "body", "in": "body", "required": true, "schema": schema(definitions::PATCH)}))
         }
     }
@@ -148,15 +149,17 @@ fn v2_body(body: &Body) -> Option<Value> {
 
 fn v3_body(body: &Body) -> Option<Value> {
     let content = |name: &str| json!({"schema": Form::V3.reference(name)});
+    let patches = |types: &[&str]| {
+        let types: Map<String, Value> =
+            types.iter().map(|media_type| ((*media_type).to_owned(), content(definitions::PATCH))).collect();
+        json!({"content": types, "required": true})
+    };
     match body {
         Body::None => None,
         Body::Required(name) => Some(json!({"content": {"*/*": content(name)}, "required": true})),
         Body::Optional(name) => Some(json!({"content": {"*/*": content(name)}})),
-        Body::Patch => {
-            let types: Map<String, Value> =
-                PATCH_TYPES.iter().map(|media_type| ((*media_type).to_owned(), content(definitions::PATCH))).collect();
-            Some(json!({"content": types, "required": true}))
-        }
+        Body::Patch => Some(patches(&PATCH_TYPES)),
+        Body::CustomPatch => Some(patches(&CUSTOM_PATCH_TYPES)),
     }
 }
 

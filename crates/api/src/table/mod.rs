@@ -169,6 +169,14 @@ impl Printer {
         self.columns.iter().map(Column::to_value).collect()
     }
 
+    /// `rows` of an empty list: upstream's default table has none at all.
+    pub fn no_rows(&self) -> Value {
+        match self.cells {
+            Source::Default => Value::Null,
+            Source::Builtin(_) | Source::Custom(_) => json!([]),
+        }
+    }
+
     /// The row of one object; ages are relative to `now`.
     pub fn row(&self, object: &Value, now: Timestamp) -> TableRow {
         let row = Row { object, now };

@@ -1,0 +1,146 @@
+//! Custom resources in OpenAPI documents: their own schema with the fields every object has, and paths without what only
+//! built-in kinds offer (protobuf, strategic merge patches, the old watch paths).
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, json};
+
+use crate::{Kind, Value};
+
+use super::{
+    Form,
+    definitions::meta,
+    descriptions::{self, Descriptions},
+    gvk,
+    operations::{Body, Produces},
+    paths::{self, Path},
+};
+
+const METADATA: &str = "Standard object's metadata. More info: \
+                        https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+const CONVENTIONS: &str = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
+
+/// A kind that a CRD brought, and its `openAPIV3Schema` (null when it has none).
+#[derive(Clone, Copy, Debug)]
+pub struct CustomKind<'k> {
+    pub kind: &'k Kind,
+    pub schema: &'k Value,
+}
+
+/// `com.example.v1.Widget`: the group's labels reversed.
+pub(super) fn definition_name(kind: &Kind) -> String {
+    let mut labels: Vec<&str> = kind.group.split('.').collect();
+    labels.reverse();
+    format!("{}.{}.{}", labels.join("."), kind.version, kind.kind)
+}
+
+/// Paths of a custom kind.
+pub(super) fn paths(kind: &Kind) -> Vec<Path> {
+    let name = definition_name(kind);
+    let mut kind = kind.clone();
+    for sub in kind.subresources.iter_mut().filter(|sub| sub.kind == kind.kind && sub.group == kind.group) {
+        sub.type_name = name.clone().into();
+    }
+    kind.type_name = name.into();
+    let mut out = paths::of_kind(&kind);
+    out.retain(|path| !path.operations.iter().any(|op| op.action.starts_with("watch")));
+    for operation in out.iter_mut().flat_map(|path| &mut path.operations) {
+        operation.produces = Produces::Custom;
+        if operation.body == Body::Patch {
+            operation.body = Body::CustomPatch;
+        }
+    }
+    out
+}
+
+/// Definitions of custom kinds and of their lists.
+pub(super) fn definitions(form: Form, kinds: &[CustomKind<'_>]) -> BTreeMap<String, Value> {
+    let text = descriptions::inflate();
+    let descriptions = Descriptions::parse(&text);
+    let text_of = |field: &str| descriptions.get("", field).unwrap_or_default();
+    let string = |field: &str| json!({"description": text_of(field), "type": "string"});
+    let reference = |name: &str, description: &str| {
+        let reference = form.reference(&meta(name));
+        match form {
+            Form::V2 => json!({"$ref": reference["$ref"], "description": description}),
+            Form::V3 => json!({"allOf": [reference], "description": description}),
+        }
+    };
+    let list_metadata = descriptions.get("List", "metadata").unwrap_or_default();
+
+    let mut out = BTreeMap::new();
+    for CustomKind { kind, schema } in kinds {
+        let name = definition_name(kind);
+        let mut own = match schema {
+            Value::Object(fields) => fields.clone(),
+            _ => Map::from_iter([("x-kubernetes-preserve-unknown-fields".to_owned(), true.into())]),
+        };
+        if form == Form::V2 {
+            own = for_v2(own);
+        }
+        own.insert("type".into(), "object".into());
+        let properties = own.entry("properties").or_insert_with(|| json!({}));
+        if let Some(properties) = properties.as_object_mut() {
+            properties.insert("apiVersion".into(), string("apiVersion"));
+            properties.insert("kind".into(), string("kind"));
+            properties.insert("metadata".into(), reference("ObjectMeta", METADATA));
+        }
+        let gvk_of = |name: String| json!([gvk(&kind.group, &kind.version, &name)]);
+        own.insert("x-kubernetes-group-version-kind".into(), gvk_of(kind.kind.to_string()));
+        out.insert(name.clone(), own.into());
+
+        let list = json!({
+            "description": format!("{} is a list of {}", kind.list_kind(), kind.kind),
+            "type": "object",
+            "required": ["items"],
+            "properties": {
+                "apiVersion": string("apiVersion"),
+                "items": {
+                    "description": format!("List of {}. More info: {CONVENTIONS}", kind.resource),
+                    "type": "array",
+                    "items": form.reference(&name),
+                },
+                "kind": string("kind"),
+                "metadata": reference("ListMeta", list_metadata.as_str().unwrap_or_default()),
+            },
+            "x-kubernetes-group-version-kind": gvk_of(kind.list_kind()),
+        });
+        out.insert(format!("{name}List"), list);
+    }
+    out
+}
+
+/// What OpenAPI v2 and the clients that read it can bear: no alternatives, no nullable types, nothing said below a place where
+/// unknown fields are kept.
+fn for_v2(mut schema: Map<String, Value>) -> Map<String, Value> {
+    for key in ["oneOf", "anyOf", "allOf", "not"] {
+        schema.shift_remove(key);
+    }
+    let is_set = |schema: &Map<String, Value>, key: &str| schema.get(key).and_then(Value::as_bool) == Some(true);
+    if is_set(&schema, "nullable") {
+        for key in ["nullable", "type", "items", "properties", "additionalProperties"] {
+            schema.shift_remove(key);
+        }
+    }
+    if is_set(&schema, "x-kubernetes-preserve-unknown-fields") {
+        for key in ["items", "properties", "additionalProperties"] {
+            schema.shift_remove(key);
+        }
+    }
+    if is_set(&schema, "x-kubernetes-int-or-string") {
+        schema.shift_remove("type");
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(Value::Object(inner)) = schema.get_mut(key) {
+            *inner = for_v2(std::mem::take(inner));
+        }
+    }
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        for property in properties.values_mut() {
+            if let Value::Object(inner) = property {
+                *inner = for_v2(std::mem::take(inner));
+            }
+        }
+    }
+    schema
+}
