@@ -11,6 +11,8 @@ pub mod cache;
 mod config;
 pub mod cycle;
 mod driver;
+#[cfg(test)]
+mod driver_tests;
 pub mod engine;
 #[cfg(test)]
 mod engine_tests;
