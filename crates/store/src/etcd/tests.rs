@@ -121,6 +121,7 @@ async fn etcdctl_reads_and_writes() {
                 ("compact 3", "Error: etcdserver: mvcc: required revision has been compacted"),
                 ("get a --rev=2", "Error: etcdserver: mvcc: required revision has been compacted"),
                 ("compact 6", "compacted revision 6"),
+                ("lock name echo held", "held"),
             ],
         )
         .await;
