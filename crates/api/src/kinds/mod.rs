@@ -3,21 +3,31 @@
 //! [`builtin`] is the registry of every resource that a default server serves. The table is `data/kinds.tsv`; the functions
 //! of a kind are its row in [`strategies`].
 
+pub mod apps;
+pub mod autoscaling;
+pub mod batch;
 pub mod carry;
+pub mod certificates;
 pub mod configmap;
 pub mod endpoints;
 pub mod event;
+pub mod flowcontrol;
 pub mod limitrange;
 mod load;
 pub mod namespace;
+pub mod networking;
 pub mod node;
 pub mod persistentvolume;
 pub mod persistentvolumeclaim;
 pub mod pod;
+pub mod policy;
+pub mod rbac;
 pub mod replicationcontroller;
 pub mod resourcequota;
+pub mod scheduling;
 pub mod service;
 pub mod serviceaccount;
+pub mod storage;
 pub mod strategies;
 pub mod volumes;
 

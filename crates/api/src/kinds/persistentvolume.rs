@@ -115,6 +115,40 @@ fn capacity(capacity: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
+/// The spec of a volume given inline in an attachment: no more than a CSI source.
+pub fn inline_volume_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
+    for field in ["claimRef", "capacity"] {
+        if !spec.field(field).is_empty() {
+            spec.field(field).forbidden(errors, NOT_INLINE);
+        }
+    }
+    if !spec.field("csi").is_set() {
+        spec.field("csi").required(errors, "has to be specified in the context of inline volumes");
+    }
+    let modes = spec.field("accessModes");
+    if modes.is_empty() {
+        modes.required(errors, "");
+    }
+    claim::access_modes(&modes, errors);
+    let policy = spec.field("persistentVolumeReclaimPolicy");
+    if !matches!(policy.str(), "" | "Retain") {
+        policy.forbidden(errors, "may only be Retain in the context of inline volumes");
+    }
+    if spec.field("nodeAffinity").is_set() {
+        spec.field("nodeAffinity").forbidden(errors, NOT_INLINE);
+    }
+    volumes::persistent_volume_source(spec, "", errors);
+    if !spec.field("storageClassName").is_empty() {
+        spec.field("storageClassName").forbidden(errors, NOT_INLINE);
+    }
+    let mode = spec.field("volumeMode");
+    if mode.is_set() && mode.str() != "Filesystem" {
+        mode.forbidden(errors, "may not specify volumeMode other than Filesystem in the context of inline volumes");
+    }
+    attributes_class(spec, errors);
+}
+
 /// Whether a path is `/` once `.` and `..` are resolved.
 fn is_root(path: &str) -> bool {
     let mut depth = 0;

@@ -2,8 +2,9 @@
 
 use crate::Strategy;
 use crate::kinds::{
-    configmap, endpoints, event, limitrange, namespace, node, persistentvolume, persistentvolumeclaim, pod,
-    replicationcontroller, resourcequota, service, serviceaccount,
+    apps, autoscaling, batch, certificates, configmap, endpoints, event, flowcontrol, limitrange, namespace,
+    networking, node, persistentvolume, persistentvolumeclaim, pod, policy, rbac, replicationcontroller, resourcequota,
+    scheduling, service, serviceaccount, storage,
 };
 
 /// Group, kind and strategy of every built-in kind that has rules of its own.
@@ -27,7 +28,38 @@ static STRATEGIES: &[(&str, &str, &Strategy)] = &[
     ("", "Secret", &configmap::SECRET),
     ("", "Service", &service::STRATEGY),
     ("", "ServiceAccount", &serviceaccount::STRATEGY),
+    ("apps", "ControllerRevision", &apps::CONTROLLER_REVISION),
+    ("apps", "DaemonSet", &apps::DAEMON_SET),
+    ("apps", "Deployment", &apps::DEPLOYMENT),
+    ("apps", "ReplicaSet", &apps::REPLICA_SET),
+    ("apps", "StatefulSet", &apps::STATEFUL_SET),
+    ("autoscaling", "HorizontalPodAutoscaler", &autoscaling::STRATEGY),
+    ("batch", "CronJob", &batch::CRON_JOB),
+    ("batch", "Job", &batch::JOB),
+    ("certificates.k8s.io", "CertificateSigningRequest", &certificates::STRATEGY),
+    ("coordination.k8s.io", "Lease", &scheduling::LEASE),
+    ("discovery.k8s.io", "EndpointSlice", &networking::ENDPOINT_SLICE),
     ("events.k8s.io", "Event", &event::EVENTS),
+    ("flowcontrol.apiserver.k8s.io", "FlowSchema", &flowcontrol::FLOW_SCHEMA),
+    ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", &flowcontrol::PRIORITY_LEVEL),
+    ("networking.k8s.io", "IPAddress", &networking::IP_ADDRESS),
+    ("networking.k8s.io", "Ingress", &networking::INGRESS),
+    ("networking.k8s.io", "IngressClass", &networking::INGRESS_CLASS),
+    ("networking.k8s.io", "NetworkPolicy", &networking::NETWORK_POLICY),
+    ("networking.k8s.io", "ServiceCIDR", &networking::SERVICE_CIDR),
+    ("node.k8s.io", "RuntimeClass", &scheduling::RUNTIME_CLASS),
+    ("policy", "PodDisruptionBudget", &policy::STRATEGY),
+    ("rbac.authorization.k8s.io", "ClusterRole", &rbac::CLUSTER_ROLE),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding", &rbac::CLUSTER_ROLE_BINDING),
+    ("rbac.authorization.k8s.io", "Role", &rbac::ROLE),
+    ("rbac.authorization.k8s.io", "RoleBinding", &rbac::ROLE_BINDING),
+    ("scheduling.k8s.io", "PriorityClass", &scheduling::PRIORITY_CLASS),
+    ("storage.k8s.io", "CSIDriver", &storage::CSI_DRIVER),
+    ("storage.k8s.io", "CSINode", &storage::CSI_NODE),
+    ("storage.k8s.io", "CSIStorageCapacity", &storage::CSI_STORAGE_CAPACITY),
+    ("storage.k8s.io", "StorageClass", &storage::STORAGE_CLASS),
+    ("storage.k8s.io", "VolumeAttachment", &storage::VOLUME_ATTACHMENT),
+    ("storage.k8s.io", "VolumeAttributesClass", &storage::VOLUME_ATTRIBUTES_CLASS),
 ];
 
 /// The strategy of a built-in kind.

@@ -1,0 +1,483 @@
+//! Deployment, ReplicaSet, DaemonSet, StatefulSet, ControllerRevision. Source: `pkg/registry/apps`, `pkg/apis/apps/validation`.
+
+use crate::kinds::replicationcontroller::{always_restarts, labels_match, replica_status};
+use crate::kinds::{carry, pod};
+use crate::strategy::SubresourceStrategy;
+use crate::validate::labels::{is_empty_selector, selector};
+use crate::validate::text::{
+    at_most_100_percent, immutable, int_or_percent, nonnegative, nonnegative_fields, optional_enum,
+    positive_int_or_percent, same,
+};
+use crate::validate::{go, names};
+use crate::{Cursor, ErrorList, Strategy, Value, meta};
+
+pub const DEPLOYMENT: Strategy = Strategy {
+    validate: |object, errors| deployment_spec(&object.field("spec"), errors),
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        deployment_spec(&new.field("spec"), errors);
+        immutable_selector(new, old, errors);
+    },
+    warnings: template_warnings,
+    subresources: &[SubresourceStrategy {
+        name: "status",
+        prepare_for_update: |_, _, _| {},
+        validate_update: deployment_status,
+    }],
+    ..Strategy::DEFAULT
+};
+
+pub const REPLICA_SET: Strategy = Strategy {
+    validate: |object, errors| replica_set_spec(&object.field("spec"), errors),
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        replica_set_spec(&new.field("spec"), errors);
+        immutable_selector(new, old, errors);
+    },
+    warnings: template_warnings,
+    subresources: &[SubresourceStrategy {
+        name: "status",
+        prepare_for_update: |_, _, _| {},
+        validate_update: |new, old, errors| {
+            meta::validate_update_again(new, old, errors);
+            replica_status(&new.field("status"), errors);
+        },
+    }],
+    ..Strategy::DEFAULT
+};
+
+pub const DAEMON_SET: Strategy = Strategy {
+    validate: |object, errors| daemon_set_spec(&object.field("spec"), errors),
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        immutable_selector(new, old, errors);
+        daemon_set_spec(&new.field("spec"), errors);
+    },
+    warnings: template_warnings,
+    subresources: &[SubresourceStrategy {
+        name: "status",
+        prepare_for_update: |_, _, _| {},
+        validate_update: daemon_set_status,
+    }],
+    ..Strategy::DEFAULT
+};
+
+pub const STATEFUL_SET: Strategy = Strategy {
+    name_rule: names::label_name,
+    validate: |object, errors| stateful_set_spec(&object.field("spec"), true, errors),
+    validate_update: stateful_set_update,
+    warnings: |new, old, out| {
+        template_warnings(new, old, out);
+        let spec = new.field("spec");
+        if spec.field("revisionHistoryLimit").int() < 0 {
+            out.push(
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+                    .to_owned(),
+            );
+        }
+        for claim in spec.field("volumeClaimTemplates").items() {
+            crate::kinds::persistentvolumeclaim::spec_warnings(&claim.field("spec"), out);
+        }
+    },
+    subresources: &[SubresourceStrategy {
+        name: "status",
+        prepare_for_update: |_, _, _| {},
+        validate_update: stateful_set_status,
+    }],
+    ..Strategy::DEFAULT
+};
+
+pub const CONTROLLER_REVISION: Strategy = Strategy {
+    validate: |object, errors| {
+        let data = object.field("data");
+        if !data.is_set() {
+            data.required(errors, "data is mandatory");
+        } else if !data.value().is_object() {
+            data.invalid(errors, "error parsing data");
+        }
+        nonnegative(&object.field("revision"), errors);
+    },
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        nonnegative(&new.field("revision"), errors);
+        immutable(&new.field("data"), &old.field("data"), errors);
+    },
+    ..Strategy::DEFAULT
+};
+
+fn template_warnings(new: &Cursor<'_>, _: Option<&Cursor<'_>>, out: &mut Vec<String>) {
+    pod::warnings::template(&new.field("spec").field("template"), out);
+}
+
+fn immutable_selector(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    immutable(&new.field("spec").field("selector"), &old.field("spec").field("selector"), errors);
+}
+
+/// A selector that is there, well formed, and selects something in particular.
+fn required_selector(own: &Cursor<'_>, empty: &str, errors: &mut ErrorList) {
+    if !own.is_set() {
+        own.required(errors, "");
+        return;
+    }
+    selector(own, errors);
+    if is_empty_selector(own) {
+        own.invalid(errors, empty);
+    }
+}
+
+/// A template whose pods are kept running by a set with this selector.
+fn template_for(spec: &Cursor<'_>, owner: &str, errors: &mut ErrorList) {
+    let (own, template) = (spec.field("selector"), spec.field("template"));
+    if !is_empty_selector(&own) || !own.is_set() {
+        labels_match(&own, &template, errors);
+    }
+    pod::template(&template, errors);
+    always_restarts(&template, owner, errors);
+}
+
+fn deployment_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let field = |name: &str| spec.field(name);
+    nonnegative(&field("replicas"), errors);
+    required_selector(&field("selector"), "empty selector is invalid for deployment", errors);
+    template_for(spec, "ReplicaSet", errors);
+    deployment_strategy(&field("strategy"), errors);
+    nonnegative_fields(spec, &["minReadySeconds", "revisionHistoryLimit"], errors);
+    let deadline = field("progressDeadlineSeconds");
+    if let Some(seconds) = deadline.opt_int() {
+        nonnegative(&deadline, errors);
+        if seconds <= field("minReadySeconds").int() {
+            deadline.invalid(errors, "must be greater than minReadySeconds");
+        }
+    }
+}
+
+fn deployment_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
+    let rolling = strategy.field("rollingUpdate");
+    match strategy.field("type").str() {
+        "Recreate" => {
+            if rolling.is_set() {
+                rolling.forbidden(errors, "may not be specified when strategy `type` is 'Recreate'");
+            }
+        }
+        "RollingUpdate" => {
+            if !rolling.is_set() {
+                rolling.required(errors, "this should be defaulted and never be nil");
+                return;
+            }
+            let (unavailable, surge) = (rolling.field("maxUnavailable"), rolling.field("maxSurge"));
+            positive_int_or_percent(&unavailable, errors);
+            positive_int_or_percent(&surge, errors);
+            let is_zero = |v: &Cursor<'_>| int_or_percent(v) == 0 && !is_malformed(v);
+            if is_zero(&unavailable) && is_zero(&surge) {
+                unavailable.invalid(errors, "may not be 0 when `maxSurge` is 0");
+            }
+            at_most_100_percent(&unavailable, errors);
+        }
+        _ => {
+            let shown = go::value("apps.DeploymentStrategy", strategy.value());
+            errors.not_supported(strategy.path(), shown, &["Recreate", "RollingUpdate"]);
+        }
+    }
+}
+
+fn is_malformed(value: &Cursor<'_>) -> bool {
+    value.value().as_str().is_some_and(|text| !names::percent(text).is_empty())
+}
+
+fn deployment_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    let status = new.field("status");
+    let count = |field: &str| status.field(field).int();
+    nonnegative_fields(
+        &status,
+        &[
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+            "collisionCount",
+        ],
+        errors,
+    );
+    for field in ["updatedReplicas", "readyReplicas", "availableReplicas"] {
+        if count(field) > count("replicas") {
+            errors.invalid(status.path().child(field), count(field), "cannot be greater than status.replicas");
+        }
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        let path = status.path().child("availableReplicas");
+        errors.invalid(path, count("availableReplicas"), "cannot be greater than readyReplicas");
+    }
+    collision_count(new, old, errors);
+}
+
+fn collision_count(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let (count, before) = (new.field("status").field("collisionCount"), old.field("status").field("collisionCount"));
+    if let Some(before) = before.opt_int()
+        && count.opt_int().is_none_or(|n| n < before)
+    {
+        count.invalid(errors, "cannot be decremented");
+    }
+}
+
+fn replica_set_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    nonnegative_fields(spec, &["replicas", "minReadySeconds"], errors);
+    required_selector(&spec.field("selector"), "empty selector is invalid for deployment", errors);
+    template_for(spec, "ReplicaSet", errors);
+}
+
+fn daemon_set_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let (own, template) = (spec.field("selector"), spec.field("template"));
+    selector(&own, errors);
+    labels_match(&own, &template, errors);
+    if own.is_set() && is_empty_selector(&own) {
+        own.invalid(errors, "empty selector is invalid for daemonset");
+    }
+    pod::template(&template, errors);
+    always_restarts_daemon(&template, errors);
+    nonnegative(&spec.field("minReadySeconds"), errors);
+    daemon_set_strategy(&spec.field("updateStrategy"), errors);
+    nonnegative(&spec.field("revisionHistoryLimit"), errors);
+}
+
+fn always_restarts_daemon(template: &Cursor<'_>, errors: &mut ErrorList) {
+    always_restarts(template, "DaemonSet", errors);
+}
+
+fn daemon_set_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
+    let rolling = strategy.field("rollingUpdate");
+    match strategy.field("type").str() {
+        "OnDelete" => {}
+        "RollingUpdate" if !rolling.is_set() => rolling.required(errors, ""),
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.field("maxUnavailable"), rolling.field("maxSurge"));
+            positive_int_or_percent(&unavailable, errors);
+            positive_int_or_percent(&surge, errors);
+            let has_unavailable = int_or_percent(&unavailable) != 0;
+            let has_surge = int_or_percent(&surge) != 0;
+            if has_unavailable && has_surge {
+                surge.invalid(errors, "may not be set when maxUnavailable is non-zero");
+            } else if !has_unavailable && !has_surge && !is_malformed(&unavailable) && !is_malformed(&surge) {
+                unavailable.required(errors, "cannot be 0 when maxSurge is 0");
+            }
+            at_most_100_percent(&unavailable, errors);
+            at_most_100_percent(&surge, errors);
+        }
+        _ => errors.not_supported(
+            strategy.path(),
+            go::value("apps.DaemonSetUpdateStrategy", strategy.value()),
+            &["RollingUpdate", "OnDelete"],
+        ),
+    }
+}
+
+fn daemon_set_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    nonnegative_fields(
+        &new.field("status"),
+        &[
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+            "observedGeneration",
+            "updatedNumberScheduled",
+            "numberAvailable",
+            "numberUnavailable",
+        ],
+        errors,
+    );
+    collision_count(new, old, errors);
+}
+
+fn stateful_set_spec(spec: &Cursor<'_>, check_service_name: bool, errors: &mut ErrorList) {
+    let field = |name: &str| spec.field(name);
+    let policy = field("podManagementPolicy");
+    match policy.str() {
+        "" => policy.required(errors, ""),
+        "OrderedReady" | "Parallel" => {}
+        _ => policy.invalid(errors, "must be 'OrderedReady' or 'Parallel'"),
+    }
+    stateful_set_strategy(&field("updateStrategy"), errors);
+    let retention = field("persistentVolumeClaimRetentionPolicy");
+    if retention.is_set() {
+        for field in ["whenDeleted", "whenScaled"] {
+            optional_enum(&retention.field(field), &["Delete", "Retain"], errors);
+        }
+    }
+    nonnegative_fields(spec, &["replicas", "minReadySeconds"], errors);
+    nonnegative(&field("ordinals").field("start"), errors);
+    if check_service_name && !field("serviceName").is_empty() {
+        crate::validate::text::formatted(&field("serviceName"), names::dns1123_label, errors);
+    }
+    required_selector(&field("selector"), "empty selector is invalid for statefulset", errors);
+    let template = field("template");
+    if !is_empty_selector(&field("selector")) || !field("selector").is_set() {
+        labels_match(&field("selector"), &template, errors);
+    }
+    pod::template(&template, errors);
+    always_restarts(&template, "StatefulSet", errors);
+}
+
+fn stateful_set_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
+    let (kind, rolling) = (strategy.field("type"), strategy.field("rollingUpdate"));
+    match kind.str() {
+        "" => kind.required(errors, ""),
+        "OnDelete" => {
+            if rolling.is_set() {
+                rolling.invalid(errors, "only allowed for updateStrategy 'RollingUpdate'");
+            }
+        }
+        "RollingUpdate" => {
+            if rolling.is_set() {
+                nonnegative(&rolling.field("partition"), errors);
+                let unavailable = rolling.field("maxUnavailable");
+                if unavailable.is_set() {
+                    positive_int_or_percent(&unavailable, errors);
+                    if int_or_percent(&unavailable) == 0 && !is_malformed(&unavailable) {
+                        unavailable.invalid(errors, "cannot be 0");
+                    }
+                    at_most_100_percent(&unavailable, errors);
+                }
+            }
+        }
+        _ => errors.invalid(
+            strategy.path(),
+            go::value("apps.StatefulSetUpdateStrategy", strategy.value()),
+            "must be 'RollingUpdate' or 'OnDelete'",
+        ),
+    }
+}
+
+/// Fields of a StatefulSet's spec that may change.
+const CHANGEABLE: &[&str] = &[
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+fn stateful_set_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    let (spec, old_spec) = (new.field("spec"), old.field("spec"));
+    stateful_set_spec(&spec, false, errors);
+    let fixed = |spec: &Cursor<'_>| {
+        let mut out: Value = spec.value().clone();
+        for field in CHANGEABLE {
+            carry::remove(&mut out, &[], field);
+        }
+        out
+    };
+    if !same(&fixed(&spec), &fixed(&old_spec)) {
+        spec.forbidden(
+            errors,
+            "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', \
+             'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+        );
+    }
+}
+
+fn stateful_set_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    let status = new.field("status");
+    let count = |field: &str| status.field(field).int();
+    nonnegative_fields(
+        &status,
+        &[
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+            "observedGeneration",
+            "collisionCount",
+        ],
+        errors,
+    );
+    for field in ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"] {
+        if count(field) > count("replicas") {
+            errors.invalid(status.path().child(field), count(field), "cannot be greater than status.replicas");
+        }
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        let path = status.path().child("availableReplicas");
+        errors.invalid(path, count("availableReplicas"), "cannot be greater than status.readyReplicas");
+    }
+}
+
+/// Validation of a Scale, for the `scale` subresources.
+pub fn validate_scale(scale: &Cursor<'_>, errors: &mut ErrorList) {
+    nonnegative(&scale.field("spec").field("replicas"), errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn template() -> Value {
+        json!({"metadata": {"labels": {"app": "a"}}, "spec": {
+            "containers": [{"name": "c", "image": "x", "terminationMessagePolicy": "File", "imagePullPolicy": "Always"}],
+            "restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst"}})
+    }
+
+    fn deployment_errors(changes: Value) -> Vec<String> {
+        let mut object = json!({"spec": {
+            "replicas": 1, "selector": {"matchLabels": {"app": "a"}}, "template": template(),
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}}}});
+        for (key, value) in changes.as_object().cloned().unwrap_or_default() {
+            object["spec"][key] = value;
+        }
+        let mut errors = ErrorList::new();
+        (DEPLOYMENT.validate)(&Cursor::root(&object), &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn deployments_report_in_upstreams_order() {
+        assert_eq!(deployment_errors(json!({})), Vec::<String>::new());
+        assert_eq!(
+            deployment_errors(json!({"selector": null})),
+            [
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`"
+            ]
+        );
+        assert_eq!(
+            deployment_errors(json!({"strategy": {"type": "Bogus"}})),
+            [
+                "spec.strategy: Unsupported value: {\"Type\":\"Bogus\",\"RollingUpdate\":null}: supported values: \"Recreate\", \"RollingUpdate\""
+            ]
+        );
+        assert_eq!(
+            deployment_errors(
+                json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 0}}})
+            ),
+            ["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"]
+        );
+    }
+
+    #[test]
+    fn stateful_sets_change_little() {
+        let old = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "spec": {
+            "serviceName": "s", "podManagementPolicy": "OrderedReady", "updateStrategy": {"type": "RollingUpdate"},
+            "selector": {"matchLabels": {"app": "a"}}, "template": template()}});
+        let mut new = old.clone();
+        new["spec"]["replicas"] = 3.into();
+        new["spec"]["serviceName"] = "x".into();
+        let mut errors = ErrorList::new();
+        stateful_set_update(&Cursor::root(&new), &Cursor::root(&old), &mut errors);
+        assert!(
+            errors
+                .aggregate_message()
+                .starts_with("spec: Forbidden: updates to statefulset spec for fields other than")
+        );
+    }
+}

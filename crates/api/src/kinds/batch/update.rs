@@ -1,0 +1,206 @@
+//! What may change in a job, and what its status may say.
+
+use crate::kinds::batch::{generated_selector, indexed_host_names, job_spec};
+use crate::kinds::carry;
+use crate::validate::go;
+use crate::validate::text::{IMMUTABLE, immutable, nonnegative_fields, same};
+use crate::{Cursor, ErrorList, Value, meta};
+
+/// Fields of the pod spec that may change while a job is suspended and has never run.
+const SCHEDULING_FIELDS: &[&str] = &["nodeSelector", "tolerations", "schedulingGates"];
+
+/// Everything that holds for a job, then what may change; the spec is checked in both, and reported twice.
+pub(super) fn job(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    generated_selector(new, errors);
+    let (spec, old_spec) = (new.field("spec"), old.field("spec"));
+    job_spec(&spec, errors);
+    indexed_host_names(new, errors);
+    meta::validate_update_again(new, old, errors);
+    job_spec(&spec, errors);
+    completions(&spec, &old_spec, errors);
+    immutable(&spec.field("selector"), &old_spec.field("selector"), errors);
+    template(new, old, errors);
+    immutable(&spec.field("completionMode"), &old_spec.field("completionMode"), errors);
+    policy_is_fixed(&spec, &old_spec, "podFailurePolicy", "batch.PodFailurePolicy", errors);
+    for field in ["backoffLimitPerIndex", "managedBy"] {
+        immutable(&spec.field(field), &old_spec.field(field), errors);
+    }
+    policy_is_fixed(&spec, &old_spec, "successPolicy", "batch.SuccessPolicy", errors);
+}
+
+fn policy_is_fixed(new: &Cursor<'_>, old: &Cursor<'_>, field: &str, type_name: &str, errors: &mut ErrorList) {
+    let (policy, before) = (new.field(field), old.field(field));
+    if policy.is_set() != before.is_set() || !same(policy.value(), before.value()) {
+        errors.invalid(policy.path(), go::pointer(type_name, policy.value()), IMMUTABLE);
+    }
+}
+
+fn completions(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let (count, before) = (new.field("completions"), old.field("completions"));
+    if new.field("completionMode").str() != "Indexed" {
+        immutable(&count, &before, errors);
+        return;
+    }
+    if count.value() == before.value() {
+        return;
+    }
+    if count.int() != new.field("parallelism").int() {
+        count.invalid(errors, "can only be modified in tandem with spec.parallelism");
+    }
+}
+
+/// The template is fixed, except that a suspended job which has no pods may still be steered.
+fn template(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let (template, old_template) = (new.field("spec").field("template"), old.field("spec").field("template"));
+    let mut expected = old_template.value().clone();
+    let mut shown_part = None;
+    if is_idle(old) {
+        for part in ["labels", "annotations"] {
+            if let Some(metadata) = expected.get_mut("metadata") {
+                carry::keep(metadata, template.field("metadata").value(), part);
+            } else if template.field("metadata").is_set() {
+                carry::set(&mut expected, "metadata", template.field("metadata").value().clone());
+            }
+        }
+        if let Some(spec) = expected.get_mut("spec") {
+            free_scheduling_fields(spec, template.field("spec").value());
+        }
+        shown_part = (!same(&expected, template.value())).then(|| template.field("spec"));
+    }
+    if same(&expected, template.value()) {
+        return;
+    }
+    match shown_part {
+        // Metadata may change, so what differs is the spec.
+        Some(spec) => errors.invalid(spec.path(), go::value("PodSpec", spec.value()), IMMUTABLE),
+        None => errors.invalid(template.path(), go::value("PodTemplateSpec", template.value()), IMMUTABLE),
+    }
+}
+
+fn free_scheduling_fields(spec: &mut Value, new: &Value) {
+    for field in SCHEDULING_FIELDS {
+        carry::keep(spec, new, field);
+    }
+    let affinity = new.pointer("/affinity/nodeAffinity").cloned();
+    match (spec.get_mut("affinity"), affinity) {
+        (Some(own), _) => carry::keep(own, new.get("affinity").unwrap_or(&Value::Null), "nodeAffinity"),
+        (None, Some(affinity)) => carry::set(spec, "affinity", serde_json::json!({"nodeAffinity": affinity})),
+        (None, None) => {}
+    }
+    for list in ["containers", "initContainers"] {
+        let sent = new.get(list).and_then(Value::as_array);
+        let own = spec.get_mut(list).and_then(Value::as_array_mut);
+        for (container, sent) in own.into_iter().flatten().zip(sent.into_iter().flatten()) {
+            carry::keep(container, sent, "resources");
+        }
+    }
+}
+
+/// Suspended, and without pods: never started, or known to be suspended.
+fn is_idle(job: &Cursor<'_>) -> bool {
+    let status = job.field("status");
+    let is_suspended = status
+        .field("conditions")
+        .items()
+        .any(|c| c.field("type").str() == "Suspended" && c.field("status").str() == "True");
+    job.field("spec").field("suspend").bool()
+        && (!status.field("startTime").is_set() || is_suspended)
+        && status.field("active").int() == 0
+}
+
+fn has_condition(status: &Cursor<'_>, kind: &str) -> bool {
+    status.field("conditions").items().any(|c| c.field("type").str() == kind && c.field("status").str() == "True")
+}
+
+/// Pairs of conditions that exclude each other, with upstream's words.
+const EXCLUSIVE: &[(&str, &str, &str)] = &[
+    ("Complete", "Failed", "cannot set Complete=True and Failed=true conditions"),
+    ("Complete", "FailureTarget", "cannot set Complete=True and FailureTarget=true conditions"),
+    ("SuccessCriteriaMet", "Failed", "cannot set Failed=True and SuccessCriteriaMet=true conditions"),
+    ("SuccessCriteriaMet", "FailureTarget", "cannot set FailureTarget=True and SuccessCriteriaMet=true conditions"),
+];
+/// Conditions that stay once they are true.
+const TERMINAL: &[&str] = &["Complete", "Failed", "FailureTarget", "SuccessCriteriaMet"];
+
+pub(super) fn status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    let (status, old_status) = (new.field("status"), old.field("status"));
+    nonnegative_fields(&status, &["active", "succeeded", "failed", "ready", "terminating"], errors);
+    let conditions = status.field("conditions");
+    let is_finished = has_condition(&status, "Complete") || has_condition(&status, "Failed");
+    for (a, b, detail) in EXCLUSIVE {
+        if has_condition(&status, a) && has_condition(&status, b) {
+            errors.invalid(conditions.path(), "", *detail);
+        }
+    }
+    for kind in TERMINAL {
+        if has_condition(&old_status, kind) && !has_condition(&status, kind) {
+            errors.invalid(conditions.path(), "", format!("cannot disable the terminal {kind}=True condition"));
+        }
+    }
+    if has_condition(&status, "Failed")
+        && !has_condition(&status, "FailureTarget")
+        && !has_condition(&old_status, "Failed")
+    {
+        errors.invalid(
+            conditions.path(),
+            "",
+            "cannot set Failed=True condition without the FailureTarget=true condition",
+        );
+    }
+    if has_condition(&status, "Complete")
+        && !has_condition(&status, "SuccessCriteriaMet")
+        && !has_condition(&old_status, "Complete")
+    {
+        errors.invalid(
+            conditions.path(),
+            "",
+            "cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
+        );
+    }
+    times(&status, &old_status, is_finished, errors);
+    if is_finished {
+        for field in ["active", "terminating"] {
+            let count = status.field(field);
+            if count.int() != 0 {
+                errors.invalid(count.path(), count.int(), format!("{field}>0 is invalid for finished job"));
+            }
+        }
+        let uncounted = status.field("uncountedTerminatedPods");
+        if !uncounted.field("succeeded").is_empty() || !uncounted.field("failed").is_empty() {
+            errors.invalid(uncounted.path(), "", "uncountedTerminatedPods needs to be empty for finished job");
+        }
+    }
+    if status.field("ready").int() > status.field("active").int() {
+        let ready = status.field("ready");
+        ready.invalid(errors, "cannot set more ready pods than active");
+    }
+    for field in ["failed", "succeeded"] {
+        let count = status.field(field);
+        if count.int() < old_status.field(field).int() {
+            errors.invalid(count.path(), count.int(), format!("cannot decrease the {field} counter"));
+        }
+    }
+}
+
+fn times(status: &Cursor<'_>, old: &Cursor<'_>, is_finished: bool, errors: &mut ErrorList) {
+    let (start, completion) = (status.field("startTime"), status.field("completionTime"));
+    if is_finished && !start.is_set() {
+        start.required(errors, "startTime is required for finished job");
+    }
+    let is_complete = has_condition(status, "Complete");
+    if is_complete && !completion.is_set() {
+        completion.required(errors, "completionTime is required for Complete jobs");
+    }
+    if !is_complete && completion.is_set() {
+        completion.invalid(errors, "cannot set completionTime when there is no Complete=True condition");
+    }
+    // Both are RFC 3339 in UTC with seconds, so text order is time order.
+    if completion.is_set() && start.is_set() && completion.str() < start.str() {
+        completion.invalid(errors, "completionTime cannot be set before startTime");
+    }
+    let before = old.field("completionTime");
+    if before.is_set() && completion.value() != before.value() {
+        completion.invalid(errors, "completionTime cannot be mutated");
+    }
+}

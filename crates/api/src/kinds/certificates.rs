@@ -1,0 +1,296 @@
+//! CertificateSigningRequest. Source: `pkg/apis/certificates/validation`, `pkg/registry/certificates`.
+
+use base64::Engine;
+use serde_json::json;
+
+use crate::kinds::{carry, volumes};
+use crate::strategy::{Context, SubresourceStrategy};
+use crate::validate::text::supported;
+use crate::{Cursor, ErrorList, Strategy, Value, meta};
+
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+const EXPIRATION_SECONDS_MIN: i64 = 600;
+const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
+
+pub const STRATEGY: Strategy = Strategy {
+    name_rule: crate::validate::names::path_segment_name,
+    prepare_for_create: |new, ctx| {
+        requester(new, ctx);
+        carry::set(new, "status", json!({}));
+    },
+    validate: |request, errors| {
+        let spec = request.field("spec");
+        request_spec(&spec, errors);
+        conditions(request, errors);
+    },
+    prepare_for_update: |new, old, _| {
+        carry::keep_spec(new, old);
+        carry::keep_status(new, old);
+    },
+    validate_update: meta::validate_update_again,
+    subresources: &[STATUS, APPROVAL],
+    ..Strategy::DEFAULT
+};
+
+const STATUS: SubresourceStrategy = SubresourceStrategy {
+    name: "status",
+    prepare_for_update: |new, old, ctx| {
+        carry::keep_spec(new, old);
+        keep_decisions(new, old);
+        fill_times(new, old, ctx.now);
+    },
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        conditions(new, errors);
+        certificate(new, old, errors);
+    },
+};
+
+const APPROVAL: SubresourceStrategy = SubresourceStrategy {
+    name: "approval",
+    prepare_for_update: |new, old, ctx| {
+        carry::keep_spec(new, old);
+        let decided = new.pointer("/status/conditions").cloned();
+        carry::keep_status(new, old);
+        if let (Some(decided), Value::Object(fields)) = (decided, &mut *new) {
+            let status = fields.entry("status").or_insert_with(|| json!({}));
+            carry::set(status, "conditions", decided);
+        }
+        fill_times(new, old, ctx.now);
+    },
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        conditions(new, errors);
+        for kind in ["Approved", "Denied", "Failed"] {
+            let list = new.field("status").field("conditions");
+            match (find(old.value(), kind), find(new.value(), kind)) {
+                (Some(_), None) => {
+                    list.forbidden(errors, format!("updates may not remove a condition of type \"{kind}\""))
+                }
+                (None, Some(_)) if kind == "Failed" => {
+                    list.forbidden(errors, format!("updates may not add a condition of type \"{kind}\""));
+                }
+                _ => {}
+            }
+        }
+    },
+};
+
+/// Who asked is what the server knows, not what the client says.
+fn requester(request: &mut Value, ctx: &Context<'_>) {
+    let Some(Value::Object(spec)) = request.get_mut("spec") else { return };
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.shift_remove(field);
+    }
+    if !ctx.user.is_empty() {
+        spec.insert("username".to_owned(), ctx.user.into());
+    }
+    if !ctx.groups.is_empty() {
+        spec.insert("groups".to_owned(), json!(ctx.groups));
+    }
+}
+
+fn find<'v>(request: &'v Value, kind: &str) -> Option<&'v Value> {
+    let list = request.pointer("/status/conditions").and_then(Value::as_array)?;
+    list.iter().find(|c| c.get("type").is_some_and(|t| t == kind))
+}
+
+/// Decisions only move through `/approval`.
+fn keep_decisions(new: &mut Value, old: &Value) {
+    let is_decision = |c: &Value| c.get("type").is_some_and(|t| t == "Approved" || t == "Denied");
+    let list = |v: &Value| v.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut kept: Vec<Value> = list(old).into_iter().filter(is_decision).collect();
+    kept.extend(list(new).into_iter().filter(|c| !is_decision(c)));
+    let Value::Object(fields) = new else { return };
+    let status = fields.entry("status").or_insert_with(|| json!({}));
+    if kept.is_empty() {
+        carry::remove(status, &[], "conditions");
+    } else {
+        carry::set(status, "conditions", Value::Array(kept));
+    }
+}
+
+fn fill_times(new: &mut Value, old: &Value, now: &str) {
+    for condition in new.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        let kind = condition.get("type").and_then(Value::as_str).unwrap_or("").to_owned();
+        let before = find(old, &kind);
+        let unset = |c: &Value, field: &str| c.get(field).is_none_or(Value::is_null);
+        if unset(condition, "lastUpdateTime") {
+            carry::set(condition, "lastUpdateTime", now.into());
+        }
+        if unset(condition, "lastTransitionTime") {
+            let unchanged = before.filter(|b| b.get("status") == condition.get("status"));
+            let time = unchanged.and_then(|b| b.get("lastTransitionTime").cloned()).unwrap_or_else(|| now.into());
+            carry::set(condition, "lastTransitionTime", time);
+        }
+    }
+}
+
+fn request_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let request = spec.field("request");
+    if let Some(problem) = request_problem(request.str()) {
+        let shown = request.value().clone();
+        errors.invalid(request.path(), shown, problem);
+    }
+    let usages = spec.field("usages");
+    if usages.is_empty() {
+        usages.required(errors, "");
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for usage in usages.items() {
+        supported(&usage, USAGES, errors);
+        if seen.contains(&usage.str()) {
+            errors.duplicate(usage.path(), usage.str());
+        }
+        seen.push(usage.str());
+    }
+    let signer = spec.field("signerName");
+    if signer.str() == LEGACY_SIGNER {
+        signer.invalid(errors, "the legacy signerName is not allowed via this API version");
+    } else {
+        volumes::signer_name(&signer, errors);
+    }
+    let seconds = spec.field("expirationSeconds");
+    if seconds.opt_int().is_some_and(|n| n < EXPIRATION_SECONDS_MIN) {
+        seconds.invalid(errors, "may not specify a duration less than 600 seconds (10 minutes)");
+    }
+}
+
+fn decoded(base64: &str) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD.decode(base64).unwrap_or_default()
+}
+
+/// A block of a PEM text: its label and its contents.
+fn first_pem_block(text: &[u8]) -> Option<(String, Vec<u8>)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (_, rest) = text.split_once("-----BEGIN ")?;
+    let (label, rest) = rest.split_once("-----")?;
+    let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
+    let body: String = body.chars().filter(|c| !c.is_whitespace()).collect();
+    Some((label.to_owned(), base64::engine::general_purpose::STANDARD.decode(body).ok()?))
+}
+
+fn request_problem(base64: &str) -> Option<String> {
+    match first_pem_block(&decoded(base64)) {
+        Some((label, der)) if label == "CERTIFICATE REQUEST" => {
+            (!is_der_sequence(&der)).then(|| "asn1: structure error: tags don't match".to_owned())
+        }
+        _ => Some("PEM block type must be CERTIFICATE REQUEST".to_owned()),
+    }
+}
+
+/// One DER sequence that fills the bytes: what every certificate and request is on the outside.
+fn is_der_sequence(der: &[u8]) -> bool {
+    let (Some(0x30), Some(&length)) = (der.first(), der.get(1)) else { return false };
+    let (header, length) = if length < 0x80 {
+        (2, usize::from(length))
+    } else {
+        let n = usize::from(length & 0x7f);
+        let Some(bytes) = der.get(2..2 + n).filter(|_| n <= 4) else { return false };
+        (2 + n, bytes.iter().fold(0, |sum, b| sum << 8 | usize::from(*b)))
+    };
+    der.len() == header + length
+}
+
+fn conditions(request: &Cursor<'_>, errors: &mut ErrorList) {
+    let list = request.field("status").field("conditions");
+    let mut seen: Vec<&str> = Vec::new();
+    let (mut approved, mut denied) = (false, false);
+    for condition in list.items() {
+        let (kind, status) = (condition.field("type"), condition.field("status"));
+        if kind.is_empty() {
+            kind.required(errors, "");
+        }
+        match kind.str() {
+            "Approved" => approved = true,
+            "Denied" => denied = true,
+            _ => {}
+        }
+        if approved && denied {
+            kind.invalid(errors, "Approved and Denied conditions are mutually exclusive");
+        }
+        let is_decision = matches!(kind.str(), "Approved" | "Denied" | "Failed");
+        match status.str() {
+            "" => status.required(errors, ""),
+            "True" => {}
+            "False" | "Unknown" if !is_decision => {}
+            _ => {
+                let all: &[&str] = if is_decision { &["True"] } else { &["False", "True", "Unknown"] };
+                status.not_supported(errors, all);
+            }
+        }
+        if seen.contains(&kind.str()) {
+            errors.duplicate(kind.path(), kind.str());
+        }
+        seen.push(kind.str());
+    }
+}
+
+fn certificate(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    let (issued, before) = (new.field("status").field("certificate"), old.field("status").field("certificate"));
+    if issued.value() == before.value() {
+        return;
+    }
+    if !before.is_empty() {
+        issued.forbidden(errors, "updates may not change the certificate field once set");
+    }
+    if !issued.is_empty() && first_pem_block(&decoded(issued.str())).is_none_or(|(label, _)| label != "CERTIFICATE") {
+        errors.invalid(issued.path(), "<certificate data>", "must contain at least one CERTIFICATE PEM block");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_request_is_told_all_it_lacks() {
+        let request = json!({"metadata": {"name": "a"}, "spec": {}});
+        let mut errors = ErrorList::new();
+        (STRATEGY.validate)(&Cursor::root(&request), &mut errors);
+        let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "spec.request: Invalid value: null: PEM block type must be CERTIFICATE REQUEST",
+                "spec.usages: Required value",
+                "spec.signerName: Required value"
+            ]
+        );
+    }
+
+    #[test]
+    fn decisions_survive_status_updates() {
+        let old = json!({"status": {"conditions": [{"type": "Approved", "status": "True"}]}});
+        let mut new = json!({"status": {"conditions": [{"type": "Denied", "status": "True"}, {"type": "Failed", "status": "True"}]}});
+        keep_decisions(&mut new, &old);
+        assert_eq!(
+            new["status"]["conditions"],
+            json!([{"type": "Approved", "status": "True"}, {"type": "Failed", "status": "True"}])
+        );
+    }
+}
