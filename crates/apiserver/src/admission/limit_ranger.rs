@@ -100,7 +100,7 @@ fn apply_defaults(pod: &mut Value, range: &Value) {
         for container in containers {
             let name = container["name"].as_str().unwrap_or_default().to_owned();
             for (field, word, defaults) in [("requests", "request", &requests), ("limits", "limit", &limits)] {
-                let set = add_missing(&mut container["resources"], field, defaults);
+                let set = add_missing(container, field, defaults);
                 if !set.is_empty() {
                     notes.push(format!("{} {word} for {what} {name}", set.join(", ")));
                 }
@@ -112,18 +112,27 @@ fn apply_defaults(pod: &mut Value, range: &Value) {
     }
 }
 
-fn add_missing(resources: &mut Value, field: &str, defaults: &serde_json::Map<String, Value>) -> Vec<String> {
-    let missing: Vec<(&String, &Value)> =
-        defaults.iter().filter(|(name, _)| resources[field][name.as_str()].is_null()).collect();
-    let mut names: Vec<String> = missing.iter().map(|(name, _)| (*name).clone()).collect();
+/// Adds what a container does not name, and returns the names, sorted.
+fn add_missing(container: &mut Value, field: &str, defaults: &serde_json::Map<String, Value>) -> Vec<String> {
+    let given = &container["resources"][field];
+    let missing: Vec<(String, Value)> = defaults
+        .iter()
+        .filter(|(name, _)| given[name.as_str()].is_null())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let mut names: Vec<String> = missing.iter().map(|(name, _)| name.clone()).collect();
+    names.sort();
+    let list = &mut container["resources"][field];
     for (name, value) in missing {
-        resources[field][name.as_str()] = value.clone();
+        list[name] = value;
     }
     // Resource lists are kept sorted by name, as Go writes maps.
-    if let Some(list) = resources[field].as_object_mut() {
+    if let Some(list) = list.as_object_mut() {
         list.sort_keys();
     }
-    names.sort();
     names
 }
 
@@ -327,6 +336,15 @@ mod tests {
             pod["metadata"]["annotations"][ANNOTATION],
             "LimitRanger plugin set: cpu request for container c; cpu limit for container c"
         );
+    }
+
+    #[test]
+    fn a_container_that_lacks_nothing_stays_as_it_is() {
+        let world = world(json!([{"type": "Container", "defaultRequest": {"cpu": "100m"}}]));
+        let bare = pod(&world, json!({"containers": [{"name": "c"}]})).unwrap();
+        assert_eq!(bare["spec"]["containers"][0], json!({"name": "c", "resources": {"requests": {"cpu": "100m"}}}));
+        let full = container(json!({"requests": {"cpu": "1"}}));
+        assert_eq!(pod(&world, full.clone()).unwrap()["spec"], full);
     }
 
     #[test]

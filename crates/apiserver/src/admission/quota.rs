@@ -260,7 +260,7 @@ impl Kind {
             (Self::Pod, "BestEffort") => is_best_effort(object),
             (Self::Pod, "NotBestEffort") => !is_best_effort(object),
             (Self::Pod, "Terminating") => spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| s >= 0),
-            (Self::Pod, "NotTerminating") => !spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| s >= 0),
+            (Self::Pod, "NotTerminating") => spec["activeDeadlineSeconds"].as_i64().is_none_or(|s| s < 0),
             (Self::Pod, "PriorityClass") => named(spec["priorityClassName"].as_str().filter(|name| !name.is_empty())),
             (Self::Pod, "CrossNamespacePodAffinity") => uses_cross_namespace_affinity(spec),
             (Self::Claim, "VolumeAttributesClass") => {

@@ -7,11 +7,13 @@
 mod cidr;
 mod families;
 mod ports;
+mod repair;
 mod service;
 mod usage;
 
 pub use cidr::{Cidr, Family};
 pub use ports::PortRange;
+pub use repair::{Repair, repair, service_ranges};
 pub use service::{Allocation, Allocator};
 pub use usage::{InUse, UsageCache, ip_address_object};
 

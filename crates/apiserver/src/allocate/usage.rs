@@ -81,6 +81,9 @@ pub(super) fn port_number(value: &Value) -> Option<u16> {
     value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
 }
 
+/// The label of IPAddress objects that the allocator makes.
+pub(super) const MANAGED_BY: (&str, &str) = ("ipaddress.kubernetes.io/managed-by", "ipallocator.k8s.io");
+
 /// The IPAddress object (`networking.k8s.io/v1`) that reserves an address for a Service.
 pub fn ip_address_object(ip: IpAddr, namespace: &str, service: &str) -> Value {
     json!({
@@ -89,7 +92,7 @@ pub fn ip_address_object(ip: IpAddr, namespace: &str, service: &str) -> Value {
             "name": ip.to_string(),
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": Family::of(ip).name(),
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+                MANAGED_BY.0: MANAGED_BY.1,
             },
         },
         "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": service}},

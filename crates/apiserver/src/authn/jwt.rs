@@ -1,9 +1,10 @@
 //! Signed JSON tokens: ES256 made and verified, RS256 verified (tokens of a cluster that was moved here).
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use api::Value;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use ring::{
     rand::SystemRandom,
     signature::{
@@ -174,6 +175,38 @@ pub struct PublicKeys(Vec<PublicKey>);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verified {
     pub claims: Value,
+}
+
+/// Keys that remember which tokens they have verified: a client sends the same one again and again, and a signature once good
+/// stays good. Everything else about a token is checked every time.
+#[derive(Debug, Default)]
+pub(super) struct RememberingKeys {
+    keys: PublicKeys,
+    seen: Mutex<HashMap<[u8; 32], Arc<Value>>>,
+}
+
+/// Tokens remembered; when there are more, all are forgotten.
+const TOKENS_MAX: usize = 8192;
+
+impl RememberingKeys {
+    pub(super) fn new(keys: PublicKeys) -> Self {
+        Self { keys, seen: Mutex::default() }
+    }
+
+    /// As [`PublicKeys::verify`].
+    pub(super) fn claims(&self, token: &str) -> Result<Arc<Value>, String> {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        if let Some(claims) = self.seen.lock().get(&hash) {
+            return Ok(claims.clone());
+        }
+        let claims = Arc::new(self.keys.verify(token)?.claims);
+        let mut seen = self.seen.lock();
+        if seen.len() >= TOKENS_MAX {
+            seen.clear();
+        }
+        seen.insert(hash, claims.clone());
+        Ok(claims)
+    }
 }
 
 impl PublicKeys {

@@ -54,7 +54,7 @@ impl BadCredentials {
 pub struct Authenticator {
     source: Arc<dyn ObjectSource>,
     /// Keys that verify service account tokens.
-    keys: PublicKeys,
+    keys: jwt::RememberingKeys,
     /// First the issuer of new tokens, then others whose tokens are still accepted.
     issuers: Vec<String>,
     /// Audiences of the API server: the issuers, unless configured otherwise.
@@ -82,7 +82,7 @@ impl Authenticator {
     pub fn new(source: Arc<dyn ObjectSource>, settings: Settings) -> Self {
         let Settings { keys, issuers, audiences, bootstrap_tokens } = settings;
         let audiences = if audiences.is_empty() { issuers.clone() } else { audiences };
-        Self { source, keys, issuers, audiences, bootstrap_tokens }
+        Self { source, keys: jwt::RememberingKeys::new(keys), issuers, audiences, bootstrap_tokens }
     }
 
     pub fn audiences(&self) -> &[String] {
@@ -97,8 +97,18 @@ impl Authenticator {
         peer_certificate: Option<&[u8]>,
         now: Timestamp,
     ) -> Result<Option<Identity>, BadCredentials> {
-        if let Some(user) = peer_certificate.and_then(certificate::user) {
-            return Ok(Some(Identity { user: authenticated(user), audiences: Vec::new() }));
+        self.authenticate_peer(headers, peer_certificate.and_then(certificate::user).as_ref(), now)
+    }
+
+    /// The same for a connection whose certificate has been read already, by [`certificate::user`].
+    pub fn authenticate_peer(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&UserInfo>,
+        now: Timestamp,
+    ) -> Result<Option<Identity>, BadCredentials> {
+        if let Some(user) = peer {
+            return Ok(Some(Identity { user: authenticated(user.clone()), audiences: Vec::new() }));
         }
         match bearer_token(headers) {
             Some(token) => self.authenticate_token(token, &self.audiences, now).map(Some),

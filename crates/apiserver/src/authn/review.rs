@@ -22,6 +22,10 @@ pub fn token_review(authenticator: &Authenticator, mut review: Value, now: Times
         .flatten()
         .filter_map(|v| v.as_str().map(str::to_owned))
         .collect();
+    if review["metadata"].is_null() {
+        review["metadata"] = json!({});
+    }
+    let token = review["spec"]["token"].as_str().unwrap_or_default();
     let asked = if asked.is_empty() { authenticator.audiences().to_vec() } else { asked };
     let status = match authenticator.authenticate_token(token, &asked, now) {
         Ok(identity) => {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{
     Identity,
     certificate::CREDENTIAL_ID,
-    jwt::{KeyError, PublicKeys, SigningKey, claimed_issuer},
+    jwt::{KeyError, RememberingKeys, SigningKey, claimed_issuer},
 };
 use crate::{
     attributes::UserInfo,
@@ -181,7 +181,7 @@ impl Default for Audience {
 /// Checks tokens against keys and stored objects.
 pub(super) struct Verifier<'a> {
     pub(super) source: &'a dyn ObjectSource,
-    pub(super) keys: &'a PublicKeys,
+    pub(super) keys: &'a RememberingKeys,
     pub(super) issuers: &'a [String],
     pub(super) api_audiences: &'a [String],
 }
@@ -194,8 +194,8 @@ impl Verifier<'_> {
         if !is_legacy && !self.issuers.contains(&issuer) {
             return Ok(None);
         }
-        let verified = self.keys.verify(token)?;
-        let claims = Claims::deserialize(&verified.claims).map_err(|e| e.to_string())?;
+        let claims = self.keys.claims(token)?;
+        let claims = Claims::deserialize(claims.as_ref()).map_err(|e| e.to_string())?;
         let audiences = self.common_audiences(&claims, audiences)?;
         let user = if is_legacy { self.legacy_user(token, &claims)? } else { self.user(&claims, now)? };
         Ok(Some(Identity { user, audiences }))
@@ -349,7 +349,10 @@ impl Verifier<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{authn::jwt::test_key, source::testing::MemorySource};
+    use crate::{
+        authn::{PublicKeys, jwt::test_key},
+        source::testing::MemorySource,
+    };
 
     const ISSUER: &str = "https://kubernetes.default.svc";
 
@@ -384,7 +387,7 @@ mod tests {
         fn verify(&self, token: &str, audience: &str, now: i64) -> Result<Option<Identity>, String> {
             let verifier = Verifier {
                 source: &self.source,
-                keys: &PublicKeys::new(vec![self.key.public().clone()]),
+                keys: &RememberingKeys::new(PublicKeys::new(vec![self.key.public().clone()])),
                 issuers: &[ISSUER.into()],
                 api_audiences: &[ISSUER.into()],
             };

@@ -270,6 +270,9 @@ fn refuse(review: &Value, mut errors: ErrorList) -> Result<(), Status> {
 
 fn answer(authorizer: &Authorizer, user: &UserInfo, spec: &Spec, review: &mut Value) {
     let decision = authorizer.authorize_selected(user, &spec.action(), &spec.field_equals());
+    if review["metadata"].is_null() {
+        review["metadata"] = json!({});
+    }
     let mut status = json!({"allowed": decision.allowed});
     let reason = decision.reason.text();
     if !reason.is_empty() {
