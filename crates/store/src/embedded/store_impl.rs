@@ -47,7 +47,7 @@ impl Store for EmbeddedStore {
             return self.machine.read().keyspace.read_only_txn(&txn);
         }
         if has_put(&txn) {
-            self.refuse_more_data()?;
+            self.refuse_more_data().await?;
         }
         match self.raft.propose(Command::Txn(txn)).await? {
             Outcome::Txn(response) => Ok(response),
@@ -71,7 +71,7 @@ impl Store for EmbeddedStore {
 
     async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<(LeaseId, i64), StoreError> {
         crate::lease::granted_ttl(ttl_seconds)?;
-        self.refuse_more_data()?;
+        self.refuse_more_data().await?;
         let id = if id.0 == 0 { self.new_lease_id() } else { id };
         match self.raft.propose(Command::LeaseGrant { id, ttl_seconds }).await? {
             Outcome::Granted { id, ttl_seconds } => Ok((id, ttl_seconds)),
@@ -158,12 +158,23 @@ impl Store for EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Why puts and leases are not taken now, if so.
-    fn refuse_more_data(&self) -> Result<(), StoreError> {
-        match self.writer.refusal() {
-            Some(error) => Err(error),
-            None => Ok(()),
+    /// Fails when puts and leases are not taken now. The first to find the state file above its quota raises the alarm.
+    async fn refuse_more_data(&self) -> Result<(), StoreError> {
+        if let Some(error) = self.writer.refusal() {
+            return Err(error);
         }
+        if self.machine.read().alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace) {
+            return Err(StoreError::NoSpace);
+        }
+        let has_quota = self.quota_bytes > 0;
+        let file_bytes = i64::try_from(self.writer.sizes().file_bytes).unwrap_or(i64::MAX);
+        if has_quota && file_bytes >= self.quota_bytes {
+            tracing::warn!(file_bytes, quota_bytes = self.quota_bytes, "state file has reached its quota");
+            let alarm = Alarm { member_id: self.identity.member_id, kind: AlarmKind::NoSpace };
+            self.raft.propose(Command::AlarmRaise(alarm)).await?;
+            return Err(StoreError::NoSpace);
+        }
+        Ok(())
     }
 
     fn new_lease_id(&self) -> LeaseId {

@@ -206,6 +206,8 @@ async fn etcdctl_saves_a_snapshot_that_etcd_restores() {
         let original = RemoteStore::connect(std::slice::from_ref(&served.url), None).unwrap();
         let everything = || crate::RangeRequest { range: crate::KeyRange::prefix("k"), ..Default::default() };
         assert_eq!(restored.range(everything()).await.unwrap(), original.range(everything()).await.unwrap());
+        let newest = Revision(301);
+        assert_eq!(restored.hash_kv(newest).await.unwrap(), original.hash_kv(newest).await.unwrap());
     })
     .await;
 }
@@ -483,6 +485,51 @@ async fn stopping_ends_watches_with_a_reason() {
         served.stopped.await.unwrap();
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_writes_until_its_alarm_is_lowered() {
+    let dir = tempfile::tempdir().unwrap();
+    let config =
+        EmbeddedConfig { data_dir: Some(dir.path().join("data")), quota_bytes: 16 << 20, ..EmbeddedConfig::default() };
+    let store = Arc::new(EmbeddedStore::open(config).unwrap());
+    let served = Served::over(store, ServerConfig::default(), Box::new(dir)).await;
+    let mut kv = KvClient::new(served.channel().await);
+    let value = bytes::Bytes::from(vec![b'x'; 1 << 20]);
+    let mut revision = 1;
+    let refused = loop {
+        let request = pb::PutRequest { key: "a".into(), value: value.clone(), ..Default::default() };
+        match kv.put(request).await {
+            Ok(response) => revision = response.into_inner().header.unwrap().revision,
+            Err(status) => break status,
+        }
+        assert!(revision < 200, "the quota is never reached");
+    };
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+    );
+    let Some((_, alarms)) = etcdctl(&served, &["alarm", "list"]).await else { return };
+    assert!(alarms.trim_end().ends_with("alarm:NOSPACE"), "{alarms}");
+    let unhealthy = (
+        "HTTP/1.1 503 Service Unavailable".to_owned(),
+        "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n".to_owned(),
+    );
+    assert_eq!(served.get("/health").await, unhealthy);
+    assert_eq!(served.get("/health?exclude=NOSPACE").await.0, "HTTP/1.1 200 OK");
+    session(
+        &served,
+        &[
+            ("del a", "1"),
+            (&format!("compact {} --physical", revision + 1), &format!("compacted revision {}", revision + 1)),
+        ],
+    )
+    .await;
+    let (defragmented, text) = etcdctl(&served, &["defrag"]).await.unwrap();
+    assert!(defragmented, "{text}");
+    let (_, disarmed) = etcdctl(&served, &["alarm", "disarm"]).await.unwrap();
+    assert!(disarmed.trim_end().ends_with("alarm:NOSPACE"), "{disarmed}");
+    session(&served, &[("put a again", "OK"), ("alarm list", "")]).await;
 }
 
 /// A certificate authority and what it has signed, in PEM.
