@@ -2,8 +2,8 @@
 
 use crate::spec::ControllerSpec;
 use crate::{
-    cluster_role_aggregation, deployment, endpoint_slice, endpoints, garbage_collector, namespace, node_lifecycle,
-    pod_gc, replica_set, root_ca, service_account, taint_eviction,
+    cluster_role_aggregation, deployment, disruption, endpoint_slice, endpoints, garbage_collector, job, namespace,
+    node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account, taint_eviction,
 };
 
 /// In upstream's order of start.
@@ -12,11 +12,14 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     endpoint_slice::CONTROLLER,
     replica_set::REPLICATION_CONTROLLER,
     pod_gc::CONTROLLER,
+    resource_quota::CONTROLLER,
     namespace::CONTROLLER,
     service_account::CONTROLLER,
     garbage_collector::CONTROLLER,
+    job::CONTROLLER,
     deployment::CONTROLLER,
     replica_set::REPLICA_SET,
+    disruption::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
     cluster_role_aggregation::CONTROLLER,

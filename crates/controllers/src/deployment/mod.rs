@@ -25,6 +25,7 @@ use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::spec::{ControllerSpec, Ctx};
 use crate::template;
 use plan::{Plan, Step, View, plan};
+pub(crate) use rolling::resolve;
 
 pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
     name: "deployment-controller",
