@@ -12,6 +12,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
+mod patience;
 mod pod_resize;
 mod pod_security;
 mod pod_topology_labels;
@@ -50,6 +51,8 @@ impl Operation {
         }
     }
 }
+
+pub use patience::{Awaited, awaited};
 
 /// What is being done, apart from the object itself.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,72 @@
+//! What a write may wait for: a controller is about to make it, or the cache to show it. Upstream looks twice as well.
+
+use std::time::Duration;
+
+use api::Value;
+
+use super::{Operation, Request};
+use crate::source::ObjectSource;
+
+/// An object whose absence would refuse the write now, and how long it is worth waiting for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    pub resource: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub patience: Duration,
+}
+
+/// A namespace created a moment ago may not be visible yet.
+const NAMESPACE: Duration = Duration::from_millis(50);
+/// The default account of a new namespace is made by a controller.
+const DEFAULT_ACCOUNT: Duration = Duration::from_millis(1500);
+
+/// Asked before [`super::Chain::admit`], and again after each look at the cache; `None`: go on.
+pub fn awaited(request: &Request<'_>, object: &Value, source: &dyn ObjectSource) -> Option<Awaited> {
+    let writes = matches!(request.operation, Operation::Create | Operation::Update);
+    if !writes || request.namespace.is_empty() || request.is("", "namespaces") {
+        return None;
+    }
+    if source.get("", "namespaces", "", request.namespace).is_none() {
+        let name = request.namespace.to_owned();
+        return Some(Awaited { resource: "namespaces", namespace: String::new(), name, patience: NAMESPACE });
+    }
+    let is_new_pod = request.is_whole("", "pods") && request.operation == Operation::Create;
+    let is_mirror = !object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null();
+    let takes_default = matches!(object["spec"]["serviceAccountName"].as_str(), None | Some("" | "default"));
+    if !is_new_pod || is_mirror || !takes_default {
+        return None;
+    }
+    let missing = source.get("", "serviceaccounts", request.namespace, "default").is_none();
+    missing.then(|| Awaited {
+        resource: "serviceaccounts",
+        namespace: request.namespace.to_owned(),
+        name: "default".to_owned(),
+        patience: DEFAULT_ACCOUNT,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        admission::testing::{World, request},
+        attributes::UserInfo,
+        source::testing::MemorySource,
+    };
+
+    #[test]
+    fn a_pod_waits_for_its_namespace_and_the_default_account() {
+        let user = UserInfo::default();
+        let create = request(Operation::Create, "", "pods", &user);
+        let source = MemorySource::new();
+        let pod = json!({"spec": {}});
+        assert_eq!(awaited(&create, &pod, &source).map(|a| a.resource), Some("namespaces"));
+        source.put("", "namespaces", json!({"metadata": {"name": "ns"}}));
+        assert_eq!(awaited(&create, &pod, &source).map(|a| a.name), Some("default".to_owned()));
+        assert_eq!(awaited(&create, &json!({"spec": {"serviceAccountName": "x"}}), &source), None);
+        assert_eq!(awaited(&create, &pod, &World::new().source), None);
+    }
+}
