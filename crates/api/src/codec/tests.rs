@@ -24,7 +24,7 @@ fn shared(folder: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    println!("skipped: {} is not there", path.display());
+    eprintln!("skipped: {} is not there", path.display());
     None
 }
 
@@ -63,7 +63,7 @@ fn golden_objects_round_trip_in_key_order() {
         assert_eq!(serde_json::to_string(&decoded.value).expect("json"), expected, "{}", path.display());
         seen += 1;
     }
-    println!("{seen} golden objects");
+    eprintln!("{seen} golden objects");
 }
 
 #[test]
@@ -349,5 +349,120 @@ fn hostile_nesting_is_refused() {
         ),
         "{}",
         error.message
+    );
+}
+
+/// Every recorded request whose body is an object of a built-in kind: the refusal or the warnings must be the recorded ones.
+#[test]
+fn recorded_requests_decode_as_upstream_decoded_them() {
+    let Some(folder) = shared("testdata/parity") else { return };
+    let mut wrong = Vec::new();
+    let (mut refusals, mut accepted) = (0, 0);
+    for entry in fs::read_dir(folder).expect("readable").flatten() {
+        if entry.path().extension().is_none_or(|e| e != "json") {
+            continue;
+        }
+        let text = fs::read_to_string(entry.path()).expect("readable");
+        let document: Value = serde_json::from_str(&text).expect("json");
+        for scenario in document["scenarios"].as_array().expect("scenarios") {
+            for step in scenario["steps"].as_array().into_iter().flatten() {
+                let Some((target, body, format, validation)) = request(step) else { continue };
+                let expected = &step["expect"];
+                let message = expected["body"]["message"].as_str().unwrap_or("");
+                let refusal = message.contains("cannot be handled as a ") || message.contains("(must be of type ");
+                let status = expected["status"].as_u64().unwrap_or(0);
+                let label = format!(
+                    "{} {}",
+                    scenario["name"],
+                    String::from_utf8_lossy(&body).chars().take(200).collect::<String>()
+                );
+                match decode(&body, format, target, validation) {
+                    Err(error) if refusal && error.message == message => refusals += 1,
+                    Err(error) if refusal || status < 300 => {
+                        wrong.push(format!("{label}\n   ours {}\n   want {message}", error.message))
+                    }
+                    Err(_) => {}
+                    Ok(_) if refusal => wrong.push(format!("{label}\n   ours: accepted\n   want {message}")),
+                    Ok(decoded) => {
+                        accepted += 1;
+                        let said = expected["headers"]["Warning"].to_string();
+                        let unsaid = |w: &&String| !said.contains(&w.replace('"', "\\\\\\\""));
+                        if expected["headers"].is_object() && status < 300 {
+                            wrong.extend(
+                                decoded
+                                    .warnings
+                                    .iter()
+                                    .filter(unsaid)
+                                    .map(|w| format!("{label}\n   warns {w}, not {said}")),
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+    eprintln!("{refusals} refusals, {accepted} accepted");
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What a recorded step sends, when that is one object to a built-in resource.
+fn request(step: &Value) -> Option<(Target<'static>, Vec<u8>, Format, FieldValidation)> {
+    if !matches!(step["method"].as_str()?, "POST" | "PUT") || step.get("repeat").is_some() {
+        return None;
+    }
+    let path: Vec<&str> = step["path"].as_str()?.trim_matches('/').split('/').collect();
+    let (group, version, rest) = match path.as_slice() {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return None,
+    };
+    let rest = match rest {
+        ["namespaces", _, rest @ ..] if !rest.is_empty() && !matches!(rest[0], "status" | "finalize") => rest,
+        rest => rest,
+    };
+    let kind = kinds::builtin().by_resource(group, version, rest.first()?)?;
+    let target = match rest.get(2) {
+        Some(sub) => Target::from(kind.subresource(sub)?),
+        None => Target::from(&**kind),
+    };
+    let content_type = step["headers"]["Content-Type"].as_str().unwrap_or("application/json");
+    let format = match content_type {
+        "application/yaml" => Format::Yaml,
+        "application/json" => Format::Json,
+        _ => return None,
+    };
+    let validation = FieldValidation::from_query(step["query"]["fieldValidation"].as_str().unwrap_or(""))?;
+    let body = match (step.get("raw"), step.get("body")) {
+        (Some(Value::String(raw)), _) => raw.clone().into_bytes(),
+        (_, Some(Value::String(_)) | None) => return None,
+        (_, Some(body)) => serde_json::to_vec(body).ok()?,
+    };
+    Some((target, body, format, validation))
+}
+
+#[test]
+fn bodies_of_subresources_are_kinds_like_any_other() {
+    let read = |group: &str, kind_name: &str, sub: &str, body: &str| {
+        let kind = kind(group, "v1", kind_name);
+        let target = kind.subresource(sub).expect("subresource");
+        let mut value = decode(body.as_bytes(), Format::Json, target, FieldValidation::Strict).expect("decodes").value;
+        crate::defaults::apply(target, &mut value);
+        value.to_string()
+    };
+    assert_eq!(
+        read("", "ServiceAccount", "token", r#"{"spec":{"audiences":["a"]}}"#),
+        r#"{"kind":"TokenRequest","apiVersion":"authentication.k8s.io/v1","metadata":{},"spec":{"audiences":["a"],"expirationSeconds":3600,"boundObjectRef":null},"status":{"token":"","expirationTimestamp":null}}"#
+    );
+    assert_eq!(
+        read("apps", "Deployment", "scale", r#"{"metadata":{"name":"d"},"spec":{"replicas":3}}"#),
+        r#"{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"d"},"spec":{"replicas":3},"status":{"replicas":0}}"#
+    );
+    assert_eq!(
+        read("", "Pod", "binding", r#"{"metadata":{"name":"p"},"target":{"kind":"Node","name":"n"}}"#),
+        r#"{"kind":"Binding","apiVersion":"v1","metadata":{"name":"p"},"target":{"kind":"Node","name":"n"}}"#
+    );
+    assert_eq!(
+        read("", "Pod", "eviction", r#"{"metadata":{"name":"p"},"deleteOptions":{"gracePeriodSeconds":0}}"#),
+        r#"{"kind":"Eviction","apiVersion":"policy/v1","metadata":{"name":"p"},"deleteOptions":{"gracePeriodSeconds":0}}"#
     );
 }

@@ -358,7 +358,7 @@ fn device_request(r: &mut Fields<'_>) {
 }
 
 fn device_taint(t: &mut Fields<'_>) {
-    if t.is_unset("timeAdded") {
+    if t.is_unset("timeAdded") && !t.now.is_empty() {
         let now = t.now.to_owned();
         t.set("timeAdded", now);
     }

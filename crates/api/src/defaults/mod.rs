@@ -12,24 +12,24 @@ mod table;
 
 use std::sync::OnceLock;
 
-use crate::kind::{Kind, SchemaRef};
+use crate::codec::Target;
 use crate::schema::{Schema, Shape, TypeId};
 use crate::{Map, Value};
 
-/// Fills in the defaults of a built-in kind. Kinds of CRDs have structural defaults of their own and are left alone.
-///
-/// `now` (RFC 3339, second precision) is what taints of devices are dated with.
-pub fn apply(kind: &Kind, value: &mut Value, now: &str) {
-    if let SchemaRef::Builtin(_) = kind.schema {
-        apply_type(kind.type_id, value, now);
-    }
+/// Fills in the defaults of a built-in kind or of the body of a subresource. Kinds of CRDs have structural defaults of their own
+/// and are left alone. The one default that is a time (of device taints) is left to [`apply_at`].
+pub fn apply<'t>(target: impl Into<Target<'t>>, value: &mut Value) {
+    apply_at(target, value, "");
 }
 
-/// The same for any built-in type, e.g. the body of a subresource.
-pub fn apply_type(type_id: TypeId, value: &mut Value, now: &str) {
-    let rules = Rules::builtin();
+/// The same with the current time (RFC 3339, second precision), which taints of devices are dated with.
+pub fn apply_at<'t>(target: impl Into<Target<'t>>, value: &mut Value, now: &str) {
+    let target = target.into();
+    if !std::ptr::eq(target.schema, Schema::builtin()) {
+        return;
+    }
     if let Value::Object(map) = value {
-        rules.visit(type_id, map, now);
+        Rules::builtin().visit(target.type_id, map, now);
     }
 }
 

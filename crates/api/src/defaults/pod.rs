@@ -124,23 +124,26 @@ fn pod_level_resources(spec: &mut Fields<'_>) {
     }
 }
 
+/// A resource list as amounts.
+type Amounts = Vec<(String, Quantity)>;
+
 fn is_pod_level(resource: &str) -> bool {
     matches!(resource, "cpu" | "memory") || resource.starts_with("hugepages-")
 }
 
 /// What a pod needs at once: its containers and sidecars together, or the largest step of its initialisation.
 fn aggregate(spec: &Fields<'_>, list: &str) -> Map {
-    let amounts = |container: &Value| -> Vec<(String, Quantity)> {
+    let amounts = |container: &Value| -> Amounts {
         let map = container.get("resources").and_then(|r| r.get(list)).and_then(Value::as_object);
         let parse = |(name, value): (&String, &Value)| Some((name.clone(), Quantity::from_value(value).ok()?));
         map.into_iter().flatten().filter_map(parse).collect()
     };
     let containers = |field: &str| spec.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut total: Vec<(String, Quantity)> = Vec::new();
+    let mut total = Amounts::new();
     for container in containers("containers") {
         add(&mut total, &amounts(&container));
     }
-    let (mut sidecars, mut peak): (Vec<(String, Quantity)>, Vec<(String, Quantity)>) = (Vec::new(), Vec::new());
+    let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
     for container in containers("initContainers") {
         let mut step = amounts(&container);
         if container.get("restartPolicy").and_then(Value::as_str) == Some("Always") {
@@ -156,7 +159,7 @@ fn aggregate(spec: &Fields<'_>, list: &str) -> Map {
     total.into_iter().map(|(name, quantity)| (name, Value::from(quantity.to_string()))).collect()
 }
 
-fn add(to: &mut Vec<(String, Quantity)>, amounts: &[(String, Quantity)]) {
+fn add(to: &mut Amounts, amounts: &[(String, Quantity)]) {
     for (name, amount) in amounts {
         match to.iter_mut().find(|(n, _)| n == name) {
             Some((_, sum)) => *sum = sum.add(amount),
@@ -165,7 +168,7 @@ fn add(to: &mut Vec<(String, Quantity)>, amounts: &[(String, Quantity)]) {
     }
 }
 
-fn raise(to: &mut Vec<(String, Quantity)>, amounts: &[(String, Quantity)]) {
+fn raise(to: &mut Amounts, amounts: &[(String, Quantity)]) {
     for (name, amount) in amounts {
         match to.iter_mut().find(|(n, _)| n == name) {
             Some((_, most)) if (*most).cmp(amount) == Ordering::Less => *most = amount.clone(),
