@@ -74,13 +74,11 @@ impl RangeCursor {
     /// Looks at up to `n_keys_max` more keys.
     pub(crate) fn step(&mut self, keyspace: &Keyspace, n_keys_max: usize) {
         let Some(rest) = self.rest.take() else { return };
-        let mut n_seen = 0;
-        for entry in keyspace.index.scan(&rest) {
+        for (n_seen, entry) in keyspace.index.scan(&rest).enumerate() {
             if self.kvs.len() >= self.plan.enough || n_seen >= n_keys_max {
                 self.suspend(keyspace, &rest, entry.key());
                 return;
             }
-            n_seen += 1;
             let Some(record) = entry.live_at(self.revision) else { continue };
             self.count += 1;
             self.kvs.push(record.to_key_value());
