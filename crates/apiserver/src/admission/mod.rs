@@ -4,6 +4,10 @@
 //! is a file with two optional functions over values; it reads other objects and never writes any. Mutating policies and
 //! webhooks run after [`Chain::admit`], validating ones after [`Chain::validate`], and [`quota`] comes last, because only it
 //! charges for what everybody else has let pass.
+//!
+//! A write asks [`awaited`] first, then runs the phases. Plugins append fields where they are missing: put the object back into
+//! schema order before it is encoded. To add a plugin: a file with `admit` or `validate` (imitate `priority`), a row of
+//! [`PLUGINS`] at upstream's place, tests on literal objects with `testing::World`.
 
 mod certificates;
 mod default_classes;

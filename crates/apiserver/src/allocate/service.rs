@@ -466,6 +466,45 @@ mod tests {
     }
 
     #[test]
+    fn a_headless_service_stays_headless_and_dual_stack() {
+        let allocator = allocator(&["10.0.0.0/24"]);
+        let mut old = service(json!({"clusterIP": "None", "selector": {}}));
+        allocator.create(&mut old, &InUse::default(), false, &mut |_| 0).unwrap();
+        let update = |change: &dyn Fn(&mut Value)| {
+            let mut new = old.clone();
+            change(&mut new["spec"]);
+            let result = allocator.update(&mut new, &old, &InUse::default(), false, &mut |_| 0);
+            result.map(|_| new["spec"].clone()).map_err(|status| status.message)
+        };
+        assert_eq!(
+            update(&|spec| spec["clusterIP"] = json!("10.0.0.77")).unwrap_err(),
+            "Service \"a\" is invalid: [spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not \
+             configured for dual-stack services, spec.ipFamilies[1]: Invalid value: \"IPv6\": not configured on this cluster]"
+        );
+        assert_eq!(
+            update(&|spec| spec["ipFamilies"] = json!(["IPv6"])).unwrap_err(),
+            "Service \"a\" is invalid: spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be 'SingleStack' to \
+             release the secondary IP family"
+        );
+        let cleared = update(&|spec| {
+            spec["clusterIP"] = json!("");
+            spec["clusterIPs"] = Value::Null;
+        });
+        assert_eq!(cleared.unwrap(), old["spec"]);
+    }
+
+    #[test]
+    fn a_changed_address_is_left_for_validation_to_refuse() {
+        let allocator = allocator(&["10.0.0.0/24"]);
+        let mut old = service(json!({}));
+        allocator.create(&mut old, &InUse::default(), false, &mut |_| 0).unwrap();
+        let mut new = old.clone();
+        new["spec"]["clusterIP"] = json!("10.0.0.99");
+        assert_eq!(allocator.update(&mut new, &old, &InUse::default(), false, &mut |_| 0), Ok(Allocation::default()));
+        assert_eq!(new["spec"]["clusterIPs"], json!(["10.0.0.99"]));
+    }
+
+    #[test]
     fn a_local_load_balancer_has_a_health_check_port() {
         let spec = create(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"})).unwrap();
         assert_eq!([&spec["ports"][0]["nodePort"], &spec["healthCheckNodePort"]], [&json!(30086), &json!(30087)]);

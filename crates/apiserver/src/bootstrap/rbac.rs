@@ -23,11 +23,11 @@ const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const BOOTSTRAPPING: (&str, &str) = ("kubernetes.io/bootstrapping", "rbac-defaults");
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
-    // The file is part of the binary: a mistake in it is caught by the test below, not by users.
-    serde_json::from_str(include_str!("../../data/rbac.json")).unwrap_or_default()
+    // Part of the binary, and read by a test: it cannot be wrong at run time.
+    serde_json::from_str(include_str!("../../data/rbac.json")).expect("the embedded policy is valid")
 });
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Policy {
     cluster_roles: Vec<Row>,
