@@ -199,3 +199,11 @@ fn custom_resources_are_described_as_recorded() {
     let v2: Value = serde_json::from_slice(&v2_document(&[], &[custom])).expect("json");
     assert_eq!(v2["definitions"]["com.example.${ns}.v1.Widget"]["properties"]["spec"]["type"], "object");
 }
+
+#[test]
+fn the_protobuf_form_is_of_the_whole_document() {
+    let json = v2_document(&discovery::builtin(), &[]);
+    let binary = v2_protobuf(&json);
+    assert!(binary.len() > json.len() / 3, "{} of {} bytes", binary.len(), json.len());
+    assert!(binary.starts_with(b"\x0a\x032.0"), "field 1 is the version");
+}
