@@ -766,7 +766,7 @@ fn kind_of(first: u8) -> Result<&'static str> {
 }
 
 /// Whole floats print without a fraction, as in Go.
-pub(super) fn go_float(number: f64) -> Value {
+pub(crate) fn go_float(number: f64) -> Value {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     if number.fract() == 0.0 && number.abs() <= EXACT_MAX { Value::from(number as i64) } else { Value::from(number) }
 }

@@ -1,9 +1,12 @@
 //! YAML read as upstream's YAML library reads it: YAML 1.1 scalars (`yes`, `0777`, `1_000`), anchors, merge keys, the first
 //! document of a stream; and turned into the JSON value that the decoder continues with.
 
+mod print;
+
 use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
+pub use print::print;
 use serde_json::Value;
 
 use crate::Map;
@@ -23,13 +26,13 @@ pub struct Document {
     pub duplicates: Vec<String>,
 }
 
-pub(super) struct Json {
-    pub(super) bytes: Vec<u8>,
-    pub(super) duplicates: Vec<String>,
+pub(crate) struct Json {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) duplicates: Vec<String>,
 }
 
 /// The JSON form of a YAML body; the error is upstream's up to the parser's own words.
-pub(super) fn to_json(bytes: &[u8]) -> Result<Json, String> {
+pub(crate) fn to_json(bytes: &[u8]) -> Result<Json, String> {
     let document = parse(bytes).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
     let json = serde_json::to_vec(&document.value).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
     Ok(Json { bytes: json, duplicates: document.duplicates })
@@ -221,7 +224,7 @@ fn resolve(text: &str) -> Result<Value, String> {
         return Ok(number);
     }
     match is_float(&plain).then(|| plain.parse::<f64>().ok()).flatten() {
-        Some(number) if number.is_finite() => Ok(super::json::go_float(number)),
+        Some(number) if number.is_finite() => Ok(crate::codec::json::go_float(number)),
         _ => Ok(Value::from(text)),
     }
 }
