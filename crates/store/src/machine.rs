@@ -110,6 +110,20 @@ impl Machine {
     }
 }
 
+/// What a transaction may add, as etcd estimates it: the bytes of its larger branch, and a flat rate for every put.
+pub(crate) fn cost_bytes(txn: &Txn) -> usize {
+    const PUT_BYTES: usize = 256;
+    let branch = |ops: &[Op]| -> usize {
+        let costs = ops.iter().map(|op| match op {
+            Op::Put(put) => PUT_BYTES + put.key.len() + put.value.len(),
+            Op::Txn(nested) => cost_bytes(nested),
+            Op::Range(_) | Op::Delete(_) => 0,
+        });
+        costs.sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
+}
+
 /// True when some branch of a transaction can add data.
 pub(crate) fn has_put(txn: &Txn) -> bool {
     txn.success.iter().chain(&txn.failure).any(|op| match op {

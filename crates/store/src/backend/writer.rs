@@ -70,6 +70,8 @@ pub(crate) struct Writer {
     hub: Arc<Hub>,
     /// Rows of a commit that did not fit on the disk, and the index they lead to.
     stuck: Vec<Row>,
+    /// Bytes of the backlog that were taken but are not committed.
+    taken_bytes: usize,
     retry_at: Option<Instant>,
 }
 
@@ -86,7 +88,16 @@ impl Writer {
         shared.queue.lock().applied = (durable_index, 0);
         // An earlier life may have left garbage.
         shared.queue.lock().must_sweep = true;
-        let writer = Self { backend, shared: shared.clone(), machine, pins, hub, stuck: Vec::new(), retry_at: None };
+        let writer = Self {
+            backend,
+            shared: shared.clone(),
+            machine,
+            pins,
+            hub,
+            stuck: Vec::new(),
+            taken_bytes: 0,
+            retry_at: None,
+        };
         writer.publish_sizes();
         (writer, WriterHandle { shared })
     }
@@ -142,7 +153,7 @@ impl Writer {
         }
         let (writes, applied, n_pushes) = {
             let mut queue = self.shared.queue.lock();
-            queue.bytes = 0;
+            self.taken_bytes += std::mem::take(&mut queue.bytes);
             (std::mem::take(&mut queue.writes), queue.applied, queue.n_pushes)
         };
         if writes.is_empty() && self.stuck.is_empty() && applied.0 == self.durable_index() {
@@ -155,7 +166,7 @@ impl Writer {
         match self.backend.commit(&rows) {
             Ok(()) => {
                 self.retry_at = None;
-                self.shared.backlog_bytes.store(0, Ordering::Release);
+                self.shared.backlog_bytes.fetch_sub(std::mem::take(&mut self.taken_bytes) as u64, Ordering::AcqRel);
                 self.shared.is_full.store(false, Ordering::Release);
                 self.shared.durable_index.store(applied.0, Ordering::Release);
                 self.shared.durable_push.store(n_pushes, Ordering::Release);
@@ -191,6 +202,9 @@ impl Writer {
         let compacted = machine.keyspace.compacted();
         let mut queue = self.shared.queue.lock();
         // Still under the machine's lock: a row must not be deleted before it is written.
+        let bytes = swept.rows.len() * ROW_BYTES;
+        queue.bytes += bytes;
+        self.shared.backlog_bytes.fetch_add(bytes as u64, Ordering::AcqRel);
         queue.writes.extend(swept.rows.into_iter().map(Write::Forget));
         queue.n_pushes += 1;
         if swept.finished {
@@ -330,9 +344,11 @@ impl WriterHandle {
     }
 }
 
+/// What a row takes besides key and value.
+const ROW_BYTES: usize = 64;
+
 /// About what a row takes.
 fn write_bytes(write: &Write) -> usize {
-    const ROW_BYTES: usize = 64;
     match write {
         Write::Record(record) => ROW_BYTES + record.key.len() + record.value.len(),
         _ => ROW_BYTES,

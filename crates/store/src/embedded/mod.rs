@@ -8,6 +8,8 @@ mod config;
 #[cfg(test)]
 mod crash_tests;
 mod export;
+#[cfg(test)]
+mod fault_tests;
 mod identity;
 mod open;
 #[cfg(test)]

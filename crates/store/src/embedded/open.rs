@@ -80,7 +80,7 @@ fn create_private_dir(dir: &Path) -> std::io::Result<()> {
     builder.create(dir)
 }
 
-fn start<L: LogStore>(
+pub(super) fn start<L: LogStore>(
     config: EmbeddedConfig,
     mut log: L,
     mut backend: Box<dyn Backend>,

@@ -4,13 +4,16 @@ use async_trait::async_trait;
 
 use super::EmbeddedStore;
 use crate::command::Command;
-use crate::machine::{Outcome, has_put};
+use crate::machine::{Outcome, cost_bytes, has_put};
 use crate::mvcc::check::{check_range, check_txn};
 use crate::mvcc::{CHUNK_KEYS_MAX, RangeCursor, is_read_only, is_serializable};
 use crate::{
     Alarm, AlarmKind, HashKv, LeaseId, LeaseStatus, Member, RangeRequest, RangeResponse, Revision, Snapshot, Store,
     StoreError, StoreStatus, Txn, TxnResponse, Watch, WatchRequest,
 };
+
+/// What a lease takes, as etcd estimates it.
+const LEASE_BYTES: usize = 64;
 
 #[async_trait]
 impl Store for EmbeddedStore {
@@ -47,7 +50,7 @@ impl Store for EmbeddedStore {
             return self.machine.read().keyspace.read_only_txn(&txn);
         }
         if has_put(&txn) {
-            self.refuse_more_data().await?;
+            self.refuse_more_data(cost_bytes(&txn)).await?;
         }
         match self.raft.propose(Command::Txn(txn)).await? {
             Outcome::Txn(response) => Ok(response),
@@ -71,7 +74,7 @@ impl Store for EmbeddedStore {
 
     async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<(LeaseId, i64), StoreError> {
         crate::lease::granted_ttl(ttl_seconds)?;
-        self.refuse_more_data().await?;
+        self.refuse_more_data(LEASE_BYTES).await?;
         let id = if id.0 == 0 { self.new_lease_id() } else { id };
         match self.raft.propose(Command::LeaseGrant { id, ttl_seconds }).await? {
             Outcome::Granted { id, ttl_seconds } => Ok((id, ttl_seconds)),
@@ -111,6 +114,8 @@ impl Store for EmbeddedStore {
         if raft.leader == 0 {
             errors.push(StoreError::NoLeader.to_string());
         }
+        let failure = self.raft.failure().or_else(|| self.writer.refusal());
+        errors.extend(failure.map(|error| error.to_string()));
         errors.extend(machine.alarms.iter().map(alarm_text));
         Ok(StoreStatus {
             cluster_id: self.identity.cluster_id,
@@ -158,23 +163,22 @@ impl Store for EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Fails when puts and leases are not taken now. The first to find the state file above its quota raises the alarm.
-    async fn refuse_more_data(&self) -> Result<(), StoreError> {
+    /// Refuses `n_bytes` more if they do not fit: on the disk, or under the quota, which then raises the alarm.
+    async fn refuse_more_data(&self, n_bytes: usize) -> Result<(), StoreError> {
         if let Some(error) = self.writer.refusal() {
             return Err(error);
         }
         if self.machine.read().alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace) {
             return Err(StoreError::NoSpace);
         }
-        let has_quota = self.quota_bytes > 0;
-        let file_bytes = i64::try_from(self.writer.sizes().file_bytes).unwrap_or(i64::MAX);
-        if has_quota && file_bytes >= self.quota_bytes {
-            tracing::warn!(file_bytes, quota_bytes = self.quota_bytes, "state file has reached its quota");
-            let alarm = Alarm { member_id: self.identity.member_id, kind: AlarmKind::NoSpace };
-            self.raft.propose(Command::AlarmRaise(alarm)).await?;
-            return Err(StoreError::NoSpace);
+        let size = i64::try_from(self.writer.sizes().file_bytes.saturating_add(n_bytes as u64)).unwrap_or(i64::MAX);
+        if self.quota_bytes <= 0 || size <= self.quota_bytes {
+            return Ok(());
         }
-        Ok(())
+        let alarm = Alarm { member_id: self.identity.member_id, kind: AlarmKind::NoSpace };
+        tracing::warn!(size, quota_bytes = self.quota_bytes, "the state file has reached its quota");
+        self.raft.propose(Command::AlarmRaise(alarm)).await?;
+        Err(StoreError::NoSpace)
     }
 
     fn new_lease_id(&self) -> LeaseId {

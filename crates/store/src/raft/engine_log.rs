@@ -129,15 +129,23 @@ impl LogStore for EngineLog {
     }
 }
 
+/// The engine retries on a full disk by itself and then says so, or passes on an error that it has given this name.
+fn is_no_space(error: &raft_engine::Error) -> bool {
+    match error {
+        raft_engine::Error::TryAgain(_) => true,
+        raft_engine::Error::Io(error) => {
+            matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+                || error.to_string().contains("nospace")
+        }
+        _ => false,
+    }
+}
+
 /// Runs something of the engine and tells a full disk from the rest.
 fn guarded<T>(work: impl FnOnce() -> raft_engine::Result<T>) -> Result<T, LogError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(raft_engine::Error::Io(error)))
-            if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
-        {
-            Err(LogError::NoSpace)
-        }
+        Ok(Err(error)) if is_no_space(&error) => Err(LogError::NoSpace),
         Ok(Err(error)) => Err(LogError::Failed(error.to_string())),
         Err(panic) => {
             let message = panic.downcast_ref::<String>().map(String::as_str);

@@ -66,7 +66,6 @@ pub(crate) struct RaftStatus {
     pub(crate) leader: u64,
     pub(crate) last_index: u64,
     pub(crate) applied: u64,
-    pub(crate) is_full: bool,
 }
 
 impl Raft {
@@ -128,8 +127,13 @@ impl Raft {
             leader: self.shared.leader.load(Ordering::Acquire),
             last_index: self.shared.last_index.load(Ordering::Acquire),
             applied: self.shared.applied.load(Ordering::Acquire),
-            is_full: self.shared.is_full.load(Ordering::Acquire),
         }
+    }
+
+    /// Why the log takes nothing at the moment, or any more.
+    pub(crate) fn failure(&self) -> Option<StoreError> {
+        let is_full = self.shared.is_full.load(Ordering::Acquire);
+        self.shared.failure.lock().clone().or(is_full.then_some(StoreError::NoSpace))
     }
 
     /// Asks the driver to stop. What is queued before is still done.
