@@ -12,8 +12,13 @@ const SUBRESOURCE_MAX_BYTES: usize = 256;
 /// Finalizers without a domain that the core kinds know.
 const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
 /// Groups whose kinds accept any well-formed finalizer, because their validation predates or ignores the core rule.
-const GROUPS_WITHOUT_STANDARD_FINALIZERS: &[&str] =
-    &["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
+const GROUPS_WITHOUT_STANDARD_FINALIZERS: &[&str] = &[
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "node.k8s.io",
+    "policy",
+];
 
 /// Metadata of an object about to be created; its name has been generated already.
 pub fn validate_create(kind: &Kind, object: &Cursor<'_>, errors: &mut ErrorList) {
@@ -40,7 +45,7 @@ fn is_core_like(kind: &Kind) -> bool {
     let group = kind.group.as_ref();
     // Custom resources have no strategy file; their group has a dot and is not one of Kubernetes' own.
     let built_in = !group.contains('.') || group.ends_with(".k8s.io");
-    built_in && !GROUPS_WITHOUT_STANDARD_FINALIZERS.contains(&group)
+    built_in && !(group.is_empty() && kind.kind == "Event") && !GROUPS_WITHOUT_STANDARD_FINALIZERS.contains(&group)
 }
 
 fn object_meta(metadata: &Cursor<'_>, namespaced: bool, name_rule: crate::strategy::NameRule, errors: &mut ErrorList) {

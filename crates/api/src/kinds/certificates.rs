@@ -153,7 +153,7 @@ fn fill_times(new: &mut Value, old: &Value, now: &str) {
 fn request_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     let request = spec.field("request");
     if let Some(problem) = request_problem(request.str()) {
-        let shown = request.value().clone();
+        let shown = if request.is_empty() { Value::Null } else { request.value().clone() };
         errors.invalid(request.path(), shown, problem);
     }
     let usages = spec.field("usages");

@@ -72,8 +72,8 @@ fn config_map(map: &Cursor<'_>, errors: &mut ErrorList) {
         size += decoded_len(value.str());
     }
     if size > DATA_MAX_BYTES {
-        // An element named "" and not no path at all, which is how upstream points at the whole object.
-        errors.too_long(Path::root(), DATA_MAX_BYTES);
+        // The path of a field without a name, which is how upstream points at the whole object.
+        errors.too_long(Path::new("[]"), DATA_MAX_BYTES);
     }
 }
 

@@ -36,9 +36,7 @@ fn involved_namespace(event: &Cursor<'_>, field: &str, errors: &mut ErrorList) {
     let involved = event.field(field).field("namespace").str();
     let path = Path::new("involvedObject.namespace");
     if event.field("eventTime").is_set() {
-        if involved.is_empty() && !matches!(namespace, "default" | "kube-system" | "") {
-            errors.invalid(path, involved, "does not match event.namespace");
-        } else if !involved.is_empty() && involved != namespace {
+        if involved.is_empty() && !matches!(namespace, "default" | "kube-system") {
             errors.invalid(path, involved, "does not match event.namespace");
         }
         reporting(event, field, errors);
@@ -54,7 +52,7 @@ fn reporting(event: &Cursor<'_>, field: &str, errors: &mut ErrorList) {
     // The controller has another name in core's form of the object.
     let controller_field = if field == "regarding" { "reportingController" } else { "reportingComponent" };
     let controller = event.field(controller_field);
-    let path = Path::new("reportingController");
+    let path = controller.path();
     if controller.is_empty() {
         errors.required(path.clone(), "");
     }

@@ -3,12 +3,14 @@
 //! [`builtin`] is the registry of every resource that a default server serves. The table is `data/kinds.tsv`; the functions
 //! of a kind are its row in [`strategies`].
 
+pub mod admission;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;
 pub mod carry;
 pub mod certificates;
 pub mod configmap;
+pub mod dra;
 pub mod endpoints;
 pub mod event;
 pub mod flowcontrol;

@@ -407,11 +407,13 @@ fn service_cidrs(cidrs: &Cursor<'_>, errors: &mut ErrorList) {
 /// Endpoints of services, in slices. Source: `pkg/apis/discovery/validation`.
 pub const ENDPOINT_SLICE: Strategy = Strategy {
     prepare_for_create: |new, _| drop_topology(new),
-    validate: |slice, errors| endpoint_slice(slice, errors),
+    validate: |slice, errors| endpoint_slice(slice, true, errors),
     prepare_for_update: |new, _, _| drop_topology(new),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
-        endpoint_slice(new, errors);
+        // Endpoints that stay as they are stay valid.
+        let unchanged = same(new.field("endpoints").value(), old.field("endpoints").value());
+        endpoint_slice(new, !unchanged, errors);
         immutable(&new.field("addressType"), &old.field("addressType"), errors);
     },
     ..Strategy::DEFAULT
@@ -428,7 +430,7 @@ const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20_000;
 const HINTS_MAX: usize = 8;
 
-fn endpoint_slice(slice: &Cursor<'_>, errors: &mut ErrorList) {
+fn endpoint_slice(slice: &Cursor<'_>, check_endpoints: bool, errors: &mut ErrorList) {
     let kind = slice.field("addressType");
     if kind.is_empty() {
         kind.required(errors, "");
@@ -438,7 +440,7 @@ fn endpoint_slice(slice: &Cursor<'_>, errors: &mut ErrorList) {
     let endpoints = slice.field("endpoints");
     if endpoints.len() > ENDPOINTS_MAX {
         errors.too_many(endpoints.path(), endpoints.len(), ENDPOINTS_MAX);
-    } else {
+    } else if check_endpoints {
         for endpoint in endpoints.items() {
             slice_endpoint(&endpoint, kind.str(), errors);
         }

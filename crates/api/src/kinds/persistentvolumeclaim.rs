@@ -17,11 +17,13 @@ const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 pub const STRATEGY: Strategy = Strategy {
     prepare_for_create: |new, _| {
         carry::set(new, "status", json!({"phase": "Pending"}));
+        drop_foreign_data_source(new, None);
         sync_data_sources(new);
     },
     validate: |claim, errors| claim_spec(&claim.field("spec"), errors),
     prepare_for_update: |new, old, _| {
         carry::keep_status(new, old);
+        drop_foreign_data_source(new, Some(old));
         sync_data_sources(new);
     },
     validate_update,
@@ -36,6 +38,20 @@ pub const STRATEGY: Strategy = Strategy {
     }],
     ..Strategy::DEFAULT
 };
+
+/// `dataSource` only ever meant claims and snapshots; anything else in it was ignored and still is.
+fn drop_foreign_data_source(claim: &mut Value, old: Option<&Value>) {
+    let source = claim.pointer("/spec/dataSource");
+    let text = |field: &str| source.and_then(|s| s.get(field)).and_then(Value::as_str).unwrap_or("");
+    let is_known = matches!(
+        (text("apiGroup"), text("kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
+    let is_stored = old.is_some_and(|old| old.pointer("/spec/dataSource") == source);
+    if source.is_some() && !is_known && !is_stored {
+        carry::remove(claim, &["spec"], "dataSource");
+    }
+}
 
 /// Fills in the older of the two data source fields from the newer one and the other way round.
 fn sync_data_sources(claim: &mut Value) {

@@ -7,6 +7,7 @@ use crate::validate::text::{at_most_100_percent, nonnegative_fields, optional_en
 use crate::{Cursor, ErrorList, Strategy};
 
 pub const STRATEGY: Strategy = Strategy {
+    name_rule: crate::validate::names::path_segment_name,
     validate: |budget, errors| budget_spec(&budget.field("spec"), errors),
     validate_update: |new, _, errors| budget_spec(&new.field("spec"), errors),
     subresources: &[SubresourceStrategy {

@@ -288,12 +288,11 @@ pub const CSI_STORAGE_CAPACITY: Strategy = Strategy {
 fn capacity(capacity: &Cursor<'_>, errors: &mut ErrorList) {
     selector(&capacity.field("nodeTopology"), errors);
     formatted(&capacity.field("storageClassName"), names::dns1123_subdomain, errors);
-    for field in ["capacity", "maximumVolumeSize"] {
-        let value = capacity.field(field);
-        let amount = quantity(value.value());
-        if value.is_set() && amount.sign() < 0 {
-            errors.invalid(value.path(), amount.to_string(), NEGATIVE);
-        }
+    // maximumVolumeSize is not looked at upstream either.
+    let value = capacity.field("capacity");
+    let amount = quantity(value.value());
+    if value.is_set() && amount.sign() < 0 {
+        errors.invalid(value.path(), amount.to_string(), NEGATIVE);
     }
 }
 

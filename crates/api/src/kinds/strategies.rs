@@ -2,9 +2,9 @@
 
 use crate::Strategy;
 use crate::kinds::{
-    apps, autoscaling, batch, certificates, configmap, endpoints, event, flowcontrol, limitrange, namespace,
-    networking, node, persistentvolume, persistentvolumeclaim, pod, policy, rbac, replicationcontroller, resourcequota,
-    scheduling, service, serviceaccount, storage,
+    admission, apps, autoscaling, batch, certificates, configmap, dra, endpoints, event, flowcontrol, limitrange,
+    namespace, networking, node, persistentvolume, persistentvolumeclaim, pod, policy, rbac, replicationcontroller,
+    resourcequota, scheduling, service, serviceaccount, storage,
 };
 
 /// Group, kind and strategy of every built-in kind that has rules of its own.
@@ -28,6 +28,13 @@ static STRATEGIES: &[(&str, &str, &Strategy)] = &[
     ("", "Secret", &configmap::SECRET),
     ("", "Service", &service::STRATEGY),
     ("", "ServiceAccount", &serviceaccount::STRATEGY),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", &admission::MUTATING_POLICY),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", &admission::MUTATING_BINDING),
+    ("admissionregistration.k8s.io", "MutatingWebhookConfiguration", &admission::MUTATING_WEBHOOKS),
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", &admission::VALIDATING_POLICY),
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", &admission::VALIDATING_BINDING),
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", &admission::VALIDATING_WEBHOOKS),
+    ("apiregistration.k8s.io", "APIService", &admission::API_SERVICE),
     ("apps", "ControllerRevision", &apps::CONTROLLER_REVISION),
     ("apps", "DaemonSet", &apps::DAEMON_SET),
     ("apps", "Deployment", &apps::DEPLOYMENT),
@@ -53,6 +60,10 @@ static STRATEGIES: &[(&str, &str, &Strategy)] = &[
     ("rbac.authorization.k8s.io", "ClusterRoleBinding", &rbac::CLUSTER_ROLE_BINDING),
     ("rbac.authorization.k8s.io", "Role", &rbac::ROLE),
     ("rbac.authorization.k8s.io", "RoleBinding", &rbac::ROLE_BINDING),
+    ("resource.k8s.io", "DeviceClass", &dra::DEVICE_CLASS),
+    ("resource.k8s.io", "ResourceClaim", &dra::CLAIM),
+    ("resource.k8s.io", "ResourceClaimTemplate", &dra::CLAIM_TEMPLATE),
+    ("resource.k8s.io", "ResourceSlice", &dra::SLICE),
     ("scheduling.k8s.io", "PriorityClass", &scheduling::PRIORITY_CLASS),
     ("storage.k8s.io", "CSIDriver", &storage::CSI_DRIVER),
     ("storage.k8s.io", "CSINode", &storage::CSI_NODE),

@@ -11,7 +11,7 @@ const NAME_MAX_CHARS: usize = 52;
 pub const CRON_JOB: Strategy = Strategy {
     name_rule: |name, prefix| {
         let mut messages = names::subdomain_name(name, prefix);
-        if !prefix && messages.is_empty() && name.len() > NAME_MAX_CHARS {
+        if !prefix && name.len() > NAME_MAX_CHARS {
             messages.push(names::max_chars_error(NAME_MAX_CHARS));
         }
         messages

@@ -21,7 +21,7 @@ pub fn container(pod: &PodFacts<'_>, context: &Cursor<'_>, errors: &mut ErrorLis
         proc_mount.invalid(errors, "`hostUsers` must be false to use `Unmasked`");
     }
     seccomp_profile(&context.field("seccompProfile"), errors);
-    if context.field("allowPrivilegeEscalation").value() == &false {
+    if context.field("allowPrivilegeEscalation").value().as_bool() == Some(false) {
         let mut refuse =
             |detail: &str| errors.invalid(context.path(), go::value("SecurityContext", context.value()), detail);
         if context.field("privileged").bool() {

@@ -26,14 +26,19 @@ pub fn pod(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     }
     only_added_tolerations(&spec.field("tolerations"), &old_spec.field("tolerations"), errors);
     only_deleted_gates(&spec.field("schedulingGates"), &old_spec.field("schedulingGates"), errors);
-    if same(spec.value(), old_spec.value()) {
+    if same_spec(spec.value(), old_spec.value()) {
         return;
     }
     let munged = with_changeable_fields_of(&spec, &old_spec, errors);
-    if !same(&munged, old_spec.value()) {
+    if !same_spec(&munged, old_spec.value()) {
         let diff = go::diff("PodSpec", old_spec.value(), &munged);
         errors.forbidden(spec.path(), format!("{SPEC_IS_FIXED}\n{diff}"));
     }
+}
+
+/// Equal as upstream's internal type, which has no deprecated aliases (`serviceAccount`) and no absent structs.
+fn same_spec(a: &Value, b: &Value) -> bool {
+    same(&go::value("PodSpec", a), &go::value("PodSpec", b))
 }
 
 /// Same number, and images well formed. Whether it is worth going on.
@@ -339,7 +344,7 @@ pub fn ephemeral_containers(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut Err
     pod_annotations_update(new, old, errors);
     if is_mirror(old) {
         *errors = ErrorList::new();
-        errors.forbidden(Path::root(), "static pods do not support ephemeral containers");
+        errors.forbidden(Path::new("[]"), "static pods do not support ephemeral containers");
         return;
     }
     let list = new.field("spec").field("ephemeralContainers");
@@ -362,7 +367,7 @@ pub fn resize(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     whole_pod(new, errors);
     let whole = |errors: &mut ErrorList, detail: &str| {
         *errors = ErrorList::new();
-        errors.forbidden(Path::root(), detail);
+        errors.forbidden(Path::new("[]"), detail);
     };
     if is_mirror(old) {
         return whole(errors, "static pods cannot be resized");
@@ -387,7 +392,7 @@ pub fn resize(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     }
     resources_kept(&spec.field("resources"), &old_spec.field("resources"), errors);
     let munged = with_old_compute_resources(&spec, &old_spec);
-    if !same(&munged, old_spec.value()) {
+    if !same_spec(&munged, old_spec.value()) {
         spec.forbidden(errors, "only cpu and memory resources are mutable");
     }
 }

@@ -107,9 +107,7 @@ fn node_affinity(affinity: &Cursor<'_>, out: &mut Vec<String>) {
 fn annotation_warnings(annotations: &Cursor<'_>, out: &mut Vec<String>) {
     for (key, _) in annotations.entries() {
         let path = annotations.path().key(key);
-        if key == SECCOMP_POD {
-            out.push(format!("{path}: non-functional in v1.27+; use the \"seccompProfile\" field instead"));
-        } else if key.starts_with(SECCOMP_CONTAINER) {
+        if key == SECCOMP_POD || key.starts_with(SECCOMP_CONTAINER) {
             out.push(format!("{path}: non-functional in v1.27+; use the \"seccompProfile\" field instead"));
         } else if key.starts_with(APP_ARMOR) {
             out.push(format!("{path}: deprecated since v1.30; use the \"appArmorProfile\" field instead"));

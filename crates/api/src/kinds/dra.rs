@@ -1,0 +1,566 @@
+//! ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice: dynamic resource allocation. Source:
+//! `pkg/apis/resource/validation`. Whether a CEL selector compiles is checked where the server has CEL.
+
+use crate::strategy::SubresourceStrategy;
+use crate::validate::labels::{invalid_each, node_selector};
+use crate::validate::text::{
+    IMMUTABLE, duplicate_because, formatted, immutable, required_enum, required_formatted, same, supported,
+};
+use crate::validate::{go, names};
+use crate::{Cursor, ErrorList, Strategy, Value, meta};
+
+const REQUESTS_MAX: usize = 32;
+const FIRST_AVAILABLE_MAX: usize = 8;
+const SELECTORS_MAX: usize = 32;
+const TOLERATIONS_MAX: usize = 16;
+const CONSTRAINTS_MAX: usize = 32;
+const CONFIG_MAX: usize = 32;
+const RESERVED_MAX: usize = 256;
+const DRIVER_NAME_MAX_BYTES: usize = 63;
+const POOL_NAME_MAX_BYTES: usize = 253;
+const OPAQUE_MAX_BYTES: usize = 10 * 1024;
+const DEVICES_MAX: usize = 128;
+const ATTRIBUTES_MAX: usize = 32;
+const ATTRIBUTE_MAX_BYTES: usize = 64;
+const COUNTER_SETS_MAX: usize = 8;
+const TAINTS_MAX: usize = 16;
+
+pub const CLAIM: Strategy = Strategy {
+    validate: |claim, errors| device_claim(&claim.field("spec").field("devices"), errors),
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        fixed_spec(new, old, "dra.ResourceClaimSpec", errors);
+    },
+    subresources: &[SubresourceStrategy {
+        name: "status",
+        prepare_for_update: |_, _, _| {},
+        validate_update: claim_status,
+    }],
+    ..Strategy::DEFAULT
+};
+
+pub const CLAIM_TEMPLATE: Strategy = Strategy {
+    validate: |template, errors| {
+        let spec = template.field("spec");
+        meta::template_meta(&spec.field("metadata"), errors);
+        device_claim(&spec.field("spec").field("devices"), errors);
+    },
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        fixed_spec(new, old, "dra.ResourceClaimTemplateSpec", errors);
+    },
+    ..Strategy::DEFAULT
+};
+
+pub const DEVICE_CLASS: Strategy = Strategy {
+    name_rule: |name, prefix| {
+        let messages = names::subdomain_name(name, prefix);
+        messages.into_iter().map(|m| m.replace("no more than 253 characters", "no more than 253 bytes")).collect()
+    },
+    validate: device_class,
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        device_class(new, errors);
+    },
+    ..Strategy::DEFAULT
+};
+
+pub const SLICE: Strategy = Strategy {
+    validate: |slice, errors| slice_spec(&slice.field("spec"), errors),
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        let (spec, old_spec) = (new.field("spec"), old.field("spec"));
+        slice_spec(&spec, errors);
+        immutable(&spec.field("driver"), &old_spec.field("driver"), errors);
+        immutable(&spec.field("pool").field("name"), &old_spec.field("pool").field("name"), errors);
+        immutable(&spec.field("nodeName"), &old_spec.field("nodeName"), errors);
+    },
+    ..Strategy::DEFAULT
+};
+
+fn fixed_spec(new: &Cursor<'_>, old: &Cursor<'_>, type_name: &str, errors: &mut ErrorList) {
+    let spec = new.field("spec");
+    if !same(spec.value(), old.field("spec").value()) {
+        errors.invalid(spec.path(), go::value(type_name, spec.value()), IMMUTABLE);
+    }
+}
+
+/// Refuses more than `max` items.
+fn at_most(list: &Cursor<'_>, max: usize, errors: &mut ErrorList) {
+    if list.len() > max {
+        errors.too_many(list.path(), list.len(), max);
+    }
+}
+
+fn device_claim(devices: &Cursor<'_>, errors: &mut ErrorList) {
+    let requests = devices.field("requests");
+    at_most(&requests, REQUESTS_MAX, errors);
+    let mut request_names: Vec<String> = Vec::new();
+    for request in requests.items().take(REQUESTS_MAX) {
+        device_request(&request, errors);
+        let name = request.field("name").str();
+        if request_names.iter().any(|n| n == name) {
+            errors.duplicate(request.path(), name);
+        }
+        request_names.push(name.to_owned());
+        for sub in request.field("firstAvailable").items() {
+            request_names.push(format!("{name}/{}", sub.field("name").str()));
+        }
+    }
+    let constraints = devices.field("constraints");
+    at_most(&constraints, CONSTRAINTS_MAX, errors);
+    for constraint in constraints.items().take(CONSTRAINTS_MAX) {
+        request_references(&constraint.field("requests"), &request_names, errors);
+        let (matching, distinct) = (constraint.field("matchAttribute"), constraint.field("distinctAttribute"));
+        for attribute in [&matching, &distinct] {
+            if attribute.is_set() {
+                full_attribute_name(attribute, errors);
+            }
+        }
+        if !matching.is_set() && !distinct.is_set() {
+            matching.required(errors, "");
+        }
+    }
+    let config = devices.field("config");
+    at_most(&config, CONFIG_MAX, errors);
+    for entry in config.items().take(CONFIG_MAX) {
+        request_references(&entry.field("requests"), &request_names, errors);
+        device_config(&entry, errors);
+    }
+}
+
+fn request_references(list: &Cursor<'_>, known: &[String], errors: &mut ErrorList) {
+    at_most(list, REQUESTS_MAX, errors);
+    let mut seen: Vec<&str> = Vec::new();
+    for name in list.items() {
+        if !known.iter().any(|k| k == name.str()) {
+            name.invalid(
+                errors,
+                "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
+            );
+        }
+        if seen.contains(&name.str()) {
+            errors.duplicate(name.path(), name.str());
+        }
+        seen.push(name.str());
+    }
+}
+
+fn device_request(request: &Cursor<'_>, errors: &mut ErrorList) {
+    required_formatted(&request.field("name"), names::dns1123_label, errors);
+    let (exactly, first) = (request.field("exactly"), request.field("firstAvailable"));
+    match (exactly.is_set(), !first.is_empty()) {
+        (false, false) => request.required(errors, "exactly one of `exactly` or `firstAvailable` is required"),
+        (true, true) => errors.invalid(
+            request.path(),
+            Value::Null,
+            "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
+        ),
+        (true, false) => exact_request(&exactly, errors),
+        (false, true) => {
+            at_most(&first, FIRST_AVAILABLE_MAX, errors);
+            let mut seen: Vec<&str> = Vec::new();
+            for sub in first.items().take(FIRST_AVAILABLE_MAX) {
+                let name = sub.field("name");
+                required_formatted(&name, names::dns1123_label, errors);
+                if seen.contains(&name.str()) {
+                    errors.duplicate(sub.path(), name.str());
+                }
+                seen.push(name.str());
+                exact_request(&sub, errors);
+            }
+        }
+    }
+}
+
+fn exact_request(request: &Cursor<'_>, errors: &mut ErrorList) {
+    required_formatted(&request.field("deviceClassName"), names::dns1123_subdomain, errors);
+    selectors(&request.field("selectors"), errors);
+    let (mode, count) = (request.field("allocationMode"), request.field("count"));
+    match mode.str() {
+        "All" => {
+            if count.int() != 0 {
+                count.invalid(errors, "must not be specified when allocationMode is 'All'");
+            }
+        }
+        "ExactCount" => {
+            if count.int() <= 0 {
+                errors.invalid(count.path(), count.int(), "must be greater than zero");
+            }
+        }
+        _ => errors.not_supported(mode.path(), mode.str(), &["All", "ExactCount"]),
+    }
+    let tolerations = request.field("tolerations");
+    at_most(&tolerations, TOLERATIONS_MAX, errors);
+    for toleration in tolerations.items() {
+        device_toleration(&toleration, errors);
+    }
+}
+
+fn device_toleration(toleration: &Cursor<'_>, errors: &mut ErrorList) {
+    let (key, operator, value) = (toleration.field("key"), toleration.field("operator"), toleration.field("value"));
+    if !key.is_empty() {
+        formatted(&key, names::qualified_name, errors);
+    }
+    match operator.str() {
+        "Exists" => {
+            if !value.is_empty() {
+                value.invalid(errors, "must be empty for operator `Exists`");
+            }
+        }
+        "Equal" => formatted(&value, names::label_value, errors),
+        "" => operator.required(errors, ""),
+        _ => operator.not_supported(errors, &["Equal", "Exists"]),
+    }
+    if key.is_empty() && operator.str() != "Exists" {
+        errors.invalid(operator.path(), operator.str(), "must be \"Exists\" when key is empty");
+    }
+    let effect = toleration.field("effect");
+    if !effect.is_empty() {
+        supported(&effect, &["NoExecute", "NoSchedule", "None"], errors);
+    }
+}
+
+fn selectors(list: &Cursor<'_>, errors: &mut ErrorList) {
+    at_most(list, SELECTORS_MAX, errors);
+    for selector in list.items().take(SELECTORS_MAX) {
+        let cel = selector.field("cel");
+        if !cel.is_set() {
+            cel.required(errors, "");
+        } else if cel.field("expression").str().len() > OPAQUE_MAX_BYTES {
+            errors.too_long(cel.field("expression").path(), OPAQUE_MAX_BYTES);
+        }
+    }
+}
+
+fn device_config(config: &Cursor<'_>, errors: &mut ErrorList) {
+    let opaque = config.field("opaque");
+    if !opaque.is_set() {
+        opaque.required(errors, "");
+        return;
+    }
+    driver_name(&opaque.field("driver"), errors);
+    let parameters = opaque.field("parameters");
+    if !parameters.is_set() {
+        parameters.required(errors, "");
+    } else if !parameters.value().is_object() {
+        parameters.invalid(errors, "must be a valid JSON object");
+    } else if parameters.value().to_string().len() > OPAQUE_MAX_BYTES {
+        errors.too_long(parameters.path(), OPAQUE_MAX_BYTES);
+    }
+}
+
+fn driver_name(driver: &Cursor<'_>, errors: &mut ErrorList) {
+    if driver.is_empty() {
+        driver.required(errors, "");
+        return;
+    }
+    if driver.str().len() > DRIVER_NAME_MAX_BYTES {
+        errors.too_long(driver.path(), DRIVER_NAME_MAX_BYTES);
+    }
+    formatted(driver, names::dns1123_subdomain, errors);
+}
+
+fn full_attribute_name(name: &Cursor<'_>, errors: &mut ErrorList) {
+    match name.str().split_once('/') {
+        None => name.invalid(errors, "a fully qualified name must be a domain and a name separated by a slash"),
+        Some((domain, own)) => {
+            if domain.is_empty() {
+                name.required(errors, "the domain must not be empty");
+            } else {
+                invalid_each(errors, &name.path(), domain, names::dns1123_subdomain(domain));
+            }
+            if own.is_empty() {
+                name.required(errors, "the name must not be empty");
+            } else {
+                invalid_each(errors, &name.path(), own, names::c_identifier(own));
+            }
+        }
+    }
+}
+
+fn device_class(class: &Cursor<'_>, errors: &mut ErrorList) {
+    let spec = class.field("spec");
+    selectors(&spec.field("selectors"), errors);
+    let config = spec.field("config");
+    at_most(&config, CONFIG_MAX, errors);
+    for entry in config.items().take(CONFIG_MAX) {
+        device_config(&entry, errors);
+    }
+    let resource = spec.field("extendedResourceName");
+    if resource.is_set() && !crate::validate::resources::is_extended(resource.str()) {
+        resource.invalid(errors, "must be a valid extended resource name");
+    }
+}
+
+fn claim_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_update_again(new, old, errors);
+    let (status, old_status) = (new.field("status"), old.field("status"));
+    let (reserved, allocation) = (status.field("reservedFor"), status.field("allocation"));
+    at_most(&reserved, RESERVED_MAX, errors);
+    let mut uids: Vec<&str> = Vec::new();
+    for consumer in reserved.items().take(RESERVED_MAX) {
+        for field in ["resource", "name", "uid"] {
+            if consumer.field(field).is_empty() {
+                consumer.field(field).required(errors, "");
+            }
+        }
+        let uid = consumer.field("uid").str();
+        if uids.contains(&uid) {
+            errors.duplicate(consumer.field("uid").path(), uid);
+        }
+        uids.push(uid);
+    }
+    if !reserved.is_empty() {
+        if !allocation.is_set() {
+            reserved.forbidden(errors, "may not be specified when `allocated` is not set");
+        } else if new.field("metadata").field("deletionTimestamp").is_set() {
+            let before = old_status.field("reservedFor");
+            let added = reserved.items().any(|c| !before.items().any(|b| b.field("uid").str() == c.field("uid").str()));
+            if added {
+                reserved.forbidden(
+                    errors,
+                    "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set",
+                );
+            }
+        }
+    }
+    let before = old_status.field("allocation");
+    if before.is_set() && allocation.is_set() {
+        if !same(allocation.value(), before.value()) {
+            errors.invalid(allocation.path(), go::value("dra.AllocationResult", allocation.value()), IMMUTABLE);
+        }
+    } else if allocation.is_set() {
+        at_most(&allocation.field("devices").field("results"), REQUESTS_MAX, errors);
+    }
+    allocated_devices(&status, errors);
+}
+
+fn allocated_devices(status: &Cursor<'_>, errors: &mut ErrorList) {
+    let key = |d: &Cursor<'_>| {
+        (d.field("driver").str().to_owned(), d.field("pool").str().to_owned(), d.field("device").str().to_owned())
+    };
+    let results: Vec<_> =
+        status.field("allocation").field("devices").field("results").items().map(|r| key(&r)).collect();
+    let mut seen = Vec::new();
+    for device in status.field("devices").items() {
+        let own = key(&device);
+        if seen.contains(&own) {
+            duplicate_because(errors, device.path(), format!("{}/{}/{}", own.0, own.1, own.2), "");
+        }
+        if !results.contains(&own) {
+            let shown = format!("{}/{}/{}", own.0, own.1, own.2);
+            errors.invalid(device.path(), shown, "must be an allocated device in the claim");
+        }
+        seen.push(own);
+        at_most(&device.field("conditions"), 8, errors);
+        crate::validate::labels::conditions(&device.field("conditions"), errors);
+        let data = device.field("data");
+        if data.is_set() && !data.value().is_object() {
+            data.invalid(errors, "must be a valid JSON object");
+        }
+        let network = device.field("networkData");
+        for (field, max) in [("interfaceName", 256), ("hardwareAddress", 128)] {
+            if network.field(field).str().len() > max {
+                errors.too_long(network.field(field).path(), max);
+            }
+        }
+        at_most(&network.field("ips"), 16, errors);
+    }
+}
+
+fn slice_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    driver_name(&spec.field("driver"), errors);
+    let pool = spec.field("pool");
+    pool_name(&pool.field("name"), errors);
+    let (count, generation) = (pool.field("resourceSliceCount"), pool.field("generation"));
+    if count.int() <= 0 {
+        errors.invalid(count.path(), count.int(), "must be greater than zero");
+    }
+    if generation.int() < 0 {
+        generation.invalid(errors, "must be greater than or equal to zero");
+    }
+    slice_nodes(spec, errors);
+    let devices = spec.field("devices");
+    at_most(&devices, DEVICES_MAX, errors);
+    let mut seen: Vec<&str> = Vec::new();
+    for device in devices.items().take(DEVICES_MAX) {
+        slice_device(&device, errors);
+        let name = device.field("name").str();
+        if seen.contains(&name) {
+            errors.duplicate(device.path(), name);
+        }
+        seen.push(name);
+    }
+    let counters = spec.field("sharedCounters");
+    at_most(&counters, COUNTER_SETS_MAX, errors);
+    let mut sets: Vec<&str> = Vec::new();
+    for set in counters.items().take(COUNTER_SETS_MAX) {
+        let name = set.field("name");
+        required_formatted(&name, names::dns1123_label, errors);
+        if sets.contains(&name.str()) {
+            errors.duplicate(set.path(), name.str());
+        }
+        sets.push(name.str());
+        if set.field("counters").is_empty() {
+            set.field("counters").required(errors, "");
+        }
+    }
+}
+
+fn pool_name(name: &Cursor<'_>, errors: &mut ErrorList) {
+    if name.is_empty() {
+        name.required(errors, "");
+        return;
+    }
+    if name.str().len() > POOL_NAME_MAX_BYTES {
+        errors.too_long(name.path(), POOL_NAME_MAX_BYTES);
+    }
+    for part in name.str().split('/') {
+        invalid_each(errors, &name.path(), part, names::dns1123_subdomain(part));
+    }
+}
+
+fn slice_nodes(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let (node, selector) = (spec.field("nodeName"), spec.field("nodeSelector"));
+    let (all, per_device) = (spec.field("allNodes"), spec.field("perDeviceNodeSelection"));
+    let n_set = usize::from(!node.is_empty())
+        + usize::from(selector.is_set())
+        + usize::from(all.bool())
+        + usize::from(per_device.bool());
+    const EXACTLY_ONE: &str =
+        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    if n_set == 0 {
+        spec.required(errors, EXACTLY_ONE);
+    } else if n_set > 1 {
+        errors.invalid(spec.path(), "", format!("{EXACTLY_ONE}, but multiple fields are set"));
+    }
+    if !node.is_empty() {
+        formatted(&node, names::dns1123_subdomain, errors);
+    }
+    if selector.is_set() {
+        node_selector(&selector, errors);
+        let terms = selector.field("nodeSelectorTerms");
+        if terms.len() != 1 {
+            terms.invalid(errors, "must have exactly one node selector term");
+        }
+    }
+}
+
+fn slice_device(device: &Cursor<'_>, errors: &mut ErrorList) {
+    required_formatted(&device.field("name"), names::dns1123_label, errors);
+    let (attributes, capacity) = (device.field("attributes"), device.field("capacity"));
+    if attributes.len() + capacity.len() > ATTRIBUTES_MAX {
+        let n = attributes.len() + capacity.len();
+        let detail = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_MAX}");
+        errors.invalid(device.path(), n, detail);
+    }
+    for (name, attribute) in attributes.entries() {
+        attribute_name(name, &attribute, errors);
+        device_attribute(&attribute, errors);
+    }
+    for (name, value) in capacity.entries() {
+        attribute_name(name, &value, errors);
+    }
+    let taints = device.field("taints");
+    at_most(&taints, TAINTS_MAX, errors);
+    for taint in taints.items() {
+        formatted(&taint.field("key"), names::qualified_name, errors);
+        if !taint.field("value").is_empty() {
+            formatted(&taint.field("value"), names::label_value, errors);
+        }
+        required_enum(&taint.field("effect"), &["NoExecute", "NoSchedule", "None"], errors);
+    }
+    let (bound, failed) = (device.field("bindingConditions"), device.field("bindingFailureConditions"));
+    for list in [&bound, &failed] {
+        at_most(list, 4, errors);
+        for condition in list.items() {
+            formatted(&condition, names::qualified_name, errors);
+        }
+    }
+    if bound.is_empty() != failed.is_empty() {
+        let missing = if bound.is_empty() { bound } else { failed };
+        missing.required(errors, "bindingConditions and bindingFailureConditions must be specified together");
+    }
+}
+
+fn attribute_name(name: &str, at: &Cursor<'_>, errors: &mut ErrorList) {
+    let (domain, own) = name.split_once('/').map_or(("", name), |(d, n)| (d, n));
+    if name.contains('/') {
+        if domain.is_empty() {
+            at.required(errors, "the domain must not be empty");
+        } else {
+            invalid_each(errors, &at.path(), domain, names::dns1123_subdomain(domain));
+        }
+    }
+    if own.is_empty() {
+        at.required(errors, "the name must not be empty");
+    } else {
+        invalid_each(errors, &at.path(), own, names::c_identifier(own));
+    }
+}
+
+fn device_attribute(attribute: &Cursor<'_>, errors: &mut ErrorList) {
+    let members = ["int", "bool", "string", "version"];
+    let n_set = members.iter().filter(|m| attribute.field(m).is_set()).count();
+    for field in ["string", "version"] {
+        let value = attribute.field(field);
+        if value.str().len() > ATTRIBUTE_MAX_BYTES {
+            errors.too_long(value.path(), ATTRIBUTE_MAX_BYTES);
+        }
+    }
+    let version = attribute.field("version");
+    if version.is_set() && !is_semantic_version(version.str()) {
+        version.invalid(errors, "must be a string compatible with semver.org spec 2.0.0");
+    }
+    if n_set != 1 {
+        errors.invalid(attribute.path(), "", "exactly one value must be specified");
+    }
+}
+
+/// `1.2.3[-pre][+build]`, numbers without leading zeros.
+fn is_semantic_version(text: &str) -> bool {
+    let (rest, build) = text.split_once('+').map_or((text, None), |(r, b)| (r, Some(b)));
+    let (core, pre) = rest.split_once('-').map_or((rest, None), |(c, p)| (c, Some(p)));
+    let is_number =
+        |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) && (n == "0" || !n.starts_with('0'));
+    let is_identifier = |i: &str| !i.is_empty() && i.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let numbers: Vec<&str> = core.split('.').collect();
+    numbers.len() == 3
+        && numbers.into_iter().all(is_number)
+        && pre.is_none_or(|p| {
+            p.split('.').all(|i| is_identifier(i) && (is_number(i) || !i.bytes().all(|b| b.is_ascii_digit())))
+        })
+        && build.is_none_or(|b| b.split('.').all(is_identifier))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn requests_are_exact_or_alternatives() {
+        let claim = json!({"spec": {"devices": {"requests": [
+            {"name": "r"}, {"name": "r", "exactly": {"deviceClassName": "c", "allocationMode": "All", "count": 1}}]}}});
+        let mut errors = ErrorList::new();
+        (CLAIM.validate)(&Cursor::root(&claim), &mut errors);
+        let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required",
+                "spec.devices.requests[1].exactly.count: Invalid value: 1: must not be specified when allocationMode is 'All'",
+                "spec.devices.requests[1]: Duplicate value: \"r\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn versions_are_semantic() {
+        assert!(is_semantic_version("1.2.3-rc.1+b"));
+        assert!(!is_semantic_version("x"));
+        assert!(!is_semantic_version("1.02.3"));
+    }
+}

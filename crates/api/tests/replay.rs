@@ -1,0 +1,234 @@
+//! Creates recorded from a real server, replayed through decoding, defaulting, strategy and validation: the same objects are
+//! refused in the same words. Scenarios whose answer depends on more than this crate (allocation, CEL, admission) are named
+//! below; the list may only get shorter.
+
+use std::path::PathBuf;
+
+use api::codec::{self, FieldValidation, Format};
+use api::kinds::builtin;
+use api::patch::{Patch, PatchType};
+use api::strategy::Context;
+use api::{Cursor, ErrorList, Kind, Status, Value, defaults, meta, rules};
+
+const NOW: &str = "2026-01-01T00:00:00Z";
+const UID: &str = "00000000-0000-0000-0000-0000000000aa";
+const CTX: Context<'static> = Context { now: NOW, user: "admin", groups: &[], uid: UID };
+
+/// Answers that need the server around this crate, by scenario, with what decides them.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("validation/namespaces/name", "pod security admission"),
+    ("validation/customresourcedefinitions", "custom resources"),
+    ("errors/customresourcedefinitions", "custom resources"),
+    ("validation/services/clusterip-1", "address allocation"),
+    ("validation/services/clusterip-2", "address allocation"),
+    ("validation/validatingadmissionpolicies", "CEL"),
+    ("validation/validatingwebhookconfigurations/spec-2", "CEL"),
+    ("validation/deviceclasses", "CEL"),
+];
+
+fn shared(path: &str) -> Option<Value> {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/testdata/parity").join(path);
+    let Ok(bytes) = std::fs::read(&file) else {
+        eprintln!("skipped: {} is not there", file.display());
+        return None;
+    };
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// The kind that a POST to a collection creates.
+fn kind_of(path: &str) -> Option<&'static Kind> {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let (group, version, rest) = match parts[..] {
+        ["api", version, ref rest @ ..] => ("", version, rest),
+        ["apis", group, version, ref rest @ ..] => (group, version, rest),
+        _ => return None,
+    };
+    let resource = match rest {
+        ["namespaces", _, resource] | [resource] => resource,
+        _ => return None,
+    };
+    builtin().by_resource(group, version, resource).map(|kind| &**kind)
+}
+
+/// The object as it would be stored, or the message of the refusal.
+fn create(kind: &Kind, body: &str, namespace: &str) -> Result<Value, String> {
+    let decoded =
+        codec::decode(body.as_bytes(), Format::Json, kind, FieldValidation::Ignore).map_err(|e| e.to_string())?;
+    let mut object = decoded.value;
+    defaults::apply(kind, &mut object, NOW);
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("uid".into(), UID.into());
+        if kind.namespaced {
+            metadata.insert("namespace".into(), namespace.into());
+        }
+    }
+    if kind.kind == "Pod"
+        && let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
+    {
+        // Admission gives every pod an account before it is validated.
+        spec.entry("serviceAccountName").or_insert_with(|| "default".into());
+    }
+    rules::reset_for_create(kind, &mut object);
+    (kind.strategy.prepare_for_create)(&mut object, &CTX);
+    let mut errors = ErrorList::new();
+    let cursor = Cursor::root(&object);
+    meta::validate_create(kind, &cursor, &mut errors);
+    (kind.strategy.validate)(&cursor, &mut errors);
+    answer(kind, object, &errors)
+}
+
+/// A stored object after a patch to it, or the message of the refusal.
+fn update(kind: &Kind, old: &Value, patch_type: PatchType, patch: &str) -> Result<Value, String> {
+    let patch = Patch::decode(patch_type, patch.as_bytes(), true).map_err(|e| e.to_string())?;
+    let patched = patch.apply_to(kind, old).map_err(|e| e.to_string())?;
+    let mut object = codec::normalize(&patched.object, kind).map_err(|e| e.to_string())?.value;
+    defaults::apply(kind, &mut object, NOW);
+    rules::reset_for_update(kind, &mut object, old);
+    (kind.strategy.prepare_for_update)(&mut object, old, &CTX);
+    let mut errors = ErrorList::new();
+    let (new, before) = (Cursor::root(&object), Cursor::root(old));
+    meta::validate_update(kind, &new, &before, &mut errors);
+    (kind.strategy.validate_update)(&new, &before, &mut errors);
+    answer(kind, object, &errors)
+}
+
+fn answer(kind: &Kind, object: Value, errors: &ErrorList) -> Result<Value, String> {
+    if errors.is_empty() {
+        return Ok(object);
+    }
+    // Both forms of events are refused as core's.
+    let group = if kind.kind == "Event" { "" } else { &*kind.group };
+    Err(Status::invalid(group, &kind.kind, meta::name(&object), errors).message)
+}
+
+/// Recorded text with its placeholders filled in.
+fn filled(text: &str) -> String {
+    let mut out = text.replace("${ns}", "ns");
+    while let Some(start) = out.find("${x*") {
+        let Some(end) = out[start..].find('}').map(|e| start + e) else { break };
+        let n: usize = out[start + 4..end].parse().unwrap_or(0);
+        out.replace_range(start..=end, &"x".repeat(n));
+    }
+    while let Some(start) = out.find("<uid:") {
+        let Some(end) = out[start..].find('>').map(|e| start + e) else { break };
+        out.replace_range(start..=end, UID);
+    }
+    out
+}
+
+fn replay(file: &str) -> Option<(usize, Vec<String>)> {
+    let recorded = shared(file)?;
+    let (mut n_same, mut different) = (0, Vec::new());
+    for scenario in recorded["scenarios"].as_array().into_iter().flatten() {
+        let name = scenario["name"].as_str().unwrap_or("");
+        if ELSEWHERE.iter().any(|(prefix, _)| name.starts_with(prefix)) {
+            continue;
+        }
+        for step in scenario["steps"].as_array().into_iter().flatten() {
+            let status = step["expect"]["status"].as_i64();
+            let is_create = step["method"] == "POST"
+                && step["body"].is_object()
+                && step["body"]["metadata"]["generateName"].is_null();
+            let Some(kind) = kind_of(step["path"].as_str().unwrap_or("")).filter(|_| is_create) else { continue };
+            if !matches!(status, Some(201 | 422)) || kind.storage_prefix.is_empty() {
+                continue;
+            }
+            let expected = step["expect"]["body"]["message"].as_str().map(filled).filter(|_| status == Some(422));
+            if status == Some(422) && expected.as_deref().is_none_or(|m| m == "<any>" || m.contains("fieldValidation"))
+            {
+                continue;
+            }
+            let body = filled(&step["body"].to_string());
+            let ours = create(kind, &body, "ns").err();
+            if ours == expected {
+                n_same += 1;
+            } else {
+                different.push(format!("{name}\n   body {body}\n   ours {ours:?}\n   them {expected:?}"));
+            }
+        }
+    }
+    Some((n_same, different))
+}
+
+/// Differences that remain, per file.
+const KNOWN: &[(&str, usize)] = &[
+    ("validation.json", 0),
+    ("errors.json", 0),
+    ("immutable.json", 0),
+    ("update.json", 0),
+    ("defaults.json", 0),
+    ("warnings.json", 0),
+    ("crud.json", 0),
+];
+
+#[test]
+fn recorded_creates_are_answered_alike() {
+    let mut n_new = 0;
+    for (file, known) in KNOWN {
+        let Some((n_same, different)) = replay(file) else { return };
+        for text in &different {
+            eprintln!("{text}");
+        }
+        eprintln!("{file}: {n_same} alike, {} different", different.len());
+        n_new += different.len().saturating_sub(*known);
+    }
+    assert_eq!(n_new, 0, "differences that are not known");
+}
+
+/// Patches whose answer shows what admission put into the pod, or needs what controllers and allocators did.
+const PATCHED_ELSEWHERE: &[&str] =
+    &["immutable/pods/spec", "immutable/pods/gated", "immutable/services", "immutable/controllerrevisions/data"];
+
+/// Patches that tell an empty list from none, which a decoded object no longer does.
+const EMPTY_LISTS: &[&str] = &["podFailurePolicy\":{\"rules\":[]}", "devices\":{\"requests\":[]}"];
+
+#[test]
+fn recorded_patches_are_answered_alike() {
+    let Some(recorded) = shared("immutable.json") else { return };
+    let (mut n_same, mut n_different) = (0, 0);
+    for scenario in recorded["scenarios"].as_array().into_iter().flatten() {
+        let name = scenario["name"].as_str().unwrap_or("");
+        if PATCHED_ELSEWHERE.iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        let mut stored: Option<(&Kind, Value)> = None;
+        for step in scenario["steps"].as_array().into_iter().flatten() {
+            let body = filled(&step["body"].to_string());
+            if step["method"] == "POST" {
+                let Some(kind) = kind_of(step["path"].as_str().unwrap_or("")) else { continue };
+                let mut object = create(kind, &body, "ns").expect("the object of the scenario is valid");
+                object["metadata"]["resourceVersion"] = "1".into();
+                stored = Some((kind, object));
+                continue;
+            }
+            let patch_type = step["headers"]["Content-Type"].as_str().and_then(PatchType::from_media_type);
+            let (Some(patch_type), Some((kind, old))) = (patch_type, &mut stored) else { continue };
+            // The path may name a subresource, which has rules of its own.
+            let is_main = step["path"].as_str().is_some_and(|p| p.split('/').rev().nth(1) == Some(&*kind.resource));
+            let status = step["expect"]["status"].as_i64();
+            let expected = match status {
+                Some(200) => None,
+                Some(422) => step["expect"]["body"]["message"].as_str().map(filled),
+                _ => continue,
+            };
+            if !is_main || EMPTY_LISTS.iter().any(|part| body.contains(part)) {
+                continue;
+            }
+            let ours = match update(kind, old, patch_type, &body) {
+                Ok(object) => {
+                    *old = object;
+                    None
+                }
+                Err(message) => Some(message),
+            };
+            if ours == expected {
+                n_same += 1;
+            } else {
+                n_different += 1;
+                eprintln!("{name}\n   patch {body}\n   ours {ours:?}\n   them {expected:?}");
+            }
+        }
+    }
+    eprintln!("{n_same} alike, {n_different} different");
+    assert_eq!(n_different, 0);
+}
