@@ -3,12 +3,34 @@
 //! A request passes TLS, authentication, authorization, decoding, admission, validation and one store transaction; a read is
 //! answered from the cache at a revision known to be fresh. The verbs are generic over [`api::Kind`]: no file here belongs to
 //! one resource unless the resource has a protocol of its own (binding, eviction, tokens, reviews). The crate must not know
-//! controllers, the scheduler or the command line.
+//! controllers, the scheduler or the command line. Start reading at `gateway` (the life of a request), then `verbs` and `cache`.
 
 pub mod admission;
+mod admit;
 pub mod allocate;
+mod allocations;
 pub mod attributes;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod cache;
+mod documents;
+mod error;
+mod gateway;
+mod health;
+pub mod http;
+mod metrics;
+mod node_proxy;
+mod peer;
+mod select;
+mod serve;
+mod server;
 pub mod source;
+mod startup;
+pub mod storage;
+mod verbs;
+mod virtual_kinds;
+mod write;
+
+pub use serve::InProcess;
+pub use server::{ApiServer, Config};

@@ -11,6 +11,30 @@ pub struct PortRange {
     pub last: u16,
 }
 
+/// A text that is not a range of ports.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a port range like 30000-32767 or 30000+100")]
+pub struct InvalidPortRange(String);
+
+impl std::str::FromStr for PortRange {
+    type Err = InvalidPortRange;
+
+    /// `30000-32767`, `30000+2767` or a single port, as upstream's flag takes them.
+    fn from_str(text: &str) -> Result<Self, InvalidPortRange> {
+        let invalid = || InvalidPortRange(text.to_owned());
+        let number = |part: &str| part.trim().parse::<u16>().map_err(|_| invalid());
+        let (first, last) = if let Some((first, last)) = text.split_once('-') {
+            (number(first)?, number(last)?)
+        } else if let Some((first, more)) = text.split_once('+') {
+            let first = number(first)?;
+            (first, first.checked_add(number(more)?).ok_or_else(invalid)?)
+        } else {
+            (number(text)?, number(text)?)
+        };
+        if first == 0 || last < first { Err(invalid()) } else { Ok(Self { first, last }) }
+    }
+}
+
 impl Default for PortRange {
     fn default() -> Self {
         Self { first: 30000, last: 32767 }

@@ -1,0 +1,159 @@
+//! Addresses and node ports of Services on the write path: decided from what is in use, reserved by IPAddress objects before
+//! the Service is written, given back after it is gone.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::{Kind, Status, Value, meta};
+use rand::Rng as _;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::allocate::{Allocation, Allocator, UsageCache, ip_address_object};
+use crate::error::from_store;
+use crate::gateway::Gateway;
+use crate::storage::{ObjectKey, WriteOutcome};
+use crate::verbs::Request;
+use crate::write::{Moment, encode_for_storage, set_metadata};
+
+/// The ranges and what is known of their use. One writer of Services at a time: the next must see what this one took.
+#[derive(Debug)]
+pub(crate) struct Allocations {
+    allocator: Allocator,
+    usage: UsageCache,
+    serial: Arc<Mutex<()>>,
+}
+
+/// What a write is about to take and to give back; nothing for kinds other than Service.
+#[derive(Debug, Default)]
+pub(crate) struct Allocated {
+    allocation: Allocation,
+    namespace: String,
+    name: String,
+}
+
+impl Allocations {
+    pub(crate) fn new(allocator: Allocator) -> Self {
+        Self { allocator, usage: UsageCache::default(), serial: Arc::default() }
+    }
+
+    pub(crate) fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// Held by a write of a Service from the decision until it is stored and visible.
+    pub(crate) async fn lock(&self, kind: &Kind) -> Option<OwnedMutexGuard<()>> {
+        if !is_service(kind) {
+            return None;
+        }
+        Some(Arc::clone(&self.serial).lock_owned().await)
+    }
+
+    /// Fills in what a new Service lacks.
+    pub(crate) async fn on_create(
+        &self,
+        gateway: &Gateway,
+        request: &Request,
+        object: &mut Value,
+    ) -> Result<Allocated, Status> {
+        if !is_service(&request.kind) {
+            return Ok(Allocated::default());
+        }
+        self.see_last_write(gateway, request).await?;
+        let in_use = self.usage.in_use(gateway.cache.as_ref());
+        let allocation = self.allocator.create(object, &in_use, request.is_dry_run(), &mut random)?;
+        Ok(Allocated::new(allocation, object))
+    }
+
+    /// Fills in what an updated Service lacks, and keeps what it had.
+    pub(crate) async fn on_update(
+        &self,
+        gateway: &Gateway,
+        request: &Request,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<Allocated, Status> {
+        if !is_service(&request.kind) || !request.subresource.is_empty() {
+            return Ok(Allocated::default());
+        }
+        self.see_last_write(gateway, request).await?;
+        let in_use = self.usage.in_use(gateway.cache.as_ref());
+        let allocation = self.allocator.update(object, old, &in_use, request.is_dry_run(), &mut random)?;
+        Ok(Allocated::new(allocation, object))
+    }
+
+    /// The cache must show what the write before this one took.
+    async fn see_last_write(&self, gateway: &Gateway, request: &Request) -> Result<(), Status> {
+        let fresh = gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "create", e))?;
+        fresh.map(|_| ()).map_err(crate::error::from_not_fresh)
+    }
+
+    /// Gives back what a deleted Service held.
+    pub(crate) async fn after_delete(&self, gateway: &Gateway, kind: &Kind, object: &Value) {
+        if is_service(kind) {
+            release(gateway, &Allocator::delete(object).released).await;
+        }
+    }
+}
+
+impl Allocated {
+    fn new(allocation: Allocation, service: &Value) -> Self {
+        Self { allocation, namespace: meta::namespace(service).to_owned(), name: meta::name(service).to_owned() }
+    }
+
+    /// Creates the IPAddress objects; an address that somebody else got first ends the write.
+    pub(crate) async fn reserve(&self, gateway: &Gateway) -> Result<(), Status> {
+        for (index, ip) in self.allocation.taken.iter().enumerate() {
+            if let Err(status) = reserve_one(gateway, *ip, &self.namespace, &self.name).await {
+                release(gateway, &self.allocation.taken[..index]).await;
+                return Err(status);
+            }
+        }
+        Ok(())
+    }
+
+    /// The Service was not written after all.
+    pub(crate) async fn release(&self, gateway: &Gateway) {
+        release(gateway, &self.allocation.taken).await;
+    }
+
+    /// The Service was written: what it held before is free.
+    pub(crate) async fn release_replaced(&self, gateway: &Gateway) {
+        release(gateway, &self.allocation.released).await;
+    }
+}
+
+fn is_service(kind: &Kind) -> bool {
+    kind.storage_prefix == "services/specs"
+}
+
+fn random(bound: u128) -> u128 {
+    rand::rng().random_range(0..bound.max(1))
+}
+
+async fn reserve_one(gateway: &Gateway, ip: IpAddr, namespace: &str, name: &str) -> Result<(), Status> {
+    let kind = gateway.kind("networking.k8s.io", "v1", "ipaddresses")?;
+    let moment = Moment::now();
+    let mut object = ip_address_object(ip, namespace, name);
+    set_metadata(&mut object, "uid", moment.uid.into());
+    set_metadata(&mut object, "creationTimestamp", moment.now.into());
+    let key = ObjectKey::new(&kind, "", &ip.to_string());
+    let stored = encode_for_storage(&kind, &object);
+    match gateway.objects.create(&key, stored, false).await.map_err(|e| from_store(&kind, "create", e))? {
+        WriteOutcome::Written(_) => Ok(()),
+        WriteOutcome::Conflict(_) => Err(Status::internal(format!("failed to allocate a serviceIP: {ip} is taken"))),
+    }
+}
+
+/// Best effort: an address that stays behind is found by the repair that runs at every start.
+async fn release(gateway: &Gateway, addresses: &[IpAddr]) {
+    let Ok(kind) = gateway.kind("networking.k8s.io", "v1", "ipaddresses") else { return };
+    for ip in addresses {
+        let key = ObjectKey::new(&kind, "", &ip.to_string());
+        let current = gateway.objects.get(&key).await;
+        if let Ok(Some(current)) = current
+            && let Err(error) = gateway.objects.delete(&key, current.mod_revision).await
+        {
+            tracing::warn!(%error, %ip, "cannot give back a service address");
+        }
+    }
+}

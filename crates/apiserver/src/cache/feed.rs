@@ -1,0 +1,178 @@
+//! Keeps the cache in step with the store: one list, then one watch on the whole registry; again after a gap.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::bytes::Bytes;
+use store::{EventKind as StoreEventKind, KeyRange, KeyValue, RangeRequest, Revision, StoreError, WatchEvent, WatchRequest};
+
+use super::resource::{Change, ResourceCache};
+use super::{Cache, CachedObject, Indexed};
+use crate::source::StoredObject;
+use crate::storage::{ObjectBytes, REGISTRY_PREFIX, ReadError};
+
+/// Keys per page of the initial list.
+const PAGE: usize = 5_000;
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+impl Cache {
+    /// Feeds the cache until the store is shut down. Never gives up on errors: it logs, waits and lists again.
+    pub async fn run(self: Arc<Self>) {
+        let mut retry = RETRY_MIN;
+        loop {
+            match self.feed_until_gap().await {
+                Ok(()) => return,
+                Err(StoreError::Stopped) => return,
+                Err(error) => tracing::warn!(%error, "watch cache lost the store, listing again"),
+            }
+            if self.is_ready() {
+                retry = RETRY_MIN;
+            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// `Ok` when the watch ended because the store is shutting down.
+    async fn feed_until_gap(&self) -> Result<(), StoreError> {
+        let revision = self.load().await?;
+        let request = WatchRequest {
+            range: KeyRange::prefix(REGISTRY_PREFIX),
+            start_revision: Revision(revision.0 + 1),
+            prev_kv: true,
+            ..WatchRequest::default()
+        };
+        let mut watch = self.store.watch(request).await?;
+        *self.progress.write() = Some(watch.progress_requester());
+        self.advance(revision);
+        while let Some(batch) = watch.next().await {
+            let batch = batch?;
+            self.apply(batch.events);
+            self.advance(batch.revision);
+        }
+        Ok(())
+    }
+
+    /// Lists everything at one revision and replaces what was there.
+    async fn load(&self) -> Result<Revision, StoreError> {
+        let mut objects: HashMap<String, Vec<Arc<CachedObject>>> = HashMap::new();
+        let mut range = KeyRange::prefix(REGISTRY_PREFIX);
+        let mut revision = Revision(0);
+        loop {
+            let request = RangeRequest { range: range.clone(), limit: PAGE, revision, ..RangeRequest::default() };
+            let page = self.store.range(request).await?;
+            if revision == Revision(0) {
+                revision = page.revision;
+            }
+            for kv in &page.kvs {
+                if let Some((resource, location)) = self.locate(&kv.key)
+                    && let Some(object) = read(&resource, &location, kv)
+                {
+                    objects.entry(resource.kind.storage_prefix.to_string()).or_default().push(object);
+                }
+            }
+            let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
+            range.start = Bytes::from([last.key.as_ref(), b"\0"].concat());
+        }
+        let resources: Vec<_> = self.by_prefix.read().values().cloned().collect();
+        for resource in resources {
+            let list = objects.remove(resource.kind.storage_prefix.as_ref()).unwrap_or_default();
+            resource.reset(list, revision);
+        }
+        Ok(revision)
+    }
+
+    /// Splits a batch by resource; within a resource the order of revisions stays.
+    fn apply(&self, events: Vec<WatchEvent>) {
+        let mut by_resource: Vec<(Arc<ResourceCache>, Vec<Change>)> = Vec::new();
+        for event in events {
+            let Some((resource, location)) = self.locate(&event.kv.key) else { continue };
+            let Some(change) = change(&resource, &location, &event) else { continue };
+            match by_resource.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
+                Some((_, changes)) => changes.push(change),
+                None => by_resource.push((resource, vec![change])),
+            }
+        }
+        for (resource, changes) in by_resource {
+            resource.apply(changes);
+        }
+    }
+
+    fn advance(&self, revision: Revision) {
+        self.revision.send_if_modified(|current| {
+            let newer = revision > *current;
+            if newer {
+                *current = revision;
+            }
+            newer
+        });
+    }
+
+    /// The resource a key belongs to, and the object's place in it. Prefixes have one or two segments, or three.
+    fn locate(&self, key: &[u8]) -> Option<(Arc<ResourceCache>, Location)> {
+        let path = std::str::from_utf8(key).ok()?.strip_prefix(REGISTRY_PREFIX)?;
+        let resources = self.by_prefix.read();
+        let cuts = path.match_indices('/').map(|(at, _)| at);
+        for cut in cuts.take(3) {
+            if let Some(resource) = resources.get(&path[..cut])
+                && let Some(location) = Location::parse(&path[cut + 1..], resource.kind.namespaced)
+            {
+                return Some((Arc::clone(resource), location));
+            }
+        }
+        None
+    }
+}
+
+/// Namespace (empty for cluster scope) and name.
+struct Location {
+    namespace: Box<str>,
+    name: Box<str>,
+}
+
+impl Location {
+    fn parse(rest: &str, namespaced: bool) -> Option<Self> {
+        let (namespace, name) = if namespaced { rest.split_once('/')? } else { ("", rest) };
+        let is_leaf = !name.is_empty() && !name.contains('/');
+        is_leaf.then(|| Self { namespace: namespace.into(), name: name.into() })
+    }
+}
+
+fn change(resource: &ResourceCache, location: &Location, event: &WatchEvent) -> Option<Change> {
+    match event.kind {
+        StoreEventKind::Put => read(resource, location, &event.kv).map(Change::Put),
+        StoreEventKind::Delete => {
+            let revision = event.kv.mod_revision;
+            let last = event.prev_kv.as_ref().and_then(|previous| {
+                let deleted = KeyValue { mod_revision: revision, ..previous.clone() };
+                read(resource, location, &deleted)
+            });
+            Some(Change::Delete { namespace: location.namespace.clone(), name: location.name.clone(), revision, last })
+        }
+    }
+}
+
+/// An object that cannot be read is logged and left out, so that one bad value does not take the resource down.
+fn read(resource: &ResourceCache, location: &Location, kv: &KeyValue) -> Option<Arc<CachedObject>> {
+    match try_read(resource, location, kv) {
+        Ok(object) => Some(object),
+        Err(error) => {
+            tracing::error!(key = %String::from_utf8_lossy(&kv.key), %error, "stored object is unreadable");
+            None
+        }
+    }
+}
+
+fn try_read(resource: &ResourceCache, location: &Location, kv: &KeyValue) -> Result<Arc<CachedObject>, ReadError> {
+    let bytes = ObjectBytes::from_stored(&kv.value, kv.mod_revision)?;
+    let indexed = Indexed::extract(&bytes.json, &resource.kind.selectable_fields)?;
+    let stored = StoredObject {
+        namespace: location.namespace.to_string(),
+        name: location.name.to_string(),
+        json: bytes.json.clone(),
+        mod_revision: kv.mod_revision,
+    };
+    Ok(Arc::new(CachedObject { stored: Arc::new(stored), bytes, indexed }))
+}

@@ -1,0 +1,154 @@
+//! The watch cache: every object of every served resource as bytes, at one revision, with a window of recent events.
+//!
+//! One watch on the whole registry feeds all resources, so one number, [`Cache::revision`], says how fresh everything is: all
+//! changes up to it are visible. Objects are kept as the bytes that clients get, plus labels and selectable fields; never as
+//! trees. Readers take a read lock for as long as it takes to clone pointers; only the feeding task writes.
+
+mod extract;
+mod feed;
+mod resource;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Kind;
+use parking_lot::RwLock;
+use store::{ProgressRequester, Revision, Store, StoreError};
+use tokio::sync::watch;
+
+pub use extract::Indexed;
+pub(crate) use resource::watch_frame;
+pub use resource::{CacheEvent, CachedObject, EventKind, ResourceCache, WatchPosition};
+
+use crate::source::{ObjectSource, StoredObject};
+
+/// How often a waiting reader asks a store that does not volunteer its progress.
+const PROGRESS_RETRY: Duration = Duration::from_millis(100);
+/// A reader waits this long for the cache to reach its revision, then is told to try again.
+const FRESHNESS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// All resources.
+#[derive(Debug)]
+pub struct Cache {
+    store: Arc<dyn Store>,
+    /// By storage prefix (`pods`, `services/specs`).
+    by_prefix: RwLock<HashMap<String, Arc<ResourceCache>>>,
+    /// By group and plural name; several versions of a resource share an entry.
+    by_resource: RwLock<HashMap<(String, String), Arc<ResourceCache>>>,
+    revision: watch::Sender<Revision>,
+    progress: RwLock<Option<ProgressRequester>>,
+}
+
+/// The cache did not reach a revision in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotFresh {
+    pub wanted: Revision,
+    pub current: Revision,
+}
+
+impl Cache {
+    /// An empty cache for the given kinds (those that are stored); [`Cache::run`] fills it.
+    pub fn new(store: Arc<dyn Store>, kinds: impl Iterator<Item = Arc<Kind>>) -> Arc<Self> {
+        let (revision, _) = watch::channel(Revision(0));
+        let cache = Self {
+            store,
+            by_prefix: RwLock::default(),
+            by_resource: RwLock::default(),
+            revision,
+            progress: RwLock::default(),
+        };
+        for kind in kinds {
+            cache.register(&kind);
+        }
+        Arc::new(cache)
+    }
+
+    fn register(&self, kind: &Arc<Kind>) {
+        if kind.storage_prefix.is_empty() {
+            return;
+        }
+        let resource = Arc::clone(
+            self.by_prefix
+                .write()
+                .entry(kind.storage_prefix.to_string())
+                .or_insert_with(|| Arc::new(ResourceCache::new(Arc::clone(kind)))),
+        );
+        self.by_resource.write().insert((kind.group.to_string(), kind.resource.to_string()), resource);
+    }
+
+    /// The cache of a kind; `None` for kinds that are not stored.
+    pub fn resource(&self, kind: &Kind) -> Option<Arc<ResourceCache>> {
+        self.by_prefix.read().get(kind.storage_prefix.as_ref()).cloned()
+    }
+
+    /// Everything up to and including this revision is visible.
+    pub fn revision(&self) -> Revision {
+        *self.revision.borrow()
+    }
+
+    /// Has the first complete copy arrived?
+    pub fn is_ready(&self) -> bool {
+        self.revision() > Revision(0)
+    }
+
+    /// Waits until the first complete copy has arrived.
+    pub async fn ready(&self) {
+        let mut revision = self.revision.subscribe();
+        let _sender_lives_in_self = revision.wait_for(|r| *r > Revision(0)).await;
+    }
+
+    /// The store's newest revision, once the cache has reached it: the condition of a consistent list.
+    pub async fn catch_up(&self) -> Result<Result<Revision, NotFresh>, StoreError> {
+        let wanted = self.store.current_revision().await?;
+        Ok(self.wait_for(wanted).await.map(|()| wanted))
+    }
+
+    /// Waits until the cache has reached `wanted`, asking the store for its progress meanwhile.
+    pub async fn wait_for(&self, wanted: Revision) -> Result<(), NotFresh> {
+        if self.revision() >= wanted {
+            return Ok(());
+        }
+        let mut revision = self.revision.subscribe();
+        let arrival = async {
+            loop {
+                self.request_progress();
+                let reached = tokio::time::timeout(PROGRESS_RETRY, revision.wait_for(|r| *r >= wanted)).await;
+                if let Ok(Ok(_)) = reached {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(FRESHNESS_TIMEOUT, arrival)
+            .await
+            .map_err(|_elapsed| NotFresh { wanted, current: self.revision() })
+    }
+
+    fn request_progress(&self) {
+        if let Some(progress) = self.progress.read().as_ref() {
+            progress.request();
+        }
+    }
+}
+
+impl ObjectSource for Cache {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<StoredObject>> {
+        let cache = self.source(group, resource)?;
+        cache.get(namespace, name).map(|object| Arc::clone(&object.stored))
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<StoredObject>> {
+        let Some(cache) = self.source(group, resource) else { return Vec::new() };
+        cache.list(namespace).iter().map(|object| Arc::clone(&object.stored)).collect()
+    }
+
+    fn last_change(&self, group: &str, resource: &str) -> Revision {
+        self.source(group, resource).map_or(Revision(0), |cache| cache.last_change())
+    }
+}
+
+impl Cache {
+    fn source(&self, group: &str, resource: &str) -> Option<Arc<ResourceCache>> {
+        self.by_resource.read().get(&(group.to_owned(), resource.to_owned())).cloned()
+    }
+}

@@ -1,0 +1,150 @@
+//! Documents about the API: discovery in both forms, version, metrics.
+
+use std::collections::HashMap;
+
+use api::discovery::{self, Aggregated, ApiGroup};
+use api::{Status, field::go_quote};
+use ::bytes::Bytes;
+use http::header::{ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Response};
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha512};
+
+use crate::gateway::{Gateway, header, respond, text};
+use crate::http::ResponseBody;
+use crate::http::accept::{Shape, negotiate};
+use crate::http::body;
+
+/// Documents made once and kept: they change only when kinds come or go.
+#[derive(Debug, Default)]
+pub(crate) struct Documents {
+    made: Mutex<HashMap<String, Document>>,
+}
+
+#[derive(Clone, Debug)]
+struct Document {
+    content_type: &'static str,
+    bytes: Bytes,
+    etag: HeaderValue,
+}
+
+const JSON: &str = "application/json";
+const AGGREGATED_FORMS: [(&str, Aggregated); 2] = [("v=v2;", Aggregated::V2), ("v=v2beta1;", Aggregated::V2Beta1)];
+
+impl Documents {
+    /// The document named `key`, made by `make` the first time.
+    fn get(&self, key: String, content_type: &'static str, make: impl FnOnce() -> Option<Bytes>) -> Option<Document> {
+        if let Some(document) = self.made.lock().get(&key) {
+            return Some(document.clone());
+        }
+        let bytes = make()?;
+        let hash: String = Sha512::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
+        let etag = HeaderValue::from_str(&go_quote(&hash)).ok()?;
+        let document = Document { content_type, bytes, etag };
+        self.made.lock().insert(key, document.clone());
+        Some(document)
+    }
+}
+
+/// The document at a path; `None` when there is none.
+pub(crate) fn find(
+    gateway: &Gateway,
+    path: &str,
+    accept: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Option<Response<ResponseBody>>, Status> {
+    let path = path.trim_end_matches('/');
+    match path {
+        "/version" => return Ok(Some(respond(200, JSON, body::full(version())))),
+        "/metrics" => return Ok(Some(text(200, gateway.metrics.text()))),
+        _ => {}
+    }
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let document = match segments.as_slice() {
+        ["api"] | ["apis"] => aggregated(gateway, path, accept).or_else(|| root(gateway, headers, segments[0])),
+        ["api", "v1"] => resources(gateway, "", "v1"),
+        ["api", _] => return Err(Status::unknown_endpoint()),
+        ["apis", group] => one_group(gateway, group),
+        ["apis", group, version] => {
+            let document = resources(gateway, group, version);
+            if document.is_none() && gateway.registry.group(group).is_some() {
+                return Err(Status::unknown_endpoint());
+            }
+            document
+        }
+        _ => None,
+    };
+    let Some(document) = document else { return Ok(None) };
+    if document.content_type == JSON {
+        // Discovery has no other form than JSON, but a client that takes none of ours is told so.
+        negotiate(accept, Shape::Object, false)?;
+    }
+    Ok(Some(conditional(&document, headers)))
+}
+
+/// 304 when the client has this very document.
+fn conditional(document: &Document, headers: &HeaderMap) -> Response<ResponseBody> {
+    let known = headers.get(IF_NONE_MATCH).is_some_and(|etag| *etag == document.etag);
+    let mut response = if known {
+        respond(304, document.content_type, body::full(Bytes::new()))
+    } else {
+        respond(200, document.content_type, body::full(document.bytes.clone()))
+    };
+    if document.content_type != JSON {
+        response.headers_mut().insert(ETAG, document.etag.clone());
+        response.headers_mut().insert("Vary", HeaderValue::from_static("Accept"));
+    }
+    response
+}
+
+/// All groups and resources at once, when the client prefers that.
+fn aggregated(gateway: &Gateway, path: &str, accept: Option<&str>) -> Option<Document> {
+    let first = accept?.split(',').map(str::trim).find(|part| part.starts_with(JSON))?;
+    if !first.contains("as=APIGroupDiscoveryList") || !first.contains("g=apidiscovery.k8s.io") {
+        return None;
+    }
+    let parameters = format!("{first};");
+    let (_, form) = AGGREGATED_FORMS.iter().find(|(version, _)| parameters.contains(version))?;
+    let core = path == "/api";
+    let key = format!("aggregated {form:?} {path}");
+    gateway.documents.get(key, form.content_type(), || Some(discovery::aggregated(*form, core, &groups())))
+}
+
+fn root(gateway: &Gateway, headers: &HeaderMap, root: &str) -> Option<Document> {
+    let host = header(headers, "host").unwrap_or("");
+    match root {
+        "api" => gateway.documents.get(format!("api {host}"), JSON, || Some(discovery::api_versions(host))),
+        _ => gateway.documents.get("apis".to_owned(), JSON, || {
+            let groups: Vec<_> = groups().into_iter().filter(|group| !group.name.is_empty()).collect();
+            Some(discovery::group_list(&groups))
+        }),
+    }
+}
+
+fn one_group(gateway: &Gateway, name: &str) -> Option<Document> {
+    gateway.documents.get(format!("group {name}"), JSON, || {
+        groups().iter().find(|group| group.name == name && !name.is_empty()).map(discovery::group)
+    })
+}
+
+fn resources(gateway: &Gateway, group: &str, version: &str) -> Option<Document> {
+    gateway.documents.get(format!("resources {group}/{version}"), JSON, || {
+        let mut kinds = gateway.registry.of_group_version(group, version).peekable();
+        kinds.peek()?;
+        Some(discovery::resource_list(group, version, kinds.map(AsRef::as_ref)))
+    })
+}
+
+fn groups() -> Vec<ApiGroup<'static>> {
+    discovery::builtin()
+}
+
+/// What `kubectl version` reads.
+fn version() -> String {
+    let version = serde_json::json!({
+        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35", "gitVersion": "v1.36.2", "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
+    });
+    version.to_string()
+}

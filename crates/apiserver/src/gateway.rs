@@ -1,0 +1,357 @@
+//! The pipeline of a request: authenticate, impersonate, authorize, route to a verb, present the answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use api::kinds::Registry;
+use api::{Kind, Status};
+use ::bytes::Bytes;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
+use tokio::sync::watch;
+
+use crate::allocations::Allocations;
+use crate::attributes::{Action, UserInfo};
+use crate::authz::Authorizer;
+use crate::cache::Cache;
+use crate::documents::Documents;
+use crate::health::Health;
+use crate::http::accept::{Accept, Shape, negotiate};
+use crate::http::body::{self, ResponseBody};
+use crate::http::path::{ResourcePath, Target, parse};
+use crate::http::query::Query;
+use crate::metrics::Metrics;
+use crate::storage::Objects;
+use crate::verbs::{self, Content, Presenter, Reply, Request};
+
+/// Everything a request may need. One per API server.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub registry: &'static Registry,
+    pub objects: Objects,
+    pub cache: Arc<Cache>,
+    pub authz: Authorizer,
+    pub allocations: Allocations,
+    pub documents: Documents,
+    pub health: Health,
+    pub metrics: Metrics,
+    /// Turns true when the server stops: long-running answers end.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// Who is at the other end of a connection, as far as the connection itself tells.
+#[derive(Clone, Debug)]
+pub(crate) enum Peer {
+    /// A network connection, with the DER of the verified client certificate if there was one.
+    Network { certificate: Option<Bytes> },
+    /// A component in this process, which is who it says it is.
+    InProcess(Arc<UserInfo>),
+}
+
+/// The head of an HTTP request and its whole body.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub body: Result<Bytes, Status>,
+}
+
+impl Gateway {
+    /// Answers a request. Never fails: every refusal is a response.
+    pub(crate) async fn handle(&self, peer: &Peer, call: Call) -> Response<ResponseBody> {
+        let started = Instant::now();
+        let query = Query::parse(call.uri.query());
+        let accept_header = header(&call.headers, ACCEPT.as_str()).map(str::to_owned);
+        let method = call.method.clone();
+        let target = parse(call.uri.path());
+        let label = target.as_ref().map(|t| self.metric_label(t, &method, &query)).unwrap_or_default();
+        let response = match self.answer(peer, call, target, query).await {
+            Ok(response) => response,
+            Err(status) => respond_status(&status, accept_header.as_deref()),
+        };
+        self.metrics.observe(&label, &method, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn answer(
+        &self,
+        peer: &Peer,
+        call: Call,
+        target: Option<Target>,
+        query: Query,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let user = self.authenticate(peer, &call.headers)?;
+        let target = target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
+        let action = action(&target, &call.method, &query);
+        let fields = equalities(&query);
+        self.authz.require(&user, &action, &fields)?;
+        match target {
+            Target::Other(path) => self.other(&path, call, &query).await,
+            Target::Resource(path) => self.resource(path, user, call, query).await,
+        }
+    }
+
+    fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<UserInfo, Status> {
+        match peer {
+            Peer::InProcess(user) => Ok(user.as_ref().clone()),
+            Peer::Network { certificate: Some(certificate) } => {
+                crate::peer::user_of_certificate(certificate).ok_or_else(Status::unauthorized)
+            }
+            Peer::Network { certificate: None } if header(headers, "authorization").is_some() => {
+                Err(Status::unauthorized())
+            }
+            Peer::Network { certificate: None } => Ok(UserInfo::anonymous()),
+        }
+    }
+
+    /// A resource path: finds the kind and the verb.
+    async fn resource(
+        &self,
+        path: ResourcePath,
+        user: UserInfo,
+        call: Call,
+        query: Query,
+    ) -> Result<Response<ResponseBody>, Status> {
+        if self.registry.group(&path.group).is_none() {
+            return Ok(not_found_page());
+        }
+        let kind = self.kind(&path.group, &path.version, &path.resource)?;
+        let subresource = kind.subresource(&path.subresource);
+        if !path.subresource.is_empty() && subresource.is_none() {
+            return Err(Status::unknown_endpoint());
+        }
+        let watching = path.watch_prefix || (query.flag("watch") && path.name.is_empty() && call.method == Method::GET)
+            || (query.flag("watch") && call.method == Method::GET && path.subresource.is_empty());
+        let verb = verb(&call.method, !path.name.is_empty(), watching).ok_or_else(Status::method_not_allowed)?;
+        let allowed = match subresource {
+            Some(subresource) => subresource.verbs.iter().any(|v| v == verb),
+            None => kind.has_verb(if verb == "watch" && !kind.has_verb("watch") { "list" } else { verb }),
+        };
+        self.check_route(&kind, &path, verb, allowed)?;
+        let shape = match verb {
+            "watch" => Shape::Watch,
+            "list" | "deletecollection" => Shape::List,
+            _ => Shape::Object,
+        };
+        let accept_header = header(&call.headers, ACCEPT.as_str());
+        let accept = negotiate(accept_header, shape, query.flag("pretty"))?;
+        let request = Request {
+            namespace: if kind.namespaced { path.namespace } else { String::new() },
+            name: path.name,
+            subresource: path.subresource,
+            user,
+            accept,
+            content_type: media_type(&call.headers),
+            body: call.body?,
+            user_agent: header(&call.headers, USER_AGENT.as_str()).unwrap_or("").to_owned(),
+            verb,
+            query,
+            kind,
+        };
+        let reply = self.dispatch(&request).await?;
+        self.present(&request, reply)
+    }
+
+    /// Namespaced objects live in namespaces, others do not; and the verb must be one the kind has.
+    fn check_route(&self, kind: &Kind, path: &ResourcePath, verb: &str, allowed: bool) -> Result<(), Status> {
+        let all_namespaces_ok = matches!(verb, "list" | "watch") || !kind.namespaced;
+        let misplaced = kind.namespaced && path.namespace.is_empty() && !path.name.is_empty();
+        let foreign = !kind.namespaced && !path.namespace.is_empty() && path.resource != "namespaces";
+        if misplaced || foreign {
+            return Err(Status::unknown_endpoint());
+        }
+        if !path.name.is_empty() && kind.storage_prefix.is_empty() && kind.resource != "componentstatuses" {
+            return Err(Status::unknown_endpoint());
+        }
+        // A create across all namespaces is routed so that the body's namespace mismatch is what the client hears.
+        let across = kind.namespaced && path.namespace.is_empty() && !all_namespaces_ok && verb != "create";
+        if !allowed || across {
+            return Err(Status::method_not_allowed());
+        }
+        Ok(())
+    }
+
+    async fn dispatch(&self, request: &Request) -> Result<Reply, Status> {
+        if request.kind.storage_prefix.is_empty() {
+            return crate::virtual_kinds::dispatch(self, request).await;
+        }
+        match (request.subresource.as_str(), request.verb) {
+            ("scale", "get") => verbs::get_scale(self, request).await,
+            ("scale", "update") => verbs::update_scale(self, request).await,
+            ("scale", "patch") => verbs::patch_scale(self, request).await,
+            (_, "get") if crate::node_proxy::is_proxied(&request.subresource) => crate::node_proxy::refuse(self, request).await,
+            (sub, "create") if !sub.is_empty() => verbs::create_named(self, request).await,
+            (_, "get") => verbs::get(self, request).await,
+            ("", "list") => verbs::list(self, request).await,
+            ("", "watch") => verbs::watch(self, request).await,
+            ("", "create") => verbs::create(self, request).await,
+            ("", "delete") => verbs::delete(self, request).await,
+            ("", "deletecollection") => verbs::delete_collection(self, request).await,
+            (_, "update") => verbs::update(self, request).await,
+            (_, "patch") => verbs::patch(self, request).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    fn present(&self, request: &Request, reply: Reply) -> Result<Response<ResponseBody>, Status> {
+        let encoding = request.accept.encoding;
+        let (content_type, body) = match reply.content {
+            Content::Object(object) => {
+                let include = request.query.text("includeObject");
+                let presenter = Presenter::new(request.kind.clone(), request.accept, include)?;
+                (encoding.content_type(), body::full(presenter.object(&object)?))
+            }
+            Content::Document(document) => (encoding.content_type(), body::full(verbs::encode(&document, encoding)?)),
+            Content::Status(status) => {
+                let value = serde_json::to_value(status).map_err(Status::internal)?;
+                (encoding.content_type(), body::full(verbs::encode(&value, encoding)?))
+            }
+            Content::Body(content_type, body) => (content_type, body),
+        };
+        let mut response = respond(reply.code, content_type, body);
+        add_warnings(&mut response, &reply.warnings);
+        Ok(response)
+    }
+
+    /// Everything that is not a resource: discovery, documents, health, version, metrics.
+    async fn other(
+        &self,
+        path: &str,
+        call: Call,
+        query: &Query,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let accept = header(&call.headers, ACCEPT.as_str());
+        if let Some(response) = self.health.respond(self, path, query).await {
+            return Ok(response);
+        }
+        let read_only = call.method == Method::GET || call.method == Method::HEAD;
+        match crate::documents::find(self, path, accept, &call.headers)? {
+            Some(_) if !read_only => Err(Status::method_not_allowed()),
+            Some(response) => Ok(response),
+            None => Ok(not_found_page()),
+        }
+    }
+
+    /// A served kind by resource.
+    pub(crate) fn kind(&self, group: &str, version: &str, resource: &str) -> Result<Arc<Kind>, Status> {
+        self.registry.by_resource(group, version, resource).cloned().ok_or_else(Status::unknown_endpoint)
+    }
+
+    fn metric_label(&self, target: &Target, method: &Method, query: &Query) -> crate::metrics::RequestLabel {
+        match target {
+            Target::Other(_) => crate::metrics::RequestLabel::default(),
+            Target::Resource(path) => {
+                let known = self.registry.by_resource(&path.group, &path.version, &path.resource).is_some();
+                let watching = path.watch_prefix || query.flag("watch");
+                let verb = verb(method, !path.name.is_empty(), watching).unwrap_or("other");
+                if known { crate::metrics::RequestLabel::new(path, verb) } else { crate::metrics::RequestLabel::default() }
+            }
+        }
+    }
+}
+
+/// The verb of a method on an object or a collection.
+fn verb(method: &Method, named: bool, watching: bool) -> Option<&'static str> {
+    Some(match (method, named) {
+        (&Method::GET | &Method::HEAD, _) if watching => "watch",
+        (&Method::GET | &Method::HEAD, true) => "get",
+        (&Method::GET | &Method::HEAD, false) => "list",
+        (&Method::POST, _) => "create",
+        (&Method::PUT, true) => "update",
+        (&Method::PATCH, true) => "patch",
+        (&Method::DELETE, true) => "delete",
+        (&Method::DELETE, false) => "deletecollection",
+        _ => return None,
+    })
+}
+
+/// What authorization is asked.
+fn action(target: &Target, method: &Method, query: &Query) -> Action {
+    match target {
+        Target::Other(path) => Action::NonResource { verb: method.as_str().to_ascii_lowercase(), path: path.clone() },
+        Target::Resource(path) => {
+            let watching = path.watch_prefix || (query.flag("watch") && path.subresource.is_empty());
+            let verb = match (method, path.name.is_empty()) {
+                (&Method::PUT, true) => "update",
+                (&Method::PATCH, true) => "patch",
+                (method, empty) => verb(method, !empty, watching).unwrap_or(""),
+            };
+            Action::Resource {
+                verb: verb.to_owned(),
+                group: path.group.clone(),
+                version: path.version.clone(),
+                resource: path.resource.clone(),
+                subresource: path.subresource.clone(),
+                namespace: path.namespace.clone(),
+                name: path.name.clone(),
+            }
+        }
+    }
+}
+
+/// `field=value` requirements of the field selector: what the node authorizer reads.
+fn equalities(query: &Query) -> Vec<(String, String)> {
+    let text = query.text("fieldSelector");
+    if text.is_empty() {
+        return Vec::new();
+    }
+    let Ok(selector) = api::selector::FieldSelector::parse(text) else { return Vec::new() };
+    let names = selector.requirements().iter().map(|r| r.field.to_string()).collect::<Vec<_>>();
+    names.iter().filter_map(|name| Some((name.clone(), selector.exact(name)?.to_owned()))).collect()
+}
+
+pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let value = header(headers, CONTENT_TYPE.as_str()).unwrap_or("");
+    value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+pub(crate) fn respond(code: u16, content_type: &str, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Ok(value) = HeaderValue::from_str(content_type) {
+        response.headers_mut().insert(CONTENT_TYPE, value);
+    }
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+fn respond_status(status: &Status, accept: Option<&str>) -> Response<ResponseBody> {
+    let encoding = negotiate(accept, Shape::Object, false).unwrap_or(Accept::JSON).encoding;
+    let value = serde_json::to_value(status).unwrap_or_default();
+    let bytes = verbs::encode(&value, encoding).unwrap_or_default();
+    let mut response = respond(status.code, encoding.content_type(), body::full(bytes));
+    let retry_after = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    if retry_after > 0 {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after));
+    }
+    response
+}
+
+pub(crate) fn text(code: u16, text: impl Into<Bytes>) -> Response<ResponseBody> {
+    respond(code, "text/plain; charset=utf-8", body::full(text))
+}
+
+/// What upstream's router answers for paths that nobody serves.
+pub(crate) fn not_found_page() -> Response<ResponseBody> {
+    text(404, "404 page not found\n")
+}
+
+/// `Warning: 299 - "text"`, one header each, repeated texts once.
+fn add_warnings(response: &mut Response<ResponseBody>, warnings: &[String]) {
+    let mut seen = Vec::new();
+    for warning in warnings {
+        if seen.contains(&warning) {
+            continue;
+        }
+        seen.push(warning);
+        let quoted = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+        if let Ok(value) = HeaderValue::from_str(&quoted) {
+            response.headers_mut().append("Warning", value);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Content negotiation: which form of an answer the client wants.
+
+use api::Status;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Json,
+    /// Indented JSON (`pretty=true` or a browser).
+    PrettyJson,
+    Yaml,
+}
+
+impl Encoding {
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Json | Self::PrettyJson => "application/json",
+            Self::Yaml => "application/yaml",
+        }
+    }
+}
+
+/// What is written: the object, or a transformation of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Object,
+    /// `as=Table`, by version of meta.k8s.io.
+    Table(&'static str),
+    /// `as=PartialObjectMetadata` for objects and watches, `as=PartialObjectMetadataList` for lists.
+    PartialMetadata(&'static str),
+}
+
+/// The outcome of negotiation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Accept {
+    pub encoding: Encoding,
+    pub form: Form,
+}
+
+impl Accept {
+    pub(crate) const JSON: Accept = Accept { encoding: Encoding::Json, form: Form::Object };
+}
+
+/// What is asked for, since not every form suits every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Object,
+    List,
+    Watch,
+}
+
+const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const WATCH_MEDIA_TYPES: [&str; 2] =
+    ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
+/// Chooses the first acceptable alternative of an Accept header, in order of quality.
+pub(crate) fn negotiate(header: Option<&str>, shape: Shape, pretty: bool) -> Result<Accept, Status> {
+    let header = header.unwrap_or("");
+    let json = if pretty && shape != Shape::Watch { Encoding::PrettyJson } else { Encoding::Json };
+    if header.trim().is_empty() {
+        return Ok(Accept { encoding: json, form: Form::Object });
+    }
+    let mut alternatives: Vec<Alternative<'_>> = header.split(',').map(Alternative::parse).collect();
+    alternatives.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    for alternative in &alternatives {
+        let encoding = match alternative.media_type {
+            "application/json" | "*/*" | "application/*" => json,
+            "application/yaml" if shape != Shape::Watch => Encoding::Yaml,
+            _ => continue,
+        };
+        if let Some(form) = alternative.form(shape) {
+            return Ok(Accept { encoding, form });
+        }
+    }
+    Err(Status::not_acceptable(if shape == Shape::Watch { &WATCH_MEDIA_TYPES } else { &MEDIA_TYPES }))
+}
+
+struct Alternative<'h> {
+    media_type: &'h str,
+    r#as: &'h str,
+    group: &'h str,
+    version: &'h str,
+    quality: f32,
+}
+
+impl<'h> Alternative<'h> {
+    fn parse(text: &'h str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let media_type = parts.next().unwrap_or("");
+        let mut out = Self { media_type, r#as: "", group: "", version: "", quality: 1.0 };
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+            match name {
+                "as" => out.r#as = value,
+                "g" => out.group = value,
+                "v" => out.version = value,
+                "q" => out.quality = value.parse().unwrap_or(0.0),
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// `None` when the transformation asked for does not exist for this shape.
+    fn form(&self, shape: Shape) -> Option<Form> {
+        if self.r#as.is_empty() {
+            return Some(Form::Object);
+        }
+        if self.group != "meta.k8s.io" {
+            return None;
+        }
+        let version = match self.version {
+            "v1" => "v1",
+            "v1beta1" => "v1beta1",
+            _ => return None,
+        };
+        match (self.r#as, shape) {
+            ("Table", _) => Some(Form::Table(version)),
+            ("PartialObjectMetadata", Shape::Object | Shape::Watch) => Some(Form::PartialMetadata(version)),
+            ("PartialObjectMetadataList", Shape::List) => Some(Form::PartialMetadata(version)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KUBECTL: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,\
+                           application/json";
+
+    #[test]
+    fn kubectl_gets_tables() {
+        let accept = negotiate(Some(KUBECTL), Shape::List, false).unwrap();
+        assert_eq!(accept, Accept { encoding: Encoding::Json, form: Form::Table("v1") });
+    }
+
+    #[test]
+    fn unknown_transformations_fall_through_to_the_next_alternative() {
+        let header = "application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/json";
+        assert_eq!(negotiate(Some(header), Shape::Object, false).unwrap(), Accept::JSON);
+        let protobuf_first = "application/vnd.kubernetes.protobuf,application/json";
+        assert_eq!(negotiate(Some(protobuf_first), Shape::List, false).unwrap(), Accept::JSON);
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_406() {
+        assert_eq!(negotiate(Some("text/html"), Shape::List, false).unwrap_err().code, 406);
+        let status = negotiate(Some("application/yaml"), Shape::Watch, false).unwrap_err();
+        assert_eq!(
+            status.message,
+            "only the following media types are accepted: application/json;stream=watch, \
+             application/vnd.kubernetes.protobuf;stream=watch"
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! HTTP on the outside of the gateway: bodies, paths, query options, content negotiation. Nothing here decides anything about
+//! an object.
+
+pub(crate) mod accept;
+pub mod body;
+pub(crate) mod options;
+pub(crate) mod path;
+pub(crate) mod query;
+
+pub use body::ResponseBody;

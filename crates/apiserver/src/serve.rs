@@ -1,0 +1,165 @@
+//! The doors of the gateway: TLS connections, and calls from within the process.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::bytes::Bytes;
+use api::Status;
+use http::{Request, Response};
+use http_body::Body;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::attributes::UserInfo;
+use crate::gateway::{Call, Gateway, Peer};
+use crate::http::ResponseBody;
+use crate::http::body::{self, BoxError};
+
+/// A TLS handshake that takes longer is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that do not end by themselves after the stop are cut.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Header bytes of an HTTP/1 request, and of an HTTP/2 header list; upstream (Go) allows 1 MiB.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+/// Concurrent streams of an HTTP/2 connection, upstream's `--http2-max-streams-per-connection`.
+const HTTP2_STREAMS_MAX: u32 = 1_000;
+
+/// Calls the gateway as one user, without a network: what `kube::Client` takes as its service.
+#[derive(Clone, Debug)]
+pub struct InProcess {
+    gateway: Arc<Gateway>,
+    peer: Peer,
+}
+
+impl InProcess {
+    pub(crate) fn new(gateway: Arc<Gateway>, user: UserInfo) -> Self {
+        Self { gateway, peer: Peer::InProcess(Arc::new(user)) }
+    }
+}
+
+impl<B> tower::Service<Request<B>> for InProcess
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let gateway = Arc::clone(&self.gateway);
+        let peer = self.peer.clone();
+        Box::pin(async move { Ok(answer(&gateway, &peer, request).await) })
+    }
+}
+
+async fn answer<B>(gateway: &Gateway, peer: &Peer, request: Request<B>) -> Response<ResponseBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (head, incoming) = request.into_parts();
+    let body: Result<Bytes, Status> = body::read(incoming).await;
+    gateway.handle(peer, Call { method: head.method, uri: head.uri, headers: head.headers, body }).await
+}
+
+/// Accepts connections until `shutdown` turns true, then lets running requests finish for a moment.
+pub(crate) async fn serve(
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let connection = connection(Arc::clone(&gateway), stream, acceptor.clone(), shutdown.clone());
+                    connections.spawn(connection);
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: the ones in use come back.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            Some(_ended) = connections.join_next() => {}
+            () = stopped(&mut shutdown) => break,
+        }
+    }
+    drop(listener);
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        connections.abort_all();
+    }
+}
+
+/// Resolves when the server stops, or is gone.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _either_way_the_server_stops = shutdown.wait_for(|stop| *stop).await.is_ok();
+}
+
+async fn connection(
+    gateway: Arc<Gateway>,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    // Small frames (watch events) must not wait for more.
+    let _best_effort = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake timed out"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = Peer::Network { certificate: certificate.map(|der| Bytes::copy_from_slice(der)) };
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let gateway = Arc::clone(&gateway);
+        let peer = peer.clone();
+        // A task of its own, so that a panic costs one request and not the connection's others.
+        async move {
+            let running = tokio::spawn(async move { answer(&gateway, &peer, request).await });
+            Ok::<_, Infallible>(running.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "request handler failed");
+                crate::gateway::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
+            }))
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).max_buf_size(HEADER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX as u32)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = stopped(&mut shutdown) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}

@@ -1,0 +1,103 @@
+//! One API server: made from a configuration, reachable in process and over TLS, stopped by its handle.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::allocate::{Allocator, Cidr, PortRange};
+use crate::allocations::Allocations;
+use crate::attributes::UserInfo;
+use crate::authz::Authorizer;
+use crate::bootstrap::objects::AuthenticationInfo;
+use crate::cache::Cache;
+use crate::documents::Documents;
+use crate::gateway::Gateway;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::serve::{self, InProcess};
+use crate::startup;
+use crate::storage::Objects;
+
+/// What an API server is made from.
+#[derive(Debug)]
+pub struct Config {
+    pub store: Arc<dyn Store>,
+    /// Service address ranges; the first gives the default family.
+    pub service_ranges: Vec<Cidr>,
+    pub node_ports: PortRange,
+    /// How long events live.
+    pub event_ttl: Duration,
+    /// Where clients outside reach this server: the endpoint of the `kubernetes` Service.
+    pub advertise_address: IpAddr,
+    pub secure_port: u16,
+    /// What extension servers need to trust the same clients.
+    pub authentication: AuthenticationInfo,
+}
+
+/// A running API server. Dropping it does not stop it; [`ApiServer::stop`] does.
+#[derive(Clone, Debug)]
+pub struct ApiServer {
+    gateway: Arc<Gateway>,
+    shutdown: Arc<watch::Sender<bool>>,
+}
+
+impl ApiServer {
+    /// Starts feeding the cache and creating the control plane's objects. Requests are answered from the first moment on;
+    /// [`ApiServer::ready`] says when /readyz would be 200.
+    pub fn start(config: Config) -> Self {
+        let registry = api::kinds::builtin();
+        let cache = Cache::new(Arc::clone(&config.store), registry.kinds().iter().cloned());
+        let (shutdown, stopped) = watch::channel(false);
+        let source: Arc<dyn crate::source::ObjectSource> = Arc::clone(&cache) as _;
+        let allocator = Allocator { ranges: config.service_ranges, node_ports: config.node_ports };
+        let gateway = Arc::new(Gateway {
+            registry,
+            objects: Objects::new(config.store, config.event_ttl),
+            cache: Arc::clone(&cache),
+            authz: Authorizer::new(source),
+            allocations: Allocations::new(allocator),
+            documents: Documents::default(),
+            health: Health::default(),
+            metrics: Metrics::new(),
+            shutdown: stopped.clone(),
+        });
+        let identity = startup::Identity {
+            advertise_address: config.advertise_address,
+            secure_port: config.secure_port,
+            authentication: config.authentication,
+        };
+        tokio::spawn(Arc::clone(&cache).run());
+        tokio::spawn(startup::run_compactor(Arc::clone(&gateway), stopped.clone()));
+        let starting = Arc::clone(&gateway);
+        tokio::spawn(async move {
+            starting.cache.ready().await;
+            startup::bootstrap(&starting, &identity).await;
+            startup::run_keeper(starting, identity, stopped).await;
+        });
+        Self { gateway, shutdown: Arc::new(shutdown) }
+    }
+
+    /// Waits until the cache is complete and the control plane's objects exist.
+    pub async fn ready(&self) {
+        self.gateway.health.bootstrapped().await;
+    }
+
+    /// A door for a component in this process, which acts as `user`.
+    pub fn in_process(&self, user: UserInfo) -> InProcess {
+        InProcess::new(Arc::clone(&self.gateway), user)
+    }
+
+    /// Serves HTTPS until [`ApiServer::stop`].
+    pub async fn serve(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+        serve::serve(Arc::clone(&self.gateway), listener, tls, self.shutdown.subscribe()).await;
+    }
+
+    /// Ends watches, background work and [`ApiServer::serve`].
+    pub fn stop(&self) {
+        self.shutdown.send_replace(true);
+    }
+}

@@ -1,0 +1,213 @@
+//! What a server does by itself: fills the cache, creates the objects of the control plane, keeps them, forgets old revisions.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Status, Value, meta};
+use ::bytes::Bytes;
+use futures::StreamExt as _;
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use http_body_util::BodyExt as _;
+use store::Revision;
+use tokio::sync::watch;
+
+use crate::attributes::UserInfo;
+use crate::bootstrap::objects::{AuthenticationInfo, KubernetesService};
+use crate::bootstrap::{Change, ChangeAction, flowcontrol, objects, rbac};
+use crate::gateway::{Call, Gateway, Peer};
+use crate::serve::stopped;
+
+/// The server's own user, as upstream's loopback client.
+const LOOPBACK_USER: &str = "system:apiserver";
+/// Bootstrap writes under way at once: enough to share fsyncs, few enough to leave room for clients.
+const WRITES_AT_ONCE: usize = 64;
+/// Rounds until everything that should exist does; more means that somebody works against us.
+const ROUNDS_MAX: usize = 10;
+/// How often what the control plane keeps is looked after.
+const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// Revisions older than this are compacted, and as often; upstream's `--etcd-compaction-interval`.
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+
+/// What the objects of the control plane say about this server.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub advertise_address: IpAddr,
+    pub secure_port: u16,
+    pub authentication: AuthenticationInfo,
+}
+
+/// Creates what is missing. Errors are logged and tried again: a server without its objects still serves.
+pub(crate) async fn bootstrap(gateway: &Arc<Gateway>, identity: &Identity) {
+    let mut failures = 0_u32;
+    loop {
+        match bootstrap_once(gateway, identity).await {
+            Ok(()) => break,
+            Err(status) => {
+                failures += 1;
+                tracing::warn!(%status, failures, "cannot create the objects of the control plane, trying again");
+                tokio::time::sleep(Duration::from_millis(100) * failures.min(50)).await;
+            }
+        }
+    }
+    gateway.health.set_bootstrapped();
+}
+
+async fn bootstrap_once(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(), Status> {
+    settle(gateway, |gateway| objects::namespaces(gateway.cache.as_ref())).await?;
+    settle(gateway, |gateway| {
+        let source = gateway.cache.as_ref();
+        let ranges = &gateway.allocations.allocator().ranges;
+        let mut changes = rbac::plan(source);
+        changes.extend(objects::priority_classes(source));
+        changes.extend(flowcontrol::plan(source));
+        changes.extend(objects::service_cidr(source, ranges));
+        changes.extend(objects::authentication_config(source, &identity.authentication));
+        changes
+    })
+    .await?;
+    keep(gateway, identity).await
+}
+
+/// What has to be looked after while the server runs.
+async fn keep(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(), Status> {
+    settle(gateway, |gateway| {
+        let source = gateway.cache.as_ref();
+        let mut changes = objects::namespaces(source);
+        let service = kubernetes_service(gateway, identity);
+        changes.extend(service.as_ref().and_then(|wanted| objects::kubernetes_service(source, wanted)));
+        let masters = BTreeSet::from([identity.advertise_address]);
+        changes.extend(objects::kubernetes_endpoints(source, &masters, identity.secure_port));
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+        changes.extend(objects::legacy_token_tracking(source, &now));
+        changes
+    })
+    .await?;
+    let now = crate::write::rfc3339(jiff::Timestamp::now());
+    match objects::service_cidr_ready(gateway.cache.as_ref(), &now) {
+        Some(object) => write(gateway, Method::PUT, "networking.k8s.io", "servicecidrs", "status", &object).await,
+        None => Ok(()),
+    }
+}
+
+fn kubernetes_service(gateway: &Gateway, identity: &Identity) -> Option<KubernetesService> {
+    let range = gateway.allocations.allocator().ranges.first()?;
+    Some(KubernetesService { range: range.clone(), secure_port: identity.secure_port, node_port: 0 })
+}
+
+/// Repeats a plan until nothing is left to do.
+async fn settle(gateway: &Arc<Gateway>, plan: impl Fn(&Gateway) -> Vec<Change>) -> Result<(), Status> {
+    for _ in 0..ROUNDS_MAX {
+        let changes = plan(gateway);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut results = futures::stream::iter(changes)
+            .map(|change| async move { apply(gateway, &change).await })
+            .buffer_unordered(WRITES_AT_ONCE);
+        while let Some(result) = results.next().await {
+            result?;
+        }
+        let fresh = gateway.cache.catch_up().await.map_err(Status::internal)?;
+        fresh.map_err(crate::error::from_not_fresh)?;
+    }
+    Err(Status::internal("the objects of the control plane do not settle"))
+}
+
+async fn apply(gateway: &Arc<Gateway>, change: &Change) -> Result<(), Status> {
+    let result = match change.action {
+        ChangeAction::Create => write(gateway, Method::POST, change.group, change.resource, "", &change.object).await,
+        ChangeAction::Update => write(gateway, Method::PUT, change.group, change.resource, "", &change.object).await,
+        ChangeAction::Recreate => {
+            let gone = write(gateway, Method::DELETE, change.group, change.resource, "", &change.object).await;
+            if let Err(status) = gone
+                && status.code != 404
+            {
+                return Err(status);
+            }
+            let mut object = change.object.clone();
+            crate::write::set_metadata(&mut object, "resourceVersion", Value::Null);
+            write(gateway, Method::POST, change.group, change.resource, "", &object).await
+        }
+    };
+    match result {
+        // Another master was faster; the next round sees what it made.
+        Err(status) if status.code == 409 => Ok(()),
+        other => other,
+    }
+}
+
+/// A request to ourselves, so that our own objects pass the same checks as everybody's.
+async fn write(
+    gateway: &Arc<Gateway>,
+    method: Method,
+    group: &str,
+    resource: &str,
+    subresource: &str,
+    object: &Value,
+) -> Result<(), Status> {
+    let root = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}/v1") };
+    let namespace = meta::namespace(object);
+    let scope = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
+    let mut path = format!("{root}{scope}/{resource}");
+    if method != Method::POST {
+        path = format!("{path}/{}", meta::name(object).replace(':', "%3A"));
+    }
+    if !subresource.is_empty() {
+        path = format!("{path}/{subresource}");
+    }
+    let body = if method == Method::DELETE {
+        Bytes::new()
+    } else {
+        Bytes::from(serde_json::to_vec(object).map_err(Status::internal)?)
+    };
+    let uri: Uri = path.parse().map_err(Status::internal)?;
+    let mut headers = HeaderMap::new();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let response = gateway.handle(&loopback(), Call { method, uri, headers, body: Ok(body) }).await;
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
+    Err(serde_json::from_slice(&body).unwrap_or_else(|_| Status::internal(String::from_utf8_lossy(&body))))
+}
+
+fn loopback() -> Peer {
+    let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
+    Peer::InProcess(Arc::new(UserInfo { name: LOOPBACK_USER.to_owned(), groups, ..UserInfo::default() }))
+}
+
+/// Keeps the control plane's objects until the stop.
+pub(crate) async fn run_keeper(gateway: Arc<Gateway>, identity: Identity, mut shutdown: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(KEEP_INTERVAL) => {}
+            () = stopped(&mut shutdown) => return,
+        }
+        if let Err(status) = keep(&gateway, &identity).await {
+            tracing::warn!(%status, "cannot keep the objects of the control plane");
+        }
+    }
+}
+
+/// Compacts the revision of one interval ago, again and again.
+pub(crate) async fn run_compactor(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
+    let mut previous = Revision(0);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(COMPACTION_INTERVAL) => {}
+            () = stopped(&mut shutdown) => return,
+        }
+        let store = gateway.objects.store();
+        if previous > Revision(0)
+            && let Err(error) = store.compact(previous, false).await
+        {
+            tracing::info!(%error, "compaction was refused");
+        }
+        match store.current_revision().await {
+            Ok(revision) => previous = revision,
+            Err(error) => tracing::warn!(%error, "cannot read the revision to compact"),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! From stored bytes to the bytes a client sees, without building a tree.
+
+use ::bytes::{Bytes, BytesMut};
+use store::Revision;
+
+/// An object's JSON with its resourceVersion inside, and where its `metadata` begins.
+///
+/// Layout: `{"kind":"K","apiVersion":"G/V","metadata":{"resourceVersion":"N",…},…}`; `metadata_at` is the offset of the
+/// quote that opens `"metadata"`, so that a list can leave out the type (as upstream's typed lists do).
+#[derive(Clone, Debug)]
+pub struct ObjectBytes {
+    pub json: Bytes,
+    metadata_at: usize,
+}
+
+/// A stored value that is not an object of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Upstream's protobuf storage format; rewrite the objects as JSON first.
+    #[error("value is in protobuf storage format, which is not supported")]
+    Protobuf,
+    #[error("value is not a JSON object: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("object has no metadata")]
+    NoMetadata,
+}
+
+const METADATA_KEY: &[u8] = b"\"metadata\":{";
+const RESOURCE_VERSION_KEY: &[u8] = b"\"resourceVersion\":\"";
+const PROTOBUF_MAGIC: &[u8] = b"k8s\0";
+
+impl ObjectBytes {
+    /// Splices `revision` into stored bytes. One copy of the object; bytes laid out by someone else are rewritten first.
+    pub fn from_stored(stored: &Bytes, revision: Revision) -> Result<Self, ReadError> {
+        match metadata_offset(stored) {
+            Some(metadata_at) => Ok(splice(stored, metadata_at, revision)),
+            None => {
+                let rewritten = rewrite(stored)?;
+                let metadata_at = metadata_offset(&rewritten).ok_or(ReadError::NoMetadata)?;
+                Ok(splice(&rewritten, metadata_at, revision))
+            }
+        }
+    }
+
+    /// What a dry run would have stored: it has no resourceVersion.
+    pub fn unsaved(stored: &Bytes) -> Result<Self, ReadError> {
+        let metadata_at = metadata_offset(stored).ok_or(ReadError::NoMetadata)?;
+        Ok(Self { json: stored.clone(), metadata_at })
+    }
+
+    /// Like `json`, without `kind` and `apiVersion`, minus the opening brace: what follows `{` for an item of a typed list.
+    pub fn item_tail(&self) -> Bytes {
+        self.json.slice(self.metadata_at..)
+    }
+
+    /// The same object as of another revision.
+    pub fn at_revision(&self, revision: Revision) -> Self {
+        let insert_at = self.metadata_at + METADATA_KEY.len() + RESOURCE_VERSION_KEY.len();
+        let digits = self.json[insert_at..].iter().take_while(|b| b.is_ascii_digit()).count();
+        let mut out = BytesMut::with_capacity(self.json.len() + 20);
+        out.extend_from_slice(&self.json[..insert_at]);
+        out.extend_from_slice(revision.to_string().as_bytes());
+        out.extend_from_slice(&self.json[insert_at + digits..]);
+        Self { json: out.freeze(), metadata_at: self.metadata_at }
+    }
+
+    /// The object as a tree.
+    pub fn parse(&self) -> Result<api::Value, ReadError> {
+        Ok(serde_json::from_slice(&self.json)?)
+    }
+}
+
+/// Offset of `"metadata":{` when the value begins `{"kind":"…","apiVersion":"…","metadata":{`.
+fn metadata_offset(stored: &[u8]) -> Option<usize> {
+    let after_kind = skip_string_member(stored, 1, b"\"kind\":\"")?;
+    let at = skip_string_member(stored, after_kind, b"\"apiVersion\":\"")?;
+    stored[at..].starts_with(METADATA_KEY).then_some(at)
+}
+
+/// Offset behind `key"…",` at `at`, for values without escapes.
+fn skip_string_member(bytes: &[u8], at: usize, key: &[u8]) -> Option<usize> {
+    let value = bytes.get(at..)?.strip_prefix(key)?;
+    let end = value.iter().position(|&b| b == b'"' || b == b'\\')?;
+    value[end..].starts_with(b"\",").then_some(at + key.len() + end + 2)
+}
+
+fn splice(stored: &[u8], metadata_at: usize, revision: Revision) -> ObjectBytes {
+    let insert_at = metadata_at + METADATA_KEY.len();
+    let (head, tail) = stored.split_at(insert_at);
+    let mut out = BytesMut::with_capacity(stored.len() + 42);
+    out.extend_from_slice(head);
+    out.extend_from_slice(RESOURCE_VERSION_KEY);
+    out.extend_from_slice(revision.to_string().as_bytes());
+    out.extend_from_slice(if tail.first() == Some(&b'}') { b"\"" } else { b"\"," });
+    out.extend_from_slice(tail);
+    ObjectBytes { json: out.freeze(), metadata_at }
+}
+
+/// Another writer's JSON, in our layout and without a resourceVersion.
+fn rewrite(stored: &Bytes) -> Result<Bytes, ReadError> {
+    if stored.starts_with(PROTOBUF_MAGIC) {
+        return Err(ReadError::Protobuf);
+    }
+    let mut object: api::Map = serde_json::from_slice(stored)?;
+    let kind = object.shift_remove("kind").unwrap_or_default();
+    let api_version = object.shift_remove("apiVersion").unwrap_or_default();
+    let mut metadata = object.shift_remove("metadata").ok_or(ReadError::NoMetadata)?;
+    metadata.as_object_mut().ok_or(ReadError::NoMetadata)?.shift_remove("resourceVersion");
+    let mut out = api::Map::with_capacity(object.len() + 3);
+    out.insert("kind".into(), kind);
+    out.insert("apiVersion".into(), api_version);
+    out.insert("metadata".into(), metadata);
+    out.extend(object);
+    Ok(serde_json::to_vec(&out)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resource_version_is_spliced_into_our_layout() {
+        let stored = Bytes::from_static(br#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"},"spec":{}}"#);
+        let object = ObjectBytes::from_stored(&stored, Revision(7)).unwrap();
+        assert_eq!(
+            object.json.as_ref(),
+            br#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"a"},"spec":{}}"#
+        );
+        let later = object.at_revision(Revision(123));
+        assert_eq!(
+            later.json.as_ref(),
+            br#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"123","name":"a"},"spec":{}}"#
+        );
+        assert_eq!(object.item_tail().as_ref(), br#""metadata":{"resourceVersion":"7","name":"a"},"spec":{}}"#);
+    }
+
+    #[test]
+    fn other_layouts_are_rewritten_and_lose_their_own_version() {
+        let stored = Bytes::from_static(
+            br#"{"apiVersion":"v1","kind":"Pod","spec":{},"metadata":{"resourceVersion":"3","name":"a"}}"#,
+        );
+        let object = ObjectBytes::from_stored(&stored, Revision(9)).unwrap();
+        assert_eq!(
+            object.json.as_ref(),
+            br#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"9","name":"a"},"spec":{}}"#
+        );
+    }
+
+    #[test]
+    fn garbage_and_protobuf_are_errors() {
+        assert!(matches!(
+            ObjectBytes::from_stored(&Bytes::from_static(b"k8s\0\x0a\x09"), Revision(1)),
+            Err(ReadError::Protobuf)
+        ));
+        assert!(matches!(ObjectBytes::from_stored(&Bytes::from_static(b"{}"), Revision(1)), Err(ReadError::NoMetadata)));
+        assert!(matches!(ObjectBytes::from_stored(&Bytes::from_static(b"["), Revision(1)), Err(ReadError::Json(_))));
+    }
+}

@@ -1,0 +1,120 @@
+//! CREATE.
+
+use api::{Status, Value, meta, rules};
+use ::bytes::Bytes;
+
+use super::{Reply, Request, name};
+use crate::admit::{self, Operation};
+use crate::error::from_store;
+use crate::gateway::Gateway;
+use crate::storage::{ObjectBytes, ObjectKey, WriteOutcome};
+use crate::write::{
+    Moment, check_options, decode_body, encode_for_storage, group_resource, set_metadata, settle_namespace,
+    validate_create, warnings, written,
+};
+
+/// Tries with other suffixes before a generated name gives up, as upstream.
+const GENERATE_NAME_TRIES: usize = 8;
+
+pub(crate) async fn create(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    check_options(request)?;
+    let decoded = decode_body(request)?;
+    let mut object = decoded.value;
+    if !meta::resource_version(&object).is_empty() {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    settle_namespace(request, &mut object)?;
+    create_object(gateway, request, object, decoded.warnings).await
+}
+
+/// Creates a decoded and defaulted object: the second half of POST, and what a PUT to a missing object becomes.
+pub(crate) async fn create_object(
+    gateway: &Gateway,
+    request: &Request,
+    mut object: Value,
+    mut notes: Vec<String>,
+) -> Result<Reply, Status> {
+    let kind = &request.kind;
+    let moment = Moment::now();
+    let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, None, &moment).await?;
+    let generated = meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty();
+    let _serial = gateway.allocations.lock(kind).await;
+    for _ in 0..GENERATE_NAME_TRIES {
+        let mut candidate = object.clone();
+        if generated {
+            let name = name::generate(meta::metadata_str(&object, "generateName"));
+            set_metadata(&mut candidate, "name", name.into());
+        }
+        prepare(request, &mut candidate, &moment);
+        let allocated = gateway.allocations.on_create(gateway, request, &mut candidate).await?;
+        validate_create(kind, &candidate)?;
+        admit::validate(gateway, request, Operation::Create, &candidate, None, &moment, &mut admission).await?;
+        warnings(kind, &candidate, None, &mut notes);
+        notes.append(&mut admission.warnings);
+        let stored = encode_for_storage(kind, &candidate);
+        if request.is_dry_run() {
+            dry_run_conflict(gateway, request, &candidate).await?;
+            return Ok(Reply::object(201, ObjectBytes::unsaved(&stored).map_err(crate::error::from_read)?, notes));
+        }
+        allocated.reserve(gateway).await?;
+        match put_new(gateway, request, &candidate, stored.clone()).await? {
+            WriteOutcome::Written(revision) => {
+                return Ok(Reply::object(201, written(&stored, revision)?, notes));
+            }
+            WriteOutcome::Conflict(current) => {
+                allocated.release(gateway).await;
+                if !generated {
+                    let deleting = current.is_some_and(|c| contains(&c.value, b"\"deletionTimestamp\":"));
+                    return Err(already_exists(request, meta::name(&candidate), deleting));
+                }
+            }
+        }
+    }
+    Err(Status::generate_name_conflict(group_resource(request), meta::metadata_str(&object, "generateName")))
+}
+
+async fn put_new(
+    gateway: &Gateway,
+    request: &Request,
+    object: &Value,
+    stored: Bytes,
+) -> Result<WriteOutcome, Status> {
+    let kind = &request.kind;
+    let key = ObjectKey::new(kind, &request.namespace, meta::name(object));
+    gateway.objects.create(&key, stored, gateway.expires(kind)).await.map_err(|e| from_store(kind, "create", e))
+}
+
+async fn dry_run_conflict(gateway: &Gateway, request: &Request, object: &Value) -> Result<(), Status> {
+    let kind = &request.kind;
+    let key = ObjectKey::new(kind, &request.namespace, meta::name(object));
+    match gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))? {
+        Some(_) => Err(already_exists(request, meta::name(object), false)),
+        None => Ok(()),
+    }
+}
+
+fn already_exists(request: &Request, name: &str, deleting: bool) -> Status {
+    let mut status = Status::already_exists(group_resource(request), name);
+    if deleting {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
+}
+
+/// System fields and the kind's own preparation.
+fn prepare(request: &Request, object: &mut Value, moment: &Moment) {
+    let kind = &request.kind;
+    for cleared in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "managedFields"] {
+        set_metadata(object, cleared, Value::Null);
+    }
+    set_metadata(object, "creationTimestamp", moment.now.clone().into());
+    set_metadata(object, "uid", moment.uid.clone().into());
+    let generation = rules::generation_on_create(kind).map_or(Value::Null, Value::from);
+    set_metadata(object, "generation", generation);
+    rules::reset_for_create(kind, object);
+    (kind.strategy.prepare_for_create)(object, &moment.context(request));
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}

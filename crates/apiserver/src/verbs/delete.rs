@@ -1,0 +1,305 @@
+//! DELETE: preconditions, grace, finalizers, and who cleans up the dependents.
+
+use api::rules::{DeleteReturns, GcDefault};
+use api::{ErrorList, Path, Status, Value, meta};
+use ::bytes::Bytes;
+use jiff::SignedDuration;
+use store::Revision;
+
+use super::{Reply, Request};
+use crate::admit;
+use crate::error::from_store;
+use crate::gateway::Gateway;
+use crate::http::options::parse_resource_version;
+use crate::storage::{Current, ObjectKey, WriteOutcome};
+use crate::write::{
+    Moment, body_format, check_options, decode_stored, encode_for_storage, options_error, rfc3339, set_metadata, written,
+};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// Races with other writers before the client is asked to try again itself.
+const RACES_MAX: usize = 10;
+
+/// DeleteOptions, from the body or the query.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeleteOptions {
+    pub grace_period_seconds: Option<i64>,
+    pub propagation_policy: Option<String>,
+    pub orphan_dependents: Option<bool>,
+    pub precondition_uid: Option<String>,
+    pub precondition_resource_version: Option<String>,
+    pub dry_run: bool,
+}
+
+impl DeleteOptions {
+    pub(crate) fn decode(request: &Request) -> Result<Self, Status> {
+        let options = if request.body.is_empty() { Self::from_query(request) } else { Self::from_body(request)? };
+        options.validate(request)?;
+        Ok(options)
+    }
+
+    fn from_query(request: &Request) -> Self {
+        let query = &request.query;
+        Self {
+            grace_period_seconds: query.int("gracePeriodSeconds"),
+            propagation_policy: query.get("propagationPolicy").map(str::to_owned),
+            orphan_dependents: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
+            precondition_uid: None,
+            precondition_resource_version: None,
+            dry_run: request.is_dry_run(),
+        }
+    }
+
+    fn from_body(request: &Request) -> Result<Self, Status> {
+        let format = body_format(&request.content_type)?;
+        let value = api::codec::decode_delete_options(&request.body, format)?;
+        Ok(Self::from_value(&value, request.is_dry_run()))
+    }
+
+    /// From a decoded DeleteOptions object; `null` for none.
+    pub(crate) fn from_value(value: &Value, dry_run_asked: bool) -> Self {
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let dry_run = value.get("dryRun").and_then(Value::as_array);
+        Self {
+            grace_period_seconds: value.get("gracePeriodSeconds").and_then(Value::as_i64),
+            propagation_policy: text("/propagationPolicy"),
+            orphan_dependents: value.get("orphanDependents").and_then(Value::as_bool),
+            precondition_uid: text("/preconditions/uid"),
+            precondition_resource_version: text("/preconditions/resourceVersion"),
+            dry_run: dry_run.is_some_and(|list| list.iter().any(|v| v == "All")) || dry_run_asked,
+        }
+    }
+
+    fn validate(&self, request: &Request) -> Result<(), Status> {
+        let mut errors = ErrorList::new();
+        let path = Path::new("propagationPolicy");
+        if let Some(policy) = &self.propagation_policy {
+            if self.orphan_dependents.is_some() {
+                let text = "orphanDependents and deletionPropagation cannot be both set";
+                errors.invalid(path.clone(), policy.clone(), text);
+            }
+            if !["Foreground", "Background", "Orphan"].contains(&policy.as_str()) {
+                errors.not_supported(path, policy.clone(), &["Foreground", "Background", "Orphan", "nil"]);
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
+    }
+
+    /// The preconditions against an object; upstream names the kind here, not the resource.
+    fn check(&self, request: &Request, object: &Value, revision: Revision) -> Result<(), Status> {
+        let kind = api::status::GroupResource { group: &request.kind.group, resource: &request.kind.kind };
+        let uid = meta::uid(object);
+        if let Some(wanted) = self.precondition_uid.as_deref().filter(|wanted| *wanted != uid) {
+            let text = format!(
+                "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been \
+                 deleted and then recreated"
+            );
+            return Err(Status::conflict(kind, &request.name, &text));
+        }
+        if let Some(wanted) = &self.precondition_resource_version
+            && parse_resource_version(wanted) != Ok(revision)
+        {
+            let text = format!(
+                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record \
+                 ({revision}). The object might have been modified"
+            );
+            return Err(Status::conflict(kind, &request.name, &text));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) async fn delete(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    check_options(request)?;
+    let options = DeleteOptions::decode(request)?;
+    delete_object(gateway, request, &options).await
+}
+
+/// Deletes `request.name`, or marks it as being deleted.
+pub(crate) async fn delete_object(
+    gateway: &Gateway,
+    request: &Request,
+    options: &DeleteOptions,
+) -> Result<Reply, Status> {
+    let kind = &request.kind;
+    let key = ObjectKey::new(kind, &request.namespace, &request.name);
+    let mut admitted = false;
+    for _ in 0..RACES_MAX {
+        let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "delete", e))?;
+        let Some(current) = current else {
+            return Err(Status::not_found(kind.as_ref().into(), &request.name));
+        };
+        let object = decode_stored(kind, &current.value, current.mod_revision)?;
+        options.check(request, &object, current.mod_revision)?;
+        let moment = Moment::now();
+        if !admitted {
+            admit::delete(gateway, request, &object, &moment).await?;
+            admitted = true;
+        }
+        let plan = plan(request, options, object, &moment);
+        if let Some(reply) = execute(gateway, request, options, &key, current, plan).await? {
+            return Ok(reply);
+        }
+    }
+    Err(Status::modified(kind.as_ref().into(), &request.name))
+}
+
+/// What a delete comes to.
+enum Plan {
+    /// Remove it now. The object as it goes.
+    Remove(Value),
+    /// Keep it, changed so (deletion time, finalizers), until somebody finishes the work.
+    Mark(Value),
+}
+
+fn plan(request: &Request, options: &DeleteOptions, mut object: Value, moment: &Moment) -> Plan {
+    let grace = request.kind.strategy.grace_period.map(|period| period(&object, options.grace_period_seconds));
+    let was_deleting = meta::is_being_deleted(&object);
+    set_finalizers_for_dependents(request, options, &mut object);
+    let finalizers_left = has_finalizers(&object);
+    match grace {
+        Some(grace) if !was_deleting => {
+            mark(&mut object, moment, grace);
+            if finalizers_left || grace > 0 { Plan::Mark(object) } else { Plan::Remove(object) }
+        }
+        Some(grace) => {
+            shorten(&mut object, grace);
+            let left = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+            if finalizers_left || left > 0 { Plan::Mark(object) } else { Plan::Remove(object) }
+        }
+        None if finalizers_left => {
+            if !was_deleting {
+                mark(&mut object, moment, 0);
+            }
+            Plan::Mark(object)
+        }
+        None => Plan::Remove(object),
+    }
+}
+
+/// The first mark bumps the generation of kinds that have one.
+fn mark(object: &mut Value, moment: &Moment, grace_seconds: i64) {
+    let deadline = moment.timestamp.saturating_add(SignedDuration::from_secs(grace_seconds));
+    let deadline = deadline.map(rfc3339).unwrap_or_else(|_| moment.now.clone());
+    set_metadata(object, "deletionTimestamp", deadline.into());
+    set_metadata(object, "deletionGracePeriodSeconds", grace_seconds.into());
+    if let Some(generation) = object.pointer("/metadata/generation").and_then(Value::as_i64).filter(|g| *g > 0) {
+        set_metadata(object, "generation", (generation + 1).into());
+    }
+}
+
+/// A second delete may shorten the grace period, never lengthen it.
+fn shorten(object: &mut Value, grace_seconds: i64) {
+    let Some(old) = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64) else { return };
+    if grace_seconds >= old {
+        return;
+    }
+    let deadline = meta::metadata_str(object, "deletionTimestamp").parse::<jiff::Timestamp>();
+    if let Ok(deadline) = deadline
+        && let Ok(earlier) = deadline.checked_sub(SignedDuration::from_secs(old - grace_seconds))
+    {
+        set_metadata(object, "deletionTimestamp", rfc3339(earlier).into());
+    }
+    set_metadata(object, "deletionGracePeriodSeconds", grace_seconds.into());
+}
+
+/// `orphan` and `foregroundDeletion` as the propagation policy wants them.
+fn set_finalizers_for_dependents(request: &Request, options: &DeleteOptions, object: &mut Value) {
+    let default = request.kind.rules.gc_default;
+    if default == GcDefault::Unsupported {
+        return;
+    }
+    let had: Vec<String> = finalizers(object).map(str::to_owned).collect();
+    let has = |name: &str| had.iter().any(|f| f == name);
+    let policy = options.propagation_policy.as_deref();
+    let orphan = match (options.orphan_dependents, policy) {
+        (Some(orphan), _) => orphan,
+        (None, Some(policy)) => policy == "Orphan",
+        (None, None) => has(ORPHAN) || (!has(FOREGROUND) && default == GcDefault::Orphan),
+    };
+    let foreground = match (options.orphan_dependents, policy) {
+        (Some(_), _) => false,
+        (None, Some(policy)) => policy == "Foreground",
+        (None, None) => has(FOREGROUND),
+    };
+    let mut wanted: Vec<String> = had.iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).cloned().collect();
+    if orphan {
+        wanted.push(ORPHAN.to_owned());
+    }
+    if foreground {
+        wanted.push(FOREGROUND.to_owned());
+    }
+    let same = wanted.len() == had.len() && wanted.iter().all(|f| had.contains(f));
+    if !same {
+        let value = if wanted.is_empty() { Value::Null } else { wanted.into() };
+        set_metadata(object, "finalizers", value);
+    }
+}
+
+fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
+    object.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Namespaces keep a second list in their spec.
+fn has_finalizers(object: &Value) -> bool {
+    let in_spec = object.get("kind").is_some_and(|k| k == "Namespace")
+        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    finalizers(object).next().is_some() || in_spec
+}
+
+/// `None`: somebody else wrote in between.
+async fn execute(
+    gateway: &Gateway,
+    request: &Request,
+    options: &DeleteOptions,
+    key: &ObjectKey,
+    current: Current,
+    plan: Plan,
+) -> Result<Option<Reply>, Status> {
+    let kind = &request.kind;
+    match plan {
+        Plan::Remove(object) => {
+            if !options.dry_run {
+                let outcome = gateway.objects.delete(key, current.mod_revision).await;
+                if let WriteOutcome::Conflict(_) = outcome.map_err(|e| from_store(kind, "delete", e))? {
+                    return Ok(None);
+                }
+                gateway.allocations.after_delete(gateway, kind, &object).await;
+            }
+            Ok(Some(removed(request, &object, current.mod_revision)?))
+        }
+        Plan::Mark(mut object) => {
+            if kind.kind == "Namespace" && kind.group.is_empty() {
+                object["status"]["phase"] = "Terminating".into();
+            }
+            let stored: Bytes = encode_for_storage(kind, &object);
+            if options.dry_run || stored == current.value {
+                return Ok(Some(Reply::object(200, written(&stored, current.mod_revision)?, Vec::new())));
+            }
+            let outcome =
+                gateway.objects.update(key, stored.clone(), current.mod_revision, gateway.expires(kind)).await;
+            match outcome.map_err(|e| from_store(kind, "delete", e))? {
+                WriteOutcome::Written(revision) => {
+                    // Upstream says 202 only to clients that asked not to orphan in the old way.
+                    let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
+                    Ok(Some(Reply::object(code, written(&stored, revision)?, Vec::new())))
+                }
+                WriteOutcome::Conflict(_) => Ok(None),
+            }
+        }
+    }
+}
+
+fn removed(request: &Request, object: &Value, revision: Revision) -> Result<Reply, Status> {
+    let kind = &request.kind;
+    match kind.rules.delete_returns {
+        DeleteReturns::Object => {
+            let stored = encode_for_storage(kind, object);
+            Ok(Reply::object(200, written(&stored, revision)?, Vec::new()))
+        }
+        DeleteReturns::Status => {
+            Ok(Reply::status(200, Status::success(kind.as_ref().into(), &request.name, meta::uid(object))))
+        }
+    }
+}

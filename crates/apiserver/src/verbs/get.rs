@@ -1,0 +1,30 @@
+//! GET of one object.
+
+use api::Status;
+
+use super::{Reply, Request};
+use crate::error::{from_not_fresh, from_read, from_store};
+use crate::gateway::Gateway;
+use crate::http::options::parse_resource_version;
+use crate::storage::{ObjectBytes, ObjectKey};
+
+/// Without resourceVersion: linearizable, from the store. With one: from the cache, once it is that fresh.
+pub(crate) async fn get(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let object = read(gateway, request, request.query.text("resourceVersion")).await?;
+    Ok(Reply::object(200, object, Vec::new()))
+}
+
+pub(crate) async fn read(gateway: &Gateway, request: &Request, version: &str) -> Result<ObjectBytes, Status> {
+    let kind = &request.kind;
+    let missing = || Status::not_found(kind.as_ref().into(), &request.name);
+    if version.is_empty() {
+        let key = ObjectKey::new(kind, &request.namespace, &request.name);
+        let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "get", e))?.ok_or_else(missing)?;
+        return ObjectBytes::from_stored(&current.value, current.mod_revision).map_err(from_read);
+    }
+    let wanted = parse_resource_version(version).map_err(Status::internal)?;
+    gateway.cache.wait_for(wanted).await.map_err(from_not_fresh)?;
+    let resource = gateway.cache.resource(kind).ok_or_else(missing)?;
+    let object = resource.get(&request.namespace, &request.name).ok_or_else(missing)?;
+    Ok(object.bytes.clone())
+}

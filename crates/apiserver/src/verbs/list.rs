@@ -1,0 +1,212 @@
+//! LIST: from the cache when it is fresh enough, from the store when the client wants pages or a revision of the past.
+
+use api::Status;
+use ::bytes::Bytes;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use store::{Revision, StoreError};
+
+use super::present::{ListMetadata, Presenter};
+use super::{Content, Reply, Request};
+use crate::cache::Indexed;
+use crate::error::{from_not_fresh, from_read, from_store};
+use crate::gateway::Gateway;
+use crate::http::options::ListOptions;
+use crate::select::Selection;
+use crate::storage::{ObjectBytes, ObjectKey};
+
+/// Keys read from the store at a time while looking for matches.
+const PAGE_KEYS_MAX: usize = 1_000;
+
+pub(crate) async fn list(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
+    let (items, metadata) = select(gateway, request).await?;
+    let content_type = presenter.content_type();
+    Ok(Reply::new(200, Content::Body(content_type, presenter.list(items, &metadata)?)))
+}
+
+/// The objects a list request names, and the list's metadata.
+pub(crate) async fn select(gateway: &Gateway, request: &Request) -> Result<(Vec<ObjectBytes>, ListMetadata), Status> {
+    let options = request.list_options();
+    options.validate_list()?;
+    let resource = gateway.cache.resource(&request.kind).ok_or_else(Status::unknown_endpoint)?;
+    let selection = Selection::new(&request.kind, &resource.kind, &request.namespace, &request.name, &options)?;
+    match plan(&options)? {
+        Plan::Cache(freshness) => {
+            let revision = match freshness {
+                Some(wanted) => gateway.cache.wait_for(wanted).await.map(|()| gateway.cache.revision()),
+                None => gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "list", e))?,
+            };
+            let revision = revision.map_err(from_not_fresh)?;
+            let objects = match selection.single_name().filter(|_| !request.namespace.is_empty()) {
+                Some(name) => resource.get(&request.namespace, name).into_iter().collect(),
+                None => resource.list(&request.namespace),
+            };
+            let everything = selection.is_everything();
+            let items = objects
+                .iter()
+                .filter(|object| everything || selection.matches(object))
+                .map(|object| object.bytes.clone())
+                .collect();
+            Ok((items, ListMetadata { resource_version: revision.0, ..ListMetadata::default() }))
+        }
+        Plan::Store { revision, start, limit } => {
+            if revision > Revision(0) {
+                gateway.cache.wait_for(revision).await.map_err(from_not_fresh)?;
+            }
+            page(gateway, request, &selection, revision, start, limit).await
+        }
+    }
+}
+
+enum Plan {
+    /// From the cache, at least as fresh as this; `None`: at least as fresh as the store is now.
+    Cache(Option<Revision>),
+    /// From the store at a revision (0: now), from a key on (relative to the prefix), up to a number of items (0: all).
+    Store { revision: Revision, start: String, limit: usize },
+}
+
+/// The rules of upstream's resourceVersion and continue parameters.
+fn plan(options: &ListOptions) -> Result<Plan, Status> {
+    if !options.continue_token.is_empty() {
+        if !options.resource_version.is_empty() && options.resource_version != "0" {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let token = ContinueToken::decode(&options.continue_token)?;
+        let revision = Revision(token.rv.max(0));
+        return Ok(Plan::Store { revision, start: token.start, limit: options.limit });
+    }
+    let revision = options.list_revision()?;
+    let unset = options.resource_version.is_empty();
+    if options.is_exact() {
+        return Ok(Plan::Store { revision, start: String::new(), limit: options.limit });
+    }
+    if options.limit > 0 && revision > Revision(0) && options.is_match_unset() {
+        return Ok(Plan::Store { revision, start: String::new(), limit: options.limit });
+    }
+    if options.limit > 0 && unset {
+        return Ok(Plan::Store { revision: Revision(0), start: String::new(), limit: options.limit });
+    }
+    Ok(Plan::Cache(if unset { None } else { Some(revision) }))
+}
+
+async fn page(
+    gateway: &Gateway,
+    request: &Request,
+    selection: &Selection,
+    revision: Revision,
+    start: String,
+    limit: usize,
+) -> Result<(Vec<ObjectBytes>, ListMetadata), Status> {
+    let kind = &request.kind;
+    let prefix = ObjectKey::prefix(kind, &request.namespace);
+    let fields = gateway.cache.resource(kind).map(|r| r.kind.selectable_fields.clone()).unwrap_or_default();
+    let everything = selection.is_everything();
+    let mut start_key = Bytes::from([prefix.as_ref(), start.as_bytes()].concat());
+    let mut revision = revision;
+    let mut items = Vec::new();
+    loop {
+        let wanted = if limit == 0 { PAGE_KEYS_MAX } else { (limit - items.len()).min(PAGE_KEYS_MAX) };
+        let page = gateway.objects.page(&prefix, start_key, revision, wanted).await;
+        let page = page.map_err(|error| expired_or(request, &start, error))?;
+        if revision == Revision(0) {
+            revision = page.revision;
+        }
+        let n_keys = page.kvs.len();
+        let mut last_key = Bytes::new();
+        for kv in page.kvs {
+            let object = ObjectBytes::from_stored(&kv.value, kv.mod_revision).map_err(from_read)?;
+            if everything || matches(selection, &prefix, request, &kv.key, &object, &fields)? {
+                items.push(object);
+            }
+            last_key = kv.key;
+        }
+        let mut metadata = ListMetadata { resource_version: revision.0, ..ListMetadata::default() };
+        if !page.more || n_keys == 0 {
+            return Ok((items, metadata));
+        }
+        if limit > 0 && items.len() >= limit {
+            let next = [&last_key[prefix.len()..], b"\0"].concat();
+            let start = String::from_utf8(next).map_err(Status::internal)?;
+            metadata.continue_token = ContinueToken { v: TOKEN_VERSION.into(), rv: revision.0, start }.encode()?;
+            if everything {
+                metadata.remaining_item_count = Some(page.count.saturating_sub(n_keys));
+            }
+            return Ok((items, metadata));
+        }
+        start_key = Bytes::from([last_key.as_ref(), b"\0"].concat());
+    }
+}
+
+fn matches(
+    selection: &Selection,
+    prefix: &[u8],
+    request: &Request,
+    key: &[u8],
+    object: &ObjectBytes,
+    fields: &[api::kind::SelectableField],
+) -> Result<bool, Status> {
+    let indexed = Indexed::extract(&object.json, fields).map_err(Status::internal)?;
+    let rest = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+    let (namespace, name) = match request.namespace.as_str() {
+        "" if request.kind.namespaced => rest.split_once('/').unwrap_or(("", &rest)),
+        namespace => (namespace, rest.as_str()),
+    };
+    Ok(selection.matches_indexed(namespace, name, &indexed))
+}
+
+/// A compacted revision behind a continue token is answered with a token that goes on from the newest state.
+fn expired_or(request: &Request, start: &str, error: StoreError) -> Status {
+    if !matches!(error, StoreError::Compacted { .. }) || start.is_empty() {
+        return from_store(&request.kind, "list", error);
+    }
+    let mut status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+         the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
+         Continuing with the provided token results in an inconsistent list - objects that were created, modified, or \
+         deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    let token = ContinueToken { v: TOKEN_VERSION.into(), rv: -1, start: start.to_owned() };
+    match token.encode() {
+        Ok(token) => status.metadata.continue_token = token,
+        Err(error) => return error,
+    }
+    status
+}
+
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+
+/// Where a paged list goes on; the JSON inside is upstream's.
+#[derive(Debug, Serialize, Deserialize)]
+struct ContinueToken {
+    v: String,
+    /// Revision of the first page; -1 for "whatever is newest".
+    rv: i64,
+    /// First key, relative to the list's prefix.
+    start: String,
+}
+
+impl ContinueToken {
+    fn encode(&self) -> Result<String, Status> {
+        Ok(BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).map_err(Status::internal)?))
+    }
+
+    fn decode(text: &str) -> Result<Self, Status> {
+        let invalid = |why: &str| Status::bad_request(format!("invalid continue token: {why}"));
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid("illegal base64 data at input byte 0"))?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|_| invalid("encoded continue token is not valid"))?;
+        let escapes = token.start.starts_with('/') || token.start.split('/').any(|part| part == "..");
+        match token.v.as_str() {
+            TOKEN_VERSION if token.rv == 0 => {
+                Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"))
+            }
+            TOKEN_VERSION if token.start.is_empty() => {
+                Err(invalid("continue key is not valid: encoded start key empty (version meta.k8s.io/v1)"))
+            }
+            TOKEN_VERSION if escapes => Err(invalid("continue key is not valid")),
+            TOKEN_VERSION => Ok(token),
+            other => Err(invalid(&format!("server does not recognize this encoded version \"{other}\""))),
+        }
+    }
+}

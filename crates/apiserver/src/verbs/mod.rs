@@ -1,0 +1,130 @@
+//! The verbs, generic over every kind: one file each. A verb takes a [`Request`] and gives a [`Reply`] or the [`Status`] that
+//! refuses it; it never sees HTTP.
+
+mod create;
+mod delete;
+mod delete_collection;
+mod get;
+mod list;
+mod name;
+mod patch;
+mod present;
+mod scale;
+mod subresource;
+mod update;
+mod watch;
+
+use std::sync::Arc;
+
+use api::{Kind, Status, Value};
+use ::bytes::Bytes;
+
+use crate::attributes::UserInfo;
+use crate::http::accept::Accept;
+use crate::http::body::ResponseBody;
+use crate::http::options::ListOptions;
+use crate::http::query::Query;
+use crate::storage::ObjectBytes;
+
+pub(crate) use create::create;
+pub(crate) use delete::delete;
+pub(crate) use delete_collection::delete_collection;
+pub(crate) use get::{get, read};
+pub(crate) use list::list;
+pub(crate) use patch::patch;
+pub(crate) use present::{Presenter, encode};
+pub(crate) use scale::{get_scale, patch_scale, update_scale};
+pub(crate) use subresource::{create_binding, create_named};
+pub(crate) use update::update;
+pub(crate) use watch::watch;
+
+/// A request for a resource, as far as the verbs are concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub kind: Arc<Kind>,
+    pub namespace: String,
+    /// Empty for collections and creates.
+    pub name: String,
+    /// Empty for the resource itself.
+    pub subresource: String,
+    pub user: UserInfo,
+    pub query: Query,
+    pub accept: Accept,
+    /// Media type without parameters, lower case.
+    pub content_type: String,
+    pub body: Bytes,
+    pub user_agent: String,
+    /// Verb as authorization names it.
+    pub verb: &'static str,
+}
+
+impl Request {
+    pub(crate) fn list_options(&self) -> ListOptions {
+        ListOptions::parse(&self.query)
+    }
+
+    /// The same request for one object of the resource, without its selectors.
+    pub(crate) fn for_object(&self, namespace: &str, name: &str) -> Request {
+        Request { namespace: namespace.to_owned(), name: name.to_owned(), ..self.clone() }
+    }
+
+    /// The same request for another subresource of the object, or the object itself.
+    pub(crate) fn for_subresource(&self, subresource: &str) -> Request {
+        Request { subresource: subresource.to_owned(), ..self.clone() }
+    }
+
+    /// The options object that upstream reads this request's query parameters into.
+    pub(crate) fn options_kind(&self) -> &'static str {
+        match self.verb {
+            "create" => "CreateOptions",
+            "patch" => "PatchOptions",
+            "delete" | "deletecollection" => "DeleteOptions",
+            _ => "UpdateOptions",
+        }
+    }
+
+    /// `dryRun=All` was asked for; anything else but absence is an error of the caller's options check.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.query.all("dryRun").any(|value| value == "All")
+    }
+}
+
+/// What a verb answers.
+pub(crate) struct Reply {
+    pub code: u16,
+    pub content: Content,
+    /// Texts for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+pub(crate) enum Content {
+    /// An object of the request's kind, to be presented as the client asked.
+    Object(ObjectBytes),
+    /// A document that is sent as it is (Scale, reviews, tokens).
+    Document(Value),
+    Status(Box<Status>),
+    /// Presented already: lists and watches.
+    Body(&'static str, ResponseBody),
+}
+
+impl Reply {
+    pub(crate) fn new(code: u16, content: Content) -> Self {
+        Self { code, content, warnings: Vec::new() }
+    }
+
+    pub(crate) fn object(code: u16, object: ObjectBytes, warnings: Vec<String>) -> Self {
+        Self { code, content: Content::Object(object), warnings }
+    }
+
+    pub(crate) fn text(code: u16, text: &'static str) -> Self {
+        Self::new(code, Content::Body("text/plain", crate::http::body::full(text)))
+    }
+
+    pub(crate) fn document(code: u16, document: Value) -> Self {
+        Self::new(code, Content::Document(document))
+    }
+
+    pub(crate) fn status(code: u16, status: Status) -> Self {
+        Self::new(code, Content::Status(Box::new(status)))
+    }
+}

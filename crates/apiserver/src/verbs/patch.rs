@@ -1,0 +1,94 @@
+//! PATCH: read, patch, and replace what was read; again when somebody else was faster.
+
+use api::codec::{self, FieldValidation, Target};
+use api::patch::{Patch, PatchType};
+use api::{ErrorList, Path, Shape, Status, Value, defaults, meta};
+
+use super::update::{Replaced, replace};
+use super::{Reply, Request};
+use crate::error::from_store;
+use crate::gateway::Gateway;
+use crate::storage::ObjectKey;
+use crate::write::{check_options, decode_stored, field_validation, group_resource};
+
+/// Tries against other writers; upstream's number.
+const RACES_MAX: usize = 5;
+
+/// Media types that PATCH takes for built-in kinds.
+const PATCH_MEDIA_TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
+pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let patch = decode_patch(request)?;
+    check_options(request)?;
+    let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
+    for _ in 0..RACES_MAX {
+        let current = gateway.objects.get(&key).await.map_err(|e| from_store(&request.kind, "patch", e))?;
+        let Some(current) = current else {
+            return Err(Status::not_found(group_resource(request), &request.name));
+        };
+        let old = decode_stored(&request.kind, &current.value, current.mod_revision)?;
+        let (object, notes) = apply(request, &patch, &old)?;
+        match replace(gateway, request, &key, object, current, notes).await? {
+            Replaced::Done(reply) => return Ok(reply),
+            Replaced::LostRace => {}
+        }
+    }
+    Err(Status::modified(group_resource(request), &request.name))
+}
+
+/// The patch in the body, by its media type.
+pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
+    let patch_type = PatchType::from_media_type(&request.content_type)
+        .ok_or_else(|| Status::unsupported_media_type(&PATCH_MEDIA_TYPES))?;
+    let ignore = field_validation(request)? == codec::FieldValidation::Ignore;
+    Patch::decode(patch_type, &request.body, ignore).map_err(|error| error.status())
+}
+
+/// The patched object, decoded as strictly as the client asked, with defaults.
+fn apply(request: &Request, patch: &Patch, old: &Value) -> Result<(Value, Vec<String>), Status> {
+    let kind = &request.kind;
+    let (mut object, warnings) = patched(Target::from(kind.as_ref()), patch, old, field_validation(request)?)?;
+    if meta::name(&object) != request.name {
+        let text = format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            meta::name(&object),
+            request.name
+        );
+        return Err(Status::bad_request(text));
+    }
+    if kind.namespaced && meta::namespace(&object) != request.namespace {
+        let text = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(Status::bad_request(text));
+    }
+    defaults::apply(kind.as_ref(), &mut object);
+    Ok((object, warnings))
+}
+
+/// The result of a patch as a decoded object of `target`, with warnings. What does not decode is 422: the patch is at fault.
+pub(super) fn patched(
+    target: Target<'_>,
+    patch: &Patch,
+    old: &Value,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    let patched = patch.apply(old, target.schema, Shape::Ref(target.type_id)).map_err(|error| error.status())?;
+    let refuse = |text: String| {
+        let mut errors = ErrorList::new();
+        errors.invalid(Path::new("patch"), patch.shown(&patched), text);
+        Status::invalid("", "", "", &errors)
+    };
+    let normalized = codec::normalize(&patched.object, target).map_err(|error| refuse(error.message))?;
+    let strict: Vec<String> = patch.strict_errors().iter().cloned().chain(normalized.strict_errors).collect();
+    match validation {
+        FieldValidation::Strict if !strict.is_empty() => {
+            Err(refuse(format!("strict decoding error: {}", strict.join(", "))))
+        }
+        FieldValidation::Ignore => Ok((normalized.value, Vec::new())),
+        FieldValidation::Warn | FieldValidation::Strict => Ok((normalized.value, strict)),
+    }
+}

@@ -1,0 +1,287 @@
+//! Objects as the client asked for them: whole, as table rows, or as metadata only; in the API version of the request.
+
+use std::sync::Arc;
+
+use ::bytes::{BufMut, Bytes, BytesMut};
+use api::table::Printer;
+use api::{Kind, Map, Status, Value};
+use serde_json::json;
+
+use crate::cache::EventKind;
+use crate::error::from_read;
+use crate::http::accept::{Accept, Encoding, Form};
+use crate::http::body::{self, ResponseBody};
+use crate::storage::ObjectBytes;
+use crate::write::from_storage;
+
+/// Bytes that a streamed list gathers before it hands them on.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// What table rows carry besides cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IncludeObject {
+    None,
+    Metadata,
+    Object,
+}
+
+impl IncludeObject {
+    pub(crate) fn parse(text: &str) -> Result<Self, Status> {
+        match text {
+            "None" => Ok(Self::None),
+            "" | "Metadata" => Ok(Self::Metadata),
+            "Object" => Ok(Self::Object),
+            other => Err(Status::bad_request(format!("unrecognized includeObject value: {}", api::field::go_quote(other)))),
+        }
+    }
+}
+
+/// Turns stored objects into answers of one kind and form.
+#[derive(Clone, Debug)]
+pub(crate) struct Presenter {
+    kind: Arc<Kind>,
+    accept: Accept,
+    include_object: IncludeObject,
+    printer: Option<Arc<Printer>>,
+}
+
+/// The `metadata` of a list.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListMetadata {
+    pub resource_version: i64,
+    pub continue_token: String,
+    pub remaining_item_count: Option<usize>,
+}
+
+impl ListMetadata {
+    fn value(&self) -> Value {
+        let mut out = Map::new();
+        out.insert("resourceVersion".into(), self.resource_version.to_string().into());
+        if !self.continue_token.is_empty() {
+            out.insert("continue".into(), self.continue_token.clone().into());
+        }
+        if let Some(remaining) = self.remaining_item_count {
+            out.insert("remainingItemCount".into(), remaining.into());
+        }
+        Value::Object(out)
+    }
+}
+
+impl Presenter {
+    pub(crate) fn new(kind: Arc<Kind>, accept: Accept, include_object: &str) -> Result<Self, Status> {
+        let include_object = match accept.form {
+            Form::Table(_) => IncludeObject::parse(include_object)?,
+            Form::Object | Form::PartialMetadata(_) => IncludeObject::Metadata,
+        };
+        let wants_table = matches!(accept.form, Form::Table(_));
+        let printer = wants_table.then(|| Arc::new(Printer::of(&kind.group, &kind.kind)));
+        Ok(Self { kind, accept, include_object, printer })
+    }
+
+    pub(crate) fn content_type(&self) -> &'static str {
+        self.accept.encoding.content_type()
+    }
+
+    /// Stored bytes can be sent as they are.
+    pub(crate) fn is_verbatim(&self) -> bool {
+        self.accept.form == Form::Object && self.kind.conversion.is_none()
+    }
+
+    /// One object.
+    pub(crate) fn object(&self, object: &ObjectBytes) -> Result<Bytes, Status> {
+        if self.is_verbatim() && self.accept.encoding == Encoding::Json {
+            return Ok(object.json.clone());
+        }
+        let value = self.form(object, true)?;
+        encode(&value, self.accept.encoding)
+    }
+
+    /// An object in its form. For a table, `with_columns` says whether the column definitions are wanted.
+    fn form(&self, object: &ObjectBytes, with_columns: bool) -> Result<Value, Status> {
+        let value = self.parse(object)?;
+        Ok(match self.accept.form {
+            Form::Object => value,
+            Form::PartialMetadata(version) => partial_metadata(&value, version),
+            Form::Table(version) => {
+                let metadata = json!({ "resourceVersion": api::meta::resource_version(&value) });
+                let row = self.row(&value, version);
+                self.table(version, metadata, vec![row], with_columns)
+            }
+        })
+    }
+
+    /// The object in the version of the request.
+    fn parse(&self, object: &ObjectBytes) -> Result<Value, Status> {
+        let stored = object.parse().map_err(from_read)?;
+        Ok(from_storage(&self.kind, stored))
+    }
+
+    fn row(&self, value: &Value, version: &str) -> Value {
+        let Some(printer) = &self.printer else { return Value::Null };
+        let row = printer.row(value, jiff::Timestamp::now());
+        let object = match self.include_object {
+            IncludeObject::None => Value::Null,
+            IncludeObject::Metadata => partial_metadata(value, version),
+            IncludeObject::Object => value.clone(),
+        };
+        let mut out = json!({ "cells": row.cells });
+        if !row.conditions.is_empty() {
+            out["conditions"] = row.conditions.into();
+        }
+        out["object"] = object;
+        out
+    }
+
+    fn table(&self, version: &str, metadata: Value, rows: Vec<Value>, with_columns: bool) -> Value {
+        let printer = self.printer.as_ref().filter(|_| with_columns);
+        let columns = printer.map_or(Value::Null, |printer| printer.header());
+        json!({
+            "kind": "Table",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": metadata,
+            "columnDefinitions": columns,
+            "rows": rows,
+        })
+    }
+
+    /// A whole list. JSON lists of objects are streamed from the shared bytes, whatever their number.
+    pub(crate) fn list(&self, items: Vec<ObjectBytes>, metadata: &ListMetadata) -> Result<ResponseBody, Status> {
+        if self.is_verbatim() && self.accept.encoding == Encoding::Json {
+            return Ok(body::stream(self.stream_list(items, metadata)?));
+        }
+        let document = match self.accept.form {
+            Form::Object => {
+                let mut values = Vec::with_capacity(items.len());
+                for item in &items {
+                    let mut value = self.parse(item)?;
+                    if let Some(map) = value.as_object_mut() {
+                        map.shift_remove("kind");
+                        map.shift_remove("apiVersion");
+                    }
+                    values.push(value);
+                }
+                json!({
+                    "kind": self.kind.list_kind(),
+                    "apiVersion": self.kind.api_version(),
+                    "metadata": metadata.value(),
+                    "items": values,
+                })
+            }
+            Form::PartialMetadata(version) => {
+                let mut values = Vec::with_capacity(items.len());
+                for item in &items {
+                    values.push(partial_metadata(&self.parse(item)?, version));
+                }
+                json!({
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": format!("meta.k8s.io/{version}"),
+                    "metadata": metadata.value(),
+                    "items": values,
+                })
+            }
+            Form::Table(version) => {
+                let mut rows = Vec::with_capacity(items.len());
+                for item in &items {
+                    rows.push(self.row(&self.parse(item)?, version));
+                }
+                self.table(version, metadata.value(), rows, true)
+            }
+        };
+        Ok(body::full(encode(&document, self.accept.encoding)?))
+    }
+
+    fn stream_list(
+        &self,
+        items: Vec<ObjectBytes>,
+        metadata: &ListMetadata,
+    ) -> Result<impl futures::Stream<Item = Bytes> + Send + 'static, Status> {
+        let head = format!(
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+            self.kind.list_kind(),
+            self.kind.api_version(),
+            metadata.value()
+        );
+        let mut items = items.into_iter();
+        let mut pending = BytesMut::from(head.as_bytes());
+        let mut first = true;
+        let mut done = false;
+        Ok(futures::stream::iter(std::iter::from_fn(move || {
+            while !done && pending.len() < CHUNK_BYTES {
+                match items.next() {
+                    Some(item) => {
+                        pending.put_slice(if first { b"{" } else { b",{" });
+                        first = false;
+                        pending.put(item.item_tail());
+                    }
+                    None => {
+                        pending.put_slice(b"]}");
+                        done = true;
+                    }
+                }
+            }
+            if pending.is_empty() { None } else { Some(pending.split().freeze()) }
+        })))
+    }
+
+    /// An event as a line of a watch stream; `with_columns` as for [`Presenter::form`].
+    pub(crate) fn event(&self, kind: EventKind, object: &ObjectBytes, with_columns: bool) -> Result<Bytes, Status> {
+        if self.is_verbatim() {
+            return Ok(crate::cache::watch_frame(kind, &object.json));
+        }
+        let document = encode(&self.form(object, with_columns)?, Encoding::Json)?;
+        Ok(crate::cache::watch_frame(kind, &document))
+    }
+
+    /// An object of the kind with nothing in it, as bookmarks carry.
+    fn empty(&self) -> Value {
+        let mut empty = self.kind.schema.zero(self.kind.type_id);
+        empty["kind"] = self.kind.kind.as_ref().into();
+        empty["apiVersion"] = self.kind.api_version().into();
+        empty
+    }
+
+    /// A bookmark at a revision; `initial_events_end` marks the end of the initial events.
+    pub(crate) fn bookmark(&self, revision: i64, initial_events_end: bool) -> Bytes {
+        let mut metadata = json!({ "resourceVersion": revision.to_string() });
+        if initial_events_end {
+            metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let object = match self.accept.form {
+            Form::PartialMetadata(version) => json!({
+                "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
+            }),
+            Form::Table(version) => {
+                let mut empty = self.empty();
+                empty["metadata"] = metadata.clone();
+                let row = self.row(&empty, version);
+                let table_metadata = json!({ "resourceVersion": revision.to_string() });
+                self.table(version, table_metadata, vec![row], false)
+            }
+            Form::Object => {
+                let mut empty = self.empty();
+                empty["metadata"] = metadata;
+                empty
+            }
+        };
+        let mut line = json!({ "type": "BOOKMARK", "object": object }).to_string();
+        line.push('\n');
+        line.into()
+    }
+}
+
+/// Any document in an encoding.
+pub(crate) fn encode(value: &Value, encoding: Encoding) -> Result<Bytes, Status> {
+    match encoding {
+        Encoding::Json => Ok(serde_json::to_vec(value).map_err(Status::internal)?.into()),
+        Encoding::PrettyJson => Ok(serde_json::to_vec_pretty(value).map_err(Status::internal)?.into()),
+        Encoding::Yaml => Ok(serde_saphyr::to_string(value).map_err(Status::internal)?.into()),
+    }
+}
+
+fn partial_metadata(value: &Value, version: &str) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": value.get("metadata").cloned().unwrap_or_default(),
+    })
+}

@@ -1,0 +1,127 @@
+//! The `scale` subresource: a small object that stands for three fields of a bigger one.
+
+use api::codec::Target;
+use api::kind::Subresource;
+use api::selector::LabelSelector;
+use api::{ErrorList, Kind, Path, Status, Value, codec, meta};
+use serde_json::json;
+
+use super::patch::{decode_patch, patched};
+use super::update::{Replaced, replace};
+use super::{Reply, Request, get};
+use crate::error::from_store;
+use crate::gateway::Gateway;
+use crate::storage::ObjectKey;
+use crate::write::{body_format, check_options, decode_stored, field_validation, group_resource};
+
+const RACES_MAX: usize = 5;
+
+pub(crate) async fn get_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let object = get::read(gateway, request, request.query.text("resourceVersion")).await?;
+    let object = object.parse().map_err(crate::error::from_read)?;
+    Ok(Reply::document(200, scale_of(&request.kind, &object)))
+}
+
+pub(crate) async fn update_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    check_options(request)?;
+    let format = body_format(&request.content_type)?;
+    let decoded = codec::decode(&request.body, format, scale(request)?, field_validation(request)?)?;
+    let name = meta::name(&decoded.value);
+    if name != request.name {
+        let text = format!("the name of the object ({name}) does not match the name on the URL ({})", request.name);
+        return Err(Status::bad_request(if name.is_empty() { "name must be provided".to_owned() } else { text }));
+    }
+    change(gateway, request, |_| Ok((decoded.value.clone(), decoded.warnings.clone()))).await
+}
+
+pub(crate) async fn patch_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let patch = decode_patch(request)?;
+    check_options(request)?;
+    let target = Target::from(scale(request)?);
+    let validation = field_validation(request)?;
+    change(gateway, request, |old| patched(target, &patch, old, validation)).await
+}
+
+fn scale(request: &Request) -> Result<&Subresource, Status> {
+    request.kind.subresource("scale").ok_or_else(Status::unknown_endpoint)
+}
+
+/// Reads the object, lets `edit` change its scale, and writes the replicas back.
+async fn change(
+    gateway: &Gateway,
+    request: &Request,
+    edit: impl Fn(&Value) -> Result<(Value, Vec<String>), Status>,
+) -> Result<Reply, Status> {
+    let kind = &request.kind;
+    let key = ObjectKey::new(kind, &request.namespace, &request.name);
+    for _ in 0..RACES_MAX {
+        let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "update", e))?;
+        let Some(current) = current else {
+            return Err(Status::not_found(group_resource(request), &request.name));
+        };
+        let mut object = decode_stored(kind, &current.value, current.mod_revision)?;
+        let (scale, notes) = edit(&scale_of(kind, &object))?;
+        validate(&scale, &request.name)?;
+        let wanted_version = meta::resource_version(&scale);
+        if !wanted_version.is_empty() && wanted_version != meta::resource_version(&object) {
+            return Err(Status::modified(group_resource(request), &request.name));
+        }
+        let wanted_uid = meta::uid(&scale);
+        if !wanted_uid.is_empty() && wanted_uid != meta::uid(&object) {
+            let text = format!(
+                "Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {}",
+                meta::uid(&object)
+            );
+            return Err(Status::conflict(group_resource(request), &request.name, &text));
+        }
+        object["spec"]["replicas"] = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());
+        let parent = request.for_subresource("");
+        match replace(gateway, &parent, &key, object, current, notes).await? {
+            Replaced::Done(reply) => return finish(kind, reply),
+            Replaced::LostRace => {}
+        }
+    }
+    Err(Status::modified(group_resource(request), &request.name))
+}
+
+fn finish(kind: &Kind, reply: Reply) -> Result<Reply, Status> {
+    let super::Content::Object(object) = &reply.content else { return Ok(reply) };
+    let object = object.parse().map_err(crate::error::from_read)?;
+    Ok(Reply { warnings: reply.warnings, ..Reply::document(reply.code, scale_of(kind, &object)) })
+}
+
+fn validate(scale: &Value, name: &str) -> Result<(), Status> {
+    let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    if replicas >= 0 {
+        return Ok(());
+    }
+    let mut errors = ErrorList::new();
+    errors.invalid(Path::new("spec.replicas"), replicas, "must be greater than or equal to 0");
+    Err(Status::invalid("autoscaling", "Scale", name, &errors))
+}
+
+/// The scale of any object that has `spec.replicas`.
+fn scale_of(kind: &Kind, object: &Value) -> Value {
+    let from = object.get("metadata").cloned().unwrap_or_default();
+    let mut metadata = api::Map::new();
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = from.get(field) {
+            metadata.insert(field.to_owned(), value.clone());
+        }
+    }
+    let mut spec = api::Map::new();
+    let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    if replicas != 0 {
+        spec.insert("replicas".into(), replicas.into());
+    }
+    let selector = object.pointer("/spec/selector").cloned().unwrap_or_default();
+    let mut status = json!({ "replicas": object.pointer("/status/replicas").cloned().unwrap_or(0.into()) });
+    // ReplicationController has a plain map, the others a LabelSelector.
+    let parsed = if kind.group.is_empty() { Ok(LabelSelector::from_map(&selector)) } else { LabelSelector::from_object(&selector) };
+    if let Ok(parsed) = parsed
+        && !parsed.is_everything()
+    {
+        status["selector"] = parsed.to_string().into();
+    }
+    json!({ "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status })
+}

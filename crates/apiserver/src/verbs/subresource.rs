@@ -1,0 +1,314 @@
+//! POST to subresources that are acts rather than views: binding, eviction, token.
+
+use api::selector::LabelSelector;
+use api::{Cursor, ErrorList, Status, Value, codec, defaults, meta};
+use serde_json::json;
+
+use super::delete::{DeleteOptions, delete_object};
+use super::{Reply, Request};
+use crate::error::from_store;
+use crate::gateway::Gateway;
+use crate::storage::{ObjectKey, WriteOutcome};
+use crate::write::{
+    Moment, body_format, check_options, decode_stored, encode_for_storage, field_validation, group_resource, set_metadata,
+};
+
+const RACES_MAX: usize = 5;
+/// Pods whose disruption a budget remembers; more must wait for the controller.
+const DISRUPTED_PODS_MAX: usize = 2_000;
+
+/// POST to a named subresource.
+pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    check_options(request)?;
+    let subresource = request.kind.subresource(&request.subresource).ok_or_else(Status::unknown_endpoint)?;
+    let format = body_format(&request.content_type)?;
+    let mut decoded = codec::decode(&request.body, format, subresource, field_validation(request)?)?;
+    defaults::apply(subresource, &mut decoded.value);
+    match request.subresource.as_str() {
+        "binding" => bind(gateway, request, &request.name, decoded.value).await,
+        "eviction" => evict(gateway, request, decoded.value).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// POST to `bindings`: the pod is named in the body.
+pub(crate) async fn create_binding(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    check_options(request)?;
+    let format = body_format(&request.content_type)?;
+    let decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
+    let pods = gateway.kind("", "v1", "pods")?;
+    let name = meta::name(&decoded.value).to_owned();
+    let on_pods = Request { kind: pods, ..request.for_object(&request.namespace, &name) };
+    bind(gateway, &on_pods, &name, decoded.value).await
+}
+
+/// Puts a pod on a node, once.
+async fn bind(gateway: &Gateway, request: &Request, name: &str, binding: Value) -> Result<Reply, Status> {
+    validate_binding(name, &binding)?;
+    let kind = &request.kind;
+    let key = ObjectKey::new(kind, &request.namespace, name);
+    let moment = Moment::now();
+    for _ in 0..RACES_MAX {
+        let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?;
+        let Some(current) = current else { return Err(Status::not_found(kind.as_ref().into(), name)) };
+        let mut pod = decode_stored(kind, &current.value, current.mod_revision)?;
+        check_bindable(request, name, &binding, &pod)?;
+        apply_binding(&binding, &mut pod, &moment);
+        if request.is_dry_run() {
+            return Ok(Reply::status(201, Status::success_code(201)));
+        }
+        let stored = encode_for_storage(kind, &pod);
+        let outcome = gateway.objects.update(&key, stored, current.mod_revision, false).await;
+        match outcome.map_err(|e| from_store(kind, "create", e))? {
+            WriteOutcome::Written(_) => return Ok(Reply::status(201, Status::success_code(201))),
+            WriteOutcome::Conflict(_) => {}
+        }
+    }
+    Err(Status::modified(kind.as_ref().into(), name))
+}
+
+fn validate_binding(name: &str, binding: &Value) -> Result<(), Status> {
+    let cursor = Cursor::root(binding);
+    let target = cursor.field("target");
+    let mut errors = ErrorList::new();
+    if !["", "Node"].contains(&target.field("kind").str()) {
+        target.field("kind").not_supported(&mut errors, &["Node", "<empty>"]);
+    }
+    if target.field("name").is_empty() {
+        target.field("name").required(&mut errors, "");
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Binding", name, &errors)) }
+}
+
+fn check_bindable(request: &Request, name: &str, binding: &Value, pod: &Value) -> Result<(), Status> {
+    let conflict = |text: &str| Err(Status::conflict(request.kind.as_ref().into(), name, text));
+    let uid = meta::uid(binding);
+    if !uid.is_empty() && uid != meta::uid(pod) {
+        let text =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(pod));
+        return conflict(&text);
+    }
+    let version = meta::resource_version(binding);
+    if !version.is_empty() && version != meta::resource_version(pod) {
+        return conflict(&format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+            meta::resource_version(pod)
+        ));
+    }
+    if meta::is_being_deleted(pod) {
+        return conflict(&format!("pod {name} is being deleted, cannot be assigned to a host"));
+    }
+    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
+    if !node.is_empty() {
+        return conflict(&format!("pod {name} is already assigned to node {}", api::field::go_quote(node)));
+    }
+    if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty()) {
+        return conflict(&format!("pod {name} has non-empty .spec.schedulingGates"));
+    }
+    Ok(())
+}
+
+fn apply_binding(binding: &Value, pod: &mut Value, moment: &Moment) {
+    let schema = api::schema::Schema::builtin();
+    let node = binding.pointer("/target/name").cloned().unwrap_or_default();
+    let spec_type = schema.type_id("io.k8s.api.core.v1.PodSpec");
+    if let (Some(spec_type), Some(spec)) = (spec_type, pod["spec"].as_object_mut()) {
+        schema.set(spec_type, spec, "nodeName", node);
+    }
+    for field in ["annotations", "labels"] {
+        let Some(added) = binding.pointer(&format!("/metadata/{field}")).and_then(Value::as_object) else { continue };
+        let mut merged = pod.pointer(&format!("/metadata/{field}")).and_then(Value::as_object).cloned().unwrap_or_default();
+        merged.extend(added.clone());
+        set_metadata(pod, field, merged.into());
+    }
+    if let Some(status) = pod["status"].as_object_mut() {
+        status.shift_remove("nominatedNodeName");
+    }
+    set_condition(pod, &moment.now, json!({ "type": "PodScheduled", "status": "True" }));
+}
+
+/// Adds or replaces a pod condition; the transition time moves when the status does.
+fn set_condition(pod: &mut Value, now: &str, condition: Value) {
+    if !pod["status"].is_object() {
+        pod["status"] = json!({});
+    }
+    if !pod["status"]["conditions"].is_array() {
+        pod["status"]["conditions"] = json!([]);
+    }
+    let Some(conditions) = pod["status"]["conditions"].as_array_mut() else { return };
+    let old = conditions.iter().position(|c| c["type"] == condition["type"]);
+    let unchanged_since = old.filter(|i| conditions[*i]["status"] == condition["status"]);
+    let since = unchanged_since.map_or(Value::from(now), |i| conditions[i]["lastTransitionTime"].clone());
+    let mut full = json!({ "type": condition["type"], "status": condition["status"] });
+    // The order and the explicit null probe time are those of stored conditions.
+    full["lastProbeTime"] = Value::Null;
+    full["lastTransitionTime"] = since;
+    for field in ["reason", "message"] {
+        if let Some(text) = condition.get(field) {
+            full[field] = text.clone();
+        }
+    }
+    match old {
+        Some(i) => conditions[i] = full,
+        None => conditions.push(full),
+    }
+}
+
+/// Deletes a pod if its disruption budget allows.
+async fn evict(gateway: &Gateway, request: &Request, eviction: Value) -> Result<Reply, Status> {
+    let name = meta::name(&eviction);
+    if !name.is_empty() && name != request.name {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
+    let kind = &request.kind;
+    let key = ObjectKey::new(kind, &request.namespace, &request.name);
+    let options = DeleteOptions::from_value(eviction.get("deleteOptions").unwrap_or(&Value::Null), request.is_dry_run());
+    let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?;
+    let Some(current) = current else { return Err(Status::not_found(group_resource(request), &request.name)) };
+    let pod = decode_stored(kind, &current.value, current.mod_revision)?;
+    if needs_budget(&pod) {
+        if let Some(budget) = budget_of(gateway, request, &pod)? {
+            spend_budget(gateway, request, &budget, &pod, options.dry_run).await?;
+        }
+        mark_disrupted(gateway, request, &key, options.dry_run).await?;
+    }
+    delete_object(gateway, &request.for_subresource(""), &options).await?;
+    Ok(Reply::status(201, Status::success_code(201)))
+}
+
+/// Pods that do not run, or are going anyway, disrupt nothing.
+fn needs_budget(pod: &Value) -> bool {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or("");
+    !["Succeeded", "Failed", "Pending"].contains(&phase) && !meta::is_being_deleted(pod)
+}
+
+/// The one budget that covers the pod.
+fn budget_of(gateway: &Gateway, request: &Request, pod: &Value) -> Result<Option<String>, Status> {
+    let kind = gateway.kind("policy", "v1", "poddisruptionbudgets")?;
+    let Some(budgets) = gateway.cache.resource(&kind) else { return Ok(None) };
+    let mut covering = Vec::new();
+    for budget in budgets.list(&request.namespace) {
+        let value = budget.bytes.parse().map_err(crate::error::from_read)?;
+        let selector = value.pointer("/spec/selector").cloned().unwrap_or_default();
+        if LabelSelector::from_object(&selector).is_ok_and(|selector| selector.matches_object(pod)) {
+            covering.push(budget.stored.name.clone());
+        }
+    }
+    if covering.len() > 1 {
+        let mut status =
+            Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.");
+        status.message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.".into();
+        return Err(status);
+    }
+    Ok(covering.pop())
+}
+
+async fn spend_budget(
+    gateway: &Gateway,
+    request: &Request,
+    name: &str,
+    pod: &Value,
+    dry_run: bool,
+) -> Result<(), Status> {
+    let kind = gateway.kind("policy", "v1", "poddisruptionbudgets")?;
+    let key = ObjectKey::new(&kind, &request.namespace, name);
+    let now = Moment::now().now;
+    for _ in 0..RACES_MAX {
+        let current = gateway.objects.get(&key).await.map_err(|e| from_store(&kind, "update", e))?;
+        let Some(current) = current else { return Ok(()) };
+        let mut budget = decode_stored(&kind, &current.value, current.mod_revision)?;
+        if unready_pod_may_go(&budget, pod) {
+            return Ok(());
+        }
+        spend(&mut budget, name, &request.name, &now)?;
+        if dry_run {
+            return Ok(());
+        }
+        let stored = encode_for_storage(&kind, &budget);
+        let outcome = gateway.objects.update(&key, stored, current.mod_revision, false).await;
+        match outcome.map_err(|e| from_store(&kind, "update", e))? {
+            WriteOutcome::Written(_) => return Ok(()),
+            WriteOutcome::Conflict(_) => {}
+        }
+    }
+    Err(Status::modified(kind.as_ref().into(), name))
+}
+
+fn unready_pod_may_go(budget: &Value, pod: &Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    let ready = conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+    if ready {
+        return false;
+    }
+    let number = |pointer: &str| budget.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let always = budget.pointer("/spec/unhealthyPodEvictionPolicy").is_some_and(|p| p == "AlwaysAllow");
+    let desired = number("/status/desiredHealthy");
+    always || (desired > 0 && number("/status/currentHealthy") >= desired)
+}
+
+/// Takes one disruption from the budget, or refuses.
+fn spend(budget: &mut Value, name: &str, pod: &str, now: &str) -> Result<(), Status> {
+    let number = |pointer: &str| budget.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let refuse = |message: String, retry_after_seconds: u32| {
+        Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry_after_seconds)
+            .with_cause("DisruptionBudget", &message, "")
+    };
+    if number("/status/observedGeneration") < number("/metadata/generation") {
+        return Err(refuse(format!("The disruption budget {name} is still being processed by the server."), 10));
+    }
+    let allowed = number("/status/disruptionsAllowed");
+    if allowed < 0 {
+        let mut status = Status::forbidden(
+            api::status::GroupResource { group: "policy", resource: "poddisruptionbudget" },
+            name,
+            "pdb disruptions allowed is negative",
+        );
+        status.code = 403;
+        return Err(status);
+    }
+    let disrupted = budget.pointer("/status/disruptedPods").and_then(Value::as_object).map_or(0, api::Map::len);
+    if disrupted > DISRUPTED_PODS_MAX {
+        return Err(Status::forbidden(
+            api::status::GroupResource { group: "policy", resource: "poddisruptionbudget" },
+            name,
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+        ));
+    }
+    if allowed == 0 {
+        let (healthy, desired) = (number("/status/currentHealthy"), number("/status/desiredHealthy"));
+        let text =
+            format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
+        return Err(refuse(text, 0));
+    }
+    budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
+    if !budget["status"]["disruptedPods"].is_object() {
+        budget["status"]["disruptedPods"] = json!({});
+    }
+    budget["status"]["disruptedPods"][pod] = now.into();
+    Ok(())
+}
+
+/// Says in the pod's status why it goes.
+async fn mark_disrupted(gateway: &Gateway, request: &Request, key: &ObjectKey, dry_run: bool) -> Result<(), Status> {
+    if dry_run {
+        return Ok(());
+    }
+    let kind = &request.kind;
+    for _ in 0..RACES_MAX {
+        let current = gateway.objects.get(key).await.map_err(|e| from_store(kind, "update", e))?;
+        let Some(current) = current else { return Ok(()) };
+        let mut pod = decode_stored(kind, &current.value, current.mod_revision)?;
+        let condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting",
+        });
+        set_condition(&mut pod, &Moment::now().now, condition);
+        let stored = encode_for_storage(kind, &pod);
+        let outcome = gateway.objects.update(key, stored, current.mod_revision, false).await;
+        match outcome.map_err(|e| from_store(kind, "update", e))? {
+            WriteOutcome::Written(_) => return Ok(()),
+            WriteOutcome::Conflict(_) => {}
+        }
+    }
+    Err(Status::modified(kind.as_ref().into(), &request.name))
+}

@@ -1,0 +1,246 @@
+//! UPDATE, and the second half of PATCH: replacing the version last seen.
+
+use api::{Cursor, ErrorList, Status, Value, meta, rules};
+use store::Revision;
+
+use super::create::create_object;
+use super::{Reply, Request};
+use crate::admit::{self, Operation};
+use crate::error::from_store;
+use crate::gateway::Gateway;
+use crate::http::options::parse_resource_version;
+use crate::storage::{Current, ObjectBytes, ObjectKey, WriteOutcome};
+use crate::write::{
+    Moment, check_options, decode_body, decode_stored, encode_for_storage, group_resource, reject_invalid, set_metadata,
+    settle_namespace, warnings, written,
+};
+
+/// Races with other writers before the client is asked to try again itself.
+const RACES_MAX: usize = 5;
+
+pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    check_options(request)?;
+    let decoded = decode_body(request)?;
+    let mut object = decoded.value;
+    settle_name(request, &mut object)?;
+    settle_namespace(request, &mut object)?;
+    let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
+    for _ in 0..RACES_MAX {
+        let current = gateway.objects.get(&key).await.map_err(|e| from_store(&request.kind, "update", e))?;
+        let Some(current) = current else {
+            return create_missing(gateway, request, object, decoded.warnings).await;
+        };
+        match replace(gateway, request, &key, object.clone(), current, decoded.warnings.clone()).await? {
+            Replaced::Done(reply) => return Ok(reply),
+            Replaced::LostRace => {}
+        }
+    }
+    Err(Status::modified(group_resource(request), &request.name))
+}
+
+/// PUT to an object that is not there.
+async fn create_missing(
+    gateway: &Gateway,
+    request: &Request,
+    mut object: Value,
+    notes: Vec<String>,
+) -> Result<Reply, Status> {
+    if !request.kind.rules.create_on_update || !request.subresource.is_empty() {
+        return Err(Status::not_found(group_resource(request), &request.name));
+    }
+    if !meta::uid(&object).is_empty() {
+        let text = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID \
+             in precondition: {}, UID in object meta: ",
+            ObjectKey::new(&request.kind, &request.namespace, &request.name),
+            meta::uid(&object)
+        );
+        return Err(Status::conflict(group_resource(request), &request.name, &text));
+    }
+    set_metadata(&mut object, "resourceVersion", Value::Null);
+    create_object(gateway, request, object, notes).await
+}
+
+/// The object's name must be that of the URL; an empty one is filled in.
+fn settle_name(request: &Request, object: &mut Value) -> Result<(), Status> {
+    let named = meta::name(object);
+    if named == request.name {
+        return Ok(());
+    }
+    if named.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    Err(Status::bad_request(format!(
+        "the name of the object ({named}) does not match the name on the URL ({})",
+        request.name
+    )))
+}
+
+pub(super) enum Replaced {
+    Done(Reply),
+    /// Somebody else wrote in between; look again.
+    LostRace,
+}
+
+/// One try to put `object` (decoded and defaulted) in the place of `current`.
+pub(super) async fn replace(
+    gateway: &Gateway,
+    request: &Request,
+    key: &ObjectKey,
+    mut object: Value,
+    current: Current,
+    mut notes: Vec<String>,
+) -> Result<Replaced, Status> {
+    let kind = &request.kind;
+    let old = decode_stored(kind, &current.value, current.mod_revision)?;
+    check_preconditions(request, key, &object, &old, current.mod_revision)?;
+    let moment = Moment::now();
+    let mut admission = admit::mutate(gateway, request, Operation::Update, &mut object, Some(&old), &moment).await?;
+    carry_over(request, &mut object, &old);
+    prepare(request, &mut object, &old, &moment);
+    let _serial = gateway.allocations.lock(kind).await;
+    let allocated = gateway.allocations.on_update(gateway, request, &mut object, &old).await?;
+    validate(request, &object, &old)?;
+    admit::validate(gateway, request, Operation::Update, &object, Some(&old), &moment, &mut admission).await?;
+    warnings(kind, &object, Some(&old), &mut notes);
+    notes.append(&mut admission.warnings);
+
+    let stored = encode_for_storage(kind, &object);
+    if stored == current.value {
+        let unchanged = ObjectBytes::from_stored(&current.value, current.mod_revision);
+        return Ok(Replaced::Done(Reply::object(200, unchanged.map_err(crate::error::from_read)?, notes)));
+    }
+    if request.is_dry_run() {
+        return Ok(Replaced::Done(Reply::object(200, written(&stored, current.mod_revision)?, notes)));
+    }
+    if is_finished(&object, &old) {
+        return delete_finished(gateway, request, key, &stored, current.mod_revision, notes).await;
+    }
+    allocated.reserve(gateway).await?;
+    let outcome = gateway.objects.update(key, stored.clone(), current.mod_revision, gateway.expires(kind)).await;
+    match outcome.map_err(|e| from_store(kind, "update", e))? {
+        WriteOutcome::Written(revision) => {
+            allocated.release_replaced(gateway).await;
+            Ok(Replaced::Done(Reply::object(200, written(&stored, revision)?, notes)))
+        }
+        WriteOutcome::Conflict(_) => {
+            allocated.release(gateway).await;
+            Ok(Replaced::LostRace)
+        }
+    }
+}
+
+/// resourceVersion and uid of the update must be those of the object it replaces, when given.
+fn check_preconditions(
+    request: &Request,
+    key: &ObjectKey,
+    object: &Value,
+    old: &Value,
+    revision: Revision,
+) -> Result<(), Status> {
+    let version = meta::resource_version(object);
+    let wanted = parse_resource_version(version).map_err(|error| Status::internal(error))?;
+    let new_uid = meta::uid(object);
+    if !new_uid.is_empty() && new_uid != meta::uid(old) {
+        let text = format!(
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
+             UID in precondition: {new_uid}, UID in object meta: {}",
+            meta::uid(old)
+        );
+        return Err(Status::conflict(group_resource(request), &request.name, &text));
+    }
+    if wanted == Revision(0) {
+        if request.kind.rules.unconditional_update {
+            return Ok(());
+        }
+        let mut errors = ErrorList::new();
+        errors.invalid(api::Path::new("metadata.resourceVersion"), 0, "must be specified for an update");
+        return reject_invalid(&request.kind, &request.name, &errors);
+    }
+    if wanted != revision {
+        return Err(Status::modified(group_resource(request), &request.name));
+    }
+    Ok(())
+}
+
+/// Metadata that an update cannot touch.
+fn carry_over(request: &Request, object: &mut Value, old: &Value) {
+    let old_metadata = old.get("metadata");
+    let old_field = |field: &str| old_metadata.and_then(|m| m.get(field)).cloned().unwrap_or(Value::Null);
+    for field in ["generation", "creationTimestamp", "selfLink"] {
+        set_metadata(object, field, old_field(field));
+    }
+    for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let missing = object.pointer(&format!("/metadata/{field}")).is_none_or(Value::is_null);
+        if missing || (field == "deletionTimestamp" && meta::is_being_deleted(old)) {
+            set_metadata(object, field, old_field(field));
+        }
+    }
+    set_metadata(object, "managedFields", old_field("managedFields"));
+    set_metadata(object, "resourceVersion", old_field("resourceVersion"));
+    if request.kind.namespaced {
+        set_metadata(object, "namespace", request.namespace.clone().into());
+    }
+}
+
+fn prepare(request: &Request, object: &mut Value, old: &Value, moment: &Moment) {
+    let strategy = request.kind.strategy;
+    let context = moment.context(request);
+    match request.subresource.as_str() {
+        "" => rules::reset_for_update(&request.kind, object, old),
+        "status" => rules::reset_for_status_update(&request.kind, object, old),
+        _ => {}
+    }
+    match strategy.subresource(&request.subresource) {
+        Some(subresource) => (subresource.prepare_for_update)(object, old, &context),
+        None if request.subresource.is_empty() => (strategy.prepare_for_update)(object, old, &context),
+        None => {}
+    }
+    if rules::bumps_generation(&request.kind, object, old) {
+        let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+        set_metadata(object, "generation", (generation + 1).into());
+    }
+}
+
+fn validate(request: &Request, object: &Value, old: &Value) -> Result<(), Status> {
+    let kind = &request.kind;
+    let mut errors = ErrorList::new();
+    let (new, old) = (Cursor::root(object), Cursor::root(old));
+    meta::validate_update(kind, &new, &old, &mut errors);
+    match kind.strategy.subresource(&request.subresource) {
+        Some(subresource) => (subresource.validate_update)(&new, &old, &mut errors),
+        None if request.subresource.is_empty() => (kind.strategy.validate_update)(&new, &old, &mut errors),
+        None => {}
+    }
+    reject_invalid(kind, meta::name(object), &errors)
+}
+
+/// The last finalizer is gone from an object that waits only for that.
+fn is_finished(object: &Value, old: &Value) -> bool {
+    let finalizers = |o: &Value| o.pointer("/metadata/finalizers").and_then(Value::as_array).map_or(0, Vec::len);
+    let spec_finalizers = |o: &Value| o.pointer("/spec/finalizers").and_then(Value::as_array).map_or(0, Vec::len);
+    let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    meta::is_being_deleted(object)
+        && grace == 0
+        && finalizers(object) == 0
+        && spec_finalizers(object) == 0
+        && finalizers(old) + spec_finalizers(old) > 0
+}
+
+async fn delete_finished(
+    gateway: &Gateway,
+    request: &Request,
+    key: &ObjectKey,
+    stored: &::bytes::Bytes,
+    seen: Revision,
+    notes: Vec<String>,
+) -> Result<Replaced, Status> {
+    let kind = &request.kind;
+    match gateway.objects.delete(key, seen).await.map_err(|e| from_store(kind, "update", e))? {
+        WriteOutcome::Written(_) => {
+            gateway.allocations.after_delete(gateway, kind, &decode_stored(kind, stored, seen)?).await;
+            Ok(Replaced::Done(Reply::object(200, written(stored, seen)?, notes)))
+        }
+        WriteOutcome::Conflict(_) => Ok(Replaced::LostRace),
+    }
+}

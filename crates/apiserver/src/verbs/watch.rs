@@ -1,0 +1,241 @@
+//! WATCH: a place in the cache's window of events, followed at the reader's own pace. A reader that falls out of the window
+//! is told 410 and lists again; nobody else notices.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Status;
+use ::bytes::Bytes;
+use futures::Stream;
+use rand::Rng as _;
+use store::Revision;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::present::Presenter;
+use super::{Content, Reply, Request};
+use crate::cache::{Cache, CacheEvent, CachedObject, EventKind, ResourceCache, WatchPosition};
+use crate::error::{from_not_fresh, from_store};
+use crate::gateway::Gateway;
+use crate::http::body;
+use crate::select::Selection;
+use crate::serve::stopped;
+
+/// Watches without a timeout end after this long, plus up to as much again, so that they spread over servers.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1_800);
+/// Bookmarks come about this often.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// Events taken from the window at a time.
+const EVENTS_MAX: usize = 128;
+
+pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let options = request.list_options();
+    options.validate_watch()?;
+    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
+    let resource = gateway.cache.resource(&request.kind).ok_or_else(Status::unknown_endpoint)?;
+    let selection = Selection::new(&request.kind, &resource.kind, &request.namespace, &request.name, &options)?;
+    let revision = options.watch_revision()?;
+    let wants_initial = options.send_initial_events;
+    let timeout = options
+        .timeout_seconds
+        .map_or_else(|| TIMEOUT_MIN.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
+
+    let lists_first = wants_initial.unwrap_or(options.resource_version.is_empty() || options.resource_version == "0");
+    let unset = options.resource_version.is_empty();
+    let mut pending = VecDeque::new();
+    let (position, start) = if lists_first {
+        let fresh = match (unset, wants_initial) {
+            // Upstream serves "any" for the legacy form; the newest state is a valid and kinder choice of that.
+            (true, _) => gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "watch", e))?,
+            (false, _) => gateway.cache.wait_for(revision).await.map(|()| gateway.cache.revision()),
+        };
+        let fresh = fresh.map_err(from_not_fresh)?;
+        let (objects, position) = resource.list_and_watch(&request.namespace);
+        let mut columns = true;
+        for object in objects.iter().filter(|object| selection.matches(object)) {
+            pending.push_back(presenter.event(EventKind::Added, &object.bytes, columns)?);
+            columns = false;
+        }
+        if wants_initial == Some(true) && options.allow_watch_bookmarks {
+            pending.push_back(presenter.bookmark(fresh.0, true));
+        }
+        (Ok(position), fresh)
+    } else if unset {
+        let fresh = gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "watch", e))?;
+        let fresh = fresh.map_err(from_not_fresh)?;
+        (resource.position_after(fresh), fresh)
+    } else {
+        (resource.position_after(revision), revision)
+    };
+    let position = match position {
+        Ok(position) => position,
+        Err(too_old) => return Ok(too_old_stream(&presenter, revision, too_old.oldest)),
+    };
+    let watcher = Watcher {
+        cache: gateway.cache.clone(),
+        head: resource.head(),
+        resource,
+        columns_sent: !pending.is_empty(),
+        presenter: presenter.clone(),
+        selection,
+        pending,
+        position,
+        start,
+        bookmarks: options.allow_watch_bookmarks,
+        next_bookmark: Instant::now() + BOOKMARK_INTERVAL,
+        deadline: Instant::now() + timeout,
+        shutdown: gateway.shutdown.clone(),
+        over: false,
+    };
+    Ok(Reply::new(200, Content::Body("application/json", body::stream(watcher.into_stream()))))
+}
+
+/// Upstream answers a watch that starts too early with a stream of one ERROR event.
+fn too_old_stream(presenter: &Presenter, asked: Revision, oldest: Revision) -> Reply {
+    let status = too_old(asked, oldest);
+    let line = error_line(&status);
+    Reply::new(200, Content::Body(presenter.content_type(), body::full(line)))
+}
+
+fn too_old(asked: Revision, oldest: Revision) -> Status {
+    Status::expired(format!("too old resource version: {asked} ({oldest})"))
+}
+
+fn error_line(status: &Status) -> Bytes {
+    let mut line = serde_json::json!({ "type": "ERROR", "object": status }).to_string();
+    line.push('\n');
+    line.into()
+}
+
+/// One client's watch.
+struct Watcher {
+    cache: Arc<Cache>,
+    resource: Arc<ResourceCache>,
+    presenter: Presenter,
+    selection: Selection,
+    /// Lines ready to be sent.
+    pending: VecDeque<Bytes>,
+    position: WatchPosition,
+    /// Events up to here are old news to this client, also when they come late.
+    start: Revision,
+    head: watch::Receiver<u64>,
+    columns_sent: bool,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    shutdown: watch::Receiver<bool>,
+    over: bool,
+}
+
+impl Watcher {
+    fn into_stream(self) -> impl Stream<Item = Bytes> + Send + 'static {
+        futures::stream::unfold(self, |mut watcher| async move {
+            let chunk = watcher.next_chunk().await?;
+            Some((chunk, watcher))
+        })
+    }
+
+    /// The next bytes for the client: all lines that are ready. `None` at the end.
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(chunk) = self.take_pending() {
+                return Some(chunk);
+            }
+            if self.over {
+                return None;
+            }
+            self.head.mark_unchanged();
+            match self.resource.events_from(self.position, EVENTS_MAX) {
+                Err(too_old_error) => {
+                    self.over = true;
+                    self.pending.push_back(error_line(&too_old(self.start, too_old_error.oldest)));
+                    continue;
+                }
+                Ok((events, next)) if !events.is_empty() => {
+                    self.position = next;
+                    for event in &events {
+                        self.take(event);
+                    }
+                    continue;
+                }
+                Ok(_) => {}
+            }
+            // Nothing to tell: wait for an event, the time of a bookmark, or the end.
+            let mut bookmark_due = false;
+            tokio::select! {
+                changed = self.head.changed() => self.over |= changed.is_err(),
+                () = tokio::time::sleep_until(self.deadline) => self.over = true,
+                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => bookmark_due = true,
+                () = stopped(&mut self.shutdown) => self.over = true,
+            }
+            if bookmark_due {
+                self.send_bookmark();
+            }
+        }
+    }
+
+    fn take_pending(&mut self) -> Option<Bytes> {
+        let first = self.pending.pop_front()?;
+        if self.pending.is_empty() {
+            return Some(first);
+        }
+        let mut chunk = Vec::with_capacity(self.pending.iter().map(Bytes::len).sum::<usize>() + first.len());
+        chunk.extend_from_slice(&first);
+        self.pending.drain(..).for_each(|line| chunk.extend_from_slice(&line));
+        Some(chunk.into())
+    }
+
+    fn send_bookmark(&mut self) {
+        // The revision is read before the window is looked at: with nothing in the window, everything up to it was sent.
+        let revision = self.cache.revision();
+        self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
+        if let Ok((events, _)) = self.resource.events_from(self.position, 1)
+            && events.is_empty()
+            && revision >= self.start
+        {
+            self.pending.push_back(self.presenter.bookmark(revision.0, false));
+        }
+    }
+
+    /// Turns a change into what it means to this client: objects come and go as selectors begin and cease to match.
+    fn take(&mut self, event: &CacheEvent) {
+        if event.revision <= self.start {
+            return;
+        }
+        let matched_before = event.previous.as_ref().is_some_and(|object| self.selection.matches(object));
+        let matches_now = event.kind != EventKind::Deleted && self.selection.matches(&event.object);
+        let kind = match (matched_before, matches_now) {
+            (false, false) => return,
+            (false, true) => EventKind::Added,
+            (true, true) => EventKind::Modified,
+            (true, false) => EventKind::Deleted,
+        };
+        let line = if kind == event.kind && self.presenter.is_verbatim() {
+            Ok(event.frame().clone())
+        } else {
+            self.render(kind, event)
+        };
+        match line {
+            Ok(line) => self.pending.push_back(line),
+            Err(status) => {
+                self.pending.push_back(error_line(&status));
+                self.over = true;
+            }
+        }
+    }
+
+    fn render(&mut self, kind: EventKind, event: &CacheEvent) -> Result<Bytes, Status> {
+        let columns = !std::mem::replace(&mut self.columns_sent, true);
+        let leaves_selection = kind == EventKind::Deleted && event.kind != EventKind::Deleted;
+        let last_match: Option<&Arc<CachedObject>> = event.previous.as_ref().filter(|_| leaves_selection);
+        match last_match {
+            // The client gets the version it knew, at the revision of the change that took it away.
+            Some(previous) => {
+                let object = previous.bytes.at_revision(event.revision);
+                self.presenter.event(kind, &object, columns)
+            }
+            None => self.presenter.event(kind, &event.object.bytes, columns),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Kinds that are never stored: reviews answered on the spot, bindings, component statuses.
+
+use api::{Status, Value, codec, defaults};
+use serde_json::json;
+
+use crate::authz::review;
+use crate::gateway::Gateway;
+use crate::verbs::{self, Reply, Request};
+use crate::write::{body_format, check_options, field_validation, reject_invalid};
+
+pub(crate) async fn dispatch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    match (request.kind.resource.as_ref(), request.verb) {
+        ("bindings", "create") => verbs::create_binding(gateway, request).await,
+        ("componentstatuses", "get" | "list") => component_statuses(gateway, request).await,
+        (_, "create") => answer_review(gateway, request).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// A review is created, answered and forgotten.
+async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    check_options(request)?;
+    let kind = &request.kind;
+    let format = body_format(&request.content_type)?;
+    let mut decoded = codec::decode(&request.body, format, kind.as_ref(), field_validation(request)?)?;
+    defaults::apply(kind.as_ref(), &mut decoded.value);
+    let mut errors = api::ErrorList::new();
+    (kind.strategy.validate)(&api::Cursor::root(&decoded.value), &mut errors);
+    reject_invalid(kind, api::meta::name(&decoded.value), &errors)?;
+    let object = decoded.value;
+    let answered = match kind.kind.as_ref() {
+        "SubjectAccessReview" => review::subject_access_review(&gateway.authz, object)?,
+        "LocalSubjectAccessReview" => review::local_subject_access_review(&gateway.authz, &request.namespace, object)?,
+        "SelfSubjectAccessReview" => review::self_subject_access_review(&gateway.authz, &request.user, object)?,
+        "SelfSubjectRulesReview" => review::self_subject_rules_review(&gateway.authz, &request.user, object)?,
+        _ => return Err(Status::method_not_allowed()),
+    };
+    Ok(Reply { warnings: decoded.warnings, ..Reply::document(201, answered) })
+}
+
+/// What upstream still answers for `kubectl get cs`: the parts of the control plane and whether they work.
+async fn component_statuses(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let store_error = gateway.objects.store().current_revision().await.err().map(|error| error.to_string());
+    let parts = [("etcd-0", store_error)];
+    let items: Vec<Value> = parts
+        .iter()
+        .map(|(name, error)| {
+            let condition = match error {
+                None => json!({ "type": "Healthy", "status": "True", "message": "ok" }),
+                Some(error) => json!({ "type": "Healthy", "status": "False", "message": error }),
+            };
+            json!({ "metadata": { "name": name }, "conditions": [condition] })
+        })
+        .collect();
+    let warnings = vec!["v1 ComponentStatus is deprecated in v1.19+".to_owned()];
+    if request.verb == "list" {
+        let list =
+            json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items });
+        return Ok(Reply { warnings, ..Reply::document(200, list) });
+    }
+    let found = items.into_iter().find(|item| api::meta::name(item) == request.name);
+    let Some(mut item) = found else { return Err(Status::not_found(request.kind.as_ref().into(), &request.name)) };
+    item["kind"] = "ComponentStatus".into();
+    item["apiVersion"] = "v1".into();
+    Ok(Reply { warnings, ..Reply::document(200, item) })
+}

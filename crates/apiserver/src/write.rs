@@ -1,0 +1,190 @@
+//! The steps that every write shares: decoding, defaulting, admission, metadata, validation, encoding.
+
+use api::codec::{self, FieldValidation};
+use api::status::GroupResource;
+use api::strategy::Context;
+use api::{Cursor, ErrorList, Kind, Map, Status, Value, defaults, meta};
+use ::bytes::Bytes;
+use jiff::Timestamp;
+use store::Revision;
+
+use crate::gateway::Gateway;
+use crate::storage::ObjectBytes;
+use crate::verbs::Request;
+
+/// What one write knows about its moment: fixed at the start, so that all fields of one object agree.
+#[derive(Debug)]
+pub(crate) struct Moment {
+    /// RFC 3339 with seconds and `Z`.
+    pub now: String,
+    pub timestamp: Timestamp,
+    pub uid: String,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        let timestamp = Timestamp::now();
+        Self { now: rfc3339(timestamp), timestamp, uid: uuid::Uuid::new_v4().to_string() }
+    }
+
+    pub(crate) fn context<'a>(&'a self, request: &'a Request) -> Context<'a> {
+        Context { now: &self.now, user: &request.user.name, groups: &request.user.groups, uid: &self.uid }
+    }
+}
+
+/// A time as objects carry it.
+pub(crate) fn rfc3339(timestamp: Timestamp) -> String {
+    timestamp.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Media types of request bodies that hold an object.
+const OBJECT_MEDIA_TYPES: [&str; 3] =
+    ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// The format of a body by its media type; JSON when none is given, as upstream.
+pub(crate) fn body_format(content_type: &str) -> Result<codec::Format, Status> {
+    match content_type {
+        "" | "application/json" | "*/*" => Ok(codec::Format::Json),
+        "application/yaml" => Ok(codec::Format::Yaml),
+        _ => Err(Status::unsupported_media_type(&OBJECT_MEDIA_TYPES)),
+    }
+}
+
+/// How strict the client wants decoding to be.
+pub(crate) fn field_validation(request: &Request) -> Result<FieldValidation, Status> {
+    let text = request.query.text("fieldValidation");
+    FieldValidation::from_query(text).ok_or_else(|| {
+        let mut errors = ErrorList::new();
+        errors.not_supported(api::Path::new("fieldValidation"), text, &["", "Ignore", "Strict", "Warn"]);
+        options_error(request, &errors)
+    })
+}
+
+/// An error in the query parameters of a write, under the name of the options object that upstream reads them into.
+pub(crate) fn options_error(request: &Request, errors: &ErrorList) -> Status {
+    Status::invalid("meta.k8s.io", request.options_kind(), "", errors)
+}
+
+/// Checks the query parameters that every write takes.
+pub(crate) fn check_options(request: &Request) -> Result<(), Status> {
+    let mut errors = ErrorList::new();
+    for value in request.query.all("dryRun").filter(|value| *value != "All") {
+        // Upstream names the whole list here; one value is the only case clients produce.
+        errors.not_supported(api::Path::new("dryRun"), value, &["All"]);
+    }
+    let manager = request.query.text("fieldManager");
+    if manager.chars().count() > 128 {
+        errors.too_long(api::Path::new("fieldManager"), 128);
+    }
+    if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
+}
+
+/// Decodes the body as an object of the request's kind and applies defaults.
+pub(crate) fn decode_body(request: &Request) -> Result<codec::Decoded, Status> {
+    let format = body_format(&request.content_type)?;
+    let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
+    defaults::apply(request.kind.as_ref(), &mut decoded.value);
+    Ok(decoded)
+}
+
+/// The object's namespace must be that of the request; an empty one is filled in.
+pub(crate) fn settle_namespace(request: &Request, object: &mut Value) -> Result<(), Status> {
+    let named = meta::namespace(object);
+    if named == request.namespace {
+        return Ok(());
+    }
+    if named.is_empty() || !request.kind.namespaced {
+        if request.kind.namespaced {
+            set_metadata(object, "namespace", request.namespace.clone().into());
+        }
+        return Ok(());
+    }
+    Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+}
+
+/// The fields of an object's metadata; an object without any gets an empty one.
+pub(crate) fn metadata_mut(object: &mut Value) -> &mut Map {
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        object["metadata"] = Value::Object(Map::new());
+    }
+    match &mut object["metadata"] {
+        Value::Object(map) => map,
+        _ => unreachable!("metadata was just made an object"),
+    }
+}
+
+/// Sets a field of metadata; `Null` removes it.
+pub(crate) fn set_metadata(object: &mut Value, field: &str, value: Value) {
+    let metadata = metadata_mut(object);
+    if value.is_null() {
+        metadata.shift_remove(field);
+    } else {
+        metadata.insert(field.to_owned(), value);
+    }
+}
+
+/// 422 with all errors, if there are any.
+pub(crate) fn reject_invalid(kind: &Kind, name: &str, errors: &ErrorList) -> Result<(), Status> {
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&kind.group, &kind.kind, name, errors)) }
+}
+
+/// Everything that can be said about a new object.
+pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Result<(), Status> {
+    let mut errors = ErrorList::new();
+    let cursor = Cursor::root(object);
+    meta::validate_create(kind, &cursor, &mut errors);
+    (kind.strategy.validate)(&cursor, &mut errors);
+    reject_invalid(kind, meta::name(object), &errors)
+}
+
+/// An object as it is stored: in storage version and canonical form, without a resourceVersion.
+pub(crate) fn encode_for_storage(kind: &Kind, object: &Value) -> Bytes {
+    let mut stored = match kind.conversion {
+        Some(conversion) => (conversion.to_storage)(object.clone()),
+        None => object.clone(),
+    };
+    set_metadata(&mut stored, "resourceVersion", Value::Null);
+    codec::encode(storage_kind(kind), &stored)
+}
+
+/// A stored form in the version of `kind`.
+pub(crate) fn from_storage(kind: &Kind, stored: Value) -> Value {
+    match kind.conversion {
+        Some(conversion) => (conversion.from_storage)(stored),
+        None => stored,
+    }
+}
+
+/// The kind in whose form `kind` is stored.
+fn storage_kind(kind: &Kind) -> &Kind {
+    api::kinds::builtin().storage_kind(kind).map_or(kind, |storage| storage.as_ref())
+}
+
+/// What a client gets back for a version just written (or, in a dry run, for one that would have been).
+pub(crate) fn written(stored: &Bytes, revision: Revision) -> Result<ObjectBytes, Status> {
+    ObjectBytes::from_stored(stored, revision).map_err(crate::error::from_read)
+}
+
+/// A stored value as an object in the version of the request, with its resourceVersion.
+pub(crate) fn decode_stored(kind: &Kind, value: &Bytes, revision: Revision) -> Result<Value, Status> {
+    let object = written(value, revision)?.parse().map_err(crate::error::from_read)?;
+    Ok(from_storage(kind, object))
+}
+
+/// `labels:{app:web}`-like warnings of the strategy, after those of decoding.
+pub(crate) fn warnings(kind: &Kind, new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
+    let old = old.map(Cursor::root);
+    (kind.strategy.warnings)(&Cursor::root(new), old.as_ref(), out);
+}
+
+/// The resource as errors name it.
+pub(crate) fn group_resource(request: &Request) -> GroupResource<'_> {
+    request.kind.as_ref().into()
+}
+
+impl Gateway {
+    /// Events expire; nothing else does.
+    pub(crate) fn expires(&self, kind: &Kind) -> bool {
+        kind.storage_prefix == "events"
+    }
+}

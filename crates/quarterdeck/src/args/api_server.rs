@@ -1,0 +1,77 @@
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `quarterdeck apiserver`.
+#[derive(Debug, Args)]
+pub(crate) struct ApiServerArgs {
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
+    #[command(flatten)]
+    pub flags: ApiServerFlags,
+    /// Certificate of the HTTPS server (PEM, with intermediates).
+    #[arg(long)]
+    pub tls_cert_file: PathBuf,
+    /// Key of the HTTPS server's certificate.
+    #[arg(long)]
+    pub tls_private_key_file: PathBuf,
+    /// CAs whose client certificates identify users: CN is the user, O the groups.
+    #[arg(long)]
+    pub client_ca_file: PathBuf,
+    /// Private key that signs service account tokens (PEM, ECDSA P-256).
+    #[arg(long)]
+    pub service_account_signing_key_file: PathBuf,
+}
+
+/// Where a stand-alone store is.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct EtcdFlags {
+    /// Endpoints of a stand-alone etcd-compatible store (scheme://host:port, comma separated).
+    #[arg(long, value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// CA of the store's servers.
+    #[arg(long)]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for the store.
+    #[arg(long, requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of the client certificate for the store.
+    #[arg(long, requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+}
+
+/// Flags of the API server that `server` takes as well.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ApiServerFlags {
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// HTTPS port.
+    #[arg(long, default_value_t = 6443)]
+    pub secure_port: u16,
+    /// Address at which members of the cluster reach this server; the host's default address if not given.
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// Ranges for Service addresses, at most one per family, comma separated.
+    #[arg(long, value_delimiter = ',', default_value = "10.0.0.0/24")]
+    pub service_cluster_ip_range: Vec<String>,
+    /// Ports for NodePort Services, both ends included.
+    #[arg(long, default_value = "30000-32767")]
+    pub service_node_port_range: String,
+    /// Issuer of service account tokens; the first one signs, all are accepted.
+    #[arg(long, default_value = "https://kubernetes.default.svc")]
+    pub service_account_issuer: Vec<String>,
+    /// Where the keys for verifying tokens are published, when not at this server.
+    #[arg(long)]
+    pub service_account_jwks_uri: Option<String>,
+    /// Further keys accepted for service account tokens (PEM, public or private).
+    #[arg(long)]
+    pub service_account_key_file: Vec<PathBuf>,
+    /// Audiences of tokens meant for this server; the issuer if not given.
+    #[arg(long, value_delimiter = ',')]
+    pub api_audiences: Vec<String>,
+    /// How long events are kept, in Go's notation (1h0m0s).
+    #[arg(long, default_value = "1h0m0s", value_parser = super::super::duration::parse)]
+    pub event_ttl: std::time::Duration,
+}

@@ -1,0 +1,257 @@
+//! The cluster's own PKI: one CA, serving and client certificates below it, and the service account key.
+//!
+//! Files live in `DATA/pki`, keys with mode 0600, each written whole or not at all. What exists is used as it is; a serving
+//! certificate that does not cover an address that is asked for now, or is about to expire, is issued again.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+/// Validity of the CA.
+const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Validity of everything below it.
+const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A certificate is issued again when less than this is left.
+const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Clocks of clients may be behind ours by this much.
+const BACKDATE: Duration = Duration::from_secs(300);
+
+/// The PKI of a data directory.
+#[derive(Debug)]
+pub(crate) struct Pki {
+    dir: PathBuf,
+    ca_pem: String,
+    ca_key_pem: String,
+}
+
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub certificate_pem: String,
+    pub key_pem: String,
+}
+
+/// What a certificate is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Purpose<'a> {
+    /// A server reachable by these names and addresses.
+    Serving(&'a [San]),
+    /// A client: user name and groups.
+    Client { user: &'a str, groups: &'a [&'a str] },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum San {
+    Dns(String),
+    Ip(IpAddr),
+}
+
+impl San {
+    /// An IP address when the text is one, a DNS name otherwise.
+    pub(crate) fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Dns(text.to_owned()), Self::Ip)
+    }
+}
+
+impl Pki {
+    /// Opens the PKI in `dir`, making the CA on the first start.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+        if !certificate.exists() {
+            if key.exists() {
+                bail!("{} exists but {} does not: restore the certificate", key.display(), certificate.display());
+            }
+            let ca = make_ca()?;
+            write_file(&key, ca.key_pem.as_bytes(), 0o600)?;
+            write_file(&certificate, ca.certificate_pem.as_bytes(), 0o644)?;
+        }
+        Ok(Self { dir: dir.to_owned(), ca_pem: read(&certificate)?, ca_key_pem: read(&key)? })
+    }
+
+    /// A PKI that exists only in memory.
+    pub(crate) fn in_memory() -> Result<Self> {
+        let ca = make_ca()?;
+        Ok(Self { dir: PathBuf::new(), ca_pem: ca.certificate_pem, ca_key_pem: ca.key_pem })
+    }
+
+    pub(crate) fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// The identity kept as `name.crt` and `name.key`, issued when missing, outdated or not covering `purpose`.
+    pub(crate) fn identity(&self, name: &str, purpose: &Purpose<'_>) -> Result<Identity> {
+        if self.dir.as_os_str().is_empty() {
+            return self.issue(purpose);
+        }
+        let certificate = self.dir.join(format!("{name}.crt"));
+        let key = self.dir.join(format!("{name}.key"));
+        if certificate.exists() && key.exists() {
+            let identity = Identity { certificate_pem: read(&certificate)?, key_pem: read(&key)? };
+            if is_usable(&identity.certificate_pem, purpose) {
+                return Ok(identity);
+            }
+        }
+        let identity = self.issue(purpose)?;
+        write_file(&key, identity.key_pem.as_bytes(), 0o600)?;
+        write_file(&certificate, identity.certificate_pem.as_bytes(), 0o644)?;
+        Ok(identity)
+    }
+
+    /// The key that signs service account tokens (ECDSA P-256, PKCS #8 PEM).
+    pub(crate) fn service_account_key(&self) -> Result<String> {
+        let path = self.dir.join("sa.key");
+        let in_memory = self.dir.as_os_str().is_empty();
+        if !in_memory && path.exists() {
+            return read(&path);
+        }
+        let key = KeyPair::generate().context("cannot generate the service account key")?;
+        if !in_memory {
+            write_file(&path, key.serialize_pem().as_bytes(), 0o600)?;
+            write_file(&self.dir.join("sa.pub"), key.public_key_pem().as_bytes(), 0o644)?;
+        }
+        Ok(key.serialize_pem())
+    }
+
+    fn issue(&self, purpose: &Purpose<'_>) -> Result<Identity> {
+        let ca_key = KeyPair::from_pem(&self.ca_key_pem).context("the CA key is unreadable")?;
+        let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, ca_key).context("the CA certificate is unreadable")?;
+        let mut params = parameters(LEAF_LIFETIME);
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        match purpose {
+            Purpose::Serving(sans) => {
+                params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                params.subject_alt_names = sans.iter().map(subject_alt_name).collect::<Result<_>>()?;
+            }
+            Purpose::Client { user, groups } => {
+                for group in *groups {
+                    params.distinguished_name.push(DnType::OrganizationName, *group);
+                }
+                params.distinguished_name.push(DnType::CommonName, *user);
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            }
+        }
+        let key = KeyPair::generate().context("cannot generate a key")?;
+        let certificate = params.signed_by(&key, &issuer).context("cannot sign a certificate")?;
+        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+}
+
+fn make_ca() -> Result<Identity> {
+    let mut params = parameters(CA_LIFETIME);
+    params.distinguished_name.push(DnType::CommonName, "quarterdeck-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().context("cannot generate the CA key")?;
+    let certificate = params.self_signed(&key).context("cannot sign the CA certificate")?;
+    Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+}
+
+fn parameters(lifetime: Duration) -> CertificateParams {
+    let now = std::time::SystemTime::now();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + lifetime).into();
+    params
+}
+
+fn subject_alt_name(san: &San) -> Result<SanType> {
+    Ok(match san {
+        San::Ip(ip) => SanType::IpAddress(*ip),
+        San::Dns(name) => {
+            SanType::DnsName(name.as_str().try_into().with_context(|| format!("{name:?} is not a DNS name"))?)
+        }
+    })
+}
+
+/// Valid for long enough and, for a server, for every name.
+fn is_usable(certificate_pem: &str, purpose: &Purpose<'_>) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()) else { return false };
+    let Ok((_, certificate)) = X509Certificate::from_der(&pem.contents) else { return false };
+    let left = certificate.validity().time_to_expiration().map_or(Duration::ZERO, |left| left.unsigned_abs());
+    if left < RENEW_BEFORE {
+        return false;
+    }
+    match purpose {
+        Purpose::Client { .. } => true,
+        Purpose::Serving(wanted) => {
+            let names = certificate.subject_alternative_name().ok().flatten();
+            let covered: Vec<San> =
+                names.map(|ext| ext.value.general_names.iter().filter_map(san).collect()).unwrap_or_default();
+            wanted.iter().all(|san| covered.contains(san))
+        }
+    }
+}
+
+fn san(name: &GeneralName<'_>) -> Option<San> {
+    match name {
+        GeneralName::DNSName(name) => Some(San::Dns((*name).to_owned())),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|b| San::Ip(b.into())),
+            16 => <[u8; 16]>::try_from(*bytes).ok().map(|b| San::Ip(b.into())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Writes a file whole or not at all: a temporary neighbour, synced, then renamed.
+pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let _absent_is_fine = fs::remove_file(&temporary);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_kept_until_they_no_longer_cover_the_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        let sans = [San::parse("127.0.0.1"), San::parse("kubernetes")];
+        let first = pki.identity("apiserver", &Purpose::Serving(&sans)).unwrap();
+        let again = Pki::open(dir.path()).unwrap().identity("apiserver", &Purpose::Serving(&sans)).unwrap();
+        assert_eq!(first.certificate_pem, again.certificate_pem);
+        let more = [San::parse("127.0.0.1"), San::parse("kubernetes"), San::parse("10.0.0.1")];
+        let renewed = pki.identity("apiserver", &Purpose::Serving(&more)).unwrap();
+        assert_ne!(first.certificate_pem, renewed.certificate_pem);
+    }
+
+    #[test]
+    fn keys_are_readable_by_their_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        pki.service_account_key().unwrap();
+        for name in ["ca.key", "sa.key"] {
+            let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The components: each runs in the server's process or as one of its own, over the same API.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use apiserver::allocate::{Cidr, PortRange};
+use apiserver::attributes::UserInfo;
+use apiserver::authn::TokenConfig;
+use apiserver::bootstrap::objects::AuthenticationInfo;
+use apiserver::{ApiServer, Config};
+use client::leader::LeaderConfig;
+use client::{Connection, Shutdown};
+use controllers::{ControllerManager, ManagerConfig};
+use ::scheduler::{Scheduler, SchedulerConfig};
+use store::{RemoteStore, RemoteTls, Store};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::tls;
+use crate::args::{
+    ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
+};
+
+const CONTROLLER_MANAGER_USER: &str = "system:kube-controller-manager";
+const SCHEDULER_USER: &str = "system:kube-scheduler";
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// Keys and certificates that the API server goes by.
+pub(super) struct Trust {
+    pub signing_key_pem: String,
+    pub client_ca_pem: String,
+}
+
+pub(super) fn service_ranges(flags: &ApiServerFlags) -> Result<Vec<Cidr>> {
+    flags
+        .service_cluster_ip_range
+        .iter()
+        .map(|text| text.parse::<Cidr>().with_context(|| format!("--service-cluster-ip-range {text:?}")))
+        .collect()
+}
+
+pub(super) fn api_server_config(
+    flags: &ApiServerFlags,
+    store: Arc<dyn Store>,
+    trust: Trust,
+    advertise_address: IpAddr,
+    secure_port: u16,
+) -> Result<Config> {
+    let mut verification_keys = Vec::new();
+    for path in &flags.service_account_key_file {
+        verification_keys.push(tls::read(path)?);
+    }
+    let port_range = &flags.service_node_port_range;
+    let node_ports: PortRange =
+        port_range.parse().with_context(|| format!("--service-node-port-range {port_range:?}"))?;
+    Ok(Config {
+        store,
+        tokens: TokenConfig {
+            issuers: flags.service_account_issuer.clone(),
+            jwks_uri: flags.service_account_jwks_uri.clone(),
+            api_audiences: flags.api_audiences.clone(),
+            signing_key_pem: trust.signing_key_pem,
+            verification_keys_pem: verification_keys,
+        },
+        service_ranges: service_ranges(flags)?,
+        node_ports,
+        event_ttl: flags.event_ttl,
+        advertise_address,
+        secure_port,
+        authentication: AuthenticationInfo { client_ca_pem: trust.client_ca_pem },
+    })
+}
+
+pub(super) async fn external_store(flags: &EtcdFlags) -> Result<Arc<dyn Store>> {
+    let ca_pem = flags.etcd_cafile.as_deref().map(tls::read).transpose()?;
+    let identity = match (&flags.etcd_certfile, &flags.etcd_keyfile) {
+        (Some(certificate), Some(key)) => Some((tls::read(certificate)?, tls::read(key)?)),
+        _ => None,
+    };
+    let tls = (ca_pem.is_some() || identity.is_some()).then_some(RemoteTls { ca_pem, identity_pem: identity });
+    let store = RemoteStore::connect(&flags.etcd_servers, tls)
+        .await
+        .with_context(|| format!("cannot use --etcd-servers {}", flags.etcd_servers.join(",")))?;
+    Ok(Arc::new(store))
+}
+
+/// `quarterdeck apiserver`.
+pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Result<()> {
+    anyhow::ensure!(!args.etcd.etcd_servers.is_empty(), "--etcd-servers is required: the API server keeps nothing itself");
+    let store = external_store(&args.etcd).await?;
+    let bind = (args.flags.bind_address, args.flags.secure_port);
+    let listener =
+        TcpListener::bind(bind).await.with_context(|| format!("cannot listen on {}:{}", bind.0, bind.1))?;
+    let client_ca_pem = tls::read(&args.client_ca_file)?;
+    let server_tls = tls::server_config(
+        &tls::read(&args.tls_cert_file)?,
+        &tls::read(&args.tls_private_key_file)?,
+        &client_ca_pem,
+    )?;
+    let trust = Trust { signing_key_pem: tls::read(&args.service_account_signing_key_file)?, client_ca_pem };
+    let advertise =
+        args.flags.advertise_address.unwrap_or_else(|| super::server::own_address(args.flags.bind_address));
+    let port = listener.local_addr().context("listening address")?.port();
+    let api_server = ApiServer::start(api_server_config(&args.flags, store, trust, advertise, port)?);
+    let stopping = api_server.clone();
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        stopping.stop();
+    });
+    api_server.serve(listener, server_tls).await;
+    Ok(())
+}
+
+/// `quarterdeck controller-manager`.
+pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Shutdown) -> Result<()> {
+    let connection = Connection::from_kubeconfig(&args.kubeconfig, "kube-controller-manager").await?;
+    let root_ca_pem = match &args.root_ca_file {
+        Some(path) => tls::read(path)?,
+        None => kubeconfig_ca(&args.kubeconfig)?,
+    };
+    let leader = args.leader_elect.then(|| LeaderConfig::new("kube-controller-manager", &host_name()));
+    let config = manager_config(&args.flags, root_ca_pem, leader)?;
+    let base = connection.clone();
+    // One certificate stands for all controllers; the API server lets it act as each of their service accounts.
+    let connect = move |user: &str| base.impersonating(user, &[]);
+    ControllerManager::new(connection, Arc::new(connect), config).run(shutdown).await.context("controllers")
+}
+
+/// `quarterdeck scheduler`.
+pub(crate) async fn scheduler(args: SchedulerArgs, shutdown: Shutdown) -> Result<()> {
+    let connection = Connection::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
+    let leader_election = args.leader_elect.then(|| LeaderConfig::new("kube-scheduler", &host_name()));
+    let config = SchedulerConfig { leader_election, ..SchedulerConfig::default() };
+    Scheduler::new(connection, config).run(shutdown).await.context("scheduler")
+}
+
+/// `quarterdeck simulate-nodes`.
+pub(crate) async fn simulate_nodes(args: SimulateArgs, shutdown: Shutdown) -> Result<()> {
+    let connection = Connection::from_kubeconfig(&args.kubeconfig, "simulate-nodes").await?;
+    let config = crate::simulate::SimulateConfig {
+        count: args.count,
+        name_prefix: args.name_prefix,
+        ..crate::simulate::SimulateConfig::default()
+    };
+    crate::simulate::run(config, connection, shutdown).await
+}
+
+/// Controllers and scheduler inside the server's process.
+pub(super) struct Components {
+    tasks: JoinSet<()>,
+}
+
+impl Components {
+    pub(super) fn start(
+        api_server: &ApiServer,
+        flags: &ControllerFlags,
+        root_ca_pem: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Self> {
+        let mut tasks = JoinSet::new();
+        let host = host_name();
+        let config = manager_config(
+            flags,
+            root_ca_pem.to_owned(),
+            Some(LeaderConfig::new("kube-controller-manager", &host)),
+        )?;
+        let manager_connection = in_process(api_server, CONTROLLER_MANAGER_USER, "kube-controller-manager")?;
+        let door = api_server.clone();
+        let connect = move |user: &str| in_process_connection(&door, user, "kube-controller-manager");
+        let manager = ControllerManager::new(manager_connection, Arc::new(connect), config);
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = manager.run(stop).await {
+                tracing::error!(%error, "the controller manager ended");
+            }
+        });
+        let config = SchedulerConfig {
+            leader_election: Some(LeaderConfig::new("kube-scheduler", &host)),
+            ..SchedulerConfig::default()
+        };
+        let scheduler = Scheduler::new(in_process(api_server, SCHEDULER_USER, "kube-scheduler")?, config);
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = scheduler.run(stop).await {
+                tracing::error!(%error, "the scheduler ended");
+            }
+        });
+        Ok(Self { tasks })
+    }
+
+    /// Waits until they have given up their leases and ended.
+    pub(super) async fn stopped(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connection> {
+    in_process_connection(api_server, user, agent).context("in-process connection")
+}
+
+fn in_process_connection(
+    api_server: &ApiServer,
+    user: &str,
+    agent: &str,
+) -> Result<Connection, client::ConnectionError> {
+    let mut groups = vec![AUTHENTICATED.to_owned()];
+    if let Some(namespace) = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split(':').next()) {
+        groups.push("system:serviceaccounts".to_owned());
+        groups.push(format!("system:serviceaccounts:{namespace}"));
+    }
+    let user = UserInfo { name: user.to_owned(), groups, ..UserInfo::default() };
+    Connection::in_process(api_server.in_process(user), agent)
+}
+
+fn manager_config(
+    flags: &ControllerFlags,
+    root_ca_pem: String,
+    leader_election: Option<LeaderConfig>,
+) -> Result<ManagerConfig> {
+    Ok(ManagerConfig {
+        controllers: flags.controllers.clone(),
+        root_ca_pem,
+        leader_election,
+        ..ManagerConfig::default()
+    })
+}
+
+fn kubeconfig_ca(path: &Path) -> Result<String> {
+    let kubeconfig = kube::config::Kubeconfig::read_from(path).context("kubeconfig")?;
+    let cluster = kubeconfig.clusters.first().and_then(|named| named.cluster.as_ref());
+    let data = cluster.and_then(|c| c.certificate_authority_data.clone());
+    let data = data.context("the kubeconfig has no certificate-authority-data: give --root-ca-file")?;
+    use base64::Engine as _;
+    let pem = base64::prelude::BASE64_STANDARD.decode(data).context("certificate-authority-data")?;
+    String::from_utf8(pem).context("certificate-authority-data")
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
