@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha512};
 
+use crate::authn::oidc;
 use crate::gateway::{Gateway, header, respond, text};
 use crate::http::ResponseBody;
 use crate::http::accept::{Shape, negotiate};
@@ -56,6 +57,21 @@ pub(crate) fn find(
     let path = path.trim_end_matches('/');
     match path {
         "/version" => return Ok(Some(respond(200, JSON, body::full(version())))),
+        "/.well-known/openid-configuration" => {
+            let issuer = gateway.tokens.issuers.first().map_or("", String::as_str);
+            let host = header(headers, "host").unwrap_or("");
+            let here = format!("https://{host}{}", oidc::JWKS_PATH);
+            let uri = gateway.tokens.jwks_uri.as_deref().unwrap_or(&here);
+            let document = oidc::configuration(issuer, uri, &gateway.tokens.keys);
+            return Ok(Some(respond(200, JSON, body::full(document.to_string()))));
+        }
+        oidc::JWKS_PATH => {
+            if accept.is_some_and(|accept| !accept.contains("application/jwk-set+json") && !accept.contains("*/*")) {
+                return Err(Status::not_acceptable(&["application/jwk-set+json"]));
+            }
+            let document = oidc::key_set(&gateway.tokens.keys);
+            return Ok(Some(respond(200, "application/jwk-set+json", body::full(document.to_string()))));
+        }
         "/metrics" => return Ok(Some(text(200, gateway.metrics.text()))),
         _ => {}
     }

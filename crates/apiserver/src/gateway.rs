@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 use crate::allocations::Allocations;
 use crate::attributes::{Action, UserInfo};
+use crate::authn::token_request::TokenIssuer;
+use crate::authn::{Authenticator, PublicKeys, impersonation};
 use crate::authz::Authorizer;
 use crate::cache::Cache;
 use crate::documents::Documents;
@@ -30,6 +32,8 @@ pub(crate) struct Gateway {
     pub registry: &'static Registry,
     pub objects: Objects,
     pub cache: Arc<Cache>,
+    pub authn: Authenticator,
+    pub tokens: Tokens,
     pub authz: Authorizer,
     pub allocations: Allocations,
     pub documents: Documents,
@@ -37,6 +41,18 @@ pub(crate) struct Gateway {
     pub metrics: Metrics,
     /// Turns true when the server stops: long-running answers end.
     pub shutdown: watch::Receiver<bool>,
+}
+
+/// Who issues tokens, and how others verify them.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    pub issuer: TokenIssuer,
+    /// Keys whose tokens are accepted, the issuer's first.
+    pub keys: PublicKeys,
+    /// Issuers whose tokens are accepted, the first is the issuer's own.
+    pub issuers: Vec<String>,
+    /// Where the keys are published; this server's own document when not given.
+    pub jwks_uri: Option<String>,
 }
 
 /// Who is at the other end of a connection, as far as the connection itself tells.
@@ -84,6 +100,13 @@ impl Gateway {
         let user = self.authenticate(peer, &call.headers)?;
         let target = target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
         let action = action(&target, &call.method, &query);
+        let user = match impersonation::wanted(&call.headers)? {
+            None => user,
+            Some(wanted) => {
+                let authorize = |user: &UserInfo, action: &Action| self.authz.authorize(user, action);
+                impersonation::impersonate(&wanted, &user, &action, &authorize)?
+            }
+        };
         let fields = equalities(&query);
         self.authz.require(&user, &action, &fields)?;
         match target {
@@ -95,13 +118,16 @@ impl Gateway {
     fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<UserInfo, Status> {
         match peer {
             Peer::InProcess(user) => Ok(user.as_ref().clone()),
-            Peer::Network { certificate: Some(certificate) } => {
-                crate::peer::user_of_certificate(certificate).ok_or_else(Status::unauthorized)
+            Peer::Network { certificate } => {
+                match self.authn.authenticate(headers, certificate.as_deref(), jiff::Timestamp::now()) {
+                    Ok(Some(identity)) => Ok(identity.user),
+                    Ok(None) => Ok(UserInfo::anonymous()),
+                    Err(error) => {
+                        tracing::info!(%error, "unauthenticated request");
+                        Err(Status::unauthorized())
+                    }
+                }
             }
-            Peer::Network { certificate: None } if header(headers, "authorization").is_some() => {
-                Err(Status::unauthorized())
-            }
-            Peer::Network { certificate: None } => Ok(UserInfo::anonymous()),
         }
     }
 

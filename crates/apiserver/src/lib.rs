@@ -21,7 +21,6 @@ mod health;
 pub mod http;
 mod metrics;
 mod node_proxy;
-mod peer;
 mod select;
 mod serve;
 mod server;
@@ -32,5 +31,6 @@ mod verbs;
 mod virtual_kinds;
 mod write;
 
+pub use gateway::Tokens;
 pub use serve::InProcess;
 pub use server::{ApiServer, Config};

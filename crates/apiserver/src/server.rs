@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use crate::allocate::{Allocator, Cidr, PortRange};
 use crate::allocations::Allocations;
 use crate::attributes::UserInfo;
+use crate::authn::{Authenticator, Settings};
 use crate::authz::Authorizer;
 use crate::bootstrap::objects::AuthenticationInfo;
 use crate::cache::Cache;
 use crate::documents::Documents;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Tokens};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::serve::{self, InProcess};
@@ -26,6 +27,7 @@ use crate::storage::Objects;
 #[derive(Debug)]
 pub struct Config {
     pub store: Arc<dyn Store>,
+    pub tokens: Tokens,
     /// Service address ranges; the first gives the default family.
     pub service_ranges: Vec<Cidr>,
     pub node_ports: PortRange,
@@ -58,6 +60,16 @@ impl ApiServer {
             registry,
             objects: Objects::new(config.store, config.event_ttl),
             cache: Arc::clone(&cache),
+            authn: Authenticator::new(
+                Arc::clone(&source),
+                Settings {
+                    keys: config.tokens.keys.clone(),
+                    issuers: config.tokens.issuers.clone(),
+                    audiences: config.tokens.issuer.audiences.clone(),
+                    bootstrap_tokens: false,
+                },
+            ),
+            tokens: config.tokens,
             authz: Authorizer::new(source),
             allocations: Allocations::new(allocator),
             documents: Documents::default(),

@@ -3,6 +3,7 @@
 use api::{Status, Value, codec, defaults};
 use serde_json::json;
 
+use crate::authn;
 use crate::authz::review;
 use crate::gateway::Gateway;
 use crate::verbs::{self, Reply, Request};
@@ -33,6 +34,8 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
         "LocalSubjectAccessReview" => review::local_subject_access_review(&gateway.authz, &request.namespace, object)?,
         "SelfSubjectAccessReview" => review::self_subject_access_review(&gateway.authz, &request.user, object)?,
         "SelfSubjectRulesReview" => review::self_subject_rules_review(&gateway.authz, &request.user, object)?,
+        "TokenReview" => authn::review::token_review(&gateway.authn, object, jiff::Timestamp::now())?,
+        "SelfSubjectReview" => authn::review::self_subject_review(&request.user, object, jiff::Timestamp::now()),
         _ => return Err(Status::method_not_allowed()),
     };
     Ok(Reply { warnings: decoded.warnings, ..Reply::document(201, answered) })

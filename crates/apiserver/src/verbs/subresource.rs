@@ -27,6 +27,7 @@ pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result
     match request.subresource.as_str() {
         "binding" => bind(gateway, request, &request.name, decoded.value).await,
         "eviction" => evict(gateway, request, decoded.value).await,
+        "token" => token(gateway, request, decoded.value, decoded.warnings).await,
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -311,4 +312,22 @@ async fn mark_disrupted(gateway: &Gateway, request: &Request, key: &ObjectKey, d
         }
     }
     Err(Status::modified(kind.as_ref().into(), &request.name))
+}
+
+/// A token for a service account.
+async fn token(
+    gateway: &Gateway,
+    request: &Request,
+    review: Value,
+    mut warnings: Vec<String>,
+) -> Result<Reply, Status> {
+    // The account may have been created a moment ago.
+    let fresh = gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "create", e))?;
+    fresh.map_err(crate::error::from_not_fresh)?;
+    let moment = Moment::now();
+    let account = (request.namespace.as_str(), request.name.as_str());
+    let when = (moment.timestamp, moment.uid.as_str());
+    let issued = gateway.tokens.issuer.issue(gateway.cache.as_ref(), account, review, when, |_| Ok(()))?;
+    warnings.extend(issued.warnings);
+    Ok(Reply { warnings, ..Reply::document(201, issued.request) })
 }

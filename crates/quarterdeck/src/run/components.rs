@@ -7,12 +7,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use apiserver::allocate::{Cidr, PortRange};
 use apiserver::attributes::UserInfo;
-use apiserver::authn::TokenConfig;
+use apiserver::authn::token_request::TokenIssuer;
+use apiserver::authn::{PublicKeys, SigningKey};
 use apiserver::bootstrap::objects::AuthenticationInfo;
-use apiserver::{ApiServer, Config};
-use client::leader::LeaderConfig;
-use client::{Connection, Shutdown};
-use controllers::{ControllerManager, ManagerConfig};
+use apiserver::{ApiServer, Config, Tokens};
+use client::{Connection, LeaderConfig, Shutdown};
+use controllers::{ControllerManager, ManagerConfig, Selection};
 use ::scheduler::{Scheduler, SchedulerConfig};
 use store::{RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
@@ -48,40 +48,54 @@ pub(super) fn api_server_config(
     advertise_address: IpAddr,
     secure_port: u16,
 ) -> Result<Config> {
-    let mut verification_keys = Vec::new();
+    let signing_key = SigningKey::from_pem(&trust.signing_key_pem).context("the service account signing key")?;
+    let mut keys = vec![signing_key.public().clone()];
     for path in &flags.service_account_key_file {
-        verification_keys.push(tls::read(path)?);
+        let more = PublicKeys::from_pem(&tls::read(path)?).with_context(|| path.display().to_string())?;
+        keys.extend(more.iter().cloned());
     }
+    let issuers = flags.service_account_issuer.clone();
+    let audiences = if flags.api_audiences.is_empty() { issuers.clone() } else { flags.api_audiences.clone() };
+    let issuer = TokenIssuer {
+        key: signing_key,
+        issuer: issuers.first().cloned().unwrap_or_default(),
+        audiences,
+        lifetime_seconds_max: 0,
+        extend: true,
+    };
     let port_range = &flags.service_node_port_range;
     let node_ports: PortRange =
         port_range.parse().with_context(|| format!("--service-node-port-range {port_range:?}"))?;
     Ok(Config {
         store,
-        tokens: TokenConfig {
-            issuers: flags.service_account_issuer.clone(),
+        tokens: Tokens {
+            issuer,
+            keys: PublicKeys::new(keys),
+            issuers,
             jwks_uri: flags.service_account_jwks_uri.clone(),
-            api_audiences: flags.api_audiences.clone(),
-            signing_key_pem: trust.signing_key_pem,
-            verification_keys_pem: verification_keys,
         },
         service_ranges: service_ranges(flags)?,
         node_ports,
         event_ttl: flags.event_ttl,
         advertise_address,
         secure_port,
-        authentication: AuthenticationInfo { client_ca_pem: trust.client_ca_pem },
+        authentication: AuthenticationInfo { client_ca: trust.client_ca_pem, request_header: None },
     })
 }
 
-pub(super) async fn external_store(flags: &EtcdFlags) -> Result<Arc<dyn Store>> {
-    let ca_pem = flags.etcd_cafile.as_deref().map(tls::read).transpose()?;
+pub(super) fn external_store(flags: &EtcdFlags) -> Result<Arc<dyn Store>> {
+    let read = |path: &std::path::Path| tls::read(path).map(String::into_bytes);
+    let ca = flags.etcd_cafile.as_deref().map(read).transpose()?;
     let identity = match (&flags.etcd_certfile, &flags.etcd_keyfile) {
-        (Some(certificate), Some(key)) => Some((tls::read(certificate)?, tls::read(key)?)),
+        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
         _ => None,
     };
-    let tls = (ca_pem.is_some() || identity.is_some()).then_some(RemoteTls { ca_pem, identity_pem: identity });
+    let tls = match (ca, identity) {
+        (Some(ca), identity) => Some(RemoteTls { ca, identity, server_name: None }),
+        (None, Some(_)) => anyhow::bail!("--etcd-certfile needs --etcd-cafile"),
+        (None, None) => None,
+    };
     let store = RemoteStore::connect(&flags.etcd_servers, tls)
-        .await
         .with_context(|| format!("cannot use --etcd-servers {}", flags.etcd_servers.join(",")))?;
     Ok(Arc::new(store))
 }
@@ -89,7 +103,7 @@ pub(super) async fn external_store(flags: &EtcdFlags) -> Result<Arc<dyn Store>> 
 /// `quarterdeck apiserver`.
 pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Result<()> {
     anyhow::ensure!(!args.etcd.etcd_servers.is_empty(), "--etcd-servers is required: the API server keeps nothing itself");
-    let store = external_store(&args.etcd).await?;
+    let store = external_store(&args.etcd)?;
     let bind = (args.flags.bind_address, args.flags.secure_port);
     let listener =
         TcpListener::bind(bind).await.with_context(|| format!("cannot listen on {}:{}", bind.0, bind.1))?;
@@ -120,12 +134,14 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
         Some(path) => tls::read(path)?,
         None => kubeconfig_ca(&args.kubeconfig)?,
     };
-    let leader = args.leader_elect.then(|| LeaderConfig::new("kube-controller-manager", &host_name()));
-    let config = manager_config(&args.flags, root_ca_pem, leader)?;
-    let base = connection.clone();
+    let config = ManagerConfig { leader_elect: args.leader_elect, ..manager_config(&args.flags, root_ca_pem)? };
     // One certificate stands for all controllers; the API server lets it act as each of their service accounts.
-    let connect = move |user: &str| base.impersonating(user, &[]);
-    ControllerManager::new(connection, Arc::new(connect), config).run(shutdown).await.context("controllers")
+    let connect = move |user: &str| match connection.impersonating(user, &[]) {
+        Ok(impersonating) if user != CONTROLLER_MANAGER_USER => impersonating,
+        _ => connection.clone(),
+    };
+    ControllerManager::new(connect, config).run(shutdown).await;
+    Ok(())
 }
 
 /// `quarterdeck scheduler`.
@@ -161,21 +177,14 @@ impl Components {
     ) -> Result<Self> {
         let mut tasks = JoinSet::new();
         let host = host_name();
-        let config = manager_config(
-            flags,
-            root_ca_pem.to_owned(),
-            Some(LeaderConfig::new("kube-controller-manager", &host)),
-        )?;
-        let manager_connection = in_process(api_server, CONTROLLER_MANAGER_USER, "kube-controller-manager")?;
+        let config = manager_config(flags, root_ca_pem.to_owned())?;
+        let own = in_process(api_server, CONTROLLER_MANAGER_USER, "kube-controller-manager")?;
         let door = api_server.clone();
-        let connect = move |user: &str| in_process_connection(&door, user, "kube-controller-manager");
-        let manager = ControllerManager::new(manager_connection, Arc::new(connect), config);
+        let connect =
+            move |user: &str| in_process(&door, user, "kube-controller-manager").unwrap_or_else(|_| own.clone());
+        let manager = ControllerManager::new(connect, config);
         let stop = shutdown.clone();
-        tasks.spawn(async move {
-            if let Err(error) = manager.run(stop).await {
-                tracing::error!(%error, "the controller manager ended");
-            }
-        });
+        tasks.spawn(async move { manager.run(stop).await });
         let config = SchedulerConfig {
             leader_election: Some(LeaderConfig::new("kube-scheduler", &host)),
             ..SchedulerConfig::default()
@@ -196,15 +205,8 @@ impl Components {
     }
 }
 
-fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connection> {
-    in_process_connection(api_server, user, agent).context("in-process connection")
-}
-
-fn in_process_connection(
-    api_server: &ApiServer,
-    user: &str,
-    agent: &str,
-) -> Result<Connection, client::ConnectionError> {
+/// A connection within the process for a component's user, with the groups that the user would have.
+fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connection, client::ConnectionError> {
     let mut groups = vec![AUTHENTICATED.to_owned()];
     if let Some(namespace) = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split(':').next()) {
         groups.push("system:serviceaccounts".to_owned());
@@ -214,17 +216,9 @@ fn in_process_connection(
     Connection::in_process(api_server.in_process(user), agent)
 }
 
-fn manager_config(
-    flags: &ControllerFlags,
-    root_ca_pem: String,
-    leader_election: Option<LeaderConfig>,
-) -> Result<ManagerConfig> {
-    Ok(ManagerConfig {
-        controllers: flags.controllers.clone(),
-        root_ca_pem,
-        leader_election,
-        ..ManagerConfig::default()
-    })
+fn manager_config(flags: &ControllerFlags, root_ca_pem: String) -> Result<ManagerConfig> {
+    let selection = Selection::parse(&flags.controllers.join(",")).context("--controllers")?;
+    Ok(ManagerConfig { selection, root_ca_pem, host: host_name(), ..ManagerConfig::default() })
 }
 
 fn kubeconfig_ca(path: &Path) -> Result<String> {

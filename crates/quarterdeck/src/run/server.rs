@@ -1,13 +1,14 @@
 //! `quarterdeck server`: a whole master in one process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use apiserver::ApiServer;
 use apiserver::allocate::Cidr;
 use client::Shutdown;
+use store::etcd::ServerTls;
 use store::{EmbeddedConfig, EmbeddedStore, Store};
 use tokio::net::TcpListener;
 
@@ -148,7 +149,7 @@ impl ServerStore {
 
 async fn open_store(args: &ServerArgs, place: &Place) -> Result<ServerStore> {
     if !args.etcd.etcd_servers.is_empty() {
-        return Ok(ServerStore::External(components::external_store(&args.etcd).await?));
+        return Ok(ServerStore::External(components::external_store(&args.etcd)?));
     }
     let config = EmbeddedConfig {
         data_dir: (!place.ephemeral).then(|| place.dir.join("store")),
@@ -176,10 +177,10 @@ async fn serve_store(
     let serving = place.pki.identity("store", &Purpose::Serving(&sans))?;
     // For etcdctl: a client that the store's API lets in.
     place.pki.identity("store-client", &Purpose::Client { user: "root", groups: &[] })?;
-    let tls = super::store::ServerTls {
-        certificate_pem: serving.certificate_pem,
-        key_pem: serving.key_pem,
-        client_ca_pem: Some(place.pki.ca_pem().to_owned()),
+    let tls = ServerTls {
+        certificate: serving.certificate_pem.into_bytes(),
+        key: serving.key_pem.into_bytes(),
+        client_ca: Some(place.pki.ca_pem().as_bytes().to_vec()),
     };
     let task = super::store::serve(Arc::clone(embedded), vec![address], Some(tls), shutdown.clone()).await?;
     Ok(Some(task))
@@ -227,9 +228,4 @@ pub(super) fn own_address(bind_address: IpAddr) -> IpAddr {
         socket.local_addr()
     });
     routed.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
-}
-
-/// For messages about files that a user named.
-pub(super) fn read_file(path: &Path) -> Result<String> {
-    tls::read(path)
 }
