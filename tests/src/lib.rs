@@ -87,7 +87,8 @@ impl Server {
             }
         });
         let text = line.recv_timeout(PATIENCE).context("the server did not become ready")?;
-        let kubeconfig = text.strip_prefix("export KUBECONFIG=").with_context(|| format!("unexpected line {text:?}"))?;
+        let kubeconfig =
+            text.strip_prefix("export KUBECONFIG=").with_context(|| format!("unexpected line {text:?}"))?;
         Ok(Self { process, kubeconfig: kubeconfig.into() })
     }
 

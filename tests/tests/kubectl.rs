@@ -65,8 +65,14 @@ fn a_deployment_lives_its_whole_life() -> Result<()> {
     let phases = server.kubectl_ok(&["-n", "shop", "get", "pods", "-o", "jsonpath={.items[*].status.phase}"])?;
     assert_eq!(phases, "Running Running Running");
     let endpoints = server.kubectl_ok(&[
-        "-n", "shop", "get", "endpointslices", "-l", "kubernetes.io/service-name=web",
-        "-o", "jsonpath={.items[0].endpoints[*].conditions.ready}",
+        "-n",
+        "shop",
+        "get",
+        "endpointslices",
+        "-l",
+        "kubernetes.io/service-name=web",
+        "-o",
+        "jsonpath={.items[0].endpoints[*].conditions.ready}",
     ])?;
     assert_eq!(endpoints, "true true true");
     let described = server.kubectl_ok(&["-n", "shop", "describe", "deployment", "web"])?;
@@ -107,7 +113,14 @@ fn orphans_stay_when_asked() -> Result<()> {
     server.kubectl_ok(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
     server.kubectl_ok(&["delete", "deployment", "web", "--cascade=orphan"])?;
     let owners = eventually("orphaning", || {
-        let rs = server.kubectl_ok(&["get", "rs", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}/{.items[*].metadata.ownerReferences}"])?;
+        let rs = server.kubectl_ok(&[
+            "get",
+            "rs",
+            "-l",
+            "app=web",
+            "-o",
+            "jsonpath={.items[*].metadata.name}/{.items[*].metadata.ownerReferences}",
+        ])?;
         Ok(rs.ends_with('/').then_some(rs))
     })?;
     assert!(owners.starts_with("web-"), "{owners}");
@@ -124,7 +137,14 @@ fn objects_are_labelled_patched_and_refused() -> Result<()> {
     server.kubectl_ok(&["label", "configmap", "c", "team=red"])?;
     server.kubectl_ok(&["annotate", "configmap", "c", "note=hello"])?;
     server.kubectl_ok(&["patch", "configmap", "c", "--type=merge", "-p", r#"{"data":{"b":"2"}}"#])?;
-    server.kubectl_ok(&["patch", "configmap", "c", "--type=json", "-p", r#"[{"op":"add","path":"/data/c","value":"3"}]"#])?;
+    server.kubectl_ok(&[
+        "patch",
+        "configmap",
+        "c",
+        "--type=json",
+        "-p",
+        r#"[{"op":"add","path":"/data/c","value":"3"}]"#,
+    ])?;
     server.kubectl_ok(&["patch", "configmap", "c", "-p", r#"{"data":{"a":null}}"#])?;
     let data = server.kubectl_ok(&["get", "configmap", "c", "-o", "jsonpath={.data} {.metadata.labels.team}"])?;
     assert_eq!(data, r#"{"b":"2","c":"3"} red"#);

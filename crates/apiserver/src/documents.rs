@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use api::discovery::{self, Aggregated, ApiGroup};
-use api::{Status, field::go_quote};
 use ::bytes::Bytes;
+use api::discovery::{self, Aggregated, ApiGroup};
+use api::{Status, field::go_quote, openapi};
 use http::header::{ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Response};
 use parking_lot::Mutex;
@@ -78,6 +78,9 @@ pub(crate) fn find(
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let document = match segments.as_slice() {
         ["api"] | ["apis"] => aggregated(gateway, path, accept).or_else(|| root(gateway, headers, segments[0])),
+        ["openapi", "v2"] => return openapi_v2(accept).map(Some),
+        ["openapi", "v3"] => return Ok(Some(respond(200, "text/plain; charset=utf-8", body::full(v3_index(gateway))))),
+        ["openapi", "v3", path @ ..] => return Ok(Some(openapi_v3(gateway, path, headers))),
         ["api", "v1"] => resources(gateway, "", "v1"),
         ["api", _] => return Err(Status::unknown_endpoint()),
         ["apis", group] => one_group(gateway, group),
@@ -153,6 +156,54 @@ fn resources(gateway: &Gateway, group: &str, version: &str) -> Option<Document> 
 
 fn groups() -> Vec<ApiGroup<'static>> {
     discovery::builtin()
+}
+
+/// All definitions in one document; made for each request, because it is large and few clients still ask for it.
+fn openapi_v2(accept: Option<&str>) -> Result<Response<ResponseBody>, Status> {
+    let takes_json = accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
+    if !takes_json || accept.is_some_and(|accept| !accept.contains("json") && accept.contains("protobuf")) {
+        return Ok(respond(406, "text/plain; charset=utf-8", body::full(Bytes::new())));
+    }
+    Ok(respond(200, JSON, body::full(openapi::v2_document(&groups(), &[]))))
+}
+
+/// Every document of OpenAPI v3 with its hash. The documents themselves are not kept: together they are large.
+fn v3_index(gateway: &Gateway) -> Bytes {
+    let index = gateway.documents.get("openapi v3".to_owned(), JSON, || {
+        let hashes: Vec<(String, String)> = group_versions(gateway)
+            .map(|(group, version)| {
+                (openapi::v3_path(group, version), openapi::hash(&v3_document(gateway, group, version)))
+            })
+            .collect();
+        Some(openapi::v3_index(hashes.iter().map(|(path, hash)| (path.as_str(), hash.as_str()))))
+    });
+    index.map(|document| document.bytes).unwrap_or_default()
+}
+
+fn openapi_v3(gateway: &Gateway, path: &[&str], headers: &HeaderMap) -> Response<ResponseBody> {
+    let wanted = path.join("/");
+    let found = group_versions(gateway).find(|(group, version)| openapi::v3_path(group, version) == wanted);
+    let Some((group, version)) = found else {
+        return respond(404, "text/plain; charset=utf-8", body::full(Bytes::new()));
+    };
+    let bytes = v3_document(gateway, group, version);
+    let Ok(etag) = HeaderValue::from_str(&go_quote(&openapi::hash(&bytes))) else {
+        return respond(200, JSON, body::full(bytes));
+    };
+    let known = headers.get(IF_NONE_MATCH).is_some_and(|known| *known == etag);
+    let mut response =
+        if known { respond(304, JSON, body::full(Bytes::new())) } else { respond(200, JSON, body::full(bytes)) };
+    response.headers_mut().insert(ETAG, etag);
+    response
+}
+
+fn v3_document(gateway: &Gateway, group: &str, version: &str) -> Bytes {
+    openapi::v3_document(group, version, gateway.registry.of_group_version(group, version).map(AsRef::as_ref))
+}
+
+fn group_versions(gateway: &Gateway) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let groups = gateway.registry.groups();
+    groups.iter().flat_map(|group| group.versions.iter().map(|version| (group.name, version.version)))
 }
 
 /// What `kubectl version` reads.

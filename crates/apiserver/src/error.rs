@@ -11,9 +11,7 @@ pub(crate) fn from_store(kind: &Kind, operation: &str, error: StoreError) -> Sta
     match error {
         StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         StoreError::FutureRevision => Status::timeout("request did not complete within requested timeout"),
-        StoreError::RequestTooLarge => {
-            Status::internal("etcdserver: request is too large")
-        }
+        StoreError::RequestTooLarge => Status::internal("etcdserver: request is too large"),
         StoreError::Timeout | StoreError::NoLeader | StoreError::TooManyRequests => {
             Status::server_timeout(kind.into(), operation)
         }

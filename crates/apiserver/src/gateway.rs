@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ::bytes::Bytes;
 use api::kinds::Registry;
 use api::{Kind, Status};
-use ::bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use tokio::sync::watch;
 
+use crate::admission;
 use crate::allocations::Allocations;
 use crate::attributes::{Action, UserInfo};
 use crate::authn::token_request::TokenIssuer;
@@ -35,6 +36,8 @@ pub(crate) struct Gateway {
     pub authn: Authenticator,
     pub tokens: Tokens,
     pub authz: Authorizer,
+    pub admission: admission::Chain,
+    pub admission_config: admission::Config,
     pub allocations: Allocations,
     pub documents: Documents,
     pub health: Health,
@@ -98,7 +101,8 @@ impl Gateway {
         query: Query,
     ) -> Result<Response<ResponseBody>, Status> {
         let user = self.authenticate(peer, &call.headers)?;
-        let target = target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
+        let target =
+            target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
         let action = action(&target, &call.method, &query);
         let user = match impersonation::wanted(&call.headers)? {
             None => user,
@@ -147,7 +151,8 @@ impl Gateway {
         if !path.subresource.is_empty() && subresource.is_none() {
             return Err(Status::unknown_endpoint());
         }
-        let watching = path.watch_prefix || (query.flag("watch") && path.name.is_empty() && call.method == Method::GET)
+        let watching = path.watch_prefix
+            || (query.flag("watch") && path.name.is_empty() && call.method == Method::GET)
             || (query.flag("watch") && call.method == Method::GET && path.subresource.is_empty());
         let verb = verb(&call.method, !path.name.is_empty(), watching).ok_or_else(Status::method_not_allowed)?;
         let allowed = match subresource {
@@ -206,7 +211,9 @@ impl Gateway {
             ("scale", "get") => verbs::get_scale(self, request).await,
             ("scale", "update") => verbs::update_scale(self, request).await,
             ("scale", "patch") => verbs::patch_scale(self, request).await,
-            (_, "get") if crate::node_proxy::is_proxied(&request.subresource) => crate::node_proxy::refuse(self, request).await,
+            (_, "get") if crate::node_proxy::is_proxied(&request.subresource) => {
+                crate::node_proxy::refuse(self, request).await
+            }
             (sub, "create") if !sub.is_empty() => verbs::create_named(self, request).await,
             (_, "get") => verbs::get(self, request).await,
             ("", "list") => verbs::list(self, request).await,
@@ -241,12 +248,7 @@ impl Gateway {
     }
 
     /// Everything that is not a resource: discovery, documents, health, version, metrics.
-    async fn other(
-        &self,
-        path: &str,
-        call: Call,
-        query: &Query,
-    ) -> Result<Response<ResponseBody>, Status> {
+    async fn other(&self, path: &str, call: Call, query: &Query) -> Result<Response<ResponseBody>, Status> {
         let accept = header(&call.headers, ACCEPT.as_str());
         if let Some(response) = self.health.respond(self, path, query).await {
             return Ok(response);
@@ -271,7 +273,11 @@ impl Gateway {
                 let known = self.registry.by_resource(&path.group, &path.version, &path.resource).is_some();
                 let watching = path.watch_prefix || query.flag("watch");
                 let verb = verb(method, !path.name.is_empty(), watching).unwrap_or("other");
-                if known { crate::metrics::RequestLabel::new(path, verb) } else { crate::metrics::RequestLabel::default() }
+                if known {
+                    crate::metrics::RequestLabel::new(path, verb)
+                } else {
+                    crate::metrics::RequestLabel::default()
+                }
             }
         }
     }

@@ -41,9 +41,7 @@ impl Check {
     fn of(endpoint: &str) -> &'static [Check] {
         use Check::*;
         match endpoint {
-            "readyz" => {
-                &[Ping, Log, Etcd, InformerSync, SystemNamespaces, BootstrapRoles, PriorityClasses, Shutdown]
-            }
+            "readyz" => &[Ping, Log, Etcd, InformerSync, SystemNamespaces, BootstrapRoles, PriorityClasses, Shutdown],
             _ => &[Ping, Log, Etcd, SystemNamespaces, BootstrapRoles, PriorityClasses],
         }
     }
@@ -103,7 +101,8 @@ impl Health {
             excluded.iter().filter(|name| !checks.iter().any(|check| check.name() == **name)).copied().collect();
         if !unknown.is_empty() {
             let list: Vec<String> = unknown.iter().map(|name| format!("\"{name}\"")).collect();
-            lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", list.join(",")));
+            lines
+                .push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", list.join(",")));
         }
         Some(match (failed.is_empty(), query.get("verbose").is_some()) {
             (true, false) => text(200, "ok"),

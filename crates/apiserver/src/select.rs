@@ -30,7 +30,8 @@ impl Selection {
         options: &ListOptions,
     ) -> Result<Self, Status> {
         let labels = LabelSelector::parse(&options.label_selector).map_err(|e| Status::bad_request(e.to_string()))?;
-        let mut fields = FieldSelector::parse(&options.field_selector).map_err(|e| Status::bad_request(e.to_string()))?;
+        let mut fields =
+            FieldSelector::parse(&options.field_selector).map_err(|e| Status::bad_request(e.to_string()))?;
         for requirement in fields.requirements() {
             check_label(kind, &requirement.field)?;
         }
@@ -40,7 +41,13 @@ impl Selection {
             }
             fields = fields.and(FieldSelector::exactly("metadata.name", name));
         }
-        Ok(Self { kind: Arc::clone(kind), storage: Arc::clone(storage), namespace: namespace.to_owned(), labels, fields })
+        Ok(Self {
+            kind: Arc::clone(kind),
+            storage: Arc::clone(storage),
+            namespace: namespace.to_owned(),
+            labels,
+            fields,
+        })
     }
 
     pub(crate) fn is_everything(&self) -> bool {
@@ -48,7 +55,8 @@ impl Selection {
     }
 
     pub(crate) fn matches(&self, object: &CachedObject) -> bool {
-        self.in_namespace(object) && self.matches_indexed(&object.stored.namespace, &object.stored.name, &object.indexed)
+        self.in_namespace(object)
+            && self.matches_indexed(&object.stored.namespace, &object.stored.name, &object.indexed)
     }
 
     pub(crate) fn in_namespace(&self, object: &CachedObject) -> bool {
@@ -56,7 +64,8 @@ impl Selection {
     }
 
     pub(crate) fn matches_indexed(&self, namespace: &str, name: &str, indexed: &Indexed) -> bool {
-        self.labels.matches(|key| indexed.label(key)) && self.fields.matches(|label| self.field(label, namespace, name, indexed))
+        self.labels.matches(|key| indexed.label(key))
+            && self.fields.matches(|label| self.field(label, namespace, name, indexed))
     }
 
     /// A field selector names exactly one object of a namespace.
@@ -70,9 +79,8 @@ impl Selection {
             "metadata.namespace" => namespace,
             label => {
                 let asked = self.kind.selectable_fields.iter().find(|field| field.label == label);
-                let index = asked.and_then(|asked| {
-                    self.storage.selectable_fields.iter().position(|field| field.path == asked.path)
-                });
+                let index = asked
+                    .and_then(|asked| self.storage.selectable_fields.iter().position(|field| field.path == asked.path));
                 index.and_then(|i| indexed.fields.get(i)).map_or("", AsRef::as_ref)
             }
         }

@@ -8,6 +8,7 @@ use store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::admission;
 use crate::allocate::{Allocator, Cidr, PortRange};
 use crate::allocations::Allocations;
 use crate::attributes::UserInfo;
@@ -28,6 +29,8 @@ use crate::storage::Objects;
 pub struct Config {
     pub store: Arc<dyn Store>,
     pub tokens: Tokens,
+    /// The admission plugins to run.
+    pub admission: admission::Chain,
     /// Service address ranges; the first gives the default family.
     pub service_ranges: Vec<Cidr>,
     pub node_ports: PortRange,
@@ -71,6 +74,8 @@ impl ApiServer {
             ),
             tokens: config.tokens,
             authz: Authorizer::new(source),
+            admission: config.admission,
+            admission_config: admission::Config::default(),
             allocations: Allocations::new(allocator),
             documents: Documents::default(),
             health: Health::default(),

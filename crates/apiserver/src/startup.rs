@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Status, Value, meta};
 use ::bytes::Bytes;
+use api::{Status, Value, meta};
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use http_body_util::BodyExt as _;

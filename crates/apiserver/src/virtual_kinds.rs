@@ -24,7 +24,7 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
     let kind = &request.kind;
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, kind.as_ref(), field_validation(request)?)?;
-    defaults::apply(kind.as_ref(), &mut decoded.value);
+    defaults::apply(kind, &mut decoded.value, &crate::write::rfc3339(jiff::Timestamp::now()));
     let mut errors = api::ErrorList::new();
     (kind.strategy.validate)(&api::Cursor::root(&decoded.value), &mut errors);
     reject_invalid(kind, api::meta::name(&decoded.value), &errors)?;
@@ -57,8 +57,7 @@ async fn component_statuses(gateway: &Gateway, request: &Request) -> Result<Repl
         .collect();
     let warnings = vec!["v1 ComponentStatus is deprecated in v1.19+".to_owned()];
     if request.verb == "list" {
-        let list =
-            json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items });
+        let list = json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items });
         return Ok(Reply { warnings, ..Reply::document(200, list) });
     }
     let found = items.into_iter().find(|item| api::meta::name(item) == request.name);

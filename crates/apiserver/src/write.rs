@@ -1,10 +1,10 @@
 //! The steps that every write shares: decoding, defaulting, admission, metadata, validation, encoding.
 
+use ::bytes::Bytes;
 use api::codec::{self, FieldValidation};
 use api::status::GroupResource;
 use api::strategy::Context;
 use api::{Cursor, ErrorList, Kind, Map, Status, Value, defaults, meta};
-use ::bytes::Bytes;
 use jiff::Timestamp;
 use store::Revision;
 
@@ -38,8 +38,7 @@ pub(crate) fn rfc3339(timestamp: Timestamp) -> String {
 }
 
 /// Media types of request bodies that hold an object.
-const OBJECT_MEDIA_TYPES: [&str; 3] =
-    ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const OBJECT_MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// The format of a body by its media type; JSON when none is given, as upstream.
 pub(crate) fn body_format(content_type: &str) -> Result<codec::Format, Status> {
@@ -83,7 +82,7 @@ pub(crate) fn check_options(request: &Request) -> Result<(), Status> {
 pub(crate) fn decode_body(request: &Request) -> Result<codec::Decoded, Status> {
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
-    defaults::apply(request.kind.as_ref(), &mut decoded.value);
+    defaults::apply(&request.kind, &mut decoded.value, &rfc3339(Timestamp::now()));
     Ok(decoded)
 }
 

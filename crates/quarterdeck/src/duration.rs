@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 /// Units in nanoseconds.
-const UNITS: [(&str, f64); 6] =
-    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9)];
+const UNITS: [(&str, f64); 6] = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9)];
 
 /// Parses a non-negative duration.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {

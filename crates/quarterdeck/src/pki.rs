@@ -153,8 +153,7 @@ fn make_ca() -> Result<Identity> {
     let mut params = parameters(CA_LIFETIME);
     params.distinguished_name.push(DnType::CommonName, "quarterdeck-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().context("cannot generate the CA key")?;
     let certificate = params.self_signed(&key).context("cannot sign the CA certificate")?;
     Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::bytes::Bytes;
-use store::{EventKind as StoreEventKind, KeyRange, KeyValue, RangeRequest, Revision, StoreError, WatchEvent, WatchRequest};
+use store::{
+    EventKind as StoreEventKind, KeyRange, KeyValue, RangeRequest, Revision, StoreError, WatchEvent, WatchRequest,
+};
 
 use super::resource::{Change, ResourceCache};
 use super::{Cache, CachedObject, Indexed};

@@ -191,7 +191,8 @@ impl ResourceCache {
     /// Puts the first (or, after a gap in the feed, a new) complete copy in place. Watchers of the old one are told 410.
     pub(super) fn reset(&self, objects: Vec<Arc<CachedObject>>, revision: Revision) {
         let mut state = self.state.write();
-        state.last_change = objects.iter().map(|o| o.stored.mod_revision).max().unwrap_or_default().max(state.last_change);
+        state.last_change =
+            objects.iter().map(|o| o.stored.mod_revision).max().unwrap_or_default().max(state.last_change);
         if state.complete_after > Revision(0) {
             // Deletions during the gap changed the list without leaving an object behind.
             state.last_change = revision;
@@ -318,8 +319,9 @@ mod tests {
     }
 
     fn object(namespace: &str, name: &str, revision: i64) -> Arc<CachedObject> {
-        let stored =
-            format!(r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{namespace}"}}}}"#);
+        let stored = format!(
+            r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{namespace}"}}}}"#
+        );
         let bytes = ObjectBytes::from_stored(&stored.into(), Revision(revision)).unwrap();
         Arc::new(CachedObject {
             stored: Arc::new(StoredObject {

@@ -52,8 +52,7 @@ impl ListOptions {
         let path = Path::new("resourceVersionMatch");
         if !self.resource_version_match.is_empty() {
             if self.resource_version.is_empty() {
-                errors
-                    .forbidden(path.clone(), "resourceVersionMatch is forbidden unless resourceVersion is provided");
+                errors.forbidden(path.clone(), "resourceVersionMatch is forbidden unless resourceVersion is provided");
             }
             if !self.continue_token.is_empty() {
                 errors.forbidden(path.clone(), "resourceVersionMatch is forbidden when continue is provided");
@@ -116,7 +115,9 @@ pub(crate) fn parse_resource_version(text: &str) -> Result<Revision, String> {
     if text.is_empty() {
         return Ok(Revision(0));
     }
-    let describe = |what: &str| format!("resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": {what}");
+    let describe = |what: &str| {
+        format!("resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": {what}")
+    };
     if !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(describe("invalid syntax"));
     }

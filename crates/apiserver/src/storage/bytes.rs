@@ -152,7 +152,10 @@ mod tests {
             ObjectBytes::from_stored(&Bytes::from_static(b"k8s\0\x0a\x09"), Revision(1)),
             Err(ReadError::Protobuf)
         ));
-        assert!(matches!(ObjectBytes::from_stored(&Bytes::from_static(b"{}"), Revision(1)), Err(ReadError::NoMetadata)));
+        assert!(matches!(
+            ObjectBytes::from_stored(&Bytes::from_static(b"{}"), Revision(1)),
+            Err(ReadError::NoMetadata)
+        ));
         assert!(matches!(ObjectBytes::from_stored(&Bytes::from_static(b"["), Revision(1)), Err(ReadError::Json(_))));
     }
 }

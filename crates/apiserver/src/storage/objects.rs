@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Kind;
 use ::bytes::Bytes;
+use api::Kind;
 use store::{
     Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue, LeaseId, Op, OpResponse, Put, RangeRequest,
     RangeResponse, Revision, Store, StoreError, Txn,

@@ -1,7 +1,7 @@
 //! CREATE.
 
-use api::{Status, Value, meta, rules};
 use ::bytes::Bytes;
+use api::{Status, Value, meta, rules};
 
 use super::{Reply, Request, name};
 use crate::admit::{self, Operation};
@@ -36,7 +36,7 @@ pub(crate) async fn create_object(
 ) -> Result<Reply, Status> {
     let kind = &request.kind;
     let moment = Moment::now();
-    let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, None, &moment).await?;
+    let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, None)?;
     let generated = meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty();
     let _serial = gateway.allocations.lock(kind).await;
     for _ in 0..GENERATE_NAME_TRIES {
@@ -48,7 +48,7 @@ pub(crate) async fn create_object(
         prepare(request, &mut candidate, &moment);
         let allocated = gateway.allocations.on_create(gateway, request, &mut candidate).await?;
         validate_create(kind, &candidate)?;
-        admit::validate(gateway, request, Operation::Create, &candidate, None, &moment, &mut admission).await?;
+        admit::validate(gateway, request, Operation::Create, &candidate, None, &mut admission).await?;
         warnings(kind, &candidate, None, &mut notes);
         notes.append(&mut admission.warnings);
         let stored = encode_for_storage(kind, &candidate);
@@ -73,12 +73,7 @@ pub(crate) async fn create_object(
     Err(Status::generate_name_conflict(group_resource(request), meta::metadata_str(&object, "generateName")))
 }
 
-async fn put_new(
-    gateway: &Gateway,
-    request: &Request,
-    object: &Value,
-    stored: Bytes,
-) -> Result<WriteOutcome, Status> {
+async fn put_new(gateway: &Gateway, request: &Request, object: &Value, stored: Bytes) -> Result<WriteOutcome, Status> {
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, meta::name(object));
     gateway.objects.create(&key, stored, gateway.expires(kind)).await.map_err(|e| from_store(kind, "create", e))

@@ -1,8 +1,8 @@
 //! DELETE: preconditions, grace, finalizers, and who cleans up the dependents.
 
+use ::bytes::Bytes;
 use api::rules::{DeleteReturns, GcDefault};
 use api::{ErrorList, Path, Status, Value, meta};
-use ::bytes::Bytes;
 use jiff::SignedDuration;
 use store::Revision;
 
@@ -13,7 +13,8 @@ use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
 use crate::storage::{Current, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, body_format, check_options, decode_stored, encode_for_storage, options_error, rfc3339, set_metadata, written,
+    Moment, body_format, check_options, decode_stored, encode_for_storage, options_error, rfc3339, set_metadata,
+    written,
 };
 
 const ORPHAN: &str = "orphan";
@@ -134,7 +135,7 @@ pub(crate) async fn delete_object(
         options.check(request, &object, current.mod_revision)?;
         let moment = Moment::now();
         if !admitted {
-            admit::delete(gateway, request, &object, &moment).await?;
+            admit::delete(gateway, request, &object)?;
             admitted = true;
         }
         let plan = plan(request, options, object, &moment);

@@ -1,7 +1,7 @@
 //! LIST: from the cache when it is fresh enough, from the store when the client wants pages or a revision of the past.
 
-use api::Status;
 use ::bytes::Bytes;
+use api::Status;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};

@@ -16,8 +16,8 @@ mod watch;
 
 use std::sync::Arc;
 
-use api::{Kind, Status, Value};
 use ::bytes::Bytes;
+use api::{Kind, Status, Value};
 
 use crate::attributes::UserInfo;
 use crate::http::accept::Accept;
@@ -31,6 +31,7 @@ pub(crate) use delete::delete;
 pub(crate) use delete_collection::delete_collection;
 pub(crate) use get::{get, read};
 pub(crate) use list::list;
+pub(crate) use name::suffix as name_suffix;
 pub(crate) use patch::patch;
 pub(crate) use present::{Presenter, encode};
 pub(crate) use scale::{get_scale, patch_scale, update_scale};

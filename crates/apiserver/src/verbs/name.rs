@@ -14,9 +14,13 @@ pub(super) fn generate(base: &str) -> String {
     while !base.is_char_boundary(cut) {
         cut -= 1;
     }
+    format!("{}{}", &base[..cut], suffix())
+}
+
+/// Random characters for generated names.
+pub(crate) fn suffix() -> String {
     let mut rng = rand::rng();
-    let suffix = (0..SUFFIX_LEN).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
-    base[..cut].chars().chain(suffix).collect()
+    (0..SUFFIX_LEN).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{Reply, Request};
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::storage::ObjectKey;
-use crate::write::{check_options, decode_stored, field_validation, group_resource};
+use crate::write::{Moment, check_options, decode_stored, field_validation, group_resource};
 
 /// Tries against other writers; upstream's number.
 const RACES_MAX: usize = 5;
@@ -65,7 +65,7 @@ fn apply(request: &Request, patch: &Patch, old: &Value) -> Result<(Value, Vec<St
         let text = "the namespace of the provided object does not match the namespace sent on the request";
         return Err(Status::bad_request(text));
     }
-    defaults::apply(kind.as_ref(), &mut object);
+    defaults::apply(kind, &mut object, &Moment::now().now);
     Ok((object, warnings))
 }
 

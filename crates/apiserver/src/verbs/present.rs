@@ -31,7 +31,9 @@ impl IncludeObject {
             "None" => Ok(Self::None),
             "" | "Metadata" => Ok(Self::Metadata),
             "Object" => Ok(Self::Object),
-            other => Err(Status::bad_request(format!("unrecognized includeObject value: {}", api::field::go_quote(other)))),
+            other => {
+                Err(Status::bad_request(format!("unrecognized includeObject value: {}", api::field::go_quote(other))))
+            }
         }
     }
 }

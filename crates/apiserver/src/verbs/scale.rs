@@ -117,7 +117,11 @@ fn scale_of(kind: &Kind, object: &Value) -> Value {
     let selector = object.pointer("/spec/selector").cloned().unwrap_or_default();
     let mut status = json!({ "replicas": object.pointer("/status/replicas").cloned().unwrap_or(0.into()) });
     // ReplicationController has a plain map, the others a LabelSelector.
-    let parsed = if kind.group.is_empty() { Ok(LabelSelector::from_map(&selector)) } else { LabelSelector::from_object(&selector) };
+    let parsed = if kind.group.is_empty() {
+        Ok(LabelSelector::from_map(&selector))
+    } else {
+        LabelSelector::from_object(&selector)
+    };
     if let Ok(parsed) = parsed
         && !parsed.is_everything()
     {

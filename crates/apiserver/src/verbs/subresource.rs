@@ -10,7 +10,8 @@ use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, body_format, check_options, decode_stored, encode_for_storage, field_validation, group_resource, set_metadata,
+    Moment, body_format, check_options, decode_stored, encode_for_storage, field_validation, group_resource,
+    set_metadata,
 };
 
 const RACES_MAX: usize = 5;
@@ -23,7 +24,7 @@ pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result
     let subresource = request.kind.subresource(&request.subresource).ok_or_else(Status::unknown_endpoint)?;
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, subresource, field_validation(request)?)?;
-    defaults::apply(subresource, &mut decoded.value);
+    defaults::apply_type(subresource.type_id, &mut decoded.value, &Moment::now().now);
     match request.subresource.as_str() {
         "binding" => bind(gateway, request, &request.name, decoded.value).await,
         "eviction" => evict(gateway, request, decoded.value).await,
@@ -85,8 +86,7 @@ fn check_bindable(request: &Request, name: &str, binding: &Value, pod: &Value) -
     let conflict = |text: &str| Err(Status::conflict(request.kind.as_ref().into(), name, text));
     let uid = meta::uid(binding);
     if !uid.is_empty() && uid != meta::uid(pod) {
-        let text =
-            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(pod));
+        let text = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(pod));
         return conflict(&text);
     }
     let version = meta::resource_version(binding);
@@ -118,7 +118,8 @@ fn apply_binding(binding: &Value, pod: &mut Value, moment: &Moment) {
     }
     for field in ["annotations", "labels"] {
         let Some(added) = binding.pointer(&format!("/metadata/{field}")).and_then(Value::as_object) else { continue };
-        let mut merged = pod.pointer(&format!("/metadata/{field}")).and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut merged =
+            pod.pointer(&format!("/metadata/{field}")).and_then(Value::as_object).cloned().unwrap_or_default();
         merged.extend(added.clone());
         set_metadata(pod, field, merged.into());
     }
@@ -163,7 +164,8 @@ async fn evict(gateway: &Gateway, request: &Request, eviction: Value) -> Result<
     }
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, &request.name);
-    let options = DeleteOptions::from_value(eviction.get("deleteOptions").unwrap_or(&Value::Null), request.is_dry_run());
+    let options =
+        DeleteOptions::from_value(eviction.get("deleteOptions").unwrap_or(&Value::Null), request.is_dry_run());
     let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?;
     let Some(current) = current else { return Err(Status::not_found(group_resource(request), &request.name)) };
     let pod = decode_stored(kind, &current.value, current.mod_revision)?;
@@ -196,9 +198,11 @@ fn budget_of(gateway: &Gateway, request: &Request, pod: &Value) -> Result<Option
         }
     }
     if covering.len() > 1 {
-        let mut status =
-            Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.");
-        status.message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.".into();
+        let mut status = Status::internal(
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+        );
+        status.message =
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.".into();
         return Err(status);
     }
     Ok(covering.pop())
@@ -251,8 +255,11 @@ fn unready_pod_may_go(budget: &Value, pod: &Value) -> bool {
 fn spend(budget: &mut Value, name: &str, pod: &str, now: &str) -> Result<(), Status> {
     let number = |pointer: &str| budget.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let refuse = |message: String, retry_after_seconds: u32| {
-        Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry_after_seconds)
-            .with_cause("DisruptionBudget", &message, "")
+        Status::too_many_requests(
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+            retry_after_seconds,
+        )
+        .with_cause("DisruptionBudget", &message, "")
     };
     if number("/status/observedGeneration") < number("/metadata/generation") {
         return Err(refuse(format!("The disruption budget {name} is still being processed by the server."), 10));
@@ -277,8 +284,7 @@ fn spend(budget: &mut Value, name: &str, pod: &str, now: &str) -> Result<(), Sta
     }
     if allowed == 0 {
         let (healthy, desired) = (number("/status/currentHealthy"), number("/status/desiredHealthy"));
-        let text =
-            format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
+        let text = format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
         return Err(refuse(text, 0));
     }
     budget["status"]["disruptionsAllowed"] = (allowed - 1).into();

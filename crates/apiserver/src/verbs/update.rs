@@ -11,8 +11,8 @@ use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
 use crate::storage::{Current, ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_options, decode_body, decode_stored, encode_for_storage, group_resource, reject_invalid, set_metadata,
-    settle_namespace, warnings, written,
+    Moment, check_options, decode_body, decode_stored, encode_for_storage, group_resource, reject_invalid,
+    set_metadata, settle_namespace, warnings, written,
 };
 
 /// Races with other writers before the client is asked to try again itself.
@@ -95,13 +95,13 @@ pub(super) async fn replace(
     let old = decode_stored(kind, &current.value, current.mod_revision)?;
     check_preconditions(request, key, &object, &old, current.mod_revision)?;
     let moment = Moment::now();
-    let mut admission = admit::mutate(gateway, request, Operation::Update, &mut object, Some(&old), &moment).await?;
+    let mut admission = admit::mutate(gateway, request, Operation::Update, &mut object, Some(&old))?;
     carry_over(request, &mut object, &old);
     prepare(request, &mut object, &old, &moment);
     let _serial = gateway.allocations.lock(kind).await;
     let allocated = gateway.allocations.on_update(gateway, request, &mut object, &old).await?;
     validate(request, &object, &old)?;
-    admit::validate(gateway, request, Operation::Update, &object, Some(&old), &moment, &mut admission).await?;
+    admit::validate(gateway, request, Operation::Update, &object, Some(&old), &mut admission).await?;
     warnings(kind, &object, Some(&old), &mut notes);
     notes.append(&mut admission.warnings);
 

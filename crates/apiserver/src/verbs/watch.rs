@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Status;
 use ::bytes::Bytes;
+use api::Status;
 use futures::Stream;
 use rand::Rng as _;
 use store::Revision;

@@ -71,6 +71,12 @@ pub(crate) struct ApiServerFlags {
     /// Audiences of tokens meant for this server; the issuer if not given.
     #[arg(long, value_delimiter = ',')]
     pub api_audiences: Vec<String>,
+    /// Admission plugins to run besides the default ones, comma separated.
+    #[arg(long, value_delimiter = ',', default_value = "NodeRestriction")]
+    pub enable_admission_plugins: Vec<String>,
+    /// Default admission plugins not to run, comma separated.
+    #[arg(long, value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
     /// How long events are kept, in Go's notation (1h0m0s).
     #[arg(long, default_value = "1h0m0s", value_parser = super::super::duration::parse)]
     pub event_ttl: std::time::Duration,

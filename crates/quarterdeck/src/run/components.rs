@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use ::scheduler::{Scheduler, SchedulerConfig};
 use anyhow::{Context as _, Result};
+use apiserver::admission::Chain;
 use apiserver::allocate::{Cidr, PortRange};
 use apiserver::attributes::UserInfo;
 use apiserver::authn::token_request::TokenIssuer;
@@ -13,7 +15,6 @@ use apiserver::bootstrap::objects::AuthenticationInfo;
 use apiserver::{ApiServer, Config, Tokens};
 use client::{Connection, LeaderConfig, Shutdown};
 use controllers::{ControllerManager, ManagerConfig, Selection};
-use ::scheduler::{Scheduler, SchedulerConfig};
 use store::{RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -74,6 +75,7 @@ pub(super) fn api_server_config(
             issuers,
             jwks_uri: flags.service_account_jwks_uri.clone(),
         },
+        admission: Chain::new(&flags.enable_admission_plugins, &flags.disable_admission_plugins)?,
         service_ranges: service_ranges(flags)?,
         node_ports,
         event_ttl: flags.event_ttl,
@@ -102,20 +104,18 @@ pub(super) fn external_store(flags: &EtcdFlags) -> Result<Arc<dyn Store>> {
 
 /// `quarterdeck apiserver`.
 pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Result<()> {
-    anyhow::ensure!(!args.etcd.etcd_servers.is_empty(), "--etcd-servers is required: the API server keeps nothing itself");
+    anyhow::ensure!(
+        !args.etcd.etcd_servers.is_empty(),
+        "--etcd-servers is required: the API server keeps nothing itself"
+    );
     let store = external_store(&args.etcd)?;
     let bind = (args.flags.bind_address, args.flags.secure_port);
-    let listener =
-        TcpListener::bind(bind).await.with_context(|| format!("cannot listen on {}:{}", bind.0, bind.1))?;
+    let listener = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on {}:{}", bind.0, bind.1))?;
     let client_ca_pem = tls::read(&args.client_ca_file)?;
-    let server_tls = tls::server_config(
-        &tls::read(&args.tls_cert_file)?,
-        &tls::read(&args.tls_private_key_file)?,
-        &client_ca_pem,
-    )?;
+    let server_tls =
+        tls::server_config(&tls::read(&args.tls_cert_file)?, &tls::read(&args.tls_private_key_file)?, &client_ca_pem)?;
     let trust = Trust { signing_key_pem: tls::read(&args.service_account_signing_key_file)?, client_ca_pem };
-    let advertise =
-        args.flags.advertise_address.unwrap_or_else(|| super::server::own_address(args.flags.bind_address));
+    let advertise = args.flags.advertise_address.unwrap_or_else(|| super::server::own_address(args.flags.bind_address));
     let port = listener.local_addr().context("listening address")?.port();
     let api_server = ApiServer::start(api_server_config(&args.flags, store, trust, advertise, port)?);
     let stopping = api_server.clone();

@@ -19,8 +19,7 @@ pub(crate) fn shutdown_on_signals() -> Shutdown {
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
-        let (Ok(mut terminate), Ok(mut interrupt)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
         else {
             return tracing::error!("cannot listen for signals: stop with SIGKILL");
         };

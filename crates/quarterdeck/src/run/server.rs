@@ -27,11 +27,13 @@ const MASTERS: &str = "system:masters";
 pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<()> {
     let place = Place::open(&mut args)?;
     let store = open_store(&args, &place).await?;
-    let listener = TcpListener::bind((args.api_server.bind_address, args.api_server.secure_port))
-        .await
-        .with_context(|| format!("cannot listen on {}:{}", args.api_server.bind_address, args.api_server.secure_port))?;
+    let listener =
+        TcpListener::bind((args.api_server.bind_address, args.api_server.secure_port)).await.with_context(|| {
+            format!("cannot listen on {}:{}", args.api_server.bind_address, args.api_server.secure_port)
+        })?;
     let address = listener.local_addr().context("listening address")?;
-    let advertise_address = args.api_server.advertise_address.unwrap_or_else(|| own_address(args.api_server.bind_address));
+    let advertise_address =
+        args.api_server.advertise_address.unwrap_or_else(|| own_address(args.api_server.bind_address));
 
     let ranges = components::service_ranges(&args.api_server)?;
     let sans = serving_names(&args, advertise_address, &ranges);
@@ -109,8 +111,12 @@ struct TemporaryDir(PathBuf);
 impl TemporaryDir {
     fn create() -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let path = std::env::temp_dir().join(format!("quarterdeck-{}-{:08x}", std::process::id(), rand::random::<u32>()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let path =
+            std::env::temp_dir().join(format!("quarterdeck-{}-{:08x}", std::process::id(), rand::random::<u32>()));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }
 }

@@ -69,6 +69,7 @@ fn parse_url(url: &str) -> Result<(bool, SocketAddr)> {
         "https" => true,
         other => bail!("{url:?}: scheme {other:?} is not supported, use http or https"),
     };
-    let address = rest.trim_end_matches('/').to_socket_addrs().with_context(|| format!("{url:?}: host and port"))?.next();
+    let address =
+        rest.trim_end_matches('/').to_socket_addrs().with_context(|| format!("{url:?}: host and port"))?.next();
     Ok((is_https, address.with_context(|| format!("{url:?}: no address"))?))
 }
