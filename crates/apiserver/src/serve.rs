@@ -61,8 +61,21 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let gateway = Arc::clone(&self.gateway);
         let peer = self.peer.clone();
-        Box::pin(async move { Ok(answer(&gateway, &peer, request).await) })
+        Box::pin(async move { Ok(answer_in_task(gateway, peer, request).await) })
     }
+}
+
+/// Answers in a task of its own: a panic costs one request, and a client that gives up does not stop a write half-way.
+async fn answer_in_task<B>(gateway: Arc<Gateway>, peer: Peer, request: Request<B>) -> Response<ResponseBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let running = tokio::spawn(async move { answer(&gateway, &peer, request).await });
+    running.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "request handler failed");
+        crate::gateway::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
+    })
 }
 
 async fn answer<B>(gateway: &Gateway, peer: &Peer, request: Request<B>) -> Response<ResponseBody>
@@ -131,14 +144,7 @@ async fn connection(
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let gateway = Arc::clone(&gateway);
         let peer = peer.clone();
-        // A task of its own, so that a panic costs one request and not the connection's others.
-        async move {
-            let running = tokio::spawn(async move { answer(&gateway, &peer, request).await });
-            Ok::<_, Infallible>(running.await.unwrap_or_else(|error| {
-                tracing::error!(%error, "request handler failed");
-                crate::gateway::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
-            }))
-        }
+        async move { Ok::<_, Infallible>(answer_in_task(gateway, peer, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).max_buf_size(HEADER_BYTES_MAX);

@@ -77,8 +77,11 @@ async fn keep(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(), Status>
         let mut changes = objects::namespaces(source);
         let service = kubernetes_service(gateway, identity);
         changes.extend(service.as_ref().and_then(|wanted| objects::kubernetes_service(source, wanted)));
-        let masters = BTreeSet::from([identity.advertise_address]);
-        changes.extend(objects::kubernetes_endpoints(source, &masters, identity.secure_port));
+        // An endpoint cannot be a loopback address: such a server is reachable from this machine only.
+        if !identity.advertise_address.is_loopback() {
+            let masters = BTreeSet::from([identity.advertise_address]);
+            changes.extend(objects::kubernetes_endpoints(source, &masters, identity.secure_port));
+        }
         let now = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
         changes.extend(objects::legacy_token_tracking(source, &now));
         changes
@@ -106,8 +109,13 @@ async fn settle(gateway: &Arc<Gateway>, plan: impl Fn(&Gateway) -> Vec<Change>) 
         let mut results = futures::stream::iter(changes)
             .map(|change| async move { apply(gateway, &change).await })
             .buffer_unordered(WRITES_AT_ONCE);
+        // All of them are seen through: a write that is dropped half-way could leave an address reserved.
+        let mut failure = None;
         while let Some(result) = results.next().await {
-            result?;
+            failure = failure.or(result.err());
+        }
+        if let Some(status) = failure {
+            return Err(status);
         }
         let fresh = gateway.cache.catch_up().await.map_err(Status::internal)?;
         fresh.map_err(crate::error::from_not_fresh)?;

@@ -24,7 +24,7 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
     let kind = &request.kind;
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, kind.as_ref(), field_validation(request)?)?;
-    defaults::apply(kind, &mut decoded.value, &crate::write::rfc3339(jiff::Timestamp::now()));
+    defaults::apply_at(kind.as_ref(), &mut decoded.value, &crate::write::rfc3339(jiff::Timestamp::now()));
     let mut errors = api::ErrorList::new();
     (kind.strategy.validate)(&api::Cursor::root(&decoded.value), &mut errors);
     reject_invalid(kind, api::meta::name(&decoded.value), &errors)?;

@@ -82,7 +82,7 @@ pub(crate) fn check_options(request: &Request) -> Result<(), Status> {
 pub(crate) fn decode_body(request: &Request) -> Result<codec::Decoded, Status> {
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
-    defaults::apply(&request.kind, &mut decoded.value, &rfc3339(Timestamp::now()));
+    defaults::apply_at(request.kind.as_ref(), &mut decoded.value, &rfc3339(Timestamp::now()));
     Ok(decoded)
 }
 

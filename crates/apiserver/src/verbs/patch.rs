@@ -65,7 +65,7 @@ fn apply(request: &Request, patch: &Patch, old: &Value) -> Result<(Value, Vec<St
         let text = "the namespace of the provided object does not match the namespace sent on the request";
         return Err(Status::bad_request(text));
     }
-    defaults::apply(kind, &mut object, &Moment::now().now);
+    defaults::apply_at(kind.as_ref(), &mut object, &Moment::now().now);
     Ok((object, warnings))
 }
 

@@ -24,7 +24,7 @@ pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result
     let subresource = request.kind.subresource(&request.subresource).ok_or_else(Status::unknown_endpoint)?;
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, subresource, field_validation(request)?)?;
-    defaults::apply_type(subresource.type_id, &mut decoded.value, &Moment::now().now);
+    defaults::apply_at(subresource, &mut decoded.value, &Moment::now().now);
     match request.subresource.as_str() {
         "binding" => bind(gateway, request, &request.name, decoded.value).await,
         "eviction" => evict(gateway, request, decoded.value).await,

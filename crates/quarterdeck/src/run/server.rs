@@ -224,9 +224,9 @@ fn local_url(address: SocketAddr) -> String {
     format!("https://{}", SocketAddr::new(ip, address.port()))
 }
 
-/// The address of the interface that leads outside; the bind address when that is a specific one. No packet is sent.
+/// The bind address when others can reach it, else that of the interface that leads outside. No packet is sent.
 pub(super) fn own_address(bind_address: IpAddr) -> IpAddr {
-    if !bind_address.is_unspecified() {
+    if !bind_address.is_unspecified() && !bind_address.is_loopback() {
         return bind_address;
     }
     let routed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
