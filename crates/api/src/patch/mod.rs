@@ -8,6 +8,9 @@ mod merge;
 mod strategic;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 use crate::{Kind, Shape, Status, Value, gojson};
 
 pub use json::OPERATIONS_MAX;

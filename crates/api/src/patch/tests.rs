@@ -1,0 +1,89 @@
+//! Patches recorded from upstream, replayed on the objects they were made against.
+
+use crate::{
+    Kind, Value, codec, defaults,
+    golden::shared_json,
+    kinds,
+    patch::{Patch, PatchError, PatchType},
+};
+
+/// The kind of a recorded path.
+fn kind_of(path: &str) -> Option<&'static Kind> {
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let (group, version, resource) = match parts[..] {
+        ["api", version, "namespaces", _, resource, ..] => ("", version, resource),
+        ["apis", group, version, "namespaces", _, resource, ..] => (group, version, resource),
+        _ => return None,
+    };
+    kinds::builtin().by_resource(group, version, resource).map(|kind| &**kind)
+}
+
+/// As the server keeps it.
+fn decoded(kind: &Kind, object: &Value) -> Option<Value> {
+    let mut object = codec::normalize(object, kind).ok()?.value;
+    defaults::apply(kind, &mut object);
+    Some(object)
+}
+
+fn body_of(step: &Value) -> Vec<u8> {
+    match (&step["raw"], &step["repeat"]) {
+        (Value::String(raw), _) => raw.clone().into_bytes(),
+        (_, Value::Object(repeat)) => {
+            let count = repeat["count"].as_u64().unwrap_or(0) as usize;
+            Value::from(vec![repeat["item"].clone(); count]).to_string().into_bytes()
+        }
+        _ if step["body"].is_null() => Vec::new(),
+        _ => step["body"].to_string().into_bytes(),
+    }
+}
+
+fn patched(kind: &Kind, patch_type: PatchType, body: &[u8], object: &Value) -> Result<Value, PatchError> {
+    Patch::decode(patch_type, body, false)?.apply_to(kind, object).map(|patched| patched.object)
+}
+
+#[test]
+fn recorded_patches_have_upstreams_results_and_errors() {
+    let Some(recorded) = shared_json("testdata/parity/patch.json") else { return };
+    let (mut results, mut refusals) = (0, 0);
+    for scenario in recorded["scenarios"].as_array().expect("scenarios") {
+        let mut object = None;
+        for step in scenario["steps"].as_array().expect("steps") {
+            let Some(kind) = step["path"].as_str().and_then(kind_of) else { continue };
+            let named =
+                format!("{} {}", scenario["name"], String::from_utf8_lossy(&body_of(step)).get(..200).unwrap_or(""));
+            let want = &step["expect"]["body"];
+            if step["method"] == "POST" {
+                object = decoded(kind, &step["body"]);
+            }
+            let media_type = step["headers"]["Content-Type"].as_str().unwrap_or("").split(';').next().unwrap_or("");
+            let (Some(patch_type), Some(current)) = (PatchType::from_media_type(media_type), &object) else { continue };
+            match patched(kind, patch_type, &body_of(step), current) {
+                Err(error) => {
+                    let status = error.status();
+                    assert_eq!(step["expect"]["status"], status.code, "{named}: {error}");
+                    assert_eq!(want["message"], status.message, "{named}");
+                    refusals += 1;
+                }
+                // What comes after the patch itself (types, names, validation) may still refuse.
+                Ok(_) if step["expect"]["status"] != 200 => {}
+                Ok(new) => {
+                    let new = decoded(kind, &new).unwrap_or_else(|| panic!("{named}: does not decode"));
+                    for pointer in ["/data", "/spec/template", "/spec/ports", "/spec/selector", "/metadata/annotations"]
+                    {
+                        let theirs = want.pointer(pointer);
+                        if theirs.is_some_and(|v| v == "<any>") {
+                            continue;
+                        }
+                        assert_eq!(new.pointer(pointer), theirs, "{named} {pointer}");
+                    }
+                    results += 1;
+                    if step["query"]["dryRun"].is_null() {
+                        object = Some(new);
+                    }
+                }
+            }
+        }
+    }
+    assert!(results > 20, "only {results} results compared");
+    assert!(refusals > 15, "only {refusals} refusals compared");
+}
