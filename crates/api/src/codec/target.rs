@@ -22,7 +22,7 @@ pub struct Target<'t> {
 /// Where upstream registers kinds; its errors name the place.
 const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
 const AGGREGATOR_SCHEME: &str = "k8s.io/kube-aggregator/pkg/apiserver/scheme/scheme.go:28";
-const EXTENSIONS_SCHEME: &str = "k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go:52";
+const EXTENSIONS_SCHEME: &str = "k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go:56";
 const META_SCHEME: &str = "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27";
 
 impl<'t> From<&'t Kind> for Target<'t> {

@@ -466,3 +466,66 @@ fn bodies_of_subresources_are_kinds_like_any_other() {
         r#"{"kind":"Eviction","apiVersion":"policy/v1","metadata":{"name":"p"},"deleteOptions":{"gracePeriodSeconds":0}}"#
     );
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+            Just(json!("2024-01-01T00:00:00Z")),
+            Just(json!("100m")),
+        ];
+        let name = prop_oneof![
+            "[a-z]{1,3}",
+            Just("metadata".to_owned()),
+            Just("spec".to_owned()),
+            Just("name".to_owned()),
+            Just("containers".to_owned())
+        ];
+        leaf.prop_recursive(4, 32, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::vec((name.clone(), inner), 0..4).prop_map(|e| Value::Object(e.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), yaml in any::<bool>()) {
+            let format = if yaml { Format::Yaml } else { Format::Json };
+            let _ = decode(&bytes, format, kind("", "v1", "Pod"), FieldValidation::Strict);
+        }
+
+        #[test]
+        fn no_text_makes_the_decoder_panic(text in r#"\{"(spec|metadata|status)":[\{\}\[\]:,"0-9a-z\\ué.+-]{0,60}"#, yaml in any::<bool>()) {
+            let format = if yaml { Format::Yaml } else { Format::Json };
+            let _ = decode(text.as_bytes(), format, kind("", "v1", "Pod"), FieldValidation::Strict);
+        }
+
+        #[test]
+        fn free_form_values_are_read_as_they_are(value in any_json()) {
+            let body = json!({"data": value, "revision": 1});
+            let read = decode(body.to_string().as_bytes(), Format::Json, kind("apps", "v1", "ControllerRevision"), FieldValidation::Warn);
+            prop_assert_eq!(&read.expect("decodes").value["data"], &value);
+        }
+
+        #[test]
+        fn what_decodes_is_in_normal_form(value in any_json()) {
+            let pods = kind("", "v1", "Pod");
+            if let Ok(read) = decode(value.to_string().as_bytes(), Format::Json, pods, FieldValidation::Ignore) {
+                let again = normalize(&read.value, pods).expect("normalizes");
+                prop_assert_eq!(again.value.to_string(), read.value.to_string());
+                let start = br#"{"kind":"Pod","apiVersion":"v1","metadata":{"#;
+                let starts_well = encode(pods, &read.value).starts_with(start);
+                prop_assert!(starts_well);
+            }
+        }
+    }
+}

@@ -270,7 +270,7 @@ pub(super) fn canonical_duration(text: &str) -> Result<String, String> {
             }
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.is_empty() && fraction.is_empty() {
+        if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
             return Err(invalid());
         }
         let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
@@ -359,6 +359,7 @@ mod tests {
         assert_eq!(canonical_duration("1h").as_deref(), Ok("1h0m0s"));
         assert_eq!(canonical_duration("1.5s").as_deref(), Ok("1.5s"));
         assert_eq!(canonical_duration("-2ms").as_deref(), Ok("-2ms"));
+        assert_eq!(canonical_duration("1.2.3s"), Err(r#"time: invalid duration "1.2.3s""#.into()));
         assert_eq!(canonical_duration("5"), Err(r#"time: missing unit in duration "5""#.into()));
     }
 }
