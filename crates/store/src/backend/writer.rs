@@ -76,16 +76,17 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    /// `durable` is index and term of the log entry that the backend is whole up to.
     pub(crate) fn new(
         backend: Box<dyn Backend>,
-        durable_index: u64,
+        durable: (u64, u64),
         machine: Arc<RwLock<Machine>>,
         pins: Arc<Pins>,
         hub: Arc<Hub>,
     ) -> (Self, WriterHandle) {
         let shared = Arc::new(Shared::default());
-        shared.durable_index.store(durable_index, Ordering::Release);
-        shared.queue.lock().applied = (durable_index, 0);
+        shared.durable_index.store(durable.0, Ordering::Release);
+        shared.queue.lock().applied = durable;
         // An earlier life may have left garbage.
         shared.queue.lock().must_sweep = true;
         let writer = Self {

@@ -43,9 +43,6 @@ pub enum OpenError {
     /// Written by a newer version of this program.
     #[error("data directory {} has format {found}, this version reads up to {supported}", path.display())]
     TooNew { path: PathBuf, found: String, supported: u32 },
-    /// The directory belongs to another member than the configuration describes.
-    #[error("data directory {} belongs to member {found:x}", path.display())]
-    OtherMember { path: PathBuf, found: u64 },
     #[error("no space left in data directory {}", .0.display())]
     NoSpace(PathBuf),
     /// The files contradict each other or themselves; restore a snapshot.

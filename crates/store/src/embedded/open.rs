@@ -16,7 +16,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 
 use super::applier::Applier;
-use super::{Clock, EmbeddedConfig, EmbeddedStore, OpenError, Threads};
+use super::{Clock, EmbeddedConfig, EmbeddedStore, OpenError, Threads, join};
 use crate::backend::{
     Backend, BackendError, DiscardBackend, LoadError, Loaded, RedbBackend, Writer, initial_rows, load,
 };
@@ -107,12 +107,12 @@ pub(super) fn start<L: LogStore>(
     };
     backend.commit(&initial_rows(&member)).map_err(|error| backend_error(dir, &error))?;
 
-    let Loaded { machine, index, .. } = loaded;
+    let Loaded { machine, index, term } = loaded;
     let machine = Arc::new(RwLock::new(machine));
     let pins = Arc::new(Pins::default());
     let clock = Clock(Instant::now());
     let (hub, hub_thread) = Hub::start(machine.clone()).map_err(|error| OpenError::Start(error.to_string()))?;
-    let (writer_loop, writer) = Writer::new(backend, index, machine.clone(), pins.clone(), hub.clone());
+    let (writer_loop, writer) = Writer::new(backend, (index, term), machine.clone(), pins.clone(), hub.clone());
     let mut threads = Threads { hub: Some(hub_thread), lock, ..Threads::default() };
     threads.writer = Some(spawn("state-writer", move || writer_loop.run())?);
 
@@ -127,7 +127,9 @@ pub(super) fn start<L: LogStore>(
         Ok(established) => established,
         Err(error) => {
             writer.stop();
+            join(threads.writer.take());
             hub.stop();
+            join(threads.hub.take());
             return Err(match error {
                 StoreError::NoSpace => OpenError::NoSpace(dir.to_owned()),
                 error => OpenError::Damaged { path: dir.to_owned(), detail: error.to_string() },

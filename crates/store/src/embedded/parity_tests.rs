@@ -180,3 +180,53 @@ async fn same_events(ours: &EmbeddedStore, theirs: &RemoteStore, from: Revision,
     let [our_events, their_events] = events;
     assert_eq!(our_events, their_events);
 }
+
+#[tokio::test]
+async fn a_real_etcd_serves_what_a_snapshot_of_ours_holds() {
+    use futures::StreamExt;
+    let Ok(_installed) = std::process::Command::new("etcdctl").arg("version").output() else {
+        eprintln!("skipped: etcdctl is not installed");
+        return;
+    };
+    let ours = EmbeddedStore::open(EmbeddedConfig::default()).unwrap();
+    let mut chance = Chance(StdRng::seed_from_u64(7));
+    ours.lease_grant(LeaseId(1), 600).await.unwrap();
+    for round in 0..400 {
+        let newest = ours.current_revision().await.unwrap();
+        let _refused_by_chance = ours.txn(chance.txn(newest, 0)).await;
+        if round == 250 {
+            ours.compact(Revision(newest.0 - 3), true).await.unwrap();
+        }
+    }
+    let leased = Put { key: "leased".into(), lease: LeaseId(1), ..Put::default() };
+    ours.txn(Txn { success: vec![Op::Put(leased)], ..Txn::default() }).await.unwrap();
+    let chunks: Vec<_> = ours.snapshot().await.unwrap().chunks.map(|chunk| chunk.unwrap()).collect().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (file, data) = (dir.path().join("snapshot.db"), dir.path().join("data"));
+    std::fs::write(&file, chunks.concat()).unwrap();
+    let restored = std::process::Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .args(["snapshot", "restore"])
+        .arg(&file)
+        .arg("--data-dir")
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let Some(etcd) = Etcd::start_in(&data).await else { return };
+    let theirs = RemoteStore::connect(&[etcd.endpoint()], None).unwrap();
+    assert_eq!(theirs.current_revision().await, ours.current_revision().await);
+    let all = RangeRequest { range: watch_all(0).range, ..RangeRequest::default() };
+    assert_eq!(theirs.range(all.clone()).await, ours.range(all).await);
+    let mut their_lease = theirs.lease_time_to_live(LeaseId(1), true).await.unwrap();
+    their_lease.keys.sort_unstable();
+    let our_lease = ours.lease_time_to_live(LeaseId(1), true).await.unwrap();
+    assert_eq!((their_lease.granted_ttl_seconds, their_lease.keys), (600, our_lease.keys));
+    let old = RangeRequest {
+        range: KeyRange::prefix("k"),
+        revision: Revision(ours.current_revision().await.unwrap().0 - 5),
+        ..RangeRequest::default()
+    };
+    assert_eq!(theirs.range(old.clone()).await, ours.range(old).await, "older versions came along");
+    same_hash(&ours, &theirs, 400).await;
+}

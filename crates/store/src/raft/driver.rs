@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::handle::{Input, Raft, Reply, Shared};
 use super::log::{LogError, LogStore, LoggedState};
+use super::logger::logger;
 use super::storage::RaftStorage;
 use crate::StoreError;
 use crate::command::Command;
@@ -453,5 +454,5 @@ fn new_node(config: &DriverConfig, storage: RaftStorage, applied: u64) -> raft::
         max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
         ..raft::Config::default()
     };
-    RawNode::new(&raft_config, storage, &slog::Logger::root(slog::Discard, slog::o!()))
+    RawNode::new(&raft_config, storage, &logger())
 }

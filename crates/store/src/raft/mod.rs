@@ -9,6 +9,7 @@ mod driver;
 mod engine_log;
 mod handle;
 mod log;
+mod logger;
 mod memory_log;
 mod storage;
 
