@@ -9,6 +9,7 @@
 mod api_error;
 mod clock;
 mod cluster_role_aggregation;
+mod daemon_set;
 mod deployment;
 mod discovery;
 mod disruption;
@@ -27,10 +28,12 @@ mod reconcile;
 mod registry;
 mod replica_set;
 mod resource_quota;
+mod revisions;
 mod root_ca;
 mod service_account;
 mod service_pods;
 mod spec;
+mod stateful_set;
 mod taint_eviction;
 mod template;
 

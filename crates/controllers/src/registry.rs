@@ -2,8 +2,9 @@
 
 use crate::spec::ControllerSpec;
 use crate::{
-    cluster_role_aggregation, deployment, disruption, endpoint_slice, endpoints, garbage_collector, job, namespace,
-    node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account, taint_eviction,
+    cluster_role_aggregation, daemon_set, deployment, disruption, endpoint_slice, endpoints, garbage_collector, job,
+    namespace, node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account, stateful_set,
+    taint_eviction,
 };
 
 /// In upstream's order of start.
@@ -16,10 +17,12 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     namespace::CONTROLLER,
     service_account::CONTROLLER,
     garbage_collector::CONTROLLER,
+    daemon_set::CONTROLLER,
     job::CONTROLLER,
     deployment::CONTROLLER,
     replica_set::REPLICA_SET,
     disruption::CONTROLLER,
+    stateful_set::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
     cluster_role_aggregation::CONTROLLER,
