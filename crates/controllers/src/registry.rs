@@ -39,7 +39,7 @@ mod tests {
     fn names_and_accounts_are_upstreams() {
         let facts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/facts/controllers.tsv");
         let Ok(facts) = std::fs::read_to_string(&facts) else {
-            println!("skipped: {} is not there", facts.display());
+            eprintln!("skipped: {} is not there", facts.display());
             return;
         };
         let rows: Vec<Vec<&str>> = facts.lines().map(|line| line.split('\t').collect()).collect();

@@ -17,9 +17,14 @@ use crate::{Connection, Shutdown};
 pub struct InformerFactory {
     connection: Connection,
     shutdown: Shutdown,
-    typed: Arc<Mutex<HashMap<(TypeId, Scope), Box<dyn Any + Send + Sync>>>>,
-    metadata: Arc<Mutex<HashMap<ApiResource, (Informer<Metadata>, Shutdown)>>>,
+    typed: Arc<Mutex<Typed>>,
+    metadata: Arc<Mutex<HashMap<ApiResource, Monitored>>>,
 }
+
+/// `Informer<K>` by the type of `K`.
+type Typed = HashMap<(TypeId, Scope), Box<dyn Any + Send + Sync>>;
+/// A metadata informer, and what ends it.
+type Monitored = (Informer<Metadata>, Shutdown);
 
 impl InformerFactory {
     /// Nothing is listed until a kind is asked for. Must be used inside a tokio runtime.
