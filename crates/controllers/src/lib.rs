@@ -9,6 +9,7 @@
 mod api_error;
 mod clock;
 mod cluster_role_aggregation;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod discovery;
@@ -36,6 +37,7 @@ mod spec;
 mod stateful_set;
 mod taint_eviction;
 mod template;
+mod ttl_after_finished;
 
 pub use manager::{ControllerManager, ManagerConfig, Selection, SelectionError};
 pub use registry::CONTROLLERS;

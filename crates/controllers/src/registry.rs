@@ -2,9 +2,9 @@
 
 use crate::spec::ControllerSpec;
 use crate::{
-    cluster_role_aggregation, daemon_set, deployment, disruption, endpoint_slice, endpoints, garbage_collector, job,
-    namespace, node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account, stateful_set,
-    taint_eviction,
+    cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoints,
+    garbage_collector, job, namespace, node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account,
+    stateful_set, taint_eviction, ttl_after_finished,
 };
 
 /// In upstream's order of start.
@@ -23,9 +23,11 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     replica_set::REPLICA_SET,
     disruption::CONTROLLER,
     stateful_set::CONTROLLER,
+    cron_job::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
     cluster_role_aggregation::CONTROLLER,
+    ttl_after_finished::CONTROLLER,
     root_ca::CONTROLLER,
 ];
 
