@@ -154,6 +154,35 @@ async fn a_torn_tail_of_the_log_is_cut_off() {
 }
 
 #[tokio::test]
+async fn the_log_forgets_what_the_state_file_holds_and_no_more() {
+    use crate::raft::LogStore;
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..3 {
+        let store = open(dir.path());
+        let start = std::time::Instant::now();
+        let mut n_writes = 0;
+        // The log is looked at every half second.
+        while n_writes < 12_000 || start.elapsed() < std::time::Duration::from_millis(1500) {
+            let puts = (0..100).map(|n| store.txn(put(&format!("k{n}"), "x")));
+            for written in futures::future::join_all(puts).await {
+                written.unwrap();
+            }
+            n_writes += 100;
+        }
+        let expected = contents(&store).await;
+        store.crash();
+        {
+            let mut log = crate::raft::EngineLog::open(&dir.path().join("wal")).unwrap();
+            let logged = log.load().unwrap();
+            assert!(logged.truncated.0 > 0, "life {life}");
+            assert!(logged.entries.len() >= 5_000, "followers may still ask for some: {}", logged.entries.len());
+            assert_eq!(logged.entries[0].index, logged.truncated.0 + 1);
+        }
+        assert_eq!(contents(&open(dir.path())).await, expected, "life {life}");
+    }
+}
+
+#[tokio::test]
 async fn a_restart_after_compaction_never_lowers_the_revision() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
