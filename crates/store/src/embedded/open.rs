@@ -29,7 +29,7 @@ const FORMAT: u32 = 1;
 
 impl EmbeddedStore {
     /// Opens a store, creating it if there is none, and brings it to where it was: when this returns, everything that was ever
-    /// acknowledged can be read.
+    /// acknowledged can be read. Reads the whole state file, so call it outside of async code or through `spawn_blocking`.
     pub fn open(config: EmbeddedConfig) -> Result<Self, OpenError> {
         match config.data_dir.clone() {
             None => start(config, MemoryLog, Box::new(DiscardBackend::default()), Path::new(""), None),

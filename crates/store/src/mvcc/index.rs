@@ -154,23 +154,28 @@ impl Index {
         })
     }
 
-    /// How many keys of a range exist at a revision.
-    pub(crate) fn count(&self, range: &KeyRange, revision: Revision) -> usize {
+    /// How many keys of a range exist at a revision. Stops after walking over about `n_walked_max` keys and returns the key to
+    /// go on from.
+    pub(crate) fn count(&self, range: &KeyRange, revision: Revision, n_walked_max: usize) -> (usize, Option<Bytes>) {
         let (start, end) = self.bounds(range);
-        let mut count = 0;
+        let (mut count, mut n_walked) = (0, 0);
         for index in start.leaf..=end.leaf {
             let Some(leaf) = self.leaves.get(index) else { break };
             let from = if index == start.leaf { start.entry } else { 0 };
             let to = if index == end.leaf { end.entry } else { leaf.entries.len() };
             let is_whole = from == 0 && to == leaf.entries.len();
-            count += if is_whole && leaf.newest <= revision {
-                leaf.n_live
-            } else {
-                let part = leaf.entries.get(from..to).unwrap_or_default();
-                part.iter().filter(|entry| entry.live_at(revision).is_some()).count()
-            };
+            if is_whole && leaf.newest <= revision {
+                count += leaf.n_live;
+                continue;
+            }
+            let Some(part) = leaf.entries.get(from..to).filter(|part| !part.is_empty()) else { continue };
+            if n_walked >= n_walked_max {
+                return (count, Some(part[0].key.clone()));
+            }
+            n_walked += part.len();
+            count += part.iter().filter(|entry| entry.live_at(revision).is_some()).count();
         }
-        count
+        (count, None)
     }
 
     /// First position in the range, and first one behind it.

@@ -71,12 +71,21 @@ impl RangeCursor {
         self.rest.is_none()
     }
 
-    /// Looks at up to `n_keys_max` more keys.
+    /// Looks at up to about `n_keys_max` more keys.
     pub(crate) fn step(&mut self, keyspace: &Keyspace, n_keys_max: usize) {
         let Some(rest) = self.rest.take() else { return };
+        if self.kvs.len() >= self.plan.enough {
+            return self.count_rest(keyspace, rest, n_keys_max);
+        }
         for (n_seen, entry) in keyspace.index.scan(&rest).enumerate() {
-            if self.kvs.len() >= self.plan.enough || n_seen >= n_keys_max {
-                self.suspend(keyspace, &rest, entry.key());
+            let has_enough = self.kvs.len() >= self.plan.enough;
+            if has_enough || n_seen >= n_keys_max {
+                let behind = KeyRange { start: entry.key().clone(), end: rest.end.clone() };
+                if has_enough {
+                    self.count_rest(keyspace, behind, n_keys_max);
+                } else {
+                    self.rest = Some(behind);
+                }
                 return;
             }
             let Some(record) = entry.live_at(self.revision) else { continue };
@@ -85,14 +94,11 @@ impl RangeCursor {
         }
     }
 
-    /// Stops before `next`: for good if there is enough, else until the next step.
-    fn suspend(&mut self, keyspace: &Keyspace, rest: &KeyRange, next: &Bytes) {
-        let behind = KeyRange { start: next.clone(), end: rest.end.clone() };
-        if self.kvs.len() >= self.plan.enough {
-            self.count += keyspace.index.count(&behind, self.revision);
-        } else {
-            self.rest = Some(behind);
-        }
+    /// There are enough keys; the others are only counted.
+    fn count_rest(&mut self, keyspace: &Keyspace, rest: KeyRange, n_keys_max: usize) {
+        let (count, next) = keyspace.index.count(&rest, self.revision, n_keys_max);
+        self.count += count;
+        self.rest = next.map(|start| KeyRange { start, end: rest.end });
     }
 
     pub(crate) fn finish(self) -> RangeResponse {
