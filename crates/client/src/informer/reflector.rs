@@ -147,3 +147,96 @@ impl Backoff {
         delay.mul_f64(1.0 + rand::rng().random::<f64>())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::informer::InformerFactory;
+    use crate::{Connection, ObjectKey};
+
+    type Script = Arc<Mutex<VecDeque<(u16, String)>>>;
+
+    /// An API server that answers from a script, notes what it was asked, and is silent at the end.
+    fn scripted(answers: Vec<(u16, String)>) -> (Connection, Arc<Mutex<Vec<String>>>) {
+        let script: Script = Arc::new(Mutex::new(answers.into()));
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            log.lock().push(request.uri().to_string());
+            let answer = script.lock().pop_front();
+            async move {
+                let Some((code, body)) = answer else { return std::future::pending().await };
+                let response = Response::builder().status(code).body(Full::new(Bytes::from(body)));
+                Ok::<_, Infallible>(response.unwrap_or_default())
+            }
+        });
+        (Connection::in_process(service, "test").unwrap(), asked)
+    }
+
+    fn object(name: &str, version: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": name, "namespace": "n", "uid": name, "resourceVersion": version },
+        })
+    }
+
+    fn list(version: &str, token: &str, items: &[Value]) -> (u16, String) {
+        let metadata = json!({ "resourceVersion": version, "continue": token });
+        (200, json!({ "apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": items }).to_string())
+    }
+
+    fn watch(events: &[(&str, Value)]) -> (u16, String) {
+        let lines = events.iter().map(|(type_, object)| format!("{}\n", json!({ "type": type_, "object": object })));
+        (200, lines.collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_are_joined_and_a_watch_resumes_where_it_ended() {
+        let bookmark = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "resourceVersion": "20" } });
+        let (connection, asked) = scripted(vec![
+            list("10", "next", &[object("a", "3")]),
+            list("10", "", &[object("b", "4")]),
+            watch(&[("MODIFIED", object("a", "11")), ("DELETED", object("b", "12")), ("BOOKMARK", bookmark)]),
+        ]);
+        let informer = InformerFactory::new(connection, Shutdown::new()).informer::<ConfigMap>();
+        informer.reached(20).await;
+        let names: Vec<_> = informer.list().iter().map(|one| one.metadata.name.clone().unwrap_or_default()).collect();
+        assert_eq!(names, ["a"]);
+        assert!(informer.is_synced());
+        while asked.lock().len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        let asked = asked.lock().clone();
+        assert!(asked[1].contains("continue=next"), "{asked:?}");
+        assert!(asked[2].contains("watch=true") && asked[2].contains("resourceVersion=10"), "{asked:?}");
+        assert!(asked[3].contains("watch=true") && asked[3].contains("resourceVersion=20"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_watch_lists_again_and_keeps_what_is_the_same() {
+        let expired =
+            json!({ "kind": "Status", "status": "Failure", "reason": "Expired", "message": "too old", "code": 410 });
+        let (connection, asked) = scripted(vec![
+            list("10", "", &[object("a", "3"), object("b", "4")]),
+            watch(&[("ERROR", expired)]),
+            list("30", "", &[object("a", "3"), object("c", "25")]),
+        ]);
+        let informer = InformerFactory::new(connection, Shutdown::new()).informer::<ConfigMap>();
+        informer.reached(30).await;
+        assert!(informer.get(&ObjectKey::new("n", "c")).is_some());
+        assert!(informer.get(&ObjectKey::new("n", "b")).is_none());
+        assert!(!asked.lock()[2].contains("watch=true"));
+    }
+}
