@@ -20,6 +20,7 @@ mod garbage_collector;
 mod job;
 mod manager;
 mod namespace;
+mod node_ipam;
 mod node_lifecycle;
 mod own_writes;
 mod ownership;

@@ -29,6 +29,11 @@ pub struct ManagerConfig {
     pub node_monitor_grace_seconds: i64,
     /// How long a new node may be silent (`--node-startup-grace-period`), in seconds.
     pub node_startup_grace_seconds: i64,
+    /// Ranges of pod addresses to divide among nodes (`--cluster-cidr` with `--allocate-node-cidrs`); none when empty.
+    pub cluster_cidrs: Vec<String>,
+    /// Prefix lengths of the pieces (`--node-cidr-mask-size-ipv4`, `-ipv6`).
+    pub node_cidr_mask_size_ipv4: u8,
+    pub node_cidr_mask_size_ipv6: u8,
 }
 
 impl Default for ManagerConfig {
@@ -41,6 +46,9 @@ impl Default for ManagerConfig {
             terminated_pod_gc_threshold: 12_500,
             node_monitor_grace_seconds: 50,
             node_startup_grace_seconds: 60,
+            cluster_cidrs: Vec::new(),
+            node_cidr_mask_size_ipv4: 24,
+            node_cidr_mask_size_ipv6: 64,
         }
     }
 }

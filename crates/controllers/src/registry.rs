@@ -3,8 +3,8 @@
 use crate::spec::ControllerSpec;
 use crate::{
     cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoints,
-    garbage_collector, job, namespace, node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account,
-    stateful_set, taint_eviction, ttl_after_finished,
+    garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, replica_set, resource_quota, root_ca,
+    service_account, stateful_set, taint_eviction, ttl_after_finished,
 };
 
 /// In upstream's order of start.
@@ -24,6 +24,7 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     disruption::CONTROLLER,
     stateful_set::CONTROLLER,
     cron_job::CONTROLLER,
+    node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
     cluster_role_aggregation::CONTROLLER,
