@@ -55,7 +55,7 @@ fn create(kind: &Kind, body: &str, namespace: &str) -> Result<Value, String> {
     let decoded =
         codec::decode(body.as_bytes(), Format::Json, kind, FieldValidation::Ignore).map_err(|e| e.to_string())?;
     let mut object = decoded.value;
-    defaults::apply(kind, &mut object, NOW);
+    defaults::apply_at(kind, &mut object, NOW);
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("uid".into(), UID.into());
         if kind.namespaced {
@@ -82,7 +82,7 @@ fn update(kind: &Kind, old: &Value, patch_type: PatchType, patch: &str) -> Resul
     let patch = Patch::decode(patch_type, patch.as_bytes(), true).map_err(|e| e.to_string())?;
     let patched = patch.apply_to(kind, old).map_err(|e| e.to_string())?;
     let mut object = codec::normalize(&patched.object, kind).map_err(|e| e.to_string())?.value;
-    defaults::apply(kind, &mut object, NOW);
+    defaults::apply_at(kind, &mut object, NOW);
     rules::reset_for_update(kind, &mut object, old);
     (kind.strategy.prepare_for_update)(&mut object, old, &CTX);
     let mut errors = ErrorList::new();
@@ -230,5 +230,97 @@ fn recorded_patches_are_answered_alike() {
         }
     }
     eprintln!("{n_same} alike, {n_different} different");
+    assert_eq!(n_different, 0);
+}
+
+/// A stored object after a patch to one of its subresources.
+fn update_part(kind: &Kind, part: &str, old: &Value, patch_type: PatchType, patch: &str) -> Result<Value, String> {
+    let rule = kind.strategy.subresource(part).ok_or_else(|| format!("{} has no rules for {part}", kind.kind))?;
+    let patch = Patch::decode(patch_type, patch.as_bytes(), true).map_err(|e| e.to_string())?;
+    let patched = patch.apply_to(kind, old).map_err(|e| e.to_string())?;
+    let mut object = codec::normalize(&patched.object, kind).map_err(|e| e.to_string())?.value;
+    defaults::apply_at(kind, &mut object, NOW);
+    if part == "status" {
+        rules::reset_for_status_update(kind, &mut object, old);
+    }
+    (rule.prepare_for_update)(&mut object, old, &CTX);
+    let mut errors = ErrorList::new();
+    let (new, before) = (Cursor::root(&object), Cursor::root(old));
+    meta::validate_update(kind, &new, &before, &mut errors);
+    (rule.validate_update)(&new, &before, &mut errors);
+    answer(kind, object, &errors)
+}
+
+#[test]
+fn recorded_subresource_patches_are_answered_alike() {
+    let Some(recorded) = shared("subresources.json") else { return };
+    let (mut n_same, mut n_different) = (0, 0);
+    for scenario in recorded["scenarios"].as_array().into_iter().flatten() {
+        let name = scenario["name"].as_str().unwrap_or("");
+        let mut stored: Option<(&Kind, Value)> = None;
+        for step in scenario["steps"].as_array().into_iter().flatten() {
+            let body = filled(&step["body"].to_string());
+            let path = step["path"].as_str().unwrap_or("");
+            if step["method"] == "POST" && stored.is_none() {
+                let Some(kind) = kind_of(path).filter(|_| step["body"].is_object()) else { continue };
+                let Ok(mut object) = create(kind, &body, "ns") else { continue };
+                object["metadata"]["resourceVersion"] = "1".into();
+                stored = Some((kind, object));
+                continue;
+            }
+            let patch_type = step["headers"]["Content-Type"].as_str().and_then(PatchType::from_media_type);
+            let (Some(patch_type), Some((kind, old))) = (patch_type, &mut stored) else { continue };
+            let parts: Vec<&str> = path.rsplit('/').take(3).collect();
+            let [part, _, resource] = parts[..] else { continue };
+            let is_part = resource == &*kind.resource && matches!(part, "status" | "ephemeralcontainers" | "resize");
+            let expected = match step["expect"]["status"].as_i64() {
+                Some(200) => None,
+                Some(422) => step["expect"]["body"]["message"].as_str().map(filled),
+                _ => continue,
+            };
+            if !is_part {
+                continue;
+            }
+            let ours = match update_part(kind, part, old, patch_type, &body) {
+                Ok(object) => {
+                    *old = object;
+                    None
+                }
+                Err(message) => Some(message),
+            };
+            if ours == expected {
+                n_same += 1;
+            } else {
+                n_different += 1;
+                eprintln!("{name} {part}\n   patch {body}\n   ours {ours:?}\n   them {expected:?}");
+            }
+        }
+    }
+    eprintln!("{n_same} alike, {n_different} different");
+    assert_eq!(n_different, 0);
+}
+
+#[test]
+fn recorded_warnings_are_given_alike() {
+    let Some(recorded) = shared("warnings.json") else { return };
+    let mut n_different = 0;
+    for scenario in recorded["scenarios"].as_array().into_iter().flatten() {
+        let name = scenario["name"].as_str().unwrap_or("");
+        let step = &scenario["steps"][0];
+        let Some(kind) = kind_of(step["path"].as_str().unwrap_or("")) else { continue };
+        let Ok(object) = create(kind, &filled(&step["body"].to_string()), "ns") else { continue };
+        let mut ours = Vec::new();
+        (kind.strategy.warnings)(&Cursor::root(&object), None, &mut ours);
+        let recorded = step["expect"]["headers"]["Warning"].as_array();
+        let theirs: Vec<String> = recorded
+            .into_iter()
+            .flatten()
+            .filter_map(|w| serde_json::from_str::<String>(w.as_str()?.strip_prefix("299 - ")?).ok())
+            .collect();
+        if ours != theirs {
+            n_different += 1;
+            eprintln!("{name}\n   ours {ours:?}\n   them {theirs:?}");
+        }
+    }
     assert_eq!(n_different, 0);
 }

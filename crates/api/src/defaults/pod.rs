@@ -29,6 +29,10 @@ pub(super) fn pod(p: &mut Fields<'_>) {
     }
     pod_level_resources(&mut spec);
     spec.default("enableServiceLinks", || json!(true));
+    // A pod is read with a negative grace period as 1; a template keeps what it says.
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|grace| grace < 0) {
+        spec.set("terminationGracePeriodSeconds", json!(1));
+    }
     if spec.get("hostNetwork") == Some(&json!(true)) {
         for list in ["containers", "initContainers"] {
             spec.each(list, |container| {
