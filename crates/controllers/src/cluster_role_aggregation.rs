@@ -6,7 +6,7 @@ use std::sync::Arc;
 use client::{Informer, LabelSelectorExt, ObjectKey, WorkQueue};
 use futures::FutureExt;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::ownership::name;
@@ -73,7 +73,15 @@ impl Reconciler for Controller {
             "rules": rules,
         });
         let params = PatchParams::apply(CONTROLLER.name).force();
-        self.ctx.connection.all::<ClusterRole>().patch(&key.name, &params, &Patch::Apply(applied)).await?;
+        let api = self.ctx.connection.all::<ClusterRole>();
+        match api.patch(&key.name, &params, &Patch::Apply(applied)).await {
+            // A server without server-side apply gets the whole object.
+            Err(kube::Error::Api(status)) if status.code == 415 => {
+                let changed = ClusterRole { rules: Some(rules), ..role.as_ref().clone() };
+                api.replace(&key.name, &PostParams::default(), &changed).await?;
+            }
+            written => drop(written?),
+        }
         Ok(Requeue::Never)
     }
 }
