@@ -196,7 +196,8 @@ fn prepare(request: &Request, object: &mut Value, old: &Value, moment: &Moment) 
         None if request.subresource.is_empty() => (strategy.prepare_for_update)(object, old, &context),
         None => {}
     }
-    if rules::bumps_generation(&request.kind, object, old) {
+    // A status write may carry annotations (a Deployment's revision), but never a new wish.
+    if request.subresource != "status" && rules::bumps_generation(&request.kind, object, old) {
         let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
         set_metadata(object, "generation", (generation + 1).into());
     }
