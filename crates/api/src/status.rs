@@ -192,6 +192,12 @@ impl Status {
         Self::failure(406, "NotAcceptable", message, None)
     }
 
+    /// The router produces none of the media types that the client takes.
+    pub fn no_representation(available: &[&str]) -> Self {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", available.join(", "));
+        Self::failure(406, "NotAcceptable", message, Some(Details::default()))
+    }
+
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
         let message = format!(
             "the body of the request was in an unknown format - accepted media types include: {}",

@@ -18,6 +18,8 @@ pub struct Context<'a> {
     pub user: &'a str,
     /// The user's groups.
     pub groups: &'a [String],
+    /// What else authentication knows of the user.
+    pub extra: &'a std::collections::BTreeMap<String, Vec<String>>,
     /// A fresh uid for kinds that derive fields from it (Job) before the object has one.
     pub uid: &'a str,
 }
@@ -45,6 +47,8 @@ pub struct Strategy {
     pub subresources: &'static [SubresourceStrategy],
     /// Seconds of grace for a delete that asked for `requested`; `None`: the kind is deleted at once.
     pub grace_period: Option<fn(object: &Value, requested: Option<i64>) -> i64>,
+    /// Said to a client that deletes without choosing a propagation policy.
+    pub default_propagation_warning: Option<&'static str>,
 }
 
 impl Strategy {
@@ -58,6 +62,7 @@ impl Strategy {
         warnings: |_, _, _| {},
         subresources: &[],
         grace_period: None,
+        default_propagation_warning: None,
     };
 
     pub fn subresource(&self, name: &str) -> Option<&'static SubresourceStrategy> {

@@ -12,7 +12,8 @@ use api::{Cursor, ErrorList, Kind, Status, Value, defaults, meta, rules};
 
 const NOW: &str = "2026-01-01T00:00:00Z";
 const UID: &str = "00000000-0000-0000-0000-0000000000aa";
-const CTX: Context<'static> = Context { now: NOW, user: "admin", groups: &[], uid: UID };
+const CTX: Context<'static> =
+    Context { now: NOW, user: "admin", groups: &[], extra: &std::collections::BTreeMap::new(), uid: UID };
 
 /// Answers that need the server around this crate, by scenario, with what decides them.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -310,6 +311,7 @@ fn recorded_warnings_are_given_alike() {
         let Some(kind) = kind_of(step["path"].as_str().unwrap_or("")) else { continue };
         let Ok(object) = create(kind, &filled(&step["body"].to_string()), "ns") else { continue };
         let mut ours = Vec::new();
+        ours.extend(api::kinds::deprecation(&kind).map(str::to_owned));
         (kind.strategy.warnings)(&Cursor::root(&object), None, &mut ours);
         let recorded = step["expect"]["headers"]["Warning"].as_array();
         let theirs: Vec<String> = recorded

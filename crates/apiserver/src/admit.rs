@@ -16,6 +16,8 @@ pub(crate) use crate::admission::Operation;
 
 /// Tries to charge a quota against other writers.
 const CHARGES_MAX: usize = 10;
+/// How often a write that waits looks again.
+const PATIENCE_STEP: std::time::Duration = std::time::Duration::from_millis(5);
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
 /// What admission gathers over one write.
@@ -24,18 +26,31 @@ pub(crate) struct Admission {
     pub warnings: Vec<String>,
 }
 
-/// The mutating phase.
-pub(crate) fn mutate(
+/// The mutating phase. First it gives what the write needs and is about to come a moment to come.
+pub(crate) async fn mutate(
     gateway: &Gateway,
     request: &Request,
     operation: Operation,
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<Admission, Status> {
+    let view = view(request, operation, old);
+    patience(gateway, &view, object).await;
     let suffix = suffix();
     let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
-    gateway.admission.admit(&view(request, operation, old), object, &mut context)?;
+    gateway.admission.admit(&view, object, &mut context)?;
     Ok(Admission { warnings: context.warnings })
+}
+
+/// Waits while something is missing that may still come.
+async fn patience(gateway: &Gateway, view: &admission::Request<'_>, object: &Value) {
+    let started = tokio::time::Instant::now();
+    while let Some(awaited) = admission::awaited(view, object, gateway.cache.as_ref()) {
+        if started.elapsed() >= awaited.patience {
+            return;
+        }
+        tokio::time::sleep(PATIENCE_STEP).await;
+    }
 }
 
 /// The judging phase, and the charge to quotas for what passes it.

@@ -103,7 +103,8 @@ impl Gateway {
         let user = self.authenticate(peer, &call.headers)?;
         let target =
             target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
-        let action = action(&target, &call.method, &query);
+        let fields = equalities(&query);
+        let action = action(&target, &call.method, &query, &fields);
         let user = match impersonation::wanted(&call.headers)? {
             None => user,
             Some(wanted) => {
@@ -111,7 +112,6 @@ impl Gateway {
                 impersonation::impersonate(&wanted, &user, &action, &authorize)?
             }
         };
-        let fields = equalities(&query);
         self.authz.require(&user, &action, &fields)?;
         match target {
             Target::Other(path) => self.other(&path, call, &query).await,
@@ -180,7 +180,10 @@ impl Gateway {
             query,
             kind,
         };
-        let reply = self.dispatch(&request).await?;
+        let mut reply = self.dispatch(&request).await?;
+        if let Some(deprecation) = api::kinds::deprecation(&request.kind) {
+            reply.warnings.insert(0, deprecation.to_owned());
+        }
         self.present(&request, reply)
     }
 
@@ -194,6 +197,9 @@ impl Gateway {
         }
         if !path.name.is_empty() && kind.storage_prefix.is_empty() && kind.resource != "componentstatuses" {
             return Err(Status::unknown_endpoint());
+        }
+        if verb == "create" && !path.name.is_empty() && path.subresource.is_empty() {
+            return Err(Status::method_not_allowed());
         }
         // A create across all namespaces is routed so that the body's namespace mismatch is what the client hears.
         let across = kind.namespaced && path.namespace.is_empty() && !all_namespaces_ok && verb != "create";
@@ -299,7 +305,7 @@ fn verb(method: &Method, named: bool, watching: bool) -> Option<&'static str> {
 }
 
 /// What authorization is asked.
-fn action(target: &Target, method: &Method, query: &Query) -> Action {
+fn action(target: &Target, method: &Method, query: &Query, fields: &[(String, String)]) -> Action {
     match target {
         Target::Other(path) => Action::NonResource { verb: method.as_str().to_ascii_lowercase(), path: path.clone() },
         Target::Resource(path) => {
@@ -316,10 +322,15 @@ fn action(target: &Target, method: &Method, query: &Query) -> Action {
                 resource: path.resource.clone(),
                 subresource: path.subresource.clone(),
                 namespace: path.namespace.clone(),
-                name: path.name.clone(),
+                name: if path.name.is_empty() && verb != "create" { selected_name(fields) } else { path.name.clone() },
             }
         }
     }
+}
+
+/// A list of one object by name is authorized as if it were a get of it.
+fn selected_name(fields: &[(String, String)]) -> String {
+    fields.iter().find(|(field, _)| field == "metadata.name").map(|(_, name)| name.clone()).unwrap_or_default()
 }
 
 /// `field=value` requirements of the field selector: what the node authorizer reads.

@@ -55,14 +55,13 @@ async fn component_statuses(gateway: &Gateway, request: &Request) -> Result<Repl
             json!({ "metadata": { "name": name }, "conditions": [condition] })
         })
         .collect();
-    let warnings = vec!["v1 ComponentStatus is deprecated in v1.19+".to_owned()];
     if request.verb == "list" {
         let list = json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items });
-        return Ok(Reply { warnings, ..Reply::document(200, list) });
+        return Ok(Reply::document(200, list));
     }
     let found = items.into_iter().find(|item| api::meta::name(item) == request.name);
     let Some(mut item) = found else { return Err(Status::not_found(request.kind.as_ref().into(), &request.name)) };
     item["kind"] = "ComponentStatus".into();
     item["apiVersion"] = "v1".into();
-    Ok(Reply { warnings, ..Reply::document(200, item) })
+    Ok(Reply::document(200, item))
 }

@@ -28,7 +28,13 @@ impl Moment {
     }
 
     pub(crate) fn context<'a>(&'a self, request: &'a Request) -> Context<'a> {
-        Context { now: &self.now, user: &request.user.name, groups: &request.user.groups, uid: &self.uid }
+        Context {
+            now: &self.now,
+            user: &request.user.name,
+            groups: &request.user.groups,
+            extra: &request.user.extra,
+            uid: &self.uid,
+        }
     }
 }
 
@@ -86,6 +92,31 @@ pub(crate) fn decode_body(request: &Request) -> Result<codec::Decoded, Status> {
     Ok(decoded)
 }
 
+/// Owner references to the same uid are kept once; the client is told.
+pub(crate) fn deduplicate_owners(object: &mut Value, warnings: &mut Vec<String>) {
+    let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else { return };
+    let mut repeated = Vec::new();
+    let mut seen: Vec<Value> = Vec::new();
+    owners.retain(|owner| {
+        let is_copy = seen.contains(owner);
+        if let Some(uid) = owner["uid"].as_str()
+            && seen.iter().any(|other| other["uid"] == owner["uid"])
+            && !repeated.contains(&uid.to_owned())
+        {
+            repeated.push(uid.to_owned());
+        }
+        seen.push(owner.clone());
+        !is_copy
+    });
+    if !repeated.is_empty() {
+        warnings.push(format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject \
+             such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            repeated.join(", ")
+        ));
+    }
+}
+
 /// The object's namespace must be that of the request; an empty one is filled in.
 pub(crate) fn settle_namespace(request: &Request, object: &mut Value) -> Result<(), Status> {
     let named = meta::namespace(object);
@@ -95,6 +126,8 @@ pub(crate) fn settle_namespace(request: &Request, object: &mut Value) -> Result<
     if named.is_empty() || !request.kind.namespaced {
         if request.kind.namespaced {
             set_metadata(object, "namespace", request.namespace.clone().into());
+        } else {
+            set_metadata(object, "namespace", Value::Null);
         }
         return Ok(());
     }

@@ -112,6 +112,9 @@ fn requester(request: &mut Value, ctx: &Context<'_>) {
     if !ctx.groups.is_empty() {
         spec.insert("groups".to_owned(), json!(ctx.groups));
     }
+    if !ctx.extra.is_empty() {
+        spec.insert("extra".to_owned(), json!(ctx.extra));
+    }
 }
 
 fn find<'v>(request: &'v Value, kind: &str) -> Option<&'v Value> {

@@ -10,9 +10,6 @@ pub const STRATEGY: Strategy = Strategy {
         meta::validate_update_again(new, old, errors);
         validate(new, errors);
     },
-    warnings: |_, _, out| {
-        out.push("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned());
-    },
     ..Strategy::DEFAULT
 };
 

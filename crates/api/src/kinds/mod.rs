@@ -70,6 +70,17 @@ pub fn builtin() -> &'static Registry {
     BUILTIN.get_or_init(|| load::parse(include_str!("../../data/kinds.tsv")))
 }
 
+/// Kinds whose every request is answered with a warning of their deprecation.
+const DEPRECATED: [(&str, &str, &str); 2] = [
+    ("", "Endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+    ("", "ComponentStatus", "v1 ComponentStatus is deprecated in v1.19+"),
+];
+
+/// What to tell everybody who uses a kind; it comes before all other warnings.
+pub fn deprecation(kind: &Kind) -> Option<&'static str> {
+    DEPRECATED.iter().find(|(group, name, _)| kind.group == *group && kind.kind == *name).map(|(_, _, text)| *text)
+}
+
 impl Registry {
     /// `("apps", "v1", "deployments")`.
     pub fn by_resource(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Kind>> {

@@ -64,13 +64,22 @@ pub(crate) fn negotiate(header: Option<&str>, shape: Shape, pretty: bool) -> Res
     alternatives.sort_by(|a, b| b.quality.total_cmp(&a.quality));
     for alternative in &alternatives {
         let encoding = match alternative.media_type {
-            "application/json" | "*/*" | "application/*" => json,
+            "application/json" | "*/*" => json,
             "application/yaml" if shape != Shape::Watch => Encoding::Yaml,
             _ => continue,
         };
         if let Some(form) = alternative.form(shape) {
             return Ok(Accept { encoding, form });
         }
+    }
+    // A media type that nobody produces is refused by the router, a form of a known one by the negotiation behind it.
+    let produced = |a: &Alternative<'_>| MEDIA_TYPES.contains(&a.media_type) || a.media_type == "*/*";
+    if !alternatives.iter().any(produced) {
+        let mut representations = MEDIA_TYPES.to_vec();
+        if shape == Shape::Watch {
+            representations.extend(WATCH_MEDIA_TYPES);
+        }
+        return Err(Status::no_representation(&representations));
     }
     Err(Status::not_acceptable(if shape == Shape::Watch { &WATCH_MEDIA_TYPES } else { &MEDIA_TYPES }))
 }

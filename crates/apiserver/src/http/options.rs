@@ -110,18 +110,31 @@ impl ListOptions {
     }
 }
 
+/// A resourceVersion that is no number. Prints as upstream's field error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("resourceVersion: Invalid value: \"{text}\": {}", self.cause())]
+pub(crate) struct InvalidResourceVersion {
+    text: String,
+    what: &'static str,
+}
+
+impl InvalidResourceVersion {
+    /// The error of the number alone.
+    pub(crate) fn cause(&self) -> String {
+        format!("strconv.ParseUint: parsing \"{}\": {}", self.text, self.what)
+    }
+}
+
 /// A resourceVersion is a decimal uint64; the error is upstream's field error.
-pub(crate) fn parse_resource_version(text: &str) -> Result<Revision, String> {
+pub(crate) fn parse_resource_version(text: &str) -> Result<Revision, InvalidResourceVersion> {
     if text.is_empty() {
         return Ok(Revision(0));
     }
-    let describe = |what: &str| {
-        format!("resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": {what}")
-    };
+    let invalid = |what| InvalidResourceVersion { text: text.to_owned(), what };
     if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(describe("invalid syntax"));
+        return Err(invalid("invalid syntax"));
     }
-    let number: u64 = text.parse().map_err(|_| describe("value out of range"))?;
+    let number: u64 = text.parse().map_err(|_| invalid("value out of range"))?;
     // Revisions are int64 in the store; nothing beyond can have happened.
     Ok(Revision(i64::try_from(number).unwrap_or(i64::MAX)))
 }

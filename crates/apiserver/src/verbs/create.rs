@@ -9,8 +9,8 @@ use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::storage::{ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_options, decode_body, encode_for_storage, group_resource, set_metadata, settle_namespace,
-    validate_create, warnings, written,
+    Moment, check_options, decode_body, deduplicate_owners, encode_for_storage, group_resource, set_metadata,
+    settle_namespace, validate_create, warnings, written,
 };
 
 /// Tries with other suffixes before a generated name gives up, as upstream.
@@ -21,7 +21,7 @@ pub(crate) async fn create(gateway: &Gateway, request: &Request) -> Result<Reply
     let decoded = decode_body(request)?;
     let mut object = decoded.value;
     if !meta::resource_version(&object).is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
     }
     settle_namespace(request, &mut object)?;
     create_object(gateway, request, object, decoded.warnings).await
@@ -36,7 +36,8 @@ pub(crate) async fn create_object(
 ) -> Result<Reply, Status> {
     let kind = &request.kind;
     let moment = Moment::now();
-    let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, None)?;
+    deduplicate_owners(&mut object, &mut notes);
+    let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, None).await?;
     let generated = meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty();
     let _serial = gateway.allocations.lock(kind).await;
     for _ in 0..GENERATE_NAME_TRIES {

@@ -87,6 +87,12 @@ impl DeleteOptions {
         if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
     }
 
+    /// What a client that did not choose a propagation policy is told about the kind's default.
+    pub(crate) fn warning(&self, request: &Request) -> Option<String> {
+        let chosen = self.propagation_policy.is_some() || self.orphan_dependents.is_some();
+        request.kind.strategy.default_propagation_warning.filter(|_| !chosen).map(str::to_owned)
+    }
+
     /// The preconditions against an object; upstream names the kind here, not the resource.
     fn check(&self, request: &Request, object: &Value, revision: Revision) -> Result<(), Status> {
         let kind = api::status::GroupResource { group: &request.kind.group, resource: &request.kind.kind };
@@ -114,7 +120,9 @@ impl DeleteOptions {
 pub(crate) async fn delete(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
     let options = DeleteOptions::decode(request)?;
-    delete_object(gateway, request, &options).await
+    let mut reply = delete_object(gateway, request, &options).await?;
+    reply.warnings.extend(options.warning(request));
+    Ok(reply)
 }
 
 /// Deletes `request.name`, or marks it as being deleted.
@@ -261,14 +269,16 @@ async fn execute(
     let kind = &request.kind;
     match plan {
         Plan::Remove(object) => {
+            let mut revision = current.mod_revision;
             if !options.dry_run {
                 let outcome = gateway.objects.delete(key, current.mod_revision).await;
-                if let WriteOutcome::Conflict(_) = outcome.map_err(|e| from_store(kind, "delete", e))? {
-                    return Ok(None);
+                match outcome.map_err(|e| from_store(kind, "delete", e))? {
+                    WriteOutcome::Written(deleted_at) => revision = deleted_at,
+                    WriteOutcome::Conflict(_) => return Ok(None),
                 }
                 gateway.allocations.after_delete(gateway, kind, &object).await;
             }
-            Ok(Some(removed(request, &object, current.mod_revision)?))
+            Ok(Some(removed(request, &object, revision)?))
         }
         Plan::Mark(mut object) => {
             if kind.kind == "Namespace" && kind.group.is_empty() {

@@ -38,5 +38,6 @@ pub(crate) async fn delete_collection(gateway: &Gateway, request: &Request) -> R
     if let Some(status) = failures.next().await {
         return Err(status);
     }
-    Ok(Reply::new(200, Content::Body(presenter.content_type(), presenter.list(items, &metadata)?)))
+    let reply = Reply::new(200, Content::Body(presenter.content_type(), presenter.list(items, &metadata)?));
+    Ok(Reply { warnings: options.warning(request).into_iter().collect(), ..reply })
 }

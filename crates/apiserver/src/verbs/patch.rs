@@ -83,7 +83,9 @@ pub(super) fn patched(
         Status::invalid("", "", "", &errors)
     };
     let normalized = codec::normalize(&patched.object, target).map_err(|error| refuse(error.message))?;
-    let strict: Vec<String> = patch.strict_errors().iter().cloned().chain(normalized.strict_errors).collect();
+    let mut unknown = normalized.strict_errors;
+    unknown.sort();
+    let strict: Vec<String> = patch.strict_errors().iter().cloned().chain(unknown).collect();
     match validation {
         FieldValidation::Strict if !strict.is_empty() => {
             Err(refuse(format!("strict decoding error: {}", strict.join(", "))))

@@ -31,9 +31,11 @@ impl IncludeObject {
             "None" => Ok(Self::None),
             "" | "Metadata" => Ok(Self::Metadata),
             "Object" => Ok(Self::Object),
-            other => {
-                Err(Status::bad_request(format!("unrecognized includeObject value: {}", api::field::go_quote(other))))
-            }
+            other => Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', \
+                 'None', or empty",
+                api::field::go_quote(other)
+            ))),
         }
     }
 }
@@ -134,6 +136,10 @@ impl Presenter {
         out
     }
 
+    fn no_rows(&self) -> Value {
+        self.printer.as_ref().map_or(Value::Null, |printer| printer.no_rows())
+    }
+
     fn table(&self, version: &str, metadata: Value, rows: Vec<Value>, with_columns: bool) -> Value {
         let printer = self.printer.as_ref().filter(|_| with_columns);
         let columns = printer.map_or(Value::Null, |printer| printer.header());
@@ -142,7 +148,7 @@ impl Presenter {
             "apiVersion": format!("meta.k8s.io/{version}"),
             "metadata": metadata,
             "columnDefinitions": columns,
-            "rows": rows,
+            "rows": if rows.is_empty() { self.no_rows() } else { rows.into() },
         })
     }
 

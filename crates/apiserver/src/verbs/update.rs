@@ -11,8 +11,8 @@ use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
 use crate::storage::{Current, ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_options, decode_body, decode_stored, encode_for_storage, group_resource, reject_invalid,
-    set_metadata, settle_namespace, warnings, written,
+    Moment, check_options, decode_body, decode_stored, deduplicate_owners, encode_for_storage, group_resource,
+    reject_invalid, set_metadata, settle_namespace, warnings, written,
 };
 
 /// Races with other writers before the client is asked to try again itself.
@@ -95,7 +95,8 @@ pub(super) async fn replace(
     let old = decode_stored(kind, &current.value, current.mod_revision)?;
     check_preconditions(request, key, &object, &old, current.mod_revision)?;
     let moment = Moment::now();
-    let mut admission = admit::mutate(gateway, request, Operation::Update, &mut object, Some(&old))?;
+    deduplicate_owners(&mut object, &mut notes);
+    let mut admission = admit::mutate(gateway, request, Operation::Update, &mut object, Some(&old)).await?;
     carry_over(request, &mut object, &old);
     prepare(request, &mut object, &old, &moment);
     let _serial = gateway.allocations.lock(kind).await;
@@ -139,7 +140,8 @@ fn check_preconditions(
     revision: Revision,
 ) -> Result<(), Status> {
     let version = meta::resource_version(object);
-    let wanted = parse_resource_version(version).map_err(|error| Status::internal(error))?;
+    // Upstream lets the bare parse error through here.
+    let wanted = parse_resource_version(version).map_err(|error| Status::unknown(error.cause()))?;
     let new_uid = meta::uid(object);
     if !new_uid.is_empty() && new_uid != meta::uid(old) {
         let text = format!(
@@ -155,7 +157,8 @@ fn check_preconditions(
         }
         let mut errors = ErrorList::new();
         errors.invalid(api::Path::new("metadata.resourceVersion"), 0, "must be specified for an update");
-        return reject_invalid(&request.kind, &request.name, &errors);
+        // The resource is named here, not the kind.
+        return Err(Status::invalid(&request.kind.group, &request.kind.resource, &request.name, &errors));
     }
     if wanted != revision {
         return Err(Status::modified(group_resource(request), &request.name));

@@ -27,6 +27,10 @@ const MANY_COMPLETIONS: i64 = 100_000;
 const MANY_COMPLETIONS_MAX: i64 = 10_000;
 
 pub const JOB: Strategy = Strategy {
+    default_propagation_warning: Some(
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set \
+         propagationPolicy=Orphan to suppress this warning",
+    ),
     prepare_for_create: generate_selector,
     validate: |job, errors| {
         generated_selector(job, errors);
@@ -266,7 +270,8 @@ fn spec_warnings(spec: &Cursor<'_>, path: &Path, out: &mut Vec<String>) {
 mod tests {
     use super::*;
 
-    const CTX: Context<'static> = Context { now: "", user: "", groups: &[], uid: "u-1" };
+    const CTX: Context<'static> =
+        Context { now: "", user: "", groups: &[], extra: &std::collections::BTreeMap::new(), uid: "u-1" };
 
     pub(super) fn job(changes: Value) -> Value {
         let mut job = json!({"metadata": {"name": "a", "uid": "u-1", "resourceVersion": "1"}, "spec": {

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 
-const CTX: Context<'static> = Context { now: "2026-01-01T00:00:00Z", user: "", groups: &[], uid: "" };
+const CTX: Context<'static> =
+    Context { now: "2026-01-01T00:00:00Z", user: "", groups: &[], extra: &std::collections::BTreeMap::new(), uid: "" };
 
 fn container() -> Value {
     json!({
