@@ -44,13 +44,14 @@ pub(crate) fn rfc3339(timestamp: Timestamp) -> String {
 }
 
 /// Media types of request bodies that hold an object.
-const OBJECT_MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const OBJECT_MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", codec::protobuf::MEDIA_TYPE];
 
 /// The format of a body by its media type; JSON when none is given, as upstream.
 pub(crate) fn body_format(content_type: &str) -> Result<codec::Format, Status> {
     match content_type {
         "" | "application/json" | "*/*" => Ok(codec::Format::Json),
         "application/yaml" => Ok(codec::Format::Yaml),
+        codec::protobuf::MEDIA_TYPE => Ok(codec::Format::Protobuf),
         _ => Err(Status::unsupported_media_type(&OBJECT_MEDIA_TYPES)),
     }
 }

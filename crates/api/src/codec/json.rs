@@ -36,18 +36,7 @@ type Result<T> = std::result::Result<T, ParseError>;
 
 /// Reads `text` as an object of type `root`. With `strict`, unknown and duplicate fields are collected.
 pub(super) fn parse(text: &str, schema: &Schema, root: TypeId, strict: bool) -> Result<Parsed> {
-    let mut reader = Reader {
-        text,
-        bytes: text.as_bytes(),
-        at: 0,
-        depth: 0,
-        schema,
-        strict,
-        path: Vec::with_capacity(16),
-        slots: Vec::with_capacity(64),
-        type_error: None,
-        strict_errors: Vec::new(),
-    };
+    let mut reader = Reader::new(text, schema, strict);
     reader.skip_space();
     let value = reader.value(Shape::Ref(root), GoType::Derived)?;
     reader.skip_space();
@@ -59,6 +48,15 @@ pub(super) fn parse(text: &str, schema: &Schema, root: TypeId, strict: bool) -> 
     }
     let value = value.unwrap_or_else(|| schema.zero(root));
     Ok(Parsed { value, strict_errors: reader.strict_errors })
+}
+
+/// Reads a document of no particular type; `None` when it is not JSON or nests too deep.
+pub(super) fn any(text: &str) -> Option<Value> {
+    let mut reader = Reader::new(text, Schema::builtin(), false);
+    reader.skip_space();
+    let value = reader.any().ok()?;
+    reader.skip_space();
+    (reader.at == reader.bytes.len()).then_some(value)
 }
 
 /// One step from the root to the value being read.
@@ -111,6 +109,21 @@ struct Reader<'s, 't> {
 }
 
 impl<'s, 't> Reader<'s, 't> {
+    fn new(text: &'t str, schema: &'s Schema, strict: bool) -> Self {
+        Self {
+            text,
+            bytes: text.as_bytes(),
+            at: 0,
+            depth: 0,
+            schema,
+            strict,
+            path: Vec::with_capacity(16),
+            slots: Vec::with_capacity(64),
+            type_error: None,
+            strict_errors: Vec::new(),
+        }
+    }
+
     /// Reads a value; `None` for `null` and for values of a wrong type, which leave a Go variable as it was.
     fn value(&mut self, shape: Shape, go: GoType<'s>) -> Result<Option<Value>> {
         let first = self.peek()?;
@@ -710,7 +723,7 @@ impl<'s, 't> Reader<'s, 't> {
 }
 
 /// A field that was given a value: left out when Go would leave it out.
-fn present(schema: &Schema, ty: &Type, field: &Field, value: Value) -> Option<Value> {
+pub(super) fn present(schema: &Schema, ty: &Type, field: &Field, value: Value) -> Option<Value> {
     if field.pointer {
         return Some(value);
     }

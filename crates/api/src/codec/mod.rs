@@ -1,4 +1,4 @@
-//! Bytes to objects and back, exactly as upstream's JSON and YAML serializers see them.
+//! Bytes to objects and back, exactly as upstream's JSON, YAML and protobuf serializers see them.
 //!
 //! [`decode`] reads in one pass, driven by the schema: names are case-sensitive, `null` is absent, types are checked with Go's
 //! error texts, unknown and duplicate fields are collected with their paths. What comes out is *normalised*: keys in schema
@@ -8,6 +8,7 @@
 mod base64;
 mod encode;
 mod json;
+pub mod protobuf;
 mod target;
 mod time;
 pub mod yaml;
@@ -46,6 +47,8 @@ impl FieldValidation {
 pub enum Format {
     Json,
     Yaml,
+    /// Kubernetes' protobuf, in its envelope.
+    Protobuf,
 }
 
 /// A normalised object and what to tell the client about it.
@@ -90,6 +93,11 @@ pub fn decode<'t>(
             let read = read.map_err(|e| e.explain(&target, bytes))?;
             judge(read, json.duplicates, &target, validation)
         }
+        // Unknown fields of a protobuf message have no names to complain about.
+        Format::Protobuf => match protobuf::read(bytes, &target) {
+            Ok(read) => Ok(Decoded { value: read.value, warnings: Vec::new() }),
+            Err(failure) => Err(failure.explain(&target, bytes)),
+        },
     }
 }
 
@@ -123,6 +131,7 @@ pub fn decode_delete_options(bytes: &[u8], format: Format) -> Result<Value, Deco
             owned = yaml::to_json(bytes).map_err(|text| DecodeError { message: text })?;
             &owned.bytes
         }
+        Format::Protobuf => return protobuf::read(bytes, &target).map(|read| read.value).map_err(plain),
     };
     read(json, &target, false).map(|read| read.value).map_err(plain)
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::kinds;
 
-fn kind(group: &str, version: &str, kind: &str) -> &'static crate::Kind {
+pub(super) fn kind(group: &str, version: &str, kind: &str) -> &'static crate::Kind {
     kinds::builtin().by_kind(group, version, kind).expect("built-in kind")
 }
 
@@ -29,7 +29,7 @@ fn shared(folder: &str) -> Option<PathBuf> {
 }
 
 /// Golden objects of the served kinds: file stem, kind.
-fn golden() -> Vec<(PathBuf, &'static crate::Kind)> {
+pub(super) fn golden() -> Vec<(PathBuf, &'static crate::Kind)> {
     let mut out = Vec::new();
     for folder in ["testdata/api-roundtrip", "testdata/api-roundtrip-crd"] {
         let Some(folder) = shared(folder) else { continue };

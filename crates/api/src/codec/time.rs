@@ -23,16 +23,50 @@ pub(super) fn canonical(text: &str, precision: Precision) -> Result<Option<Strin
     }
     let mut parser = Parser { text, at: 0, layout: precision.layout() };
     let time = parser.time(precision)?;
-    let time = time.to_utc();
+    Ok(print(&time.to_utc(), precision))
+}
+
+/// A time in UTC; `None` for the zero time.
+fn print(time: &Time, precision: Precision) -> Option<String> {
     if (time.year, time.month, time.day) == (1, 1, 1) && time.second_of_day == 0 && time.micros == 0 {
-        return Ok(None);
+        return None;
     }
     let (h, m, s) = (time.second_of_day / 3600, time.second_of_day / 60 % 60, time.second_of_day % 60);
     let head = format!("{:04}-{:02}-{:02}T{h:02}:{m:02}:{s:02}", time.year, time.month, time.day);
-    Ok(Some(match precision {
+    Some(match precision {
         Precision::Seconds => format!("{head}Z"),
         Precision::Micros => format!("{head}.{:06}Z", time.micros),
-    }))
+    })
+}
+
+/// The printed form of a Unix time; `None` for Go's zero time. Years that RFC 3339 cannot write are refused.
+pub(super) fn from_unix(seconds: i64, nanos: i32, precision: Precision) -> Result<Option<String>, String> {
+    const NANOS_PER_SECOND: i32 = 1_000_000_000;
+    let (seconds, nanos) = match precision {
+        Precision::Seconds => (seconds, 0),
+        Precision::Micros => {
+            (seconds.saturating_add(nanos.div_euclid(NANOS_PER_SECOND).into()), nanos.rem_euclid(NANOS_PER_SECOND))
+        }
+    };
+    let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
+    if !(0..=9999).contains(&year) {
+        return Err("Time.MarshalJSON: year outside of range [0,9999]".into());
+    }
+    let second_of_day = seconds.rem_euclid(86_400);
+    let time = Time { year, month, day, second_of_day, micros: i64::from(nanos / 1000), offset_seconds: 0 };
+    Ok(print(&time, precision))
+}
+
+/// Seconds and nanoseconds of a time in printed form.
+pub(super) fn to_unix(text: &str) -> Option<(i64, i32)> {
+    let (precision, layout) = match text.contains('.') {
+        true => (Precision::Micros, Precision::Micros.layout()),
+        false => (Precision::Seconds, Precision::Seconds.layout()),
+    };
+    let time = Parser { text, at: 0, layout }.time(precision).ok()?;
+    let days = days_from_civil(time.year, time.month, time.day);
+    let seconds = days * 86_400 + time.second_of_day - time.offset_seconds;
+    Some((seconds, i32::try_from(time.micros * 1000).ok()?))
 }
 
 /// The form that needs no parsing: what every server and client writes.
@@ -239,13 +273,30 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 
 /// Go's `time.ParseDuration` and `Duration.String`.
 pub(super) fn canonical_duration(text: &str) -> Result<String, String> {
+    let (nanos, negative) = parse_duration(text)?;
+    Ok(print_duration(nanos, negative))
+}
+
+/// How Go prints a number of nanoseconds.
+pub(super) fn duration_text(nanos: i64) -> String {
+    print_duration(nanos.unsigned_abs().into(), nanos < 0)
+}
+
+/// The nanoseconds of a duration in printed form.
+pub(super) fn duration_nanos(text: &str) -> Option<i64> {
+    let (nanos, negative) = parse_duration(text).ok()?;
+    i64::try_from(if negative { -nanos } else { nanos }).ok()
+}
+
+/// The magnitude in nanoseconds, and whether it is negative.
+fn parse_duration(text: &str) -> Result<(i128, bool), String> {
     let invalid = || format!("time: invalid duration {}", crate::field::go_quote(text));
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     if rest == "0" {
-        return Ok("0s".into());
+        return Ok((0, false));
     }
     if rest.is_empty() {
         return Err(invalid());
@@ -285,7 +336,7 @@ pub(super) fn canonical_duration(text: &str) -> Result<String, String> {
         }
         rest = tail;
     }
-    Ok(print_duration(nanos, negative))
+    Ok((nanos, negative))
 }
 
 fn print_duration(nanos: i128, negative: bool) -> String {
