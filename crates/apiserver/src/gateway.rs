@@ -25,7 +25,7 @@ use crate::http::path::{ResourcePath, Target, parse};
 use crate::http::query::Query;
 use crate::metrics::Metrics;
 use crate::storage::Objects;
-use crate::verbs::{self, Content, Presenter, Reply, Request};
+use crate::verbs::{self, Content, Notes, Presenter, Reply, Request};
 
 /// Everything a request may need. One per API server.
 #[derive(Debug)]
@@ -179,12 +179,23 @@ impl Gateway {
             verb,
             query,
             kind,
+            notes: Notes::default(),
         };
-        let mut reply = self.dispatch(&request).await?;
         if let Some(deprecation) = api::kinds::deprecation(&request.kind) {
-            reply.warnings.insert(0, deprecation.to_owned());
+            request.notes.push(deprecation);
         }
-        self.present(&request, reply)
+        let presented = match self.dispatch(&request).await {
+            Ok(mut reply) => {
+                reply.warnings.splice(0..0, request.notes.take());
+                self.present(&request, reply)
+            }
+            Err(status) => Err(status),
+        };
+        presented.or_else(|status| {
+            let mut response = respond_status(&status, header(&call.headers, ACCEPT.as_str()));
+            add_warnings(&mut response, &request.notes.take());
+            Ok(response)
+        })
     }
 
     /// Namespaced objects live in namespaces, others do not; and the verb must be one the kind has.

@@ -86,11 +86,12 @@ pub(crate) fn check_options(request: &Request) -> Result<(), Status> {
 }
 
 /// Decodes the body as an object of the request's kind and applies defaults.
-pub(crate) fn decode_body(request: &Request) -> Result<codec::Decoded, Status> {
+pub(crate) fn decode_body(request: &Request) -> Result<Value, Status> {
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
     defaults::apply_at(request.kind.as_ref(), &mut decoded.value, &rfc3339(Timestamp::now()));
-    Ok(decoded)
+    decoded.warnings.into_iter().for_each(|warning| request.notes.push(warning));
+    Ok(decoded.value)
 }
 
 /// Owner references to the same uid are kept once; the client is told.

@@ -18,24 +18,19 @@ const GENERATE_NAME_TRIES: usize = 8;
 
 pub(crate) async fn create(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
-    let decoded = decode_body(request)?;
-    let mut object = decoded.value;
+    let mut object = decode_body(request)?;
     if !meta::resource_version(&object).is_empty() {
         return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
     }
     settle_namespace(request, &mut object)?;
-    create_object(gateway, request, object, decoded.warnings).await
+    create_object(gateway, request, object).await
 }
 
 /// Creates a decoded and defaulted object: the second half of POST, and what a PUT to a missing object becomes.
-pub(crate) async fn create_object(
-    gateway: &Gateway,
-    request: &Request,
-    mut object: Value,
-    mut notes: Vec<String>,
-) -> Result<Reply, Status> {
+pub(crate) async fn create_object(gateway: &Gateway, request: &Request, mut object: Value) -> Result<Reply, Status> {
     let kind = &request.kind;
     let moment = Moment::now();
+    let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
     let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, None).await?;
     let generated = meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty();

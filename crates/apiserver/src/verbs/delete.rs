@@ -120,9 +120,10 @@ impl DeleteOptions {
 pub(crate) async fn delete(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
     let options = DeleteOptions::decode(request)?;
-    let mut reply = delete_object(gateway, request, &options).await?;
-    reply.warnings.extend(options.warning(request));
-    Ok(reply)
+    if let Some(warning) = options.warning(request) {
+        request.notes.push(warning);
+    }
+    delete_object(gateway, request, &options).await
 }
 
 /// Deletes `request.name`, or marks it as being deleted.

@@ -16,6 +16,9 @@ const WORKERS: usize = 16;
 pub(crate) async fn delete_collection(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
     let options = DeleteOptions::decode(request)?;
+    if let Some(warning) = options.warning(request) {
+        request.notes.push(warning);
+    }
     let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let (items, metadata) = select(gateway, request).await?;
     let mut failures = futures::stream::iter(items.clone())
@@ -38,6 +41,5 @@ pub(crate) async fn delete_collection(gateway: &Gateway, request: &Request) -> R
     if let Some(status) = failures.next().await {
         return Err(status);
     }
-    let reply = Reply::new(200, Content::Body(presenter.content_type(), presenter.list(items, &metadata)?));
-    Ok(Reply { warnings: options.warning(request).into_iter().collect(), ..reply })
+    Ok(Reply::new(200, Content::Body(presenter.content_type(), presenter.list(items, &metadata)?)))
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use ::bytes::Bytes;
 use api::{Kind, Status, Value};
+use parking_lot::Mutex;
 
 use crate::attributes::UserInfo;
 use crate::http::accept::Accept;
@@ -57,6 +58,22 @@ pub(crate) struct Request {
     pub user_agent: String,
     /// Verb as authorization names it.
     pub verb: &'static str,
+    /// Warnings that the client gets whatever the outcome; shared with the requests made from this one.
+    pub notes: Notes,
+}
+
+/// Warnings gathered while a request is worked on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Notes {
+    pub(crate) fn push(&self, warning: impl Into<String>) {
+        self.0.lock().push(warning.into());
+    }
+
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock())
+    }
 }
 
 impl Request {

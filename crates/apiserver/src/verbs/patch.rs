@@ -32,8 +32,8 @@ pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply,
             return Err(Status::not_found(group_resource(request), &request.name));
         };
         let old = decode_stored(&request.kind, &current.value, current.mod_revision)?;
-        let (object, notes) = apply(request, &patch, &old)?;
-        match replace(gateway, request, &key, object, current, notes).await? {
+        let object = apply(request, &patch, &old)?;
+        match replace(gateway, request, &key, object, current).await? {
             Replaced::Done(reply) => return Ok(reply),
             Replaced::LostRace => {}
         }
@@ -50,9 +50,9 @@ pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
 }
 
 /// The patched object, decoded as strictly as the client asked, with defaults.
-fn apply(request: &Request, patch: &Patch, old: &Value) -> Result<(Value, Vec<String>), Status> {
+fn apply(request: &Request, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let kind = &request.kind;
-    let (mut object, warnings) = patched(Target::from(kind.as_ref()), patch, old, field_validation(request)?)?;
+    let mut object = patched(request, Target::from(kind.as_ref()), patch, old)?;
     if meta::name(&object) != request.name {
         let text = format!(
             "the name of the object ({}) does not match the name on the URL ({})",
@@ -66,16 +66,11 @@ fn apply(request: &Request, patch: &Patch, old: &Value) -> Result<(Value, Vec<St
         return Err(Status::bad_request(text));
     }
     defaults::apply_at(kind.as_ref(), &mut object, &Moment::now().now);
-    Ok((object, warnings))
+    Ok(object)
 }
 
-/// The result of a patch as a decoded object of `target`, with warnings. What does not decode is 422: the patch is at fault.
-pub(super) fn patched(
-    target: Target<'_>,
-    patch: &Patch,
-    old: &Value,
-    validation: FieldValidation,
-) -> Result<(Value, Vec<String>), Status> {
+/// The result of a patch as a decoded object of `target`. What does not decode is 422: the patch is at fault.
+pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let patched = patch.apply(old, target.schema, Shape::Ref(target.type_id)).map_err(|error| error.status())?;
     let refuse = |text: String| {
         let mut errors = ErrorList::new();
@@ -86,11 +81,12 @@ pub(super) fn patched(
     let mut unknown = normalized.strict_errors;
     unknown.sort();
     let strict: Vec<String> = patch.strict_errors().iter().cloned().chain(unknown).collect();
-    match validation {
+    match field_validation(request)? {
         FieldValidation::Strict if !strict.is_empty() => {
-            Err(refuse(format!("strict decoding error: {}", strict.join(", "))))
+            return Err(refuse(format!("strict decoding error: {}", strict.join(", "))));
         }
-        FieldValidation::Ignore => Ok((normalized.value, Vec::new())),
-        FieldValidation::Warn | FieldValidation::Strict => Ok((normalized.value, strict)),
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn | FieldValidation::Strict => strict.into_iter().for_each(|text| request.notes.push(text)),
     }
+    Ok(normalized.value)
 }

@@ -31,15 +31,15 @@ pub(crate) async fn update_scale(gateway: &Gateway, request: &Request) -> Result
         let text = format!("the name of the object ({name}) does not match the name on the URL ({})", request.name);
         return Err(Status::bad_request(if name.is_empty() { "name must be provided".to_owned() } else { text }));
     }
-    change(gateway, request, |_| Ok((decoded.value.clone(), decoded.warnings.clone()))).await
+    decoded.warnings.into_iter().for_each(|warning| request.notes.push(warning));
+    change(gateway, request, |_| Ok(decoded.value.clone())).await
 }
 
 pub(crate) async fn patch_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let patch = decode_patch(request)?;
     check_options(request)?;
     let target = Target::from(scale(request)?);
-    let validation = field_validation(request)?;
-    change(gateway, request, |old| patched(target, &patch, old, validation)).await
+    change(gateway, request, |old| patched(request, target, &patch, old)).await
 }
 
 fn scale(request: &Request) -> Result<&Subresource, Status> {
@@ -50,7 +50,7 @@ fn scale(request: &Request) -> Result<&Subresource, Status> {
 async fn change(
     gateway: &Gateway,
     request: &Request,
-    edit: impl Fn(&Value) -> Result<(Value, Vec<String>), Status>,
+    edit: impl Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Reply, Status> {
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, &request.name);
@@ -60,7 +60,7 @@ async fn change(
             return Err(Status::not_found(group_resource(request), &request.name));
         };
         let mut object = decode_stored(kind, &current.value, current.mod_revision)?;
-        let (scale, notes) = edit(&scale_of(kind, &object))?;
+        let scale = edit(&scale_of(kind, &object))?;
         validate(&scale, &request.name)?;
         let wanted_version = meta::resource_version(&scale);
         if !wanted_version.is_empty() && wanted_version != meta::resource_version(&object) {
@@ -76,7 +76,7 @@ async fn change(
         }
         object["spec"]["replicas"] = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());
         let parent = request.for_subresource("");
-        match replace(gateway, &parent, &key, object, current, notes).await? {
+        match replace(gateway, &parent, &key, object, current).await? {
             Replaced::Done(reply) => return finish(kind, reply),
             Replaced::LostRace => {}
         }

@@ -20,17 +20,16 @@ const RACES_MAX: usize = 5;
 
 pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
-    let decoded = decode_body(request)?;
-    let mut object = decoded.value;
+    let mut object = decode_body(request)?;
     settle_name(request, &mut object)?;
     settle_namespace(request, &mut object)?;
     let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
     for _ in 0..RACES_MAX {
         let current = gateway.objects.get(&key).await.map_err(|e| from_store(&request.kind, "update", e))?;
         let Some(current) = current else {
-            return create_missing(gateway, request, object, decoded.warnings).await;
+            return create_missing(gateway, request, object).await;
         };
-        match replace(gateway, request, &key, object.clone(), current, decoded.warnings.clone()).await? {
+        match replace(gateway, request, &key, object.clone(), current).await? {
             Replaced::Done(reply) => return Ok(reply),
             Replaced::LostRace => {}
         }
@@ -39,12 +38,7 @@ pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply
 }
 
 /// PUT to an object that is not there.
-async fn create_missing(
-    gateway: &Gateway,
-    request: &Request,
-    mut object: Value,
-    notes: Vec<String>,
-) -> Result<Reply, Status> {
+async fn create_missing(gateway: &Gateway, request: &Request, mut object: Value) -> Result<Reply, Status> {
     if !request.kind.rules.create_on_update || !request.subresource.is_empty() {
         return Err(Status::not_found(group_resource(request), &request.name));
     }
@@ -58,7 +52,7 @@ async fn create_missing(
         return Err(Status::conflict(group_resource(request), &request.name, &text));
     }
     set_metadata(&mut object, "resourceVersion", Value::Null);
-    create_object(gateway, request, object, notes).await
+    create_object(gateway, request, object).await
 }
 
 /// The object's name must be that of the URL; an empty one is filled in.
@@ -89,12 +83,12 @@ pub(super) async fn replace(
     key: &ObjectKey,
     mut object: Value,
     current: Current,
-    mut notes: Vec<String>,
 ) -> Result<Replaced, Status> {
     let kind = &request.kind;
     let old = decode_stored(kind, &current.value, current.mod_revision)?;
     check_preconditions(request, key, &object, &old, current.mod_revision)?;
     let moment = Moment::now();
+    let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
     let mut admission = admit::mutate(gateway, request, Operation::Update, &mut object, Some(&old)).await?;
     carry_over(request, &mut object, &old);
