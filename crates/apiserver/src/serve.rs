@@ -84,8 +84,11 @@ where
     B::Error: Into<BoxError>,
 {
     let (head, incoming) = request.into_parts();
-    let body: Result<Bytes, Status> = body::read(incoming).await;
-    gateway.handle(peer, Call { method: head.method, uri: head.uri, headers: head.headers, body }).await
+    let mut incoming = Box::pin(incoming);
+    let body: Result<Bytes, Status> = body::read(&mut incoming).await;
+    let refused = body.is_err();
+    let response = gateway.handle(peer, Call { method: head.method, uri: head.uri, headers: head.headers, body }).await;
+    if refused { response.map(|answer| body::hold(answer, incoming)) } else { response }
 }
 
 /// Accepts connections until `shutdown` turns true, then lets running requests finish for a moment.

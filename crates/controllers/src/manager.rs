@@ -1,6 +1,7 @@
 //! Runs the controllers: all, or those that `--controllers` selects, while this process leads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{Connection, EventRecorder, InformerFactory, LeaderConfig, LeaderElection, Shutdown};
 use tokio::task::JoinSet;
@@ -11,7 +12,6 @@ use crate::spec::{ControllerSpec, Ctx};
 
 /// The user that lists, watches and holds the lease.
 const MANAGER_USER: &str = "system:kube-controller-manager";
-const LEASE: &str = "kube-controller-manager";
 
 /// What the controllers are told by the operator.
 #[derive(Clone, Debug)]
@@ -19,12 +19,12 @@ pub struct ManagerConfig {
     pub selection: Selection,
     /// Published as `kube-root-ca.crt` in every namespace; nothing is published when empty.
     pub root_ca_pem: String,
-    /// Part of the lease holder's identity.
-    pub host: String,
-    /// Whether to wait for the lease before acting (`--leader-elect`).
-    pub leader_elect: bool,
+    /// The lease to wait for before acting; `None` acts at once (`--leader-elect=false`).
+    pub leader_election: Option<LeaderConfig>,
     /// Finished pods kept before the oldest are deleted (`--terminated-pod-gc-threshold`); 0 or less keeps all.
     pub terminated_pod_gc_threshold: i32,
+    /// Time between two looks at all nodes (`--node-monitor-period`).
+    pub node_monitor_period: Duration,
     /// How long a node may be silent (`--node-monitor-grace-period`), in seconds.
     pub node_monitor_grace_seconds: i64,
     /// How long a new node may be silent (`--node-startup-grace-period`), in seconds.
@@ -41,9 +41,9 @@ impl Default for ManagerConfig {
         Self {
             selection: Selection::default(),
             root_ca_pem: String::new(),
-            host: "localhost".to_owned(),
-            leader_elect: true,
+            leader_election: None,
             terminated_pod_gc_threshold: 12_500,
+            node_monitor_period: Duration::from_secs(5),
             node_monitor_grace_seconds: 50,
             node_startup_grace_seconds: 60,
             cluster_cidrs: Vec::new(),
@@ -111,11 +111,9 @@ impl ControllerManager {
         let config = Arc::new(self.config);
         let own = (self.connect)(MANAGER_USER);
         let lead = |term: Shutdown| run_controllers(self.connect.clone(), config.clone(), term);
-        if config.leader_elect {
-            let election = LeaderElection::new(own, LeaderConfig::new(LEASE, &config.host));
-            Box::pin(election.run(shutdown, lead)).await;
-        } else {
-            lead(shutdown).await;
+        match config.leader_election.clone() {
+            Some(election) => Box::pin(LeaderElection::new(own, election).run(shutdown, lead)).await,
+            None => lead(shutdown).await,
         }
     }
 }

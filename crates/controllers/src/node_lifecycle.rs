@@ -29,7 +29,6 @@ pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
     run: |ctx| run(ctx).boxed(),
 };
 
-const PERIOD: Duration = Duration::from_secs(5);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -63,7 +62,7 @@ async fn run(ctx: Ctx) {
     loop {
         monitor.pass().await;
         tokio::select! {
-            () = tokio::time::sleep(PERIOD) => {}
+            () = tokio::time::sleep(ctx.config.node_monitor_period) => {}
             () = ctx.shutdown.cancelled() => return,
         }
     }

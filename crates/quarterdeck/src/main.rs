@@ -7,6 +7,7 @@ mod pki;
 mod run;
 mod simulate;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -24,7 +25,8 @@ pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    log.with_ansi(std::io::stderr().is_terminal()).init();
     let shutdown = run::shutdown_on_signals();
     let result = match cli.command {
         Command::Server(args) => run::server(*args, shutdown).await,

@@ -1,10 +1,13 @@
 //! Request and response bodies.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use ::bytes::Bytes;
 use api::Status;
 use futures::Stream;
 use futures::StreamExt as _;
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 
 /// Whatever goes wrong below HTTP while a body is read.
@@ -25,10 +28,10 @@ pub(crate) fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Resp
     StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
 }
 
-/// The whole request body, or the Status that refuses it.
-pub(crate) async fn read<B>(body: B) -> Result<Bytes, Status>
+/// The whole request body, or the Status that refuses it. What is left of `body` then belongs to the answer: see [`hold`].
+pub(crate) async fn read<B>(body: &mut B) -> Result<Bytes, Status>
 where
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     if body.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
@@ -40,5 +43,36 @@ where
             Err(Status::request_entity_too_large(REQUEST_BYTES_MAX))
         }
         Err(error) => Err(Status::bad_request(format!("unable to read request body: {error}"))),
+    }
+}
+
+/// An answer that keeps the unread rest of a request until it is sent: dropping that rest earlier resets an HTTP/2 stream,
+/// and the client never learns why it was refused.
+pub(crate) fn hold<B: Send + Unpin + 'static>(answer: ResponseBody, request: B) -> ResponseBody {
+    Held { answer, _request: request }.boxed_unsync()
+}
+
+struct Held<B> {
+    answer: ResponseBody,
+    _request: B,
+}
+
+impl<B: Unpin> Body for Held<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.answer).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
     }
 }

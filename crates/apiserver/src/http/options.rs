@@ -24,18 +24,18 @@ const EXACT: &str = "Exact";
 const NOT_OLDER_THAN: &str = "NotOlderThan";
 
 impl ListOptions {
-    pub(crate) fn parse(query: &Query) -> Self {
-        Self {
+    pub(crate) fn parse(query: &Query) -> Result<Self, Status> {
+        Ok(Self {
             label_selector: query.text("labelSelector").into(),
             field_selector: query.text("fieldSelector").into(),
-            limit: query.int("limit").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            limit: query.int("limit")?.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
             continue_token: query.text("continue").into(),
             resource_version: query.text("resourceVersion").into(),
             resource_version_match: query.text("resourceVersionMatch").into(),
             allow_watch_bookmarks: query.flag("allowWatchBookmarks"),
-            timeout_seconds: query.int("timeoutSeconds").and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
+            timeout_seconds: query.int("timeoutSeconds")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
             send_initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
-        }
+        })
     }
 
     pub(crate) fn is_exact(&self) -> bool {

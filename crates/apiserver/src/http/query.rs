@@ -1,5 +1,9 @@
 //! Query parameters.
 
+use std::num::{IntErrorKind, ParseIntError};
+
+use api::Status;
+
 /// Decoded parameters in the order they came.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
@@ -36,8 +40,16 @@ impl Query {
         self.get(name).is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
     }
 
-    pub(crate) fn int(&self, name: &str) -> Option<i64> {
-        self.get(name)?.parse().ok()
+    /// An integer parameter; a malformed one is refused with the words of upstream's conversion.
+    pub(crate) fn int(&self, name: &str) -> Result<Option<i64>, Status> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|error: ParseIntError| {
+            let what = match error.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {what}"))
+        })
     }
 }
 
@@ -48,6 +60,17 @@ fn decode(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::Query;
+
+    #[test]
+    fn malformed_integers_are_refused() {
+        let query = Query::parse(Some("limit=5&timeoutSeconds=abc&gracePeriodSeconds=99999999999999999999"));
+        assert_eq!(query.int("limit").unwrap(), Some(5));
+        assert_eq!(query.int("missing").unwrap(), None);
+        let message = |name: &str| query.int(name).unwrap_err().message;
+        assert_eq!(message("timeoutSeconds"), "strconv.ParseInt: parsing \"abc\": invalid syntax");
+        let big = "strconv.ParseInt: parsing \"99999999999999999999\": value out of range";
+        assert_eq!(message("gracePeriodSeconds"), big);
+    }
 
     #[test]
     fn parameters_are_decoded() {

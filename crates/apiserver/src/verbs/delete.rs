@@ -43,7 +43,7 @@ impl DeleteOptions {
     fn from_query(request: &Request) -> Self {
         let query = &request.query;
         Self {
-            grace_period_seconds: query.int("gracePeriodSeconds"),
+            grace_period_seconds: query.int("gracePeriodSeconds")?,
             propagation_policy: query.get("propagationPolicy").map(str::to_owned),
             orphan_dependents: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
             precondition_uid: None,

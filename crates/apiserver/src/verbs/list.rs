@@ -28,7 +28,7 @@ pub(crate) async fn list(gateway: &Gateway, request: &Request) -> Result<Reply, 
 
 /// The objects a list request names, and the list's metadata.
 pub(crate) async fn select(gateway: &Gateway, request: &Request) -> Result<(Vec<ObjectBytes>, ListMetadata), Status> {
-    let options = request.list_options();
+    let options = request.list_options()?;
     options.validate_list()?;
     let resource = gateway.cache.resource(&request.kind).ok_or_else(Status::unknown_endpoint)?;
     let selection = Selection::new(&request.kind, &resource.kind, &request.namespace, &request.name, &options)?;

@@ -77,7 +77,7 @@ impl Notes {
 }
 
 impl Request {
-    pub(crate) fn list_options(&self) -> ListOptions {
+    pub(crate) fn list_options(&self) -> Result<ListOptions, Status> {
         ListOptions::parse(&self.query)
     }
 

@@ -30,7 +30,7 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const EVENTS_MAX: usize = 128;
 
 pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
-    let options = request.list_options();
+    let options = request.list_options()?;
     options.validate_watch()?;
     let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let resource = gateway.cache.resource(&request.kind).ok_or_else(Status::unknown_endpoint)?;

@@ -1,6 +1,10 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+
+use super::ElectFlags;
+use crate::duration;
 
 /// `quarterdeck controller-manager`.
 #[derive(Debug, Args)]
@@ -13,9 +17,8 @@ pub(crate) struct ControllerManagerArgs {
     pub root_ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub flags: ControllerFlags,
-    /// Elect a leader before running, so that several can be started.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub leader_elect: bool,
+    #[command(flatten)]
+    pub elect: ElectFlags,
 }
 
 /// Flags of the controllers that `server` takes as well.
@@ -24,7 +27,31 @@ pub(crate) struct ControllerFlags {
     /// Controllers to run: '*' for all that are on by default, 'name' to add one, '-name' to leave one out.
     #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     pub controllers: Vec<String>,
-    /// Ranges for pod addresses, comma separated.
+    /// Give every node a piece of --cluster-cidr for its pods.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allocate_node_cidrs: bool,
+    /// Ranges for pod addresses, at most one per family, comma separated.
     #[arg(long, value_delimiter = ',')]
     pub cluster_cidr: Vec<String>,
+    /// Prefix length of a node's piece when there is one range; 24 for IPv4 and 64 for IPv6 if 0.
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["node_cidr_mask_size_ipv4", "node_cidr_mask_size_ipv6"])]
+    pub node_cidr_mask_size: u8,
+    /// Prefix length of a node's IPv4 piece; 24 if 0.
+    #[arg(long, default_value_t = 0)]
+    pub node_cidr_mask_size_ipv4: u8,
+    /// Prefix length of a node's IPv6 piece; 64 if 0.
+    #[arg(long, default_value_t = 0)]
+    pub node_cidr_mask_size_ipv6: u8,
+    /// Time between two looks at the nodes' heartbeats.
+    #[arg(long, default_value = "5s", value_parser = duration::parse)]
+    pub node_monitor_period: Duration,
+    /// How long a node may be silent before it counts as unreachable.
+    #[arg(long, default_value = "50s", value_parser = duration::parse)]
+    pub node_monitor_grace_period: Duration,
+    /// How long a new node may take until its first heartbeat.
+    #[arg(long, default_value = "1m0s", value_parser = duration::parse)]
+    pub node_startup_grace_period: Duration,
+    /// Finished pods that are kept before the oldest are deleted; 0 or less keeps all.
+    #[arg(long, default_value_t = 12_500, allow_negative_numbers = true)]
+    pub terminated_pod_gc_threshold: i32,
 }

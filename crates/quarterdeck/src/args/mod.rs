@@ -4,6 +4,7 @@
 
 mod api_server;
 mod controller_manager;
+mod leader;
 mod scheduler;
 mod server;
 mod store;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use api_server::{ApiServerArgs, ApiServerFlags, EtcdFlags};
 pub(crate) use controller_manager::{ControllerFlags, ControllerManagerArgs};
+pub(crate) use leader::{ElectFlags, LeaderFlags};
 pub(crate) use scheduler::SchedulerArgs;
 pub(crate) use server::ServerArgs;
 pub(crate) use store::StoreArgs;

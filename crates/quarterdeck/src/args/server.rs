@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ApiServerFlags, ControllerFlags, EtcdFlags};
+use super::{ApiServerFlags, ControllerFlags, EtcdFlags, LeaderFlags};
 
 /// `quarterdeck server`.
 #[derive(Debug, Args)]
@@ -26,4 +26,6 @@ pub(crate) struct ServerArgs {
     pub store_client_address: SocketAddr,
     #[command(flatten)]
     pub controllers: ControllerFlags,
+    #[command(flatten)]
+    pub lease: LeaderFlags,
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::scheduler::{Scheduler, SchedulerConfig};
 use anyhow::{Context as _, Result};
@@ -19,11 +20,14 @@ use store::{RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::tls;
+use super::{elect, tls};
 use crate::args::{
-    ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
+    ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, LeaderFlags, SchedulerArgs,
+    SimulateArgs,
 };
 
+const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+const SCHEDULER: &str = "kube-scheduler";
 const CONTROLLER_MANAGER_USER: &str = "system:kube-controller-manager";
 const SCHEDULER_USER: &str = "system:kube-scheduler";
 const AUTHENTICATED: &str = "system:authenticated";
@@ -129,12 +133,13 @@ pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Resul
 
 /// `quarterdeck controller-manager`.
 pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Shutdown) -> Result<()> {
-    let connection = Connection::from_kubeconfig(&args.kubeconfig, "kube-controller-manager").await?;
+    let connection = Connection::from_kubeconfig(&args.kubeconfig, CONTROLLER_MANAGER).await?;
     let root_ca_pem = match &args.root_ca_file {
         Some(path) => tls::read(path)?,
         None => kubeconfig_ca(&args.kubeconfig)?,
     };
-    let config = ManagerConfig { leader_elect: args.leader_elect, ..manager_config(&args.flags, root_ca_pem)? };
+    let leader_election = elect::election(&args.elect, CONTROLLER_MANAGER)?;
+    let config = manager_config(&args.flags, root_ca_pem, leader_election)?;
     // One certificate stands for all controllers; the API server lets it act as each of their service accounts.
     let connect = move |user: &str| match connection.impersonating(user, &[]) {
         Ok(impersonating) if user != CONTROLLER_MANAGER_USER => impersonating,
@@ -146,8 +151,8 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
 
 /// `quarterdeck scheduler`.
 pub(crate) async fn scheduler(args: SchedulerArgs, shutdown: Shutdown) -> Result<()> {
-    let connection = Connection::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
-    let leader_election = args.leader_elect.then(|| LeaderConfig::new("kube-scheduler", &host_name()));
+    let connection = Connection::from_kubeconfig(&args.kubeconfig, SCHEDULER).await?;
+    let leader_election = elect::election(&args.elect, SCHEDULER)?;
     let config = SchedulerConfig { leader_election, ..SchedulerConfig::default() };
     Scheduler::new(connection, config).run(shutdown).await.context("scheduler")
 }
@@ -172,24 +177,25 @@ impl Components {
     pub(super) fn start(
         api_server: &ApiServer,
         flags: &ControllerFlags,
+        lease: &LeaderFlags,
         root_ca_pem: &str,
         shutdown: &Shutdown,
     ) -> Result<Self> {
         let mut tasks = JoinSet::new();
-        let host = host_name();
-        let config = manager_config(flags, root_ca_pem.to_owned())?;
-        let own = in_process(api_server, CONTROLLER_MANAGER_USER, "kube-controller-manager")?;
+        let election = elect::lease_config(lease, CONTROLLER_MANAGER)?;
+        let config = manager_config(flags, root_ca_pem.to_owned(), Some(election))?;
+        let own = in_process(api_server, CONTROLLER_MANAGER_USER, CONTROLLER_MANAGER)?;
         let door = api_server.clone();
         let connect =
-            move |user: &str| in_process(&door, user, "kube-controller-manager").unwrap_or_else(|_| own.clone());
+            move |user: &str| in_process(&door, user, CONTROLLER_MANAGER).unwrap_or_else(|_| own.clone());
         let manager = ControllerManager::new(connect, config);
         let stop = shutdown.clone();
         tasks.spawn(async move { manager.run(stop).await });
         let config = SchedulerConfig {
-            leader_election: Some(LeaderConfig::new("kube-scheduler", &host)),
+            leader_election: Some(elect::lease_config(lease, SCHEDULER)?),
             ..SchedulerConfig::default()
         };
-        let scheduler = Scheduler::new(in_process(api_server, SCHEDULER_USER, "kube-scheduler")?, config);
+        let scheduler = Scheduler::new(in_process(api_server, SCHEDULER_USER, SCHEDULER)?, config);
         let stop = shutdown.clone();
         tasks.spawn(async move {
             if let Err(error) = scheduler.run(stop).await {
@@ -216,9 +222,47 @@ fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connect
     Connection::in_process(api_server.in_process(user), agent)
 }
 
-fn manager_config(flags: &ControllerFlags, root_ca_pem: String) -> Result<ManagerConfig> {
-    let selection = Selection::parse(&flags.controllers.join(",")).context("--controllers")?;
-    Ok(ManagerConfig { selection, root_ca_pem, host: host_name(), ..ManagerConfig::default() })
+fn manager_config(
+    flags: &ControllerFlags,
+    root_ca_pem: String,
+    leader_election: Option<LeaderConfig>,
+) -> Result<ManagerConfig> {
+    let ControllerFlags {
+        controllers,
+        allocate_node_cidrs,
+        cluster_cidr,
+        node_cidr_mask_size,
+        node_cidr_mask_size_ipv4,
+        node_cidr_mask_size_ipv6,
+        node_monitor_period,
+        node_monitor_grace_period,
+        node_startup_grace_period,
+        terminated_pod_gc_threshold,
+    } = flags;
+    anyhow::ensure!(
+        *allocate_node_cidrs != cluster_cidr.is_empty(),
+        "--allocate-node-cidrs and --cluster-cidr go together: give both or neither"
+    );
+    anyhow::ensure!(!node_monitor_period.is_zero(), "--node-monitor-period must be greater than zero");
+    let mask = |of_family: u8, default: u8| match (*node_cidr_mask_size, of_family) {
+        (0, 0) => default,
+        (0, size) => size,
+        (size, _) => size,
+    };
+    let seconds = |duration: &Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let defaults = ManagerConfig::default();
+    Ok(ManagerConfig {
+        selection: Selection::parse(&controllers.join(",")).context("--controllers")?,
+        root_ca_pem,
+        leader_election,
+        terminated_pod_gc_threshold: *terminated_pod_gc_threshold,
+        node_monitor_period: *node_monitor_period,
+        node_monitor_grace_seconds: seconds(node_monitor_grace_period),
+        node_startup_grace_seconds: seconds(node_startup_grace_period),
+        cluster_cidrs: cluster_cidr.clone(),
+        node_cidr_mask_size_ipv4: mask(*node_cidr_mask_size_ipv4, defaults.node_cidr_mask_size_ipv4),
+        node_cidr_mask_size_ipv6: mask(*node_cidr_mask_size_ipv6, defaults.node_cidr_mask_size_ipv6),
+    })
 }
 
 fn kubeconfig_ca(path: &Path) -> Result<String> {
@@ -229,10 +273,4 @@ fn kubeconfig_ca(path: &Path) -> Result<String> {
     use base64::Engine as _;
     let pem = base64::prelude::BASE64_STANDARD.decode(data).context("certificate-authority-data")?;
     String::from_utf8(pem).context("certificate-authority-data")
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }

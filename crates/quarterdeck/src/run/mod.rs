@@ -1,6 +1,7 @@
 //! What each command does: configuration checked, components made, wired and stopped in order.
 
 mod components;
+mod elect;
 mod server;
 mod store;
 mod tls;

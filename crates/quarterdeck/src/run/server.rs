@@ -64,7 +64,7 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         print_line(&format!("export KUBECONFIG={}", kubeconfigs.display()));
         tracing::info!(%url, data_dir = %place.dir.display(), "ready");
     }
-    let components = Components::start(&api_server, &args.controllers, place.pki.ca_pem(), &shutdown)?;
+    let components = Components::start(&api_server, &args.controllers, &args.lease, place.pki.ca_pem(), &shutdown)?;
 
     shutdown.cancelled().await;
     components.stopped().await;
