@@ -217,7 +217,10 @@ impl Gateway {
         if !allowed || across {
             return Err(Status::method_not_allowed());
         }
-        Ok(())
+        match path_segment_fault(&path.name) {
+            Some(fault) => Err(Status::bad_request(format!("Name parameter invalid: {:?}: {fault}", path.name))),
+            None => Ok(()),
+        }
     }
 
     async fn dispatch(&self, request: &Request) -> Result<Reply, Status> {
@@ -228,7 +231,7 @@ impl Gateway {
             ("scale", "get") => verbs::get_scale(self, request).await,
             ("scale", "update") => verbs::update_scale(self, request).await,
             ("scale", "patch") => verbs::patch_scale(self, request).await,
-            (_, "get") if crate::node_proxy::is_proxied(&request.subresource) => {
+            (_, _) if crate::node_proxy::is_proxied(&request.subresource) => {
                 crate::node_proxy::refuse(self, request).await
             }
             (sub, "create") if !sub.is_empty() => verbs::create_named(self, request).await,
@@ -388,6 +391,17 @@ fn respond_status(status: &Status, accept: Option<&str>) -> Response<ResponseBod
 
 pub(crate) fn text(code: u16, text: impl Into<Bytes>) -> Response<ResponseBody> {
     respond(code, "text/plain; charset=utf-8", body::full(text))
+}
+
+/// Why a name cannot be part of a storage key or a path, in upstream's words.
+fn path_segment_fault(name: &str) -> Option<&'static str> {
+    match name {
+        "." => Some("may not be '.'"),
+        ".." => Some("may not be '..'"),
+        name if name.contains('/') => Some("may not contain '/'"),
+        name if name.contains('%') => Some("may not contain '%'"),
+        _ => None,
+    }
 }
 
 /// What upstream's router answers for paths that nobody serves.

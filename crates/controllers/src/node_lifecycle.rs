@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use client::{EventType, Informer, ObjectKey};
 use futures::FutureExt;

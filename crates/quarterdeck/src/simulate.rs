@@ -33,7 +33,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What to simulate.
 #[derive(Debug, Clone)]
-pub struct SimulateConfig {
+pub(crate) struct SimulateConfig {
     pub count: usize,
     /// Nodes are called `<name_prefix><index>`, counted from zero.
     pub name_prefix: String,
@@ -64,7 +64,7 @@ impl Default for SimulateConfig {
 }
 
 /// Runs the nodes until `shutdown`. The Node objects stay, as they do when a kubelet stops.
-pub async fn run(config: SimulateConfig, connection: Connection, shutdown: Shutdown) -> anyhow::Result<()> {
+pub(crate) async fn run(config: SimulateConfig, connection: Connection, shutdown: Shutdown) -> anyhow::Result<()> {
     let limit = config.concurrent_requests_max.max(1);
     let nodes: Vec<Arc<SimulatedNode>> =
         (0..config.count).map(|index| Arc::new(SimulatedNode::new(&config, index))).collect();

@@ -35,21 +35,21 @@ pub(crate) struct DeleteOptions {
 
 impl DeleteOptions {
     pub(crate) fn decode(request: &Request) -> Result<Self, Status> {
-        let options = if request.body.is_empty() { Self::from_query(request) } else { Self::from_body(request)? };
+        let options = if request.body.is_empty() { Self::from_query(request)? } else { Self::from_body(request)? };
         options.validate(request)?;
         Ok(options)
     }
 
-    fn from_query(request: &Request) -> Self {
+    fn from_query(request: &Request) -> Result<Self, Status> {
         let query = &request.query;
-        Self {
+        Ok(Self {
             grace_period_seconds: query.int("gracePeriodSeconds")?,
             propagation_policy: query.get("propagationPolicy").map(str::to_owned),
             orphan_dependents: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
             precondition_uid: None,
             precondition_resource_version: None,
             dry_run: request.is_dry_run(),
-        }
+        })
     }
 
     fn from_body(request: &Request) -> Result<Self, Status> {

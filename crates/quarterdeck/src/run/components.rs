@@ -186,8 +186,7 @@ impl Components {
         let config = manager_config(flags, root_ca_pem.to_owned(), Some(election))?;
         let own = in_process(api_server, CONTROLLER_MANAGER_USER, CONTROLLER_MANAGER)?;
         let door = api_server.clone();
-        let connect =
-            move |user: &str| in_process(&door, user, CONTROLLER_MANAGER).unwrap_or_else(|_| own.clone());
+        let connect = move |user: &str| in_process(&door, user, CONTROLLER_MANAGER).unwrap_or_else(|_| own.clone());
         let manager = ControllerManager::new(connect, config);
         let stop = shutdown.clone();
         tasks.spawn(async move { manager.run(stop).await });
