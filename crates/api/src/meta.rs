@@ -74,7 +74,8 @@ fn object_meta(metadata: &Cursor<'_>, namespaced: bool, name_rule: crate::strate
 const IMMUTABLE_FIELDS: &[&str] =
     &["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
 
-fn object_meta_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+/// What generic code and the rules of some kinds check of the metadata of an update.
+pub(crate) fn object_meta_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     let (new, old) = (new.field("metadata"), old.field("metadata"));
     if old.field("deletionTimestamp").is_set() {
         no_new_finalizers(&new.field("finalizers"), &old.field("finalizers"), errors);

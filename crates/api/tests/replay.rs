@@ -18,8 +18,10 @@ const CTX: Context<'static> =
 /// Answers that need the server around this crate, by scenario, with what decides them.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("validation/namespaces/name", "pod security admission"),
-    ("validation/customresourcedefinitions", "custom resources"),
-    ("errors/customresourcedefinitions", "custom resources"),
+    ("crd/invalid-cel-2", "CEL"),
+    ("crd/invalid-cel-3", "CEL"),
+    ("crd/invalid-defaults-1", "values of custom resources"),
+    ("crd/invalid-defaults-2", "values of custom resources"),
     ("validation/services/clusterip-1", "address allocation"),
     ("validation/services/clusterip-2", "address allocation"),
     ("validation/validatingadmissionpolicies", "CEL"),
@@ -160,6 +162,7 @@ const KNOWN: &[(&str, usize)] = &[
     ("defaults.json", 0),
     ("warnings.json", 0),
     ("crud.json", 0),
+    ("crd.json", 0),
 ];
 
 #[test]

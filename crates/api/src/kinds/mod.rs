@@ -10,6 +10,7 @@ pub mod batch;
 pub mod carry;
 pub mod certificates;
 pub mod configmap;
+pub mod customresourcedefinition;
 pub mod dra;
 pub mod endpoints;
 pub mod event;

@@ -2,9 +2,9 @@
 
 use crate::Strategy;
 use crate::kinds::{
-    admission, apps, autoscaling, batch, certificates, configmap, dra, endpoints, event, flowcontrol, limitrange,
-    namespace, networking, node, persistentvolume, persistentvolumeclaim, pod, policy, rbac, replicationcontroller,
-    resourcequota, scheduling, service, serviceaccount, storage,
+    admission, apps, autoscaling, batch, certificates, configmap, customresourcedefinition, dra, endpoints, event,
+    flowcontrol, limitrange, namespace, networking, node, persistentvolume, persistentvolumeclaim, pod, policy, rbac,
+    replicationcontroller, resourcequota, scheduling, service, serviceaccount, storage,
 };
 
 /// Group, kind and strategy of every built-in kind that has rules of its own.
@@ -35,6 +35,7 @@ static STRATEGIES: &[(&str, &str, &Strategy)] = &[
     ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", &admission::VALIDATING_BINDING),
     ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", &admission::VALIDATING_WEBHOOKS),
     ("apiregistration.k8s.io", "APIService", &admission::API_SERVICE),
+    ("apiextensions.k8s.io", "CustomResourceDefinition", &customresourcedefinition::STRATEGY),
     ("apps", "ControllerRevision", &apps::CONTROLLER_REVISION),
     ("apps", "DaemonSet", &apps::DAEMON_SET),
     ("apps", "Deployment", &apps::DEPLOYMENT),
