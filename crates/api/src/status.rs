@@ -143,6 +143,11 @@ impl Status {
         Self::conflict(gr, name, text)
     }
 
+    /// Server-side apply met fields that others own; one cause per field, no object named.
+    pub fn apply_conflict(message: impl Into<String>, causes: Vec<Cause>) -> Self {
+        Self::failure(409, "Conflict", message, Some(Details { causes, ..Details::default() }))
+    }
+
     /// Field errors of one object; `group` and `kind` name the Kind, not the resource.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &ErrorList) -> Self {
         let causes = errors

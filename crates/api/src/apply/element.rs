@@ -1,0 +1,140 @@
+//! One step of a field path, kept in the form in which FieldsV1 writes it: `f:name`, `k:{"name":"c"}`, `v:"x"`, `i:0`.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use crate::{Map, Value};
+
+/// A step from a value to one of its parts. The text is canonical, so equal steps have equal texts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Element(Box<str>);
+
+impl Element {
+    /// An entry of a map or a field of a struct.
+    pub fn field(name: &str) -> Self {
+        Self(format!("f:{name}").into())
+    }
+
+    /// An item of a list, addressed by the values of its key fields.
+    pub fn key(mut keys: Vec<(&str, Value)>) -> Self {
+        keys.sort_by(|a, b| a.0.cmp(b.0));
+        let map: Map = keys.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self(format!("k:{}", Value::Object(map)).into())
+    }
+
+    /// An item of a set.
+    pub fn value(value: &Value) -> Self {
+        Self(format!("v:{value}").into())
+    }
+
+    /// From a key of a FieldsV1 object; `None` when it is none of the four forms.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (form, rest) = text.split_once(':')?;
+        match form {
+            "f" => Some(Self(text.into())),
+            "i" => rest.parse::<i64>().ok().map(|_| Self(text.into())),
+            "v" => Some(Self::value(&serde_json::from_str(rest).ok()?)),
+            "k" => {
+                let map: Map = serde_json::from_str(rest).ok()?;
+                Some(Self::key(map.iter().map(|(name, value)| (name.as_str(), value.clone())).collect()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The step as FieldsV1 writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name, when this is a field or map entry.
+    pub fn field_name(&self) -> Option<&str> {
+        self.0.strip_prefix("f:")
+    }
+
+    pub(super) fn is_key(&self) -> bool {
+        self.0.starts_with("k:")
+    }
+
+    fn rank(&self) -> u8 {
+        match self.0.as_bytes().first() {
+            Some(b'f') => 0,
+            Some(b'k') => 1,
+            Some(b'v') => 2,
+            _ => 3,
+        }
+    }
+
+    fn json(&self) -> Value {
+        self.0.get(2..).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+}
+
+/// As error messages print it: `.name`, `[name="c"]`, `[="x"]`, `[0]`.
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rank() {
+            0 => write!(f, ".{}", &self.0[2..]),
+            1 => {
+                let keys = self.json();
+                let keys = keys.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
+                write!(f, "[{}]", keys.collect::<Vec<_>>().join(","))
+            }
+            2 => write!(f, "[={}]", &self.0[2..]),
+            _ => write!(f, "[{}]", &self.0[2..]),
+        }
+    }
+}
+
+/// Fields, then keys, then values, then indices; inside a form by meaning rather than by text, so that port 80 precedes 443.
+impl Ord for Element {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let ranks = self.rank().cmp(&other.rank());
+        if ranks != Ordering::Equal || self.0 == other.0 {
+            return ranks;
+        }
+        let by_meaning = match self.rank() {
+            0 => Ordering::Equal,
+            1 => compare_keys(&self.json(), &other.json()),
+            _ => compare_values(&self.json(), &other.json()),
+        };
+        by_meaning.then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for Element {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+fn compare_keys(a: &Value, b: &Value) -> Ordering {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return Ordering::Equal };
+    for ((a_name, a_value), (b_name, b_value)) in a.iter().zip(b) {
+        let order = a_name.cmp(b_name).then_with(|| compare_values(a_value, b_value));
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+    a.len().cmp(&b.len())
+}
+
+fn compare_values(a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal),
+        (Value::String(a), Value::String(b)) => a.cmp(b),
+        (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+        _ => type_rank(a).cmp(&type_rank(b)),
+    }
+}
+
+fn type_rank(value: &Value) -> u8 {
+    match value {
+        Value::Number(_) => 0,
+        Value::String(_) => 1,
+        Value::Bool(_) => 2,
+        Value::Array(_) => 3,
+        Value::Object(_) => 4,
+        Value::Null => 5,
+    }
+}

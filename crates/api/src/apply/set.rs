@@ -1,0 +1,201 @@
+//! Sets of field paths, as a tree. The JSON form is FieldsV1.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::element::Element;
+use super::node::{Atom, Node};
+use crate::{Map, Value};
+
+/// A set of paths. Invariant: no node is both outside the set and without children.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    steps: BTreeMap<Element, Step>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Step {
+    /// The path that ends here is in the set.
+    member: bool,
+    below: Set,
+}
+
+impl Step {
+    fn is_empty(&self) -> bool {
+        !self.member && self.below.is_empty()
+    }
+}
+
+/// Deeper FieldsV1 objects are refused: no object is that deep.
+const DEPTH_MAX: usize = 256;
+
+impl Set {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From dotted field names: `metadata.labels`.
+    pub fn of_fields<'p>(paths: impl IntoIterator<Item = &'p str>) -> Self {
+        let mut set = Self::new();
+        for path in paths {
+            let path: Vec<Element> = path.split('.').map(Element::field).collect();
+            set.insert(&path);
+        }
+        set
+    }
+
+    /// From FieldsV1; `None` when it is malformed.
+    pub fn from_fields_v1(fields: &Value) -> Option<Self> {
+        Self::parse(fields, 0)
+    }
+
+    fn parse(fields: &Value, depth: usize) -> Option<Self> {
+        let map = fields.as_object()?;
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        let mut set = Self::new();
+        for (key, value) in map {
+            // The dot belongs to the parent, which has looked at it.
+            if key == "." {
+                continue;
+            }
+            let below = Self::parse(value, depth + 1)?;
+            let member = below.is_empty() || value.get(".").is_some();
+            set.steps.insert(Element::parse(key)?, Step { member, below });
+        }
+        Some(set)
+    }
+
+    /// As FieldsV1, in canonical order.
+    pub fn to_fields_v1(&self) -> Value {
+        self.write(false)
+    }
+
+    fn write(&self, with_self: bool) -> Value {
+        let mut out = Map::new();
+        if with_self {
+            out.insert(".".to_owned(), Value::Object(Map::new()));
+        }
+        for (element, step) in &self.steps {
+            let below = step.below.write(step.member && !step.below.is_empty());
+            out.insert(element.as_str().to_owned(), below);
+        }
+        Value::Object(out)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Adds a path; the empty path stands for the object and is never owned.
+    pub fn insert(&mut self, path: &[Element]) {
+        let [first, rest @ ..] = path else { return };
+        let step = self.steps.entry(first.clone()).or_default();
+        if rest.is_empty() { step.member = true } else { step.below.insert(rest) }
+    }
+
+    /// The path of this one step is in the set.
+    pub fn has(&self, element: &Element) -> bool {
+        self.steps.get(element).is_some_and(|step| step.member)
+    }
+
+    /// The paths below a step, without it.
+    pub fn below(&self, element: &Element) -> Option<&Set> {
+        self.steps.get(element).map(|step| &step.below).filter(|set| !set.is_empty())
+    }
+
+    pub fn union(mut self, other: &Set) -> Set {
+        self.add_all(other);
+        self
+    }
+
+    fn add_all(&mut self, other: &Set) {
+        for (element, theirs) in &other.steps {
+            let step = self.steps.entry(element.clone()).or_default();
+            step.member |= theirs.member;
+            step.below.add_all(&theirs.below);
+        }
+    }
+
+    /// The paths that `other` has not.
+    pub fn difference(&self, other: &Set) -> Set {
+        self.combine(|element, step| match other.steps.get(element) {
+            None => step.clone(),
+            Some(theirs) => Step { member: step.member && !theirs.member, below: step.below.difference(&theirs.below) },
+        })
+    }
+
+    /// The paths that neither `other` has nor any path of it leads to.
+    pub fn without_subtrees(&self, other: &Set) -> Set {
+        self.combine(|element, step| match other.steps.get(element) {
+            None => step.clone(),
+            Some(theirs) if theirs.member => Step::default(),
+            Some(theirs) => Step { member: step.member, below: step.below.without_subtrees(&theirs.below) },
+        })
+    }
+
+    pub fn intersection(&self, other: &Set) -> Set {
+        self.combine(|element, step| match other.steps.get(element) {
+            None => Step::default(),
+            Some(theirs) => {
+                Step { member: step.member && theirs.member, below: step.below.intersection(&theirs.below) }
+            }
+        })
+    }
+
+    fn combine(&self, choose: impl Fn(&Element, &Step) -> Step) -> Set {
+        let chosen = self.steps.iter().map(|(element, step)| (element.clone(), choose(element, step)));
+        Set { steps: chosen.filter(|(_, step)| !step.is_empty()).collect() }
+    }
+
+    /// Some path of this set is in the given FieldsV1. Cheaper than parsing it: this set is small, that one large.
+    pub fn touches(&self, fields_v1: &Value) -> bool {
+        let Some(map) = fields_v1.as_object() else { return false };
+        self.steps.iter().any(|(element, step)| {
+            let Some(theirs) = map.get(element.as_str()) else { return false };
+            let their_member = || theirs.as_object().is_none_or(Map::is_empty) || theirs.get(".").is_some();
+            (step.member && their_member()) || step.below.touches(theirs)
+        })
+    }
+
+    /// The set with every struct field on the way to a path in it as well: structs are there as long as a field of theirs is.
+    pub(super) fn with_named_fields(&self, node: Node<'_>) -> Set {
+        let atom = node.atom(None);
+        let mut out = Set::new();
+        for (element, step) in &self.steps {
+            let (named, below) = match (&atom, element.field_name()) {
+                (Atom::Map { fields, .. }, Some(name)) => {
+                    let named = fields.is_some_and(|f| f.field(name).is_some());
+                    (named, atom.field(node, name))
+                }
+                (Atom::List { element: item, .. }, None) if element.is_key() => (false, Some(*item)),
+                _ => (false, None),
+            };
+            let member = step.member || (named && !step.below.is_empty());
+            let below = below.map_or_else(|| step.below.clone(), |node| step.below.with_named_fields(node));
+            out.steps.insert(element.clone(), Step { member, below });
+        }
+        out
+    }
+
+    /// All paths as messages print them, members of a level before what is below them.
+    pub fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.print(&mut String::new(), &mut out);
+        out
+    }
+
+    fn print(&self, prefix: &mut String, out: &mut Vec<String>) {
+        for (element, _) in self.steps.iter().filter(|(_, step)| step.member) {
+            out.push(format!("{prefix}{element}"));
+        }
+        for (element, step) in &self.steps {
+            let length = prefix.len();
+            // Writing to a String cannot fail.
+            let _infallible = write!(prefix, "{element}");
+            step.below.print(prefix, out);
+            prefix.truncate(length);
+        }
+    }
+}

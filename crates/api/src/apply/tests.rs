@@ -1,0 +1,133 @@
+use serde_json::json;
+
+use super::*;
+use crate::Value;
+use crate::kinds;
+
+fn kind(group: &str, version: &str, kind: &str) -> &'static crate::Kind {
+    kinds::builtin().by_kind(group, version, kind).expect("a built-in kind")
+}
+
+fn writer(manager: &str) -> Writer<'_> {
+    Writer { manager, subresource: "", now: "2026-01-01T00:00:00Z" }
+}
+
+fn config_map(data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data})
+}
+
+fn applied(live: &Value, manager: &str, config: &Value) -> Value {
+    apply(kind("", "v1", "ConfigMap"), &writer(manager), live, config, false).expect("applies").object
+}
+
+fn owners(object: &Value) -> Vec<String> {
+    let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    entries
+        .iter()
+        .map(|e| format!("{} {} {}", e["manager"].as_str().unwrap_or(""), e["operation"], e["fieldsV1"]))
+        .collect()
+}
+
+#[test]
+fn fields_v1_round_trips_in_canonical_order() {
+    let fields = json!({
+        "f:spec": {"f:ports": {".": {}, "k:{\"protocol\":\"TCP\",\"port\":443}": {"f:port": {}}, "k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}}}},
+        "f:metadata": {"f:finalizers": {"v:\"b\"": {}, "v:\"a\"": {}}},
+    });
+    let set = Set::from_fields_v1(&fields).expect("parses");
+    assert_eq!(
+        set.to_fields_v1().to_string(),
+        r#"{"f:metadata":{"f:finalizers":{"v:\"a\"":{},"v:\"b\"":{}}},"f:spec":{"f:ports":{".":{},"k:{\"port\":80,\"protocol\":\"TCP\"}":{},"k:{\"port\":443,\"protocol\":\"TCP\"}":{"f:port":{}}}}}"#
+    );
+    assert_eq!(
+        set.paths(),
+        [
+            ".metadata.finalizers[=\"a\"]",
+            ".metadata.finalizers[=\"b\"]",
+            ".spec.ports",
+            ".spec.ports[port=80,protocol=\"TCP\"]",
+            ".spec.ports[port=443,protocol=\"TCP\"].port"
+        ]
+    );
+    assert_eq!(Set::from_fields_v1(&json!({"bogus": {}})), None);
+}
+
+#[test]
+fn a_field_that_its_applier_leaves_out_goes_unless_another_applies_it() {
+    let empty = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    let one = applied(&empty, "m1", &config_map(json!({"a": "1", "b": "1"})));
+    let two = applied(&one, "m2", &config_map(json!({"a": "1"})));
+    let three = applied(&two, "m1", &config_map(json!({})));
+    assert_eq!(three["data"], json!({"a": "1"}));
+    assert_eq!(owners(&three), [r#"m2 "Apply" {"f:data":{"f:a":{}}}"#, r#"m1 "Apply" {"f:data":{}}"#]);
+}
+
+#[test]
+fn conflicts_name_manager_and_fields() {
+    let live = config_map(json!({"a": "1", "b": "2"}));
+    let kind = kind("", "v1", "ConfigMap");
+    let mut live = live;
+    live["metadata"]["managedFields"] = track_update(kind, &writer("u1"), &kind.schema.zero(kind.type_id), &live);
+    let refused =
+        apply(kind, &writer("m"), &live, &config_map(json!({"a": "x", "b": "y"})), false).expect_err("conflicts");
+    let status = refused.status();
+    assert_eq!(status.code, 409);
+    assert_eq!(status.message, "Apply failed with 2 conflicts: conflicts with \"u1\" using v1:\n- .data.a\n- .data.b");
+}
+
+#[test]
+fn a_create_is_owned_by_its_writer_but_for_structs_that_are_always_there() {
+    let kind = kind("", "v1", "Pod");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"x": "y"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let managed = track_update(kind, &writer("me"), &kind.schema.zero(kind.type_id), &pod);
+    assert_eq!(
+        managed[0]["fieldsV1"].to_string(),
+        r#"{"f:metadata":{"f:labels":{".":{},"f:x":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:image":{},"f:name":{}}}}}"#
+    );
+}
+
+#[test]
+fn schema_errors_are_upstreams() {
+    let empty = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    let refused = |config: Value| {
+        apply(kind("", "v1", "ConfigMap"), &writer("m"), &empty, &config, false).expect_err("refused").to_string()
+    };
+    let prefix = "failed to create typed patch object (/a; /v1, Kind=ConfigMap): ";
+    assert_eq!(refused(config_map(json!(["x"]))), format!("{prefix}.data: expected map, got &{{[x]}}"));
+    assert_eq!(
+        refused(config_map(json!({"x": 5}))),
+        format!("{prefix}.data.x: expected string, got &value.valueUnstructured{{Value:5}}")
+    );
+    let mut twice = config_map(json!({}));
+    twice["metadata"]["finalizers"] = json!(["a/b", "a/b"]);
+    assert_eq!(refused(twice), format!("{prefix}.metadata.finalizers: duplicate entries for key [=\"a/b\"]"));
+    assert_eq!(refused(json!({"kind": "Secret", "apiVersion": "v1"})), "invalid object type: /v1, Kind=Secret");
+}
+
+#[test]
+fn the_eleventh_updater_merges_the_oldest_two() {
+    let kind = kind("", "v1", "ConfigMap");
+    let mut live = kind.schema.zero(kind.type_id);
+    for n in 0..12 {
+        let mut new = live.clone();
+        new["metadata"]["uid"] = "u".into();
+        new["data"][format!("k{n:02}")] = "v".into();
+        let (manager, now) = (format!("u{n:02}"), format!("2026-01-01T00:00:{n:02}Z"));
+        let by = Writer { manager: &manager, subresource: "", now: &now };
+        new["metadata"]["managedFields"] = track_update(kind, &by, &live, &new);
+        live = new;
+    }
+    let names: Vec<String> = owners(&live);
+    assert_eq!(names.len(), 10);
+    assert_eq!(names[0], r#"ancient-changes "Update" {"f:data":{".":{},"f:k00":{},"f:k01":{},"f:k02":{}}}"#);
+}
+
+#[test]
+fn a_list_keeps_the_order_of_the_configuration_and_live_neighbours() {
+    let live = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "finalizers": ["x/a", "x/b", "x/c"]}});
+    let mut config = config_map(Value::Null);
+    config["metadata"]["finalizers"] = json!(["x/c", "x/a", "x/d"]);
+    let object = applied(&live, "m", &config);
+    assert_eq!(object["metadata"]["finalizers"], json!(["x/b", "x/c", "x/a", "x/d"]));
+}

@@ -1,0 +1,240 @@
+//! Ownership after a plain write: whoever changes a field owns it, and the former owners do not.
+
+use std::collections::HashMap;
+
+use super::Writer;
+use super::compare::{Comparison, compare};
+use super::conflict::Conflicts;
+use super::managed::{Fields, Managed, ManagerId, Operation, Owned};
+use super::node::Node;
+use super::set::Set;
+use crate::kind::Kind;
+use crate::{Map, Value, kinds};
+
+/// Entries of plain writes that are kept apart; older ones are merged.
+const UPDATE_MANAGERS_MAX: usize = 10;
+/// Who owns the fields of merged entries.
+const OLD_UPDATES_MANAGER: &str = "ancient-changes";
+
+/// `metadata.managedFields` of `new`, which a plain write puts in the place of `live` (in a create: the zero object).
+///
+/// `new` carries what the client sent there. Null when nobody owns anything or nothing is tracked.
+pub fn track_update(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value) -> Value {
+    let managed = requested(writer, live, new);
+    let is_create = crate::meta::uid(live).is_empty();
+    // An object whose ownership is unknown stays so until somebody applies.
+    if managed.is_empty() && !is_create {
+        return Value::Null;
+    }
+    let mut managed = record(kind, writer, live, new, managed);
+    cap(&mut managed);
+    managed.encode()
+}
+
+/// The ownership that the write starts from: the client may replace it, or reset it with one empty entry.
+fn requested(writer: &Writer<'_>, live: &Value, new: &Value) -> Managed {
+    let stored = || Managed::decode(managed_fields(live)).unwrap_or_default();
+    let sent = managed_fields(new);
+    if !writer.subresource.is_empty() || sent == managed_fields(live) {
+        return stored();
+    }
+    let list = sent.and_then(Value::as_array);
+    let is_reset = list.is_some_and(|list| match list.as_slice() {
+        [] => true,
+        [only] => only.as_object().is_some_and(Map::is_empty),
+        _ => false,
+    });
+    if is_reset {
+        return Managed::default();
+    }
+    match Managed::decode_checked(sent) {
+        Ok(managed) if !managed.is_empty() => managed,
+        _ => stored(),
+    }
+}
+
+fn managed_fields(object: &Value) -> Option<&Value> {
+    object.get("metadata").and_then(|m| m.get("managedFields")).filter(|v| !v.is_null())
+}
+
+/// Gives the changed fields to the writer.
+pub(super) fn record(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value, mut managed: Managed) -> Managed {
+    let ignored = ignored_fields(kind, writer.subresource);
+    let comparison = compare(Node::root(&kind.schema, kind.type_id), live, new).excluding(&ignored);
+    if comparison.is_empty() {
+        return managed;
+    }
+    let own = comparison.changed().difference(&stripped_fields());
+    // Ownership always moves here, so there is nothing to refuse.
+    drop(reconcile(kind, &mut managed, comparison, (live, new), None, true));
+    if own.is_empty() {
+        return managed;
+    }
+    let id = ManagerId {
+        manager: writer.manager.to_owned(),
+        operation: Operation::Update,
+        api_version: kind.api_version(),
+        subresource: writer.subresource.to_owned(),
+    };
+    let before = managed.entries.remove(&id).map(|owned| owned.fields.set()).unwrap_or_default();
+    let owned = Owned {
+        api_version: kind.api_version(),
+        time: writer.now.to_owned(),
+        fields: Fields::Parsed(before.union(&own)),
+    };
+    managed.entries.insert(id, owned);
+    managed
+}
+
+/// Takes changed and removed fields from everybody but `skip`. Without `force`, a changed field that somebody owns is a conflict.
+pub(super) fn reconcile(
+    kind: &Kind,
+    managed: &mut Managed,
+    comparison: Comparison,
+    (live, new): (&Value, &Value),
+    skip: Option<&ManagerId>,
+    force: bool,
+) -> Result<(), Conflicts> {
+    let own_version = kind.api_version();
+    let mut versions: HashMap<String, Option<Changes>> = HashMap::new();
+    versions.insert(own_version, Some(Changes::from(comparison)));
+    let mut conflicts = Conflicts::default();
+    let mut missing = Vec::new();
+    for (id, owned) in managed.entries.iter_mut() {
+        if Some(id) == skip {
+            continue;
+        }
+        let changes = versions
+            .entry(owned.api_version.clone())
+            .or_insert_with(|| changes_in_version(kind, &owned.api_version, live, new));
+        let Some(changes) = changes else {
+            missing.push(id.clone());
+            continue;
+        };
+        if !force {
+            let taken = match &owned.fields {
+                Fields::Stored(value) if !changes.changed.touches(value) => Set::new(),
+                fields => fields.set().intersection(&changes.changed),
+            };
+            if !taken.is_empty() {
+                conflicts.0.push((id.clone(), taken));
+            }
+        }
+        owned.fields.subtract(&changes.changed);
+        owned.fields.subtract(&changes.removed);
+    }
+    if !conflicts.is_empty() {
+        return Err(conflicts);
+    }
+    managed.entries.retain(|id, owned| !missing.contains(id) && !owned.fields.is_empty());
+    Ok(())
+}
+
+struct Changes {
+    changed: Set,
+    removed: Set,
+}
+
+impl From<Comparison> for Changes {
+    fn from(comparison: Comparison) -> Self {
+        Self { changed: comparison.changed(), removed: comparison.removed }
+    }
+}
+
+/// The changes as a manager sees them who wrote in another version; `None` when that version is not served any more.
+fn changes_in_version(kind: &Kind, api_version: &str, live: &Value, new: &Value) -> Option<Changes> {
+    let registry = kinds::builtin();
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let Some(other) = registry.by_kind(group, version, &kind.kind) else {
+        // Versions of custom resources differ in nothing but their name.
+        let custom = registry.by_kind(&kind.group, &kind.version, &kind.kind).is_none() && group == kind.group;
+        return custom.then(|| compare(Node::root(&kind.schema, kind.type_id), live, new).into());
+    };
+    if other.storage_prefix != kind.storage_prefix {
+        return None;
+    }
+    let converted = |object: &Value| {
+        let stored = match kind.conversion {
+            Some(conversion) => (conversion.to_storage)(object.clone()),
+            None => object.clone(),
+        };
+        match other.conversion {
+            Some(conversion) => (conversion.from_storage)(stored),
+            None => stored,
+        }
+    };
+    Some(compare(Node::root(&other.schema, other.type_id), &converted(live), &converted(new)).into())
+}
+
+/// Fields that writes to this part of the object do not set, whatever they say.
+pub(super) fn ignored_fields(kind: &Kind, subresource: &str) -> Set {
+    let paths = match subresource {
+        "" => &kind.rules.apply_resets,
+        "status" => &kind.rules.status_apply_resets,
+        _ => return Set::new(),
+    };
+    Set::of_fields(paths.iter().map(AsRef::as_ref))
+}
+
+/// Fields that nobody owns: identity and what the server sets.
+pub(super) fn stripped_fields() -> Set {
+    Set::of_fields([
+        "apiVersion",
+        "kind",
+        "metadata",
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.creationTimestamp",
+        "metadata.selfLink",
+        "metadata.uid",
+        "metadata.clusterName",
+        "metadata.generation",
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+    ])
+}
+
+/// Merges the oldest entries of plain writes, by version, until few enough are left.
+fn cap(managed: &mut Managed) {
+    let mut updaters: Vec<(String, ManagerId)> = managed
+        .entries
+        .iter()
+        .filter(|(id, _)| id.operation == Operation::Update)
+        .map(|(id, owned)| (owned.time.clone(), id.clone()))
+        .collect();
+    let mut left = updaters.len();
+    if left <= UPDATE_MANAGERS_MAX {
+        return;
+    }
+    updaters.sort();
+    let mut first_of_version: HashMap<String, ManagerId> = HashMap::new();
+    for (time, id) in updaters {
+        if left <= UPDATE_MANAGERS_MAX {
+            break;
+        }
+        let Some(first) = first_of_version.get(&id.api_version) else {
+            first_of_version.insert(id.api_version.clone(), id);
+            continue;
+        };
+        let bucket = ManagerId {
+            manager: OLD_UPDATES_MANAGER.to_owned(),
+            operation: Operation::Update,
+            api_version: id.api_version.clone(),
+            subresource: String::new(),
+        };
+        if !managed.entries.contains_key(&bucket)
+            && let Some(owned) = managed.entries.remove(first)
+        {
+            managed.entries.insert(bucket.clone(), owned);
+        }
+        if id == bucket {
+            continue;
+        }
+        let Some(merged) = managed.entries.remove(&id) else { continue };
+        if let Some(owned) = managed.entries.get_mut(&bucket) {
+            owned.fields = Fields::Parsed(owned.fields.set().union(&merged.fields.set()));
+            owned.time = time;
+        }
+        left -= 1;
+    }
+}
