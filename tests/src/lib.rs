@@ -6,7 +6,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,12 @@ use anyhow::{Context as _, Result, bail};
 /// Nothing a test waits for takes longer than this on the slowest machine it should pass on.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary under test: beside the test's own, since they are built together.
+/// The binary under test: beside the caller's own, since they are built together. Programs are in `target/PROFILE`, tests
+/// one level below.
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let target = test.parent().and_then(Path::parent).expect("tests are in target/PROFILE/deps");
-    let binary = target.join("quarterdeck");
-    assert!(binary.exists(), "{} is missing: run `cargo test --workspace`", binary.display());
-    binary
+    let own = std::env::current_exe().expect("a program has a path");
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("quarterdeck")).find(|binary| binary.is_file());
+    beside.unwrap_or_else(|| panic!("quarterdeck is not beside {}: run `cargo test --workspace`", own.display()))
 }
 
 /// A child process that does not outlive its owner.

@@ -1,0 +1,59 @@
+//! Objects to measure with, and creating many of them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::Api;
+use kube::api::PostParams;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// Requests on their way at the same time.
+const IN_FLIGHT: usize = 32;
+/// Bytes of a ConfigMap's one value.
+const VALUE_BYTES: usize = 512;
+
+/// How long it took to create all of them.
+pub(crate) async fn create_all<K>(api: &Api<K>, objects: impl Iterator<Item = K>) -> Result<Duration>
+where
+    K: Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+{
+    let started = Instant::now();
+    stream::iter(objects)
+        .map(|object| async move { api.create(&PostParams::default(), &object).await.map(drop) })
+        .buffer_unordered(IN_FLIGHT)
+        .try_collect::<()>()
+        .await?;
+    Ok(started.elapsed())
+}
+
+pub(crate) fn config_map(name: String) -> ConfigMap {
+    let mut object = ConfigMap::default();
+    object.metadata.name = Some(name);
+    object.data = Some(BTreeMap::from([("key".to_owned(), "x".repeat(VALUE_BYTES))]));
+    object
+}
+
+/// A pod as people write them: two containers with ports, resources, variables and probes.
+pub(crate) fn pod_spec() -> Value {
+    let container = |name: &str| {
+        json!({
+            "name": name,
+            "image": format!("registry.example/{name}:1.4.2"),
+            "ports": [{ "name": "http", "containerPort": 8080 }],
+            "env": [{ "name": "LEVEL", "value": "info" }, { "name": "REGION", "value": "north" }],
+            "resources": { "requests": { "cpu": "100m", "memory": "64Mi" }, "limits": { "memory": "128Mi" } },
+            "readinessProbe": { "httpGet": { "path": "/ready", "port": "http" }, "periodSeconds": 5 },
+        })
+    };
+    json!({ "containers": [container("web"), { "name": "log", "image": "registry.example/log:2" }] })
+}
+
+pub(crate) fn pod(name: String) -> Result<Pod> {
+    let metadata = json!({ "name": name, "labels": { "app": "web", "tier": "front" } });
+    Ok(serde_json::from_value(json!({ "metadata": metadata, "spec": pod_spec() }))?)
+}
