@@ -314,7 +314,7 @@ fn recorded_warnings_are_given_alike() {
         let Some(kind) = kind_of(step["path"].as_str().unwrap_or("")) else { continue };
         let Ok(object) = create(kind, &filled(&step["body"].to_string()), "ns") else { continue };
         let mut ours = Vec::new();
-        ours.extend(api::kinds::deprecation(&kind).map(str::to_owned));
+        ours.extend(api::kinds::deprecation(kind).map(str::to_owned));
         (kind.strategy.warnings)(&Cursor::root(&object), None, &mut ours);
         let recorded = step["expect"]["headers"]["Warning"].as_array();
         let theirs: Vec<String> = recorded

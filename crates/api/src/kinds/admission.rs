@@ -404,7 +404,7 @@ fn policy_validation(validation: &Cursor<'_>, errors: &mut ErrorList) {
         dynamic.invalid(errors, "must be non-empty if specified");
     }
     if !message.is_empty() && message.str().trim().is_empty() {
-        message.invalid(errors, "message must be non-empty if specified");
+        message.invalid(errors, "must be non-empty if specified");
     } else if message.str().trim().contains(['\n', '\r']) {
         message.invalid(errors, "must not contain line breaks");
     } else if trimmed.contains(['\n', '\r']) && message.is_empty() {
@@ -425,7 +425,8 @@ fn audit_annotations(list: &Cursor<'_>, policy: &str, errors: &mut ErrorList) {
             let full = format!("{policy}/{}", key.str());
             invalid_each(errors, &key.path(), &full, names::qualified_name(&full));
         } else {
-            formatted(&key, names::qualified_name, errors);
+            // The key is stored as `name/key`, so there is no key without a name.
+            errors.invalid(key.path(), key.str(), "requires metadata.name be non-empty");
         }
         if expression.str().trim().is_empty() {
             expression.required(errors, "valueExpression is not specified");
