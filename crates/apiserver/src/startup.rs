@@ -96,7 +96,7 @@ async fn keep(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(), Status>
 
 fn kubernetes_service(gateway: &Gateway, identity: &Identity) -> Option<KubernetesService> {
     let range = gateway.allocations.allocator().ranges.first()?;
-    Some(KubernetesService { range: range.clone(), secure_port: identity.secure_port, node_port: 0 })
+    Some(KubernetesService { range: *range, secure_port: identity.secure_port, node_port: 0 })
 }
 
 /// Repeats a plan until nothing is left to do.

@@ -18,11 +18,20 @@ impl Indexed {
     /// Reads `json`, an object; `fields` are the kind's.
     pub fn extract(json: &[u8], fields: &[SelectableField]) -> Result<Self, serde_json::Error> {
         let mut labels = Vec::new();
-        let mut values = vec![Box::<str>::default(); fields.len()];
-        let paths: Vec<(usize, &[api::kind::Str])> =
-            fields.iter().enumerate().map(|(i, field)| (i, field.path.as_slice())).collect();
+        // Fallbacks are read into slots behind the fields' own.
+        let fallbacks: Vec<(usize, &[api::kind::Str])> =
+            fields.iter().enumerate().filter_map(|(i, field)| Some((i, field.fallback.as_deref()?))).collect();
+        let mut values = vec![Box::<str>::default(); fields.len() + fallbacks.len()];
+        let own = fields.iter().map(|field| field.path.as_slice());
+        let paths = own.chain(fallbacks.iter().map(|(_, path)| *path)).enumerate().collect();
         let root = Branch { paths, labels_below: LabelsBelow::Metadata, out: &mut values, labels: &mut labels };
         root.deserialize(&mut serde_json::Deserializer::from_slice(json))?;
+        for (slot, (field, _)) in fallbacks.iter().enumerate() {
+            if values[*field].is_empty() {
+                values[*field] = std::mem::take(&mut values[fields.len() + slot]);
+            }
+        }
+        values.truncate(fields.len());
         Ok(Self { labels: labels.into(), fields: values.into() })
     }
 
@@ -157,7 +166,7 @@ mod tests {
     use super::*;
 
     fn field(label: &'static str) -> SelectableField {
-        SelectableField { label: label.into(), path: label.split('.').map(Into::into).collect() }
+        SelectableField { label: label.into(), path: label.split('.').map(Into::into).collect(), fallback: None }
     }
 
     #[test]
@@ -171,6 +180,19 @@ mod tests {
         assert_eq!(indexed.label("none"), None);
         let values: Vec<&str> = indexed.fields.iter().map(AsRef::as_ref).collect();
         assert_eq!(values, ["n1", "Running", "true", ""]);
+    }
+
+    #[test]
+    fn an_empty_field_reads_its_fallback() {
+        let source = SelectableField {
+            label: "source".into(),
+            path: vec!["source".into(), "component".into()],
+            fallback: Some(vec!["reportingComponent".into()]),
+        };
+        let read = |json: &[u8]| Indexed::extract(json, std::slice::from_ref(&source)).unwrap().fields[0].to_string();
+        assert_eq!(read(br#"{"source":{"component":"a"},"reportingComponent":"b"}"#), "a");
+        assert_eq!(read(br#"{"source":{},"reportingComponent":"b"}"#), "b");
+        assert_eq!(read(b"{}"), "");
     }
 
     #[test]

@@ -298,24 +298,7 @@ mod tests {
     use super::*;
 
     fn kind() -> Arc<Kind> {
-        Arc::new(Kind {
-            group: "".into(),
-            version: "v1".into(),
-            kind: "ConfigMap".into(),
-            resource: "configmaps".into(),
-            singular: "configmap".into(),
-            namespaced: true,
-            verbs: vec![],
-            short_names: vec![],
-            categories: vec![],
-            storage_prefix: "configmaps".into(),
-            storage_version: "v1".into(),
-            storage_version_hash: "".into(),
-            type_name: "".into(),
-            subresources: vec![],
-            selectable_fields: vec![],
-            strategy: &api::Strategy::DEFAULT,
-        })
+        Arc::clone(api::kinds::builtin().by_resource("", "v1", "configmaps").unwrap())
     }
 
     fn object(namespace: &str, name: &str, revision: i64) -> Arc<CachedObject> {
