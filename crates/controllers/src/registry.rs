@@ -2,15 +2,17 @@
 
 use crate::spec::ControllerSpec;
 use crate::{
-    cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoints,
-    garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, replica_set, resource_quota, root_ca,
-    service_account, stateful_set, taint_eviction, ttl_after_finished,
+    cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoint_slice_mirroring,
+    endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, pv_protection, pvc_protection,
+    replica_set, resource_quota, root_ca, service_account, stateful_set, taint_eviction, ttl, ttl_after_finished,
+    vac_protection,
 };
 
 /// In upstream's order of start.
 pub const CONTROLLERS: &[ControllerSpec] = &[
     endpoints::CONTROLLER,
     endpoint_slice::CONTROLLER,
+    endpoint_slice_mirroring::CONTROLLER,
     replica_set::REPLICATION_CONTROLLER,
     pod_gc::CONTROLLER,
     resource_quota::CONTROLLER,
@@ -24,10 +26,14 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     disruption::CONTROLLER,
     stateful_set::CONTROLLER,
     cron_job::CONTROLLER,
+    ttl::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
     cluster_role_aggregation::CONTROLLER,
+    pvc_protection::CONTROLLER,
+    pv_protection::CONTROLLER,
+    vac_protection::CONTROLLER,
     ttl_after_finished::CONTROLLER,
     root_ca::CONTROLLER,
 ];

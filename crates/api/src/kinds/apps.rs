@@ -1,5 +1,7 @@
 //! Deployment, ReplicaSet, DaemonSet, StatefulSet, ControllerRevision. Source: `pkg/registry/apps`, `pkg/apis/apps/validation`.
 
+use serde_json::json;
+
 use crate::kinds::replicationcontroller::{always_restarts, labels_match, replica_status};
 use crate::kinds::{carry, pod};
 use crate::strategy::SubresourceStrategy;
@@ -47,6 +49,11 @@ pub const REPLICA_SET: Strategy = Strategy {
 };
 
 pub const DAEMON_SET: Strategy = Strategy {
+    prepare_for_create: |new, _| set_template_generation(new, template_generation(new).max(1)),
+    prepare_for_update: |new, old, _| {
+        let changed = new["spec"]["template"] != old["spec"]["template"];
+        set_template_generation(new, template_generation(old) + i64::from(changed));
+    },
     validate: |object, errors| daemon_set_spec(&object.field("spec"), errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
@@ -56,7 +63,7 @@ pub const DAEMON_SET: Strategy = Strategy {
     warnings: template_warnings,
     subresources: &[SubresourceStrategy {
         name: "status",
-        prepare_for_update: |_, _, _| {},
+        prepare_for_update: |new, old, _| set_template_generation(new, template_generation(old)),
         validate_update: daemon_set_status,
     }],
     ..Strategy::DEFAULT
@@ -104,6 +111,22 @@ pub const CONTROLLER_REVISION: Strategy = Strategy {
     },
     ..Strategy::DEFAULT
 };
+
+/// A field of extensions/v1beta1, kept as an annotation: how often the template has changed.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn template_generation(set: &Value) -> i64 {
+    set["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn set_template_generation(set: &mut Value, generation: i64) {
+    let Some(metadata) = set.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let annotations = metadata.entry("annotations").or_insert(Value::Null);
+    if !annotations.is_object() {
+        *annotations = json!({});
+    }
+    annotations[TEMPLATE_GENERATION] = json!(generation.to_string());
+}
 
 fn template_warnings(new: &Cursor<'_>, _: Option<&Cursor<'_>>, out: &mut Vec<String>) {
     pod::warnings::template(&new.field("spec").field("template"), out);
@@ -462,6 +485,21 @@ mod tests {
             ),
             ["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"]
         );
+    }
+
+    #[test]
+    fn a_daemon_sets_template_generation_counts_templates() {
+        let ctx = crate::strategy::Context { now: "2026-01-01T00:00:00Z", user: "", groups: &[], uid: "" };
+        let generation = |set: &Value| set["metadata"]["annotations"][TEMPLATE_GENERATION].clone();
+        let mut old = json!({"metadata": {"name": "a"}, "spec": {"template": template()}});
+        (DAEMON_SET.prepare_for_create)(&mut old, &ctx);
+        assert_eq!(generation(&old), "1");
+        let mut new = json!({"metadata": {"name": "a"}, "spec": {"template": template(), "minReadySeconds": 1}});
+        (DAEMON_SET.prepare_for_update)(&mut new, &old, &ctx);
+        assert_eq!(generation(&new), "1");
+        new["spec"]["template"]["metadata"]["labels"]["b"] = "c".into();
+        (DAEMON_SET.prepare_for_update)(&mut new, &old, &ctx);
+        assert_eq!(generation(&new), "2");
     }
 
     #[test]
