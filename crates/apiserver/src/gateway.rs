@@ -23,6 +23,7 @@ use crate::http::accept::{Accept, Shape, negotiate};
 use crate::http::body::{self, ResponseBody};
 use crate::http::path::{ResourcePath, Target, parse};
 use crate::http::query::Query;
+use crate::inflight::{InFlight, too_many_requests};
 use crate::metrics::Metrics;
 use crate::storage::Objects;
 use crate::verbs::{self, Content, Notes, Presenter, Reply, Request};
@@ -41,6 +42,7 @@ pub(crate) struct Gateway {
     pub allocations: Allocations,
     pub documents: Documents,
     pub health: Health,
+    pub in_flight: InFlight,
     pub metrics: Metrics,
     /// Turns true when the server stops: long-running answers end.
     pub shutdown: watch::Receiver<bool>,
@@ -151,15 +153,15 @@ impl Gateway {
         if !path.subresource.is_empty() && subresource.is_none() {
             return Err(Status::unknown_endpoint());
         }
-        let watching = path.watch_prefix
-            || (query.flag("watch") && path.name.is_empty() && call.method == Method::GET)
-            || (query.flag("watch") && call.method == Method::GET && path.subresource.is_empty());
+        let asks_watch = query.flag("watch") && call.method == Method::GET && path.subresource.is_empty();
+        let watching = path.watch_prefix || asks_watch;
         let verb = verb(&call.method, !path.name.is_empty(), watching).ok_or_else(Status::method_not_allowed)?;
         let allowed = match subresource {
             Some(subresource) => subresource.verbs.iter().any(|v| v == verb),
             None => kind.has_verb(if verb == "watch" && !kind.has_verb("watch") { "list" } else { verb }),
         };
         self.check_route(&kind, &path, verb, allowed)?;
+        let Some(_place) = self.in_flight.take(&user, verb) else { return Ok(too_many_requests()) };
         let shape = match verb {
             "watch" => Shape::Watch,
             "list" | "deletecollection" => Shape::List,

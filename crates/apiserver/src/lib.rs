@@ -19,6 +19,7 @@ mod error;
 mod gateway;
 mod health;
 pub mod http;
+mod inflight;
 mod metrics;
 mod node_proxy;
 mod select;

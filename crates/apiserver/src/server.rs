@@ -19,6 +19,7 @@ use crate::cache::Cache;
 use crate::documents::Documents;
 use crate::gateway::{Gateway, Tokens};
 use crate::health::Health;
+use crate::inflight::InFlight;
 use crate::metrics::Metrics;
 use crate::serve::{self, InProcess};
 use crate::startup;
@@ -79,6 +80,7 @@ impl ApiServer {
             allocations: Allocations::new(allocator),
             documents: Documents::default(),
             health: Health::default(),
+            in_flight: InFlight::default(),
             metrics: Metrics::new(),
             shutdown: stopped.clone(),
         });
