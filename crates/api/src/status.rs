@@ -197,6 +197,13 @@ impl Status {
         Self::failure(406, "NotAcceptable", message, None)
     }
 
+    /// The client asked for protobuf, which the object cannot be written in.
+    pub fn not_a_protobuf_message() -> Self {
+        let message = "object *unstructured.Unstructured does not implement the protobuf marshalling interface and \
+                       cannot be encoded to a protobuf message";
+        Self::failure(406, "NotAcceptable", message, None)
+    }
+
     /// The router produces none of the media types that the client takes.
     pub fn no_representation(available: &[&str]) -> Self {
         let message = format!("406: Not Acceptable\n\nAvailable representations: {}", available.join(", "));

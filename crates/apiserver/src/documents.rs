@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha512};
 use crate::authn::oidc;
 use crate::gateway::{Gateway, header, respond, text};
 use crate::http::ResponseBody;
-use crate::http::accept::{Shape, negotiate};
+use crate::http::accept::{Encoding, Shape, negotiate};
 use crate::http::body;
 
 /// Documents made once and kept: they change only when kinds come or go.
@@ -95,8 +95,12 @@ pub(crate) fn find(
     };
     let Some(document) = document else { return Ok(None) };
     if document.content_type == JSON {
-        // Discovery has no other form than JSON, but a client that takes none of ours is told so.
-        negotiate(accept, Shape::Object, false)?;
+        let encoding = negotiate(accept, Shape::Object, false)?.encoding;
+        if !matches!(encoding, Encoding::Json | Encoding::PrettyJson) {
+            let value = serde_json::from_slice(&document.bytes).map_err(Status::internal)?;
+            let bytes = crate::verbs::encode(&value, encoding)?;
+            return Ok(Some(respond(200, encoding.content_type(), body::full(bytes))));
+        }
     }
     Ok(Some(conditional(&document, headers)))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ::bytes::Bytes;
+use api::kind::SchemaRef;
 use api::kinds::Registry;
 use api::{Kind, Status};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
@@ -19,7 +20,7 @@ use crate::authz::Authorizer;
 use crate::cache::Cache;
 use crate::documents::Documents;
 use crate::health::Health;
-use crate::http::accept::{Accept, Shape, negotiate};
+use crate::http::accept::{Accept, Shape, negotiate, negotiate_for};
 use crate::http::body::{self, ResponseBody};
 use crate::http::path::{ResourcePath, Target, parse};
 use crate::http::query::Query;
@@ -168,7 +169,9 @@ impl Gateway {
             _ => Shape::Object,
         };
         let accept_header = header(&call.headers, ACCEPT.as_str());
-        let accept = negotiate(accept_header, shape, query.flag("pretty"))?;
+        // Bodies of subresources are built-in types, also those of custom resources.
+        let has_protobuf = matches!(kind.schema, SchemaRef::Builtin(_)) || path.subresource == "scale";
+        let accept = negotiate_for(accept_header, shape, query.flag("pretty"), has_protobuf)?;
         let request = Request {
             namespace: if kind.namespaced { path.namespace } else { String::new() },
             name: path.name,

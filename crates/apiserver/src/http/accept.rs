@@ -1,6 +1,7 @@
 //! Content negotiation: which form of an answer the client wants.
 
 use api::Status;
+use api::codec::protobuf::MEDIA_TYPE;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub(crate) enum Encoding {
     /// Indented JSON (`pretty=true` or a browser).
     PrettyJson,
     Yaml,
+    /// Kubernetes' protobuf.
+    Protobuf,
 }
 
 impl Encoding {
@@ -16,6 +19,15 @@ impl Encoding {
         match self {
             Self::Json | Self::PrettyJson => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => MEDIA_TYPE,
+        }
+    }
+
+    /// The type of a stream of watch events.
+    pub(crate) fn watch_content_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Self::Json | Self::PrettyJson | Self::Yaml => "application/json",
         }
     }
 }
@@ -49,12 +61,22 @@ pub(crate) enum Shape {
     Watch,
 }
 
-const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", MEDIA_TYPE];
 const WATCH_MEDIA_TYPES: [&str; 2] =
     ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 /// Chooses the first acceptable alternative of an Accept header, in order of quality.
 pub(crate) fn negotiate(header: Option<&str>, shape: Shape, pretty: bool) -> Result<Accept, Status> {
+    negotiate_for(header, shape, pretty, true)
+}
+
+/// The same for a kind whose objects may have no protobuf form (custom resources); their metadata always has one.
+pub(crate) fn negotiate_for(
+    header: Option<&str>,
+    shape: Shape,
+    pretty: bool,
+    has_protobuf: bool,
+) -> Result<Accept, Status> {
     let header = header.unwrap_or("");
     let json = if pretty && shape != Shape::Watch { Encoding::PrettyJson } else { Encoding::Json };
     if header.trim().is_empty() {
@@ -66,10 +88,14 @@ pub(crate) fn negotiate(header: Option<&str>, shape: Shape, pretty: bool) -> Res
         let encoding = match alternative.media_type {
             "application/json" | "*/*" => json,
             "application/yaml" if shape != Shape::Watch => Encoding::Yaml,
+            MEDIA_TYPE => Encoding::Protobuf,
             _ => continue,
         };
-        if let Some(form) = alternative.form(shape) {
-            return Ok(Accept { encoding, form });
+        match (encoding, alternative.form(shape)) {
+            // Tables are no protobuf messages.
+            (_, None) | (Encoding::Protobuf, Some(Form::Table(_))) => {}
+            (Encoding::Protobuf, Some(Form::Object)) if !has_protobuf => {}
+            (encoding, Some(form)) => return Ok(Accept { encoding, form }),
         }
     }
     // A media type that nobody produces is refused by the router, a form of a known one by the negotiation behind it.
@@ -148,8 +174,24 @@ mod tests {
     fn unknown_transformations_fall_through_to_the_next_alternative() {
         let header = "application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/json";
         assert_eq!(negotiate(Some(header), Shape::Object, false).unwrap(), Accept::JSON);
-        let protobuf_first = "application/vnd.kubernetes.protobuf,application/json";
-        assert_eq!(negotiate(Some(protobuf_first), Shape::List, false).unwrap(), Accept::JSON);
+    }
+
+    #[test]
+    fn protobuf_is_for_built_in_objects_and_any_metadata() {
+        let protobuf_first = Some("application/vnd.kubernetes.protobuf,application/json");
+        let protobuf = Accept { encoding: Encoding::Protobuf, form: Form::Object };
+        assert_eq!(negotiate_for(protobuf_first, Shape::List, false, true).unwrap(), protobuf);
+        assert_eq!(negotiate_for(protobuf_first, Shape::List, false, false).unwrap(), Accept::JSON);
+        assert_eq!(negotiate_for(Some(MEDIA_TYPE), Shape::Object, false, false).unwrap_err().code, 406);
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        assert_eq!(
+            negotiate_for(Some(metadata), Shape::Object, false, false).unwrap(),
+            Accept { encoding: Encoding::Protobuf, form: Form::PartialMetadata("v1") }
+        );
+        let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
+        assert_eq!(negotiate_for(Some(table), Shape::List, false, true).unwrap_err().code, 406);
+        let stream = negotiate(Some("application/vnd.kubernetes.protobuf;stream=watch"), Shape::Watch, false).unwrap();
+        assert_eq!(stream.encoding.watch_content_type(), "application/vnd.kubernetes.protobuf;stream=watch");
     }
 
     #[test]

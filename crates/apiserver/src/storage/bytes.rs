@@ -1,6 +1,7 @@
 //! From stored bytes to the bytes a client sees, without building a tree.
 
 use ::bytes::{Bytes, BytesMut};
+use api::codec::protobuf;
 use store::Revision;
 
 /// An object's JSON with its resourceVersion inside, and where its `metadata` begins.
@@ -16,9 +17,9 @@ pub struct ObjectBytes {
 /// A stored value that is not an object of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// Upstream's protobuf storage format; rewrite the objects as JSON first.
-    #[error("value is in protobuf storage format, which is not supported")]
-    Protobuf,
+    /// Upstream's storage format, but not an object that we know.
+    #[error("value is not a protobuf object: {0}")]
+    Protobuf(#[from] api::codec::DecodeError),
     #[error("value is not a JSON object: {0}")]
     Json(#[from] serde_json::Error),
     #[error("object has no metadata")]
@@ -27,7 +28,6 @@ pub enum ReadError {
 
 const METADATA_KEY: &[u8] = b"\"metadata\":{";
 const RESOURCE_VERSION_KEY: &[u8] = b"\"resourceVersion\":\"";
-const PROTOBUF_MAGIC: &[u8] = b"k8s\0";
 
 impl ObjectBytes {
     /// Splices `revision` into stored bytes. One copy of the object; bytes laid out by someone else are rewritten first.
@@ -96,12 +96,16 @@ fn splice(stored: &[u8], metadata_at: usize, revision: Revision) -> ObjectBytes 
     ObjectBytes { json: out.freeze(), metadata_at }
 }
 
-/// Another writer's JSON, in our layout and without a resourceVersion.
+/// Another writer's JSON or protobuf, in our layout and without a resourceVersion.
 fn rewrite(stored: &Bytes) -> Result<Bytes, ReadError> {
-    if stored.starts_with(PROTOBUF_MAGIC) {
-        return Err(ReadError::Protobuf);
-    }
-    let mut object: api::Map = serde_json::from_slice(stored)?;
+    let mut object: api::Map = if protobuf::is_enveloped(stored) {
+        match protobuf::decode_object(stored)? {
+            api::Value::Object(object) => object,
+            _ => return Err(ReadError::NoMetadata),
+        }
+    } else {
+        serde_json::from_slice(stored)?
+    };
     let kind = object.shift_remove("kind").unwrap_or_default();
     let api_version = object.shift_remove("apiVersion").unwrap_or_default();
     let mut metadata = object.shift_remove("metadata").ok_or(ReadError::NoMetadata)?;
@@ -147,10 +151,27 @@ mod tests {
     }
 
     #[test]
-    fn garbage_and_protobuf_are_errors() {
+    fn values_of_an_upstream_server_are_read() {
+        let map = api::Value::from_iter([
+            ("kind".to_owned(), api::Value::from("ConfigMap")),
+            ("apiVersion".to_owned(), api::Value::from("v1")),
+            ("metadata".to_owned(), api::Value::from_iter([("name", "a")])),
+            ("data".to_owned(), api::Value::from_iter([("k", "v")])),
+        ]);
+        let stored = protobuf::encode(&map).unwrap();
+        assert!(protobuf::is_enveloped(&stored));
+        let object = ObjectBytes::from_stored(&stored, Revision(9)).unwrap();
+        assert_eq!(
+            object.json.as_ref(),
+            br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"9","name":"a"},"data":{"k":"v"}}"#
+        );
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
         assert!(matches!(
             ObjectBytes::from_stored(&Bytes::from_static(b"k8s\0\x0a\x09"), Revision(1)),
-            Err(ReadError::Protobuf)
+            Err(ReadError::Protobuf(_))
         ));
         assert!(matches!(
             ObjectBytes::from_stored(&Bytes::from_static(b"{}"), Revision(1)),

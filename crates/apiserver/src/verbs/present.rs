@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use ::bytes::{BufMut, Bytes, BytesMut};
+use api::codec::protobuf::{self, ListEncoder};
+use api::codec::yaml;
 use api::table::Printer;
 use api::{Kind, Map, Status, Value};
 use serde_json::json;
@@ -86,14 +88,18 @@ impl Presenter {
         self.accept.encoding.content_type()
     }
 
+    pub(crate) fn watch_content_type(&self) -> &'static str {
+        self.accept.encoding.watch_content_type()
+    }
+
     /// Stored bytes can be sent as they are.
     pub(crate) fn is_verbatim(&self) -> bool {
-        self.accept.form == Form::Object && self.kind.conversion.is_none()
+        self.accept == Accept::JSON && self.kind.conversion.is_none()
     }
 
     /// One object.
     pub(crate) fn object(&self, object: &ObjectBytes) -> Result<Bytes, Status> {
-        if self.is_verbatim() && self.accept.encoding == Encoding::Json {
+        if self.is_verbatim() {
             return Ok(object.json.clone());
         }
         let value = self.form(object, true)?;
@@ -154,8 +160,11 @@ impl Presenter {
 
     /// A whole list. JSON lists of objects are streamed from the shared bytes, whatever their number.
     pub(crate) fn list(&self, items: Vec<ObjectBytes>, metadata: &ListMetadata) -> Result<ResponseBody, Status> {
-        if self.is_verbatim() && self.accept.encoding == Encoding::Json {
+        if self.is_verbatim() {
             return Ok(body::stream(self.stream_list(items, metadata)?));
+        }
+        if self.accept.encoding == Encoding::Protobuf {
+            return Ok(body::full(self.protobuf_list(&items, metadata)?));
         }
         let document = match self.accept.form {
             Form::Object => {
@@ -198,6 +207,21 @@ impl Presenter {
         Ok(body::full(encode(&document, self.accept.encoding)?))
     }
 
+    fn protobuf_list(&self, items: &[ObjectBytes], metadata: &ListMetadata) -> Result<Bytes, Status> {
+        let (api_version, kind) = match self.accept.form {
+            Form::PartialMetadata(version) => {
+                (format!("meta.k8s.io/{version}"), "PartialObjectMetadataList".to_owned())
+            }
+            Form::Object | Form::Table(_) => (self.kind.api_version(), self.kind.list_kind()),
+        };
+        let mut list = ListEncoder::new(&api_version, &kind).ok_or_else(Status::not_a_protobuf_message)?;
+        for item in items {
+            // Of the metadata form only the metadata is encoded, whatever else the object has.
+            list.push(&self.parse(item)?);
+        }
+        Ok(list.finish(&metadata.value()))
+    }
+
     fn stream_list(
         &self,
         items: Vec<ObjectBytes>,
@@ -231,13 +255,27 @@ impl Presenter {
         })))
     }
 
-    /// An event as a line of a watch stream; `with_columns` as for [`Presenter::form`].
+    /// An event as a line or frame of a watch stream; `with_columns` as for [`Presenter::form`].
     pub(crate) fn event(&self, kind: EventKind, object: &ObjectBytes, with_columns: bool) -> Result<Bytes, Status> {
         if self.is_verbatim() {
             return Ok(crate::cache::watch_frame(kind, &object.json));
         }
-        let document = encode(&self.form(object, with_columns)?, Encoding::Json)?;
-        Ok(crate::cache::watch_frame(kind, &document))
+        self.frame(kind.as_str(), &self.form(object, with_columns)?)
+    }
+
+    /// The ERROR event that ends a watch stream.
+    pub(crate) fn error_event(&self, status: &Status) -> Bytes {
+        let value = serde_json::to_value(status).unwrap_or_default();
+        self.frame("ERROR", &value).unwrap_or_default()
+    }
+
+    fn frame(&self, event: &str, object: &Value) -> Result<Bytes, Status> {
+        if self.accept.encoding == Encoding::Protobuf {
+            return Ok(protobuf::watch_frame(event, &encode(object, Encoding::Protobuf)?));
+        }
+        let mut line = json!({ "type": event, "object": object }).to_string();
+        line.push('\n');
+        Ok(line.into())
     }
 
     /// An object of the kind with nothing in it, as bookmarks carry.
@@ -271,9 +309,7 @@ impl Presenter {
                 empty
             }
         };
-        let mut line = json!({ "type": "BOOKMARK", "object": object }).to_string();
-        line.push('\n');
-        line.into()
+        self.frame("BOOKMARK", &object).unwrap_or_default()
     }
 }
 
@@ -282,7 +318,8 @@ pub(crate) fn encode(value: &Value, encoding: Encoding) -> Result<Bytes, Status>
     match encoding {
         Encoding::Json => Ok(serde_json::to_vec(value).map_err(Status::internal)?.into()),
         Encoding::PrettyJson => Ok(serde_json::to_vec_pretty(value).map_err(Status::internal)?.into()),
-        Encoding::Yaml => Ok(serde_saphyr::to_string(value).map_err(Status::internal)?.into()),
+        Encoding::Yaml => Ok(yaml::print(value).into()),
+        Encoding::Protobuf => protobuf::encode(value).ok_or_else(Status::not_a_protobuf_message),
     }
 }
 

@@ -88,24 +88,17 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
         shutdown: gateway.shutdown.clone(),
         over: false,
     };
-    Ok(Reply::new(200, Content::Body("application/json", body::stream(watcher.into_stream()))))
+    Ok(Reply::new(200, Content::Body(presenter.watch_content_type(), body::stream(watcher.into_stream()))))
 }
 
 /// Upstream answers a watch that starts too early with a stream of one ERROR event.
 fn too_old_stream(presenter: &Presenter, asked: Revision, oldest: Revision) -> Reply {
     let status = too_old(asked, oldest);
-    let line = error_line(&status);
-    Reply::new(200, Content::Body(presenter.content_type(), body::full(line)))
+    Reply::new(200, Content::Body(presenter.watch_content_type(), body::full(presenter.error_event(&status))))
 }
 
 fn too_old(asked: Revision, oldest: Revision) -> Status {
     Status::expired(format!("too old resource version: {asked} ({oldest})"))
-}
-
-fn error_line(status: &Status) -> Bytes {
-    let mut line = serde_json::json!({ "type": "ERROR", "object": status }).to_string();
-    line.push('\n');
-    line.into()
 }
 
 /// One client's watch.
@@ -149,7 +142,8 @@ impl Watcher {
             match self.resource.events_from(self.position, EVENTS_MAX) {
                 Err(too_old_error) => {
                     self.over = true;
-                    self.pending.push_back(error_line(&too_old(self.start, too_old_error.oldest)));
+                    let status = too_old(self.start, too_old_error.oldest);
+                    self.pending.push_back(self.presenter.error_event(&status));
                     continue;
                 }
                 Ok((events, next)) if !events.is_empty() => {
@@ -219,7 +213,7 @@ impl Watcher {
         match line {
             Ok(line) => self.pending.push_back(line),
             Err(status) => {
-                self.pending.push_back(error_line(&status));
+                self.pending.push_back(self.presenter.error_event(&status));
                 self.over = true;
             }
         }

@@ -51,16 +51,60 @@ pub(super) fn read(bytes: &[u8], target: &Target<'_>) -> Result<Read, Failure> {
 /// resources).
 pub fn encode(value: &Value) -> Option<Bytes> {
     let given = |field: &str| value.get(field).and_then(Value::as_str);
-    let (api_version, kind) = (given("apiVersion")?, given("kind")?);
+    // The document of `/api` names no version of itself.
+    let (api_version, kind) = (given("apiVersion").unwrap_or(""), given("kind")?);
     let ty = type_of(api_version, kind)?;
-    let sealed = envelope::seal(api_version, kind, |out| {
-        if api_version == "meta.k8s.io/v1beta1" && kind == "PartialObjectMetadataList" {
-            beta_metadata_list(out, value);
-        } else {
-            encode::message(out, ty, value);
-        }
-    });
-    Some(sealed.into())
+    if let Some(mut list) = ListEncoder::new(api_version, kind) {
+        value.get("items").and_then(Value::as_array).into_iter().flatten().for_each(|item| list.push(item));
+        return Some(list.finish(value.get("metadata").unwrap_or(&Value::Null)));
+    }
+    Some(envelope::seal(api_version, kind, |out| encode::message(out, ty, value)).into())
+}
+
+/// A list in the making: items are encoded as they come, so that only bytes are held.
+#[derive(Debug)]
+pub struct ListEncoder {
+    api_version: String,
+    kind: String,
+    item: TypeId,
+    items: Vec<u8>,
+    items_number: u32,
+}
+
+impl ListEncoder {
+    /// `None` when lists of this kind have no protobuf form.
+    pub fn new(api_version: &str, kind: &str) -> Option<Self> {
+        let schema = Schema::builtin();
+        let field = schema.field(type_of(api_version, kind)?, "items")?;
+        let item = schema.element_of(field.shape).type_id()?;
+        // The beta version of this one list has its two fields the other way round.
+        let items_first = api_version == "meta.k8s.io/v1beta1";
+        Some(Self {
+            api_version: api_version.to_owned(),
+            kind: kind.to_owned(),
+            item,
+            items: Vec::new(),
+            items_number: if items_first { 1 } else { 2 },
+        })
+    }
+
+    pub fn push(&mut self, item: &Value) {
+        put_message(&mut self.items, self.items_number, |out| encode::message(out, self.item, item));
+    }
+
+    pub fn finish(self, metadata: &Value) -> Bytes {
+        let list_meta = list_meta();
+        let sealed = envelope::seal(&self.api_version, &self.kind, |out| {
+            if self.items_number == 1 {
+                out.extend_from_slice(&self.items);
+            }
+            put_message(out, 3 - self.items_number, |out| encode::message(out, list_meta, metadata));
+            if self.items_number == 2 {
+                out.extend_from_slice(&self.items);
+            }
+        });
+        sealed.into()
+    }
 }
 
 /// One frame of a watch stream: a length and a bare `WatchEvent` around an enveloped object.
@@ -73,31 +117,14 @@ pub fn watch_frame(event: &str, object: &[u8]) -> Bytes {
     out.into()
 }
 
-/// The beta version of this one list has its two fields the other way round.
-fn beta_metadata_list(out: &mut Vec<u8>, list: &Value) {
-    let types = meta_types();
-    for item in list.get("items").and_then(Value::as_array).into_iter().flatten() {
-        put_message(out, 1, |out| encode::message(out, types.partial, item));
-    }
-    put_message(out, 2, |out| encode::message(out, types.list_meta, list.get("metadata").unwrap_or(&Value::Null)));
+fn meta_type(name: &str) -> TypeId {
+    let name = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
+    Schema::builtin().type_id(&name).unwrap_or(TypeId(0))
 }
 
-struct MetaTypes {
-    partial: TypeId,
-    partial_list: TypeId,
-    list_meta: TypeId,
-}
-
-fn meta_types() -> MetaTypes {
-    let id = |name: &str| {
-        let name = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
-        Schema::builtin().type_id(&name).unwrap_or(TypeId(0))
-    };
-    MetaTypes {
-        partial: id("PartialObjectMetadata"),
-        partial_list: id("PartialObjectMetadataList"),
-        list_meta: id("ListMeta"),
-    }
+fn list_meta() -> TypeId {
+    static LIST_META: OnceLock<TypeId> = OnceLock::new();
+    *LIST_META.get_or_init(|| meta_type("ListMeta"))
 }
 
 /// The built-in type of an object, by what it calls itself.
@@ -107,13 +134,14 @@ fn type_of(api_version: &str, kind: &str) -> Option<TypeId> {
         let schema = Schema::builtin();
         let named = schema.types().flat_map(|(id, ty)| ty.gvks.iter().map(move |gvk| (gvk.to_string(), id)));
         let mut types: HashMap<String, TypeId> = named.collect();
-        let meta = meta_types();
         for version in ["v1", "v1beta1"] {
-            types.insert(format!("meta.k8s.io/{version}/PartialObjectMetadata"), meta.partial);
-            types.insert(format!("meta.k8s.io/{version}/PartialObjectMetadataList"), meta.partial_list);
+            for name in ["PartialObjectMetadata", "PartialObjectMetadataList"] {
+                types.insert(format!("meta.k8s.io/{version}/{name}"), meta_type(name));
+            }
         }
         types
     });
+    let api_version = if api_version.is_empty() { "v1" } else { api_version };
     let slash = if api_version.contains('/') { "" } else { "/" };
     types.get(&format!("{slash}{api_version}/{kind}")).copied()
 }

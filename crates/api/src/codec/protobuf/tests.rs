@@ -201,3 +201,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn discovery_documents_have_a_protobuf_form() {
+    let versions = encode(&json!({"kind": "APIVersions", "versions": ["v1"]})).expect("encodes");
+    assert_eq!(versions, sealed("", "APIVersions", b"\x0a\x02v1"));
+    let list = json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1",
+        "resources": [{"name": "a", "singularName": "", "namespaced": true, "kind": "A", "verbs": ["get"]}],
+    });
+    let raw = b"\x0a\x02v1\x12\x17\x0a\x01a\x10\x01\x1a\x01A\x22\x05\x0a\x03get\x32\x00\x42\x00\x4a\x00\x52\x00";
+    assert_eq!(encode(&list).expect("encodes"), sealed("v1", "APIResourceList", raw));
+}

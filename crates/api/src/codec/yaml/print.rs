@@ -1,6 +1,9 @@
 //! YAML written the way upstream's library writes it: sorted keys, two spaces, list items at the level of their key, strings
 //! plain where a YAML 1.1 reader would read them back as the same string.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
 use serde_json::Value;
 
 /// A value as a YAML document, ending with a line break.
@@ -84,7 +87,23 @@ fn string(s: &str, indent: usize) -> String {
 
 fn one_line(s: &str) -> String {
     let reads_back = matches!(super::resolve(s), Ok(Value::String(_)));
-    if reads_back && is_plain(s) { s.to_owned() } else { double_quoted(s) }
+    if reads_back && is_plain(s) && !is_time_like(s) { s.to_owned() } else { double_quoted(s) }
+}
+
+/// Upstream's library quotes what some YAML readers take for a date, a time or a number in base 60.
+fn is_time_like(s: &str) -> bool {
+    static TIME_LIKE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(
+            r"(?x)^(?:
+                [0-9]{4}-[0-9]{1,2}-[0-9]{1,2}
+                (?:[Tt\ ][0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})?)?
+              | [-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?
+            )$",
+        )
+        .ok()
+    });
+    s.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+')
+        && TIME_LIKE.as_ref().is_some_and(|pattern| pattern.is_match(s))
 }
 
 /// Fit for a literal block: printable, no trailing spaces to lose, and no first line that would set another indent.
@@ -147,6 +166,15 @@ mod tests {
 
     use super::print;
     use crate::codec::yaml::parse;
+
+    #[test]
+    fn what_looks_like_a_time_is_quoted() {
+        let value = serde_json::json!({"a": "2026-11-23T01:19:31Z", "b": "2026-1-2", "c": "12:30", "d": "nginx:1", "e": "1.2.3.4"});
+        assert_eq!(
+            print(&value),
+            "a: \"2026-11-23T01:19:31Z\"\nb: \"2026-1-2\"\nc: \"12:30\"\nd: nginx:1\ne: 1.2.3.4\n"
+        );
+    }
 
     #[test]
     fn objects_print_sorted_with_lists_at_key_level() {
