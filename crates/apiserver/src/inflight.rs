@@ -25,7 +25,9 @@ pub(crate) struct InFlight {
 
 /// Held while a request is worked on; nothing for those that do not count.
 #[derive(Debug)]
-pub(crate) struct Place(#[allow(dead_code, reason = "gives the place back when dropped")] Option<OwnedSemaphorePermit>);
+pub(crate) struct Place {
+    _given_back_when_dropped: Option<OwnedSemaphorePermit>,
+}
 
 impl Default for InFlight {
     fn default() -> Self {
@@ -37,12 +39,12 @@ impl InFlight {
     /// A place for a request, at once or not at all.
     pub(crate) fn take(&self, user: &UserInfo, verb: &str) -> Option<Place> {
         let places = match verb {
-            "watch" => return Some(Place(None)),
-            _ if user.in_group(EXEMPT_GROUP) => return Some(Place(None)),
+            "watch" => return Some(Place { _given_back_when_dropped: None }),
+            _ if user.in_group(EXEMPT_GROUP) => return Some(Place { _given_back_when_dropped: None }),
             "get" | "list" => &self.reads,
             _ => &self.writes,
         };
-        Arc::clone(places).try_acquire_owned().ok().map(|permit| Place(Some(permit)))
+        Arc::clone(places).try_acquire_owned().ok().map(|permit| Place { _given_back_when_dropped: Some(permit) })
     }
 }
 
