@@ -27,9 +27,9 @@ pub(crate) struct ControllerFlags {
     /// Controllers to run: '*' for all that are on by default, 'name' to add one, '-name' to leave one out.
     #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     pub controllers: Vec<String>,
-    /// Give every node a piece of --cluster-cidr for its pods.
-    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub allocate_node_cidrs: bool,
+    /// Give every node a piece of --cluster-cidr for its pods; on when --cluster-cidr is given.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allocate_node_cidrs: Option<bool>,
     /// Ranges for pod addresses, at most one per family, comma separated.
     #[arg(long, value_delimiter = ',')]
     pub cluster_cidr: Vec<String>,

@@ -221,6 +221,11 @@ fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connect
     Connection::in_process(api_server.in_process(user), agent)
 }
 
+/// Says what is wrong with the controllers' flags, before anything is started.
+pub(super) fn check(flags: &ControllerFlags) -> Result<()> {
+    manager_config(flags, String::new(), None).map(drop)
+}
+
 fn manager_config(
     flags: &ControllerFlags,
     root_ca_pem: String,
@@ -238,10 +243,8 @@ fn manager_config(
         node_startup_grace_period,
         terminated_pod_gc_threshold,
     } = flags;
-    anyhow::ensure!(
-        *allocate_node_cidrs != cluster_cidr.is_empty(),
-        "--allocate-node-cidrs and --cluster-cidr go together: give both or neither"
-    );
+    let allocates = allocate_node_cidrs.unwrap_or(!cluster_cidr.is_empty());
+    anyhow::ensure!(!allocates || !cluster_cidr.is_empty(), "--allocate-node-cidrs needs --cluster-cidr");
     anyhow::ensure!(!node_monitor_period.is_zero(), "--node-monitor-period must be greater than zero");
     let mask = |of_family: u8, default: u8| match (*node_cidr_mask_size, of_family) {
         (0, 0) => default,
@@ -258,7 +261,7 @@ fn manager_config(
         node_monitor_period: *node_monitor_period,
         node_monitor_grace_seconds: seconds(node_monitor_grace_period),
         node_startup_grace_seconds: seconds(node_startup_grace_period),
-        cluster_cidrs: cluster_cidr.clone(),
+        cluster_cidrs: if allocates { cluster_cidr.clone() } else { Vec::new() },
         node_cidr_mask_size_ipv4: mask(*node_cidr_mask_size_ipv4, defaults.node_cidr_mask_size_ipv4),
         node_cidr_mask_size_ipv6: mask(*node_cidr_mask_size_ipv6, defaults.node_cidr_mask_size_ipv6),
     })

@@ -25,6 +25,7 @@ const SERVICE_NAMES: [&str; 4] =
 const MASTERS: &str = "system:masters";
 
 pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<()> {
+    components::check(&args.controllers)?;
     let place = Place::open(&mut args)?;
     let store = open_store(&args, &place).await?;
     let listener =
