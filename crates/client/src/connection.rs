@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use kube::api::Api;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::core::{NamespaceResourceScope, Resource};
 use kube::{Client, Config};
 use tower::{BoxError, Service, ServiceExt};
@@ -44,6 +44,19 @@ impl Connection {
     /// Over HTTPS, as the kubeconfig's current context says. `user_agent` is what audit and managedFields name; the part
     /// before the first `/` becomes the field manager.
     pub async fn from_kubeconfig(path: &Path, user_agent: &str) -> Result<Self, ConnectionError> {
+        Self::over_https(path, user_agent, |_| {}).await
+    }
+
+    /// To the kubeconfig's server, without its credentials: for requests that bring their own.
+    pub async fn without_credentials(path: &Path, user_agent: &str) -> Result<Self, ConnectionError> {
+        Self::over_https(path, user_agent, |config| config.auth_info = AuthInfo::default()).await
+    }
+
+    async fn over_https(
+        path: &Path,
+        user_agent: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self, ConnectionError> {
         let shown = path.display().to_string();
         let bad_file = |source| ConnectionError::Kubeconfig { path: shown.clone(), source };
         let kubeconfig = Kubeconfig::read_from(path).map_err(bad_file)?;
@@ -51,6 +64,7 @@ impl Connection {
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(bad_file)?;
         // A watch is silent between two bookmarks; a read limit would cut it.
         config.read_timeout = None;
+        change(&mut config);
         let client =
             Client::try_from(config).map_err(|source| ConnectionError::Client { path: shown.clone(), source })?;
         Self { client }.with_headers(vec![header("user agent", http::header::USER_AGENT, user_agent)?])
@@ -89,6 +103,10 @@ impl Connection {
             async move { client.send(request).await }
         });
         Ok(Self { client: Client::new(service, "default") })
+    }
+
+    pub(crate) fn from_client(client: Client) -> Self {
+        Self { client }
     }
 
     pub fn client(&self) -> Client {

@@ -13,6 +13,7 @@ pub mod informer;
 pub mod key;
 pub mod leader;
 pub mod selector;
+mod service_account;
 pub mod workqueue;
 
 pub use connection::{Connection, ConnectionError};

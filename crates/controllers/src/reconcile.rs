@@ -86,10 +86,12 @@ async fn work_on<R: Reconciler>(name: &'static str, reconciler: &R, queue: &Work
             }
         }
         Ok(Err(failure)) => {
-            if failure.is_ordinary() {
-                debug!(controller = name, %key, %failure, "will try again");
+            let failures = queue.n_failures(key) + 1;
+            // A key that fails for long is told of ever more rarely.
+            if failure.is_ordinary() || !failures.is_power_of_two() {
+                debug!(controller = name, %key, %failure, failures, "will try again");
             } else {
-                warn!(controller = name, %key, %failure, "reconcile failed, will try again");
+                warn!(controller = name, %key, %failure, failures, "reconcile failed, will try again");
             }
             queue.add_rate_limited(key.clone());
         }

@@ -212,8 +212,12 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Writes a file whole or not at all: a temporary neighbour, synced, then renamed.
+/// Writes a file whole or not at all: a temporary neighbour, synced, then renamed. A file that says the same already is left
+/// alone, so that a server on a full disk starts again.
 pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    if fs::read(path).is_ok_and(|present| present == content) {
+        return Ok(());
+    }
     let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
         let _absent_is_fine = fs::remove_file(&temporary);
@@ -222,7 +226,10 @@ pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    write().with_context(|| {
+        let _nothing_was_written = fs::remove_file(&temporary);
+        format!("cannot write {}", path.display())
+    })
 }
 
 #[cfg(test)]

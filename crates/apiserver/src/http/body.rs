@@ -19,6 +19,9 @@ pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 /// Requests above this are refused, as upstream's `--max-request-body-bytes` equivalent does.
 pub(crate) const REQUEST_BYTES_MAX: usize = 3 << 20;
 
+/// Read and thrown away after a refusal: clients that send everything before they listen then hear why.
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
+
 pub(crate) fn full(bytes: impl Into<Bytes>) -> ResponseBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
@@ -34,15 +37,25 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    if body.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
-        return Err(Status::request_entity_too_large(REQUEST_BYTES_MAX));
-    }
-    match http_body_util::Limited::new(body, REQUEST_BYTES_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::request_entity_too_large(REQUEST_BYTES_MAX))
+    let declared_too_large = body.size_hint().lower() > REQUEST_BYTES_MAX as u64;
+    if !declared_too_large {
+        match http_body_util::Limited::new(&mut *body, REQUEST_BYTES_MAX).collect().await {
+            Ok(collected) => return Ok(collected.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {}
+            Err(error) => return Err(Status::bad_request(format!("unable to read request body: {error}"))),
         }
-        Err(error) => Err(Status::bad_request(format!("unable to read request body: {error}"))),
+    }
+    discard(body).await;
+    Err(Status::request_entity_too_large(REQUEST_BYTES_MAX))
+}
+
+async fn discard<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+        if discarded > DISCARDED_BYTES_MAX {
+            return;
+        }
     }
 }
 

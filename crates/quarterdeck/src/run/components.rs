@@ -140,10 +140,11 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
     };
     let leader_election = elect::election(&args.elect, CONTROLLER_MANAGER)?;
     let config = manager_config(&args.flags, root_ca_pem, leader_election)?;
-    // One certificate stands for all controllers; the API server lets it act as each of their service accounts.
-    let connect = move |user: &str| match connection.impersonating(user, &[]) {
-        Ok(impersonating) if user != CONTROLLER_MANAGER_USER => impersonating,
-        _ => connection.clone(),
+    // Each controller acts as its own service account, with tokens that the manager's identity may ask for.
+    let transport = Connection::without_credentials(&args.kubeconfig, CONTROLLER_MANAGER).await?;
+    let connect = move |user: &str| match service_account(user) {
+        Some((namespace, name)) => transport.as_service_account(&connection, namespace, name),
+        None => connection.clone(),
     };
     ControllerManager::new(connect, config).run(shutdown).await;
     Ok(())
@@ -210,10 +211,15 @@ impl Components {
     }
 }
 
+/// Namespace and name, when a user is a service account.
+fn service_account(user: &str) -> Option<(&str, &str)> {
+    user.strip_prefix("system:serviceaccount:")?.split_once(':')
+}
+
 /// A connection within the process for a component's user, with the groups that the user would have.
 fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connection, client::ConnectionError> {
     let mut groups = vec![AUTHENTICATED.to_owned()];
-    if let Some(namespace) = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split(':').next()) {
+    if let Some((namespace, _)) = service_account(user) {
         groups.push("system:serviceaccounts".to_owned());
         groups.push(format!("system:serviceaccounts:{namespace}"));
     }
