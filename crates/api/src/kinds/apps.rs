@@ -489,7 +489,9 @@ mod tests {
 
     #[test]
     fn a_daemon_sets_template_generation_counts_templates() {
-        let ctx = crate::strategy::Context { now: "2026-01-01T00:00:00Z", user: "", groups: &[], uid: "" };
+        let extra = std::collections::BTreeMap::new();
+        let ctx =
+            crate::strategy::Context { now: "2026-01-01T00:00:00Z", user: "", groups: &[], extra: &extra, uid: "" };
         let generation = |set: &Value| set["metadata"]["annotations"][TEMPLATE_GENERATION].clone();
         let mut old = json!({"metadata": {"name": "a"}, "spec": {"template": template()}});
         (DAEMON_SET.prepare_for_create)(&mut old, &ctx);
