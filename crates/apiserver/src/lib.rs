@@ -22,6 +22,7 @@ pub mod http;
 mod inflight;
 mod metrics;
 mod node_proxy;
+mod ownership;
 mod select;
 mod serve;
 mod server;

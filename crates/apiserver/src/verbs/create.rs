@@ -5,8 +5,10 @@ use api::{Status, Value, meta, rules};
 
 use super::{Reply, Request, name};
 use crate::admit::{self, Operation};
+use crate::attributes::Action;
 use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
     Moment, check_options, decode_body, deduplicate_owners, encode_for_storage, group_resource, set_metadata,
@@ -23,15 +25,21 @@ pub(crate) async fn create(gateway: &Gateway, request: &Request) -> Result<Reply
         return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
     }
     settle_namespace(request, &mut object)?;
-    create_object(gateway, request, object).await
+    create_object(gateway, request, object, Ownership::Track).await
 }
 
 /// Creates a decoded and defaulted object: the second half of POST, and what a PUT to a missing object becomes.
-pub(crate) async fn create_object(gateway: &Gateway, request: &Request, mut object: Value) -> Result<Reply, Status> {
+pub(crate) async fn create_object(
+    gateway: &Gateway,
+    request: &Request,
+    mut object: Value,
+    ownership: Ownership,
+) -> Result<Reply, Status> {
     let kind = &request.kind;
     let moment = Moment::now();
     let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
+    let managed = ownership::settle_new(request, &moment, &mut object, ownership);
     let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, None).await?;
     let generated = meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty();
     let _serial = gateway.allocations.lock(kind).await;
@@ -42,6 +50,7 @@ pub(crate) async fn create_object(gateway: &Gateway, request: &Request, mut obje
             set_metadata(&mut candidate, "name", name.into());
         }
         prepare(request, &mut candidate, &moment);
+        set_metadata(&mut candidate, "managedFields", managed.clone());
         let allocated = gateway.allocations.on_create(gateway, request, &mut candidate).await?;
         validate_create(kind, &candidate)?;
         admit::validate(gateway, request, Operation::Create, &candidate, None, &mut admission).await?;
@@ -67,6 +76,20 @@ pub(crate) async fn create_object(gateway: &Gateway, request: &Request, mut obje
         }
     }
     Err(Status::generate_name_conflict(group_resource(request), meta::metadata_str(&object, "generateName")))
+}
+
+/// A write that turns out to be a create needs leave for that as well.
+pub(super) fn authorize(gateway: &Gateway, request: &Request) -> Result<(), Status> {
+    let action = Action::Resource {
+        verb: "create".to_owned(),
+        group: request.kind.group.to_string(),
+        version: request.kind.version.to_string(),
+        resource: request.kind.resource.to_string(),
+        subresource: request.subresource.clone(),
+        namespace: request.namespace.clone(),
+        name: request.name.clone(),
+    };
+    gateway.authz.require(&request.user, &action, &[])
 }
 
 async fn put_new(gateway: &Gateway, request: &Request, object: &Value, stored: Bytes) -> Result<WriteOutcome, Status> {
@@ -95,7 +118,7 @@ fn already_exists(request: &Request, name: &str, deleting: bool) -> Status {
 /// System fields and the kind's own preparation.
 fn prepare(request: &Request, object: &mut Value, moment: &Moment) {
     let kind = &request.kind;
-    for cleared in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "managedFields"] {
+    for cleared in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         set_metadata(object, cleared, Value::Null);
     }
     set_metadata(object, "creationTimestamp", moment.now.clone().into());

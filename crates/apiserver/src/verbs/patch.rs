@@ -5,9 +5,10 @@ use api::patch::{Patch, PatchType};
 use api::{ErrorList, Path, Shape, Status, Value, defaults, meta};
 
 use super::update::{Replaced, replace};
-use super::{Reply, Request};
+use super::{Reply, Request, apply};
 use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
 use crate::write::{Moment, check_options, decode_stored, field_validation, group_resource};
 
@@ -23,6 +24,9 @@ const PATCH_MEDIA_TYPES: [&str; 4] = [
 ];
 
 pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    if request.content_type == apply::MEDIA_TYPE {
+        return apply::apply(gateway, request).await;
+    }
     let patch = decode_patch(request)?;
     check_options(request)?;
     let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
@@ -32,8 +36,8 @@ pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply,
             return Err(Status::not_found(group_resource(request), &request.name));
         };
         let old = decode_stored(&request.kind, &current.value, current.mod_revision)?;
-        let object = apply(request, &patch, &old)?;
-        match replace(gateway, request, &key, object, current).await? {
+        let object = patched_object(request, &patch, &old)?;
+        match replace(gateway, request, &key, object, current, Ownership::Track).await? {
             Replaced::Done(reply) => return Ok(reply),
             Replaced::LostRace => {}
         }
@@ -50,7 +54,7 @@ pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
 }
 
 /// The patched object, decoded as strictly as the client asked, with defaults.
-fn apply(request: &Request, patch: &Patch, old: &Value) -> Result<Value, Status> {
+fn patched_object(request: &Request, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let kind = &request.kind;
     let mut object = patched(request, Target::from(kind.as_ref()), patch, old)?;
     if meta::name(&object) != request.name {
@@ -88,5 +92,9 @@ pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old:
         FieldValidation::Ignore => {}
         FieldValidation::Warn | FieldValidation::Strict => strict.into_iter().for_each(|text| request.notes.push(text)),
     }
-    Ok(normalized.value)
+    let mut object = normalized.value;
+    if patched.object.pointer("/metadata/managedFields").is_some_and(|list| *list == Value::Array(Vec::new())) {
+        ownership::keep_reset(b"\"managedFields\":[]", &mut object);
+    }
+    Ok(object)
 }

@@ -6,13 +6,15 @@ use api::selector::LabelSelector;
 use api::{ErrorList, Kind, Path, Status, Value, codec, meta};
 use serde_json::json;
 
+use super::apply;
 use super::patch::{decode_patch, patched};
 use super::update::{Replaced, replace};
 use super::{Reply, Request, get};
 use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
-use crate::write::{body_format, check_options, decode_stored, field_validation, group_resource};
+use crate::write::{Moment, body_format, check_options, decode_stored, field_validation, group_resource, set_metadata};
 
 const RACES_MAX: usize = 5;
 
@@ -32,14 +34,54 @@ pub(crate) async fn update_scale(gateway: &Gateway, request: &Request) -> Result
         return Err(Status::bad_request(if name.is_empty() { "name must be provided".to_owned() } else { text }));
     }
     decoded.warnings.into_iter().for_each(|warning| request.notes.push(warning));
-    change(gateway, request, |_| Ok(decoded.value.clone())).await
+    change(gateway, request, |_, _| Ok(Edited::of(decoded.value.clone()))).await
 }
 
 pub(crate) async fn patch_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    if request.content_type == apply::MEDIA_TYPE {
+        return apply_scale(gateway, request).await;
+    }
     let patch = decode_patch(request)?;
     check_options(request)?;
     let target = Target::from(scale(request)?);
-    change(gateway, request, |old| patched(request, target, &patch, old)).await
+    change(gateway, request, |_, old| Ok(Edited::of(patched(request, target, &patch, old)?))).await
+}
+
+/// Server-side apply of a Scale is an apply of the object's replicas.
+async fn apply_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let config = apply::configuration(request)?;
+    let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or("");
+    if (text("apiVersion"), text("kind")) != ("autoscaling/v1", "Scale") {
+        let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+        return Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={}", text("kind"))));
+    }
+    let kind = &request.kind;
+    let mut of_object =
+        json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": request.name } });
+    if let Some(replicas) = config.pointer("/spec/replicas") {
+        of_object["spec"] = json!({ "replicas": replicas });
+    }
+    change(gateway, request, |object, scale| {
+        let applied = apply::applied(request, &request.subresource, object, &of_object, &Moment::now())?;
+        let mut scale = scale.clone();
+        scale["spec"]["replicas"] = applied.pointer("/spec/replicas").cloned().unwrap_or(0.into());
+        let managed = applied.pointer("/metadata/managedFields").cloned().unwrap_or_default();
+        Ok(Edited { scale, managed: Some(managed) })
+    })
+    .await
+}
+
+/// A scale as the request wants it.
+struct Edited {
+    scale: Value,
+    /// The object's `managedFields`, when they are settled already.
+    managed: Option<Value>,
+}
+
+impl Edited {
+    fn of(scale: Value) -> Self {
+        Self { scale, managed: None }
+    }
 }
 
 fn scale(request: &Request) -> Result<&Subresource, Status> {
@@ -50,7 +92,7 @@ fn scale(request: &Request) -> Result<&Subresource, Status> {
 async fn change(
     gateway: &Gateway,
     request: &Request,
-    edit: impl Fn(&Value) -> Result<Value, Status>,
+    edit: impl Fn(&Value, &Value) -> Result<Edited, Status>,
 ) -> Result<Reply, Status> {
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, &request.name);
@@ -59,8 +101,9 @@ async fn change(
         let Some(current) = current else {
             return Err(Status::not_found(group_resource(request), &request.name));
         };
-        let mut object = decode_stored(kind, &current.value, current.mod_revision)?;
-        let scale = edit(&scale_of(kind, &object))?;
+        let old = decode_stored(kind, &current.value, current.mod_revision)?;
+        let mut object = old.clone();
+        let Edited { scale, managed } = edit(&old, &scale_of(kind, &object))?;
         validate(&scale, &request.name)?;
         let wanted_version = meta::resource_version(&scale);
         if !wanted_version.is_empty() && wanted_version != meta::resource_version(&object) {
@@ -75,8 +118,12 @@ async fn change(
             return Err(Status::conflict(group_resource(request), &request.name, &text));
         }
         object["spec"]["replicas"] = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());
+        let managed = managed.unwrap_or_else(|| {
+            ownership::settle(request, &request.subresource, &Moment::now(), &old, &mut object, Ownership::Track)
+        });
+        set_metadata(&mut object, "managedFields", managed);
         let parent = request.for_subresource("");
-        match replace(gateway, &parent, &key, object, current).await? {
+        match replace(gateway, &parent, &key, object, current, Ownership::Settled).await? {
             Replaced::Done(reply) => return finish(kind, reply),
             Replaced::LostRace => {}
         }

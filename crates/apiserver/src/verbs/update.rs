@@ -3,12 +3,13 @@
 use api::{Cursor, ErrorList, Status, Value, meta, rules};
 use store::Revision;
 
-use super::create::create_object;
+use super::create::{authorize, create_object};
 use super::{Reply, Request};
 use crate::admit::{self, Operation};
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
+use crate::ownership::{self, Ownership};
 use crate::storage::{Current, ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
     Moment, check_options, decode_body, decode_stored, deduplicate_owners, encode_for_storage, group_resource,
@@ -21,6 +22,7 @@ const RACES_MAX: usize = 5;
 pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
     let mut object = decode_body(request)?;
+    ownership::keep_reset(&request.body, &mut object);
     settle_name(request, &mut object)?;
     settle_namespace(request, &mut object)?;
     let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
@@ -29,7 +31,7 @@ pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply
         let Some(current) = current else {
             return create_missing(gateway, request, object).await;
         };
-        match replace(gateway, request, &key, object.clone(), current).await? {
+        match replace(gateway, request, &key, object.clone(), current, Ownership::Track).await? {
             Replaced::Done(reply) => return Ok(reply),
             Replaced::LostRace => {}
         }
@@ -52,7 +54,8 @@ async fn create_missing(gateway: &Gateway, request: &Request, mut object: Value)
         return Err(Status::conflict(group_resource(request), &request.name, &text));
     }
     set_metadata(&mut object, "resourceVersion", Value::Null);
-    create_object(gateway, request, object).await
+    authorize(gateway, request)?;
+    create_object(gateway, request, object, Ownership::Track).await
 }
 
 /// The object's name must be that of the URL; an empty one is filled in.
@@ -83,6 +86,7 @@ pub(super) async fn replace(
     key: &ObjectKey,
     mut object: Value,
     current: Current,
+    ownership: Ownership,
 ) -> Result<Replaced, Status> {
     let kind = &request.kind;
     let old = decode_stored(kind, &current.value, current.mod_revision)?;
@@ -90,9 +94,11 @@ pub(super) async fn replace(
     let moment = Moment::now();
     let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
+    let managed = ownership::settle(request, &request.subresource, &moment, &old, &mut object, ownership);
     let mut admission = admit::mutate(gateway, request, Operation::Update, &mut object, Some(&old)).await?;
     carry_over(request, &mut object, &old);
     prepare(request, &mut object, &old, &moment);
+    ownership::restore(&mut object, managed, &old);
     let _serial = gateway.allocations.lock(kind).await;
     let allocated = gateway.allocations.on_update(gateway, request, &mut object, &old).await?;
     validate(request, &object, &old)?;
@@ -137,7 +143,8 @@ fn check_preconditions(
     // Upstream lets the bare parse error through here.
     let wanted = parse_resource_version(version).map_err(|error| Status::unknown(error.cause()))?;
     let new_uid = meta::uid(object);
-    if !new_uid.is_empty() && new_uid != meta::uid(old) {
+    // A patch has no precondition; what it makes of the uid is a matter of validation.
+    if request.verb != "patch" && !new_uid.is_empty() && new_uid != meta::uid(old) {
         let text = format!(
             "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
              UID in precondition: {new_uid}, UID in object meta: {}",
@@ -173,7 +180,6 @@ fn carry_over(request: &Request, object: &mut Value, old: &Value) {
             set_metadata(object, field, old_field(field));
         }
     }
-    set_metadata(object, "managedFields", old_field("managedFields"));
     set_metadata(object, "resourceVersion", old_field("resourceVersion"));
     if request.kind.namespaced {
         set_metadata(object, "namespace", request.namespace.clone().into());

@@ -1,0 +1,137 @@
+//! Server-side apply: PATCH with a configuration. It creates what is not there.
+
+use api::apply::{self, Writer};
+use api::codec::{FieldValidation, normalize, yaml};
+use api::{ErrorList, Path, Status, Value, defaults, gojson, meta};
+
+use super::create::{authorize, create_object};
+use super::update::{Replaced, replace};
+use super::{Reply, Request};
+use crate::error::from_store;
+use crate::gateway::Gateway;
+use crate::ownership::Ownership;
+use crate::storage::ObjectKey;
+use crate::write::{
+    Moment, check_options, decode_stored, field_validation, group_resource, options_error, set_metadata,
+};
+
+pub(super) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
+/// Tries against other writers; upstream's number.
+const RACES_MAX: usize = 5;
+
+pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    let config = configuration(request)?;
+    let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
+    for _ in 0..RACES_MAX {
+        let current = gateway.objects.get(&key).await.map_err(|e| from_store(&request.kind, "patch", e))?;
+        let Some(current) = current else {
+            match create(gateway, request, &config).await {
+                Err(status) if status.reason == "AlreadyExists" && !request.is_dry_run() => continue,
+                outcome => return outcome,
+            }
+        };
+        let old = decode_stored(&request.kind, &current.value, current.mod_revision)?;
+        let object = merged(request, &old, &config)?;
+        match replace(gateway, request, &key, object, current, Ownership::Settled).await? {
+            Replaced::Done(reply) => return Ok(reply),
+            Replaced::LostRace => {}
+        }
+    }
+    Err(Status::modified(group_resource(request), &request.name))
+}
+
+/// Apply to an object that is not there.
+async fn create(gateway: &Gateway, request: &Request, config: &Value) -> Result<Reply, Status> {
+    if !request.subresource.is_empty() {
+        return Err(Status::not_found(group_resource(request), &request.name));
+    }
+    let zero = request.kind.schema.zero(request.kind.type_id);
+    let mut object = merged(request, &zero, config)?;
+    let uid = meta::uid(&object);
+    if !uid.is_empty() {
+        let text = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+        return Err(Status::conflict(group_resource(request), &request.name, &text));
+    }
+    set_metadata(&mut object, "resourceVersion", Value::Null);
+    authorize(gateway, request)?;
+    create_object(gateway, request, object, Ownership::Settled).await
+}
+
+/// The configuration laid over `live`, decoded, with defaults and the ownership that follows.
+fn merged(request: &Request, live: &Value, config: &Value) -> Result<Value, Status> {
+    let kind = &request.kind;
+    let moment = Moment::now();
+    let applied = applied(request, &request.subresource, live, config, &moment)?;
+    let normalized = normalize(&applied, kind.as_ref()).map_err(|error| Status::unknown(error.message))?;
+    let mut object = normalized.value;
+    check_identity(request, &mut object)?;
+    defaults::apply_at(kind.as_ref(), &mut object, &moment.now);
+    Ok(object)
+}
+
+/// What the configuration makes of `live`, as the request's manager.
+pub(super) fn applied(
+    request: &Request,
+    subresource: &str,
+    live: &Value,
+    config: &Value,
+    moment: &Moment,
+) -> Result<Value, Status> {
+    let writer = Writer { manager: request.query.text("fieldManager"), subresource, now: &moment.now };
+    let force = request.query.flag("force");
+    let applied = apply::apply(&request.kind, &writer, live, config, force).map_err(|error| error.status())?;
+    Ok(applied.object)
+}
+
+fn check_identity(request: &Request, object: &mut Value) -> Result<(), Status> {
+    if request.kind.namespaced && meta::namespace(object).is_empty() {
+        set_metadata(object, "namespace", request.namespace.clone().into());
+    }
+    if request.kind.namespaced && meta::namespace(object) != request.namespace {
+        let text = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(Status::bad_request(text));
+    }
+    let (name, wanted) = (meta::name(object), &request.name);
+    if name == wanted {
+        return Ok(());
+    }
+    Err(Status::bad_request(if name.is_empty() {
+        format!("the name of the object ({wanted} based on URL) was undeterminable: name must be provided")
+    } else {
+        format!("the name of the object ({name}) does not match the name on the URL ({wanted})")
+    }))
+}
+
+/// The configuration in the body, with the options that only apply has.
+pub(super) fn configuration(request: &Request) -> Result<Value, Status> {
+    if request.query.text("fieldManager").is_empty() {
+        let mut errors = ErrorList::new();
+        errors.required(Path::new("fieldManager"), "is required for apply patch");
+        return Err(options_error(request, &errors));
+    }
+    check_options(request)?;
+    let validation = field_validation(request)?;
+    let refuse = |text: String| Status::bad_request(format!("error decoding YAML: {text}"));
+    let document =
+        yaml::parse(&request.body).map_err(|error| refuse(format!("error converting YAML to JSON: {error}")))?;
+    let config = match document.value {
+        Value::Object(map) => Value::Object(map),
+        Value::Null => Value::Object(api::Map::new()),
+        other => {
+            let name = gojson::type_name(&other);
+            return Err(refuse(format!(
+                "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {name} into Go value of type \
+                 map[string]interface {{}}"
+            )));
+        }
+    };
+    if !document.duplicates.is_empty() && validation != FieldValidation::Ignore {
+        let duplicates = document.duplicates.join("\n  ");
+        let text = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {duplicates}");
+        if validation == FieldValidation::Strict {
+            return Err(Status::bad_request(format!("error strict decoding YAML: {text}")));
+        }
+        request.notes.push(text);
+    }
+    Ok(config)
+}
