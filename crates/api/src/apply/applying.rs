@@ -144,17 +144,13 @@ fn merged(
     Ok(Applied { object })
 }
 
-/// Takes out what the manager applied last time and not now, unless another applier has it. Parts of a struct field go with
+/// Takes out what the manager applied last time and not now, unless somebody else owns it. Parts of a struct field go with
 /// their fields, but what others put below an item that goes is not theirs to lose unless the manager owned it.
 fn prune(node: Node<'_>, merged: Value, last: &Set, now: &Set, managed: &Managed) -> Value {
     let pruned = remove(node, &merged, &last.with_named_fields(node));
-    let applied = managed
-        .entries
-        .iter()
-        .filter(|(id, _)| id.operation == Operation::Apply)
-        .fold(now.clone(), |all, (_, owned)| all.union(&owned.fields.set()));
+    let owned = managed.entries.values().fold(now.clone(), |all, owned| all.union(&owned.fields.set()));
     let merged_set = field_set(node, &merged).with_named_fields(node);
-    let kept = field_set(node, &pruned).with_named_fields(node).union(&applied.with_named_fields(node));
+    let kept = field_set(node, &pruned).with_named_fields(node).union(&owned.with_named_fields(node));
     let pruned = remove(node, &merged, &merged_set.difference(&kept));
     let pruned_set = field_set(node, &pruned).with_named_fields(node);
     remove(node, &merged, &merged_set.difference(&pruned_set).intersection(last))

@@ -20,20 +20,24 @@ pub(super) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
 const RACES_MAX: usize = 5;
 
 pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
-    let config = configuration(request)?;
+    let Configuration { config, duplicates } = configuration(request)?;
     let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
     for _ in 0..RACES_MAX {
         let current = gateway.objects.get(&key).await.map_err(|e| from_store(&request.kind, "patch", e))?;
         let Some(current) = current else {
-            match create(gateway, request, &config).await {
+            match create(gateway, request, &config, duplicates.as_deref()).await {
                 Err(status) if status.reason == "AlreadyExists" && !request.is_dry_run() => continue,
                 outcome => return outcome,
             }
         };
         let old = decode_stored(&request.kind, &current.value, current.mod_revision)?;
         let object = merged(request, &old, &config)?;
+        refuse_duplicates(request, duplicates.as_deref())?;
         match replace(gateway, request, &key, object, current, Ownership::Settled).await? {
-            Replaced::Done(reply) => return Ok(reply),
+            Replaced::Done(reply) => {
+                warn_of_duplicates(request, duplicates);
+                return Ok(reply);
+            }
             Replaced::LostRace => {}
         }
     }
@@ -41,12 +45,18 @@ pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply,
 }
 
 /// Apply to an object that is not there.
-async fn create(gateway: &Gateway, request: &Request, config: &Value) -> Result<Reply, Status> {
+async fn create(
+    gateway: &Gateway,
+    request: &Request,
+    config: &Value,
+    duplicates: Option<&str>,
+) -> Result<Reply, Status> {
     if !request.subresource.is_empty() {
         return Err(Status::not_found(group_resource(request), &request.name));
     }
     let zero = request.kind.schema.zero(request.kind.type_id);
     let mut object = merged(request, &zero, config)?;
+    refuse_duplicates(request, duplicates)?;
     let uid = meta::uid(&object);
     if !uid.is_empty() {
         let text = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
@@ -54,7 +64,9 @@ async fn create(gateway: &Gateway, request: &Request, config: &Value) -> Result<
     }
     set_metadata(&mut object, "resourceVersion", Value::Null);
     authorize(gateway, request)?;
-    create_object(gateway, request, object, Ownership::Settled).await
+    let reply = create_object(gateway, request, object, Ownership::Settled).await?;
+    warn_of_duplicates(request, duplicates.map(str::to_owned));
+    Ok(reply)
 }
 
 /// The configuration laid over `live`, decoded, with defaults and the ownership that follows.
@@ -83,7 +95,8 @@ pub(super) fn applied(
     Ok(applied.object)
 }
 
-fn check_identity(request: &Request, object: &mut Value) -> Result<(), Status> {
+/// A patch leaves the object where the URL says it is.
+pub(super) fn check_identity(request: &Request, object: &mut Value) -> Result<(), Status> {
     if request.kind.namespaced && meta::namespace(object).is_empty() {
         set_metadata(object, "namespace", request.namespace.clone().into());
     }
@@ -102,8 +115,15 @@ fn check_identity(request: &Request, object: &mut Value) -> Result<(), Status> {
     }))
 }
 
+/// The body of an apply.
+pub(super) struct Configuration {
+    pub config: Value,
+    /// What strict decoding has against the body; judged once the configuration itself has proved good.
+    duplicates: Option<String>,
+}
+
 /// The configuration in the body, with the options that only apply has.
-pub(super) fn configuration(request: &Request) -> Result<Value, Status> {
+pub(super) fn configuration(request: &Request) -> Result<Configuration, Status> {
     if request.query.text("fieldManager").is_empty() {
         let mut errors = ErrorList::new();
         errors.required(Path::new("fieldManager"), "is required for apply patch");
@@ -125,13 +145,22 @@ pub(super) fn configuration(request: &Request) -> Result<Value, Status> {
             )));
         }
     };
-    if !document.duplicates.is_empty() && validation != FieldValidation::Ignore {
-        let duplicates = document.duplicates.join("\n  ");
-        let text = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {duplicates}");
-        if validation == FieldValidation::Strict {
-            return Err(Status::bad_request(format!("error strict decoding YAML: {text}")));
+    let duplicates = (!document.duplicates.is_empty() && validation != FieldValidation::Ignore).then(|| {
+        let lines = document.duplicates.join("\n  ");
+        format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {lines}")
+    });
+    Ok(Configuration { config, duplicates })
+}
+
+fn refuse_duplicates(request: &Request, duplicates: Option<&str>) -> Result<(), Status> {
+    match duplicates {
+        Some(text) if field_validation(request)? == FieldValidation::Strict => {
+            Err(Status::bad_request(format!("error strict decoding YAML: {text}")))
         }
-        request.notes.push(text);
+        _ => Ok(()),
     }
-    Ok(config)
+}
+
+fn warn_of_duplicates(request: &Request, duplicates: Option<String>) {
+    duplicates.into_iter().for_each(|text| request.notes.push(text));
 }

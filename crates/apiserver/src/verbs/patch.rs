@@ -2,7 +2,7 @@
 
 use api::codec::{self, FieldValidation, Target};
 use api::patch::{Patch, PatchType};
-use api::{ErrorList, Path, Shape, Status, Value, defaults, meta};
+use api::{ErrorList, Path, Shape, Status, Value, defaults};
 
 use super::update::{Replaced, replace};
 use super::{Reply, Request, apply};
@@ -57,18 +57,7 @@ pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
 fn patched_object(request: &Request, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let kind = &request.kind;
     let mut object = patched(request, Target::from(kind.as_ref()), patch, old)?;
-    if meta::name(&object) != request.name {
-        let text = format!(
-            "the name of the object ({}) does not match the name on the URL ({})",
-            meta::name(&object),
-            request.name
-        );
-        return Err(Status::bad_request(text));
-    }
-    if kind.namespaced && meta::namespace(&object) != request.namespace {
-        let text = "the namespace of the provided object does not match the namespace sent on the request";
-        return Err(Status::bad_request(text));
-    }
+    apply::check_identity(request, &mut object)?;
     defaults::apply_at(kind.as_ref(), &mut object, &Moment::now().now);
     Ok(object)
 }

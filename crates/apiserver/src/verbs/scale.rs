@@ -49,7 +49,7 @@ pub(crate) async fn patch_scale(gateway: &Gateway, request: &Request) -> Result<
 
 /// Server-side apply of a Scale is an apply of the object's replicas.
 async fn apply_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
-    let config = apply::configuration(request)?;
+    let config = apply::configuration(request)?.config;
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or("");
     if (text("apiVersion"), text("kind")) != ("autoscaling/v1", "Scale") {
         let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
