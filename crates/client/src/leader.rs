@@ -72,6 +72,10 @@ fn decide(identity: &str, observed: &Observed, now: Instant) -> Decision {
     }
 }
 
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
 /// Runs work on one of several candidates at a time.
 pub struct LeaderElection {
     connection: Connection,
@@ -113,10 +117,16 @@ impl LeaderElection {
 
     /// True when the lease is ours, false when asked to stop.
     async fn acquire(&mut self, shutdown: &Shutdown) -> bool {
+        let mut told = false;
         while !shutdown.is_cancelled() {
             match self.try_once().await {
                 Ok(true) => return true,
-                Ok(false) => {}
+                Ok(false) => told = false,
+                // Said once until the server answers again; that another was faster is nothing to tell.
+                Err(error) if !told && !is_conflict(&error) => {
+                    warn!(lease = self.config.name, %error, "could not try the lease, will go on trying");
+                    told = true;
+                }
                 Err(error) => debug!(lease = self.config.name, %error, "could not try the lease"),
             }
             // Candidates that lost together should not try together.
