@@ -45,6 +45,7 @@ mod template;
 mod ttl;
 mod ttl_after_finished;
 mod vac_protection;
+mod volume_binder;
 
 pub use manager::{ControllerManager, ManagerConfig, Selection, SelectionError};
 pub use registry::CONTROLLERS;

@@ -5,7 +5,7 @@ use crate::{
     cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoint_slice_mirroring,
     endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, pv_protection, pvc_protection,
     replica_set, resource_quota, root_ca, service_account, stateful_set, taint_eviction, ttl, ttl_after_finished,
-    vac_protection,
+    vac_protection, volume_binder,
 };
 
 /// In upstream's order of start.
@@ -31,6 +31,7 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
     cluster_role_aggregation::CONTROLLER,
+    volume_binder::CONTROLLER,
     pvc_protection::CONTROLLER,
     pv_protection::CONTROLLER,
     vac_protection::CONTROLLER,

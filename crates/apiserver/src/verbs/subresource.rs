@@ -203,6 +203,9 @@ fn budget_of(gateway: &Gateway, request: &Request, pod: &Value) -> Result<Option
         );
         status.message =
             "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.".into();
+        // Upstream answers with code and message alone.
+        status.reason.clear();
+        status.details = None;
         return Err(status);
     }
     Ok(covering.pop())
