@@ -96,10 +96,10 @@ impl Reconciler for Controller {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
         let done = if key.namespace.is_empty() {
             let Some(volume) = self.volumes.get(key) else { return Ok(Requeue::Never) };
-            self.reconcile_volume(&volume).await
+            Box::pin(self.reconcile_volume(&volume)).await
         } else {
             let Some(claim) = self.claims.get(key) else { return Ok(Requeue::Never) };
-            self.reconcile_claim(&claim).await
+            Box::pin(self.reconcile_claim(&claim)).await
         };
         match done {
             Err(ReconcileError::Api(error)) if error.is_not_found() => Ok(Requeue::Never),
@@ -115,7 +115,7 @@ impl Controller {
         let view = ClaimView { claim, volumes: &volumes, classes: &classes, waiting_pods: &waiting_pods };
         match plan::plan_claim(&view) {
             ClaimPlan::Bind(volume) => {
-                self.bind(claim, &volume).await?;
+                Box::pin(self.bind(claim, &volume)).await?;
                 return Ok(Requeue::Never);
             }
             ClaimPlan::Pending(note) => {
