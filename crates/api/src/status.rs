@@ -284,6 +284,56 @@ impl Status {
         Self::failure(429, "TooManyRequests", message, Some(details))
     }
 
+    /// What client-go and the API server make of another server's answer that is no success. `of`: the resource and name that
+    /// were asked for; `said` is the answer's text.
+    pub fn of_response(code: u16, verb: &str, of: Option<(GroupResource<'_>, &str)>, said: &str) -> Self {
+        let unless_silent =
+            |text: &str| if ["", "unknown"].contains(&said) { text.to_owned() } else { said.to_owned() };
+        let (reason, message) = match code {
+            409 if verb == "POST" => ("AlreadyExists", "the server reported a conflict".to_owned()),
+            409 => ("Conflict", "the server reported a conflict".into()),
+            404 => ("NotFound", "the server could not find the requested resource".into()),
+            400 => ("BadRequest", "the server rejected our request for an unknown reason".into()),
+            401 => ("Unauthorized", "the server has asked for the client to provide credentials".into()),
+            403 => ("Forbidden", said.into()),
+            406 => {
+                let silent = "the server was unable to respond with a content type that the client supports";
+                ("NotAcceptable", unless_silent(silent))
+            }
+            415 => ("UnsupportedMediaType", said.into()),
+            405 => ("MethodNotAllowed", "the server does not allow this method on the requested resource".into()),
+            422 => ("Invalid", "the server rejected our request due to an error in our request".into()),
+            503 => ("ServiceUnavailable", "the server is currently unable to handle the request".into()),
+            504 => {
+                let text = "the server was unable to return a response in the time allotted, but may still be processing the request";
+                ("Timeout", text.into())
+            }
+            429 => {
+                let text = "the server has received too many requests and has asked us to try again later";
+                ("TooManyRequests", text.into())
+            }
+            500.. => {
+                let said = crate::field::go_quote(said);
+                ("InternalError", format!("an error on the server ({said}) has prevented the request from succeeding"))
+            }
+            _ => {
+                let text =
+                    format!("the server responded with the status code {code} but did not return more information");
+                ("", text)
+            }
+        };
+        let Some((gr, name)) = of else { return Self::failure(code, reason, message, Some(Details::default())) };
+        let suffix = if name.is_empty() { String::new() } else { format!(" {name}") };
+        let message = format!("{message} ({} {gr}{suffix})", verb.to_ascii_lowercase());
+        Self::failure(code, reason, message, Some(Self::named(gr, name)))
+    }
+
+    /// The same status without a reason.
+    pub fn without_reason(mut self) -> Self {
+        self.reason.clear();
+        self
+    }
+
     pub fn service_unavailable(message: &str) -> Self {
         Self::failure(503, "ServiceUnavailable", message, None)
     }

@@ -1,4 +1,6 @@
-//! Admission on the write path: the chain's two phases, the escalation check of RBAC objects, and the charge to quotas.
+//! Admission on the write path: the chain's two phases, webhooks, the escalation check of RBAC objects, the charge to quotas.
+
+use std::collections::BTreeMap;
 
 use api::{Status, Value, meta};
 
@@ -7,10 +9,12 @@ use crate::admission::{self, Context};
 use crate::authz::escalation::{self, RbacWrite};
 use crate::error::{from_not_fresh, from_store};
 use crate::gateway::Gateway;
+use crate::ownership;
 use crate::storage::{ObjectKey, WriteOutcome};
-use crate::verbs::Request;
 use crate::verbs::name_suffix as suffix;
-use crate::write::encode_for_storage;
+use crate::verbs::{DeleteOptions, Request};
+use crate::webhook::{self, Attributes, Rounds, Traces};
+use crate::write::{encode_for_storage, set_metadata};
 
 pub(crate) use crate::admission::Operation;
 
@@ -24,22 +28,74 @@ const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     pub warnings: Vec<String>,
+    /// Annotations for the audit log.
+    pub audit: BTreeMap<String, String>,
 }
 
-/// The mutating phase. First it gives what the write needs and is about to come a moment to come.
+/// The mutating phase. First it gives what the write needs and is about to come a moment to come. `managed` is the object's
+/// `managedFields`, which only webhooks get to see.
 pub(crate) async fn mutate(
     gateway: &Gateway,
     request: &Request,
     operation: Operation,
     object: &mut Value,
+    managed: &mut Value,
     old: Option<&Value>,
 ) -> Result<Admission, Status> {
     let view = view(request, operation, old);
     patience(gateway, &view, object).await;
+    let mut admission = Admission::default();
+    plugins(gateway, &view, object, &mut admission)?;
+    if request.admitted || !gateway.webhooks.mutates(gateway.cache.as_ref()) {
+        return Ok(admission);
+    }
+    set_metadata(object, "managedFields", managed.clone());
+    let attributes = Attributes::of_write(request, operation, object);
+    let old = old.unwrap_or(&Value::Null);
+    let mut rounds = Rounds::default();
+    let mut traces = Traces { notes: &request.notes, audit: &mut admission.audit };
+    if webhook::mutate(gateway, &attributes, object, old, &mut rounds, &mut traces).await? {
+        // Plugins see what webhooks made of the object, and webhooks that asked for it see what came after them.
+        plugins(gateway, &view, object, &mut admission)?;
+        rounds.again(object);
+        let mut traces = Traces { notes: &request.notes, audit: &mut admission.audit };
+        webhook::mutate(gateway, &attributes, object, old, &mut rounds, &mut traces).await?;
+    }
+    ownership::take_after_admission(object, managed, &request.notes);
+    Ok(admission)
+}
+
+/// The mutating plugins of this process.
+fn plugins(
+    gateway: &Gateway,
+    view: &admission::Request<'_>,
+    object: &mut Value,
+    admission: &mut Admission,
+) -> Result<(), Status> {
     let suffix = suffix();
     let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
-    gateway.admission.admit(&view, object, &mut context)?;
-    Ok(Admission { warnings: context.warnings })
+    gateway.admission.admit(view, object, &mut context)?;
+    admission.warnings.append(&mut context.warnings);
+    Ok(())
+}
+
+/// Webhooks on what is not an object of the kind: the body of an act (binding, eviction, token), a scale, a review.
+pub(crate) async fn body(
+    gateway: &Gateway,
+    request: &Request,
+    operation: Operation,
+    body: &mut Value,
+    old: &Value,
+) -> Result<(), Status> {
+    let attributes = Attributes::of_write(request, operation, body);
+    let mut audit = BTreeMap::new();
+    let mut traces = Traces { notes: &request.notes, audit: &mut audit };
+    let mut rounds = Rounds::default();
+    if webhook::mutate(gateway, &attributes, body, old, &mut rounds, &mut traces).await? {
+        rounds.again(body);
+        webhook::mutate(gateway, &attributes, body, old, &mut rounds, &mut traces).await?;
+    }
+    webhook::validate(gateway, &attributes, body, old, &mut traces).await
 }
 
 /// Waits while something is missing that may still come.
@@ -70,16 +126,37 @@ pub(crate) async fn validate(
         gateway.admission.validate(&view, object, &mut context)?;
         admission.warnings.append(&mut context.warnings);
     }
+    if !request.admitted {
+        let attributes = Attributes::of_write(request, operation, object);
+        let mut traces = Traces { notes: &request.notes, audit: &mut admission.audit };
+        webhook::validate(gateway, &attributes, object, old.unwrap_or(&Value::Null), &mut traces).await?;
+    }
     if gateway.admission.enforces_quota() { charge(gateway, &view, object).await } else { Ok(()) }
 }
 
 /// Both phases of a delete: there is no object but the old one.
-pub(crate) fn delete(gateway: &Gateway, request: &Request, old: &Value) -> Result<(), Status> {
+pub(crate) async fn delete(
+    gateway: &Gateway,
+    request: &Request,
+    options: &DeleteOptions,
+    old: &Value,
+) -> Result<(), Status> {
     let suffix = suffix();
-    let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
-    let view = view(request, Operation::Delete, Some(old));
-    gateway.admission.admit(&view, &mut Value::Null, &mut context)?;
-    gateway.admission.validate(&view, &Value::Null, &mut context)
+    {
+        let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
+        let view = view(request, Operation::Delete, Some(old));
+        gateway.admission.admit(&view, &mut Value::Null, &mut context)?;
+        gateway.admission.validate(&view, &Value::Null, &mut context)?;
+    }
+    if request.admitted {
+        return Ok(());
+    }
+    let attributes = Attributes::of_delete(request, options);
+    let mut audit = BTreeMap::new();
+    let mut traces = Traces { notes: &request.notes, audit: &mut audit };
+    let mut nothing = Value::Null;
+    webhook::mutate(gateway, &attributes, &mut nothing, old, &mut Rounds::default(), &mut traces).await?;
+    webhook::validate(gateway, &attributes, &Value::Null, old, &mut traces).await
 }
 
 fn view<'a>(request: &'a Request, operation: Operation, old: Option<&'a Value>) -> admission::Request<'a> {

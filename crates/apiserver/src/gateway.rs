@@ -26,8 +26,10 @@ use crate::http::path::{ResourcePath, Target, parse};
 use crate::http::query::Query;
 use crate::inflight::{InFlight, too_many_requests};
 use crate::metrics::Metrics;
+use crate::outbound::{Outbound, ServiceResolver};
 use crate::storage::Objects;
 use crate::verbs::{self, Content, Notes, Presenter, Reply, Request};
+use crate::webhook::Webhooks;
 
 /// Everything a request may need. One per API server.
 #[derive(Debug)]
@@ -40,6 +42,9 @@ pub(crate) struct Gateway {
     pub authz: Authorizer,
     pub admission: admission::Chain,
     pub admission_config: admission::Config,
+    pub webhooks: Webhooks,
+    pub outbound: Outbound,
+    pub services: ServiceResolver,
     pub allocations: Allocations,
     pub documents: Documents,
     pub health: Health,
@@ -184,6 +189,7 @@ impl Gateway {
             verb,
             query,
             kind,
+            admitted: false,
             notes: Notes::default(),
         };
         if let Some(deprecation) = api::kinds::deprecation(&request.kind) {

@@ -22,6 +22,7 @@ pub mod http;
 mod inflight;
 mod metrics;
 mod node_proxy;
+pub mod outbound;
 mod ownership;
 mod select;
 mod serve;
@@ -31,6 +32,7 @@ mod startup;
 pub mod storage;
 mod verbs;
 mod virtual_kinds;
+mod webhook;
 mod write;
 
 pub use gateway::Tokens;

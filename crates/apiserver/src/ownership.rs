@@ -6,7 +6,7 @@
 use api::apply::{Writer, same_but_for_times, track_update};
 use api::{Map, Value, meta};
 
-use crate::verbs::Request;
+use crate::verbs::{Notes, Request};
 use crate::write::{Moment, set_metadata};
 
 /// Bytes of a manager's name taken from a user agent.
@@ -65,6 +65,32 @@ pub(crate) fn settle_new(request: &Request, moment: &Moment, object: &mut Value,
     }
     let zero = request.kind.schema.zero(request.kind.type_id);
     settle(request, "", moment, &zero, object, ownership)
+}
+
+/// Takes the list out of an object that webhooks have seen. One that they broke is as it was before, and the client is told.
+pub(crate) fn take_after_admission(object: &mut Value, managed: &mut Value, notes: &Notes) {
+    let after = object.pointer("/metadata/managedFields").cloned().unwrap_or_default();
+    set_metadata(object, "managedFields", Value::Null);
+    match invalid_entry(&after) {
+        None => *managed = after,
+        Some(fault) => notes.push(format!(
+            ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating \
+             admission controller; please fix your requests: {fault}"
+        )),
+    }
+}
+
+/// What is wrong with the first entry that is not one.
+fn invalid_entry(managed: &Value) -> Option<String> {
+    managed.as_array()?.iter().find_map(|entry| {
+        let text = |field: &str| entry[field].as_str().unwrap_or("");
+        let fault = match (text("operation"), text("fieldsType")) {
+            ("Apply" | "Update", "FieldsV1") => return None,
+            ("Apply" | "Update", other) => format!("unsupported managedFields type: {other}"),
+            (other, _) => format!("invalid operation {other}"),
+        };
+        Some(fault)
+    })
 }
 
 /// Puts the list into the prepared object. Times do not move when nothing else does, or a repeated write would be a new version.

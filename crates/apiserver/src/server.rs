@@ -21,9 +21,11 @@ use crate::gateway::{Gateway, Tokens};
 use crate::health::Health;
 use crate::inflight::InFlight;
 use crate::metrics::Metrics;
+use crate::outbound::{Outbound, Routing, ServiceResolver};
 use crate::serve::{self, InProcess};
 use crate::startup;
 use crate::storage::Objects;
+use crate::webhook::Webhooks;
 
 /// What an API server is made from.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct Config {
     /// Where clients outside reach this server: the endpoint of the `kubernetes` Service.
     pub advertise_address: IpAddr,
     pub secure_port: u16,
+    /// How webhooks and aggregated servers behind a Service are reached.
+    pub service_routing: Routing,
     /// What extension servers need to trust the same clients.
     pub authentication: AuthenticationInfo,
 }
@@ -74,9 +78,12 @@ impl ApiServer {
                 },
             ),
             tokens: config.tokens,
-            authz: Authorizer::new(source),
+            authz: Authorizer::new(Arc::clone(&source)),
             admission: config.admission,
             admission_config: admission::Config::default(),
+            webhooks: Webhooks::default(),
+            outbound: Outbound::default(),
+            services: ServiceResolver::new(Arc::clone(&source), config.service_routing, config.secure_port),
             allocations: Allocations::new(allocator),
             documents: Documents::default(),
             health: Health::default(),

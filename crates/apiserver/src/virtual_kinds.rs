@@ -3,6 +3,7 @@
 use api::{Status, Value, codec, defaults};
 use serde_json::json;
 
+use crate::admit::{self, Operation};
 use crate::authn;
 use crate::authz::review;
 use crate::gateway::Gateway;
@@ -25,6 +26,7 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, kind.as_ref(), field_validation(request)?)?;
     defaults::apply_at(kind.as_ref(), &mut decoded.value, &crate::write::rfc3339(jiff::Timestamp::now()));
+    admit::body(gateway, request, Operation::Create, &mut decoded.value, &Value::Null).await?;
     let mut errors = api::ErrorList::new();
     (kind.strategy.validate)(&api::Cursor::root(&decoded.value), &mut errors);
     reject_invalid(kind, api::meta::name(&decoded.value), &errors)?;

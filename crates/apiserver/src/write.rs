@@ -189,6 +189,18 @@ pub(crate) fn from_storage(kind: &Kind, stored: Value) -> Value {
     }
 }
 
+/// An object in the version of `from` in that of `to`, another version of the same resource.
+pub(crate) fn convert(object: Value, from: &Kind, to: &Kind) -> Value {
+    if (&from.group, &from.version) == (&to.group, &to.version) {
+        return object;
+    }
+    let stored = match from.conversion {
+        Some(conversion) => (conversion.to_storage)(object),
+        None => object,
+    };
+    from_storage(to, stored)
+}
+
 /// The kind in whose form `kind` is stored.
 fn storage_kind(kind: &Kind) -> &Kind {
     api::kinds::builtin().storage_kind(kind).map_or(kind, |storage| storage.as_ref())

@@ -39,8 +39,9 @@ pub(crate) async fn create_object(
     let moment = Moment::now();
     let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
-    let managed = ownership::settle_new(request, &moment, &mut object, ownership);
-    let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, None).await?;
+    let mut managed = ownership::settle_new(request, &moment, &mut object, ownership);
+    let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, &mut managed, None).await?;
+    settle_namespace(request, &mut object)?;
     let generated = meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty();
     let _serial = gateway.allocations.lock(kind).await;
     for _ in 0..GENERATE_NAME_TRIES {

@@ -144,7 +144,7 @@ pub(crate) async fn delete_object(
         options.check(request, &object, current.mod_revision)?;
         let moment = Moment::now();
         if !admitted {
-            admit::delete(gateway, request, &object)?;
+            admit::delete(gateway, request, options, &object).await?;
             admitted = true;
         }
         let plan = plan(request, options, object, &moment);

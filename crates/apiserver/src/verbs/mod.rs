@@ -29,7 +29,7 @@ use crate::http::query::Query;
 use crate::storage::ObjectBytes;
 
 pub(crate) use create::create;
-pub(crate) use delete::delete;
+pub(crate) use delete::{DeleteOptions, delete};
 pub(crate) use delete_collection::delete_collection;
 pub(crate) use get::{get, read};
 pub(crate) use list::list;
@@ -59,6 +59,8 @@ pub(crate) struct Request {
     pub user_agent: String,
     /// Verb as authorization names it.
     pub verb: &'static str,
+    /// Webhooks have judged this write already, as what the client sent (a scale).
+    pub admitted: bool,
     /// Warnings that the client gets whatever the outcome; shared with the requests made from this one.
     pub notes: Notes,
 }

@@ -10,6 +10,7 @@ use super::apply;
 use super::patch::{decode_patch, patched};
 use super::update::{Replaced, replace};
 use super::{Reply, Request, get};
+use crate::admit::{self, Operation};
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::ownership::{self, Ownership};
@@ -103,7 +104,9 @@ async fn change(
         };
         let old = decode_stored(kind, &current.value, current.mod_revision)?;
         let mut object = old.clone();
-        let Edited { scale, managed } = edit(&old, &scale_of(kind, &object))?;
+        let old_scale = scale_of(kind, &object);
+        let Edited { mut scale, managed } = edit(&old, &old_scale)?;
+        admit::body(gateway, request, Operation::Update, &mut scale, &old_scale).await?;
         validate(&scale, &request.name)?;
         let wanted_version = meta::resource_version(&scale);
         if !wanted_version.is_empty() && wanted_version != meta::resource_version(&object) {
@@ -122,7 +125,7 @@ async fn change(
             ownership::settle(request, &request.subresource, &Moment::now(), &old, &mut object, Ownership::Track)
         });
         set_metadata(&mut object, "managedFields", managed);
-        let parent = request.for_subresource("");
+        let parent = Request { admitted: true, ..request.for_subresource("") };
         match replace(gateway, &parent, &key, object, current, Ownership::Settled).await? {
             Replaced::Done(reply) => return finish(kind, reply),
             Replaced::LostRace => {}

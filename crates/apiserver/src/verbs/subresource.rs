@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::delete::{DeleteOptions, delete_object};
 use super::{Reply, Request};
+use crate::admit::{self, Operation};
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::storage::{ObjectKey, WriteOutcome};
@@ -25,6 +26,7 @@ pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, subresource, field_validation(request)?)?;
     defaults::apply_at(subresource, &mut decoded.value, &Moment::now().now);
+    admit::body(gateway, request, Operation::Create, &mut decoded.value, &Value::Null).await?;
     match request.subresource.as_str() {
         "binding" => bind(gateway, request, &request.name, decoded.value).await,
         "eviction" => evict(gateway, request, decoded.value).await,
@@ -37,7 +39,8 @@ pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result
 pub(crate) async fn create_binding(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
     let format = body_format(&request.content_type)?;
-    let decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
+    let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
+    admit::body(gateway, request, Operation::Create, &mut decoded.value, &Value::Null).await?;
     let pods = gateway.kind("", "v1", "pods")?;
     let name = meta::name(&decoded.value).to_owned();
     let on_pods = Request { kind: pods, ..request.for_object(&request.namespace, &name) };
@@ -175,7 +178,9 @@ async fn evict(gateway: &Gateway, request: &Request, eviction: Value) -> Result<
         }
         mark_disrupted(gateway, request, &key, options.dry_run).await?;
     }
-    delete_object(gateway, &request.for_subresource(""), &options).await?;
+    // The eviction was judged; the delete that follows from it is not shown to webhooks again.
+    let pod = Request { admitted: true, ..request.for_subresource("") };
+    delete_object(gateway, &pod, &options).await?;
     Ok(Reply::status(201, Status::success_code(201)))
 }
 

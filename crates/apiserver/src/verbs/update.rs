@@ -94,8 +94,9 @@ pub(super) async fn replace(
     let moment = Moment::now();
     let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
-    let managed = ownership::settle(request, &request.subresource, &moment, &old, &mut object, ownership);
-    let mut admission = admit::mutate(gateway, request, Operation::Update, &mut object, Some(&old)).await?;
+    let mut managed = ownership::settle(request, &request.subresource, &moment, &old, &mut object, ownership);
+    let mut admission =
+        admit::mutate(gateway, request, Operation::Update, &mut object, &mut managed, Some(&old)).await?;
     carry_over(request, &mut object, &old);
     prepare(request, &mut object, &old, &moment);
     ownership::restore(&mut object, managed, &old);

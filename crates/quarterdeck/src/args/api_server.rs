@@ -77,6 +77,9 @@ pub(crate) struct ApiServerFlags {
     /// Default admission plugins not to run, comma separated.
     #[arg(long, value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
+    /// Reach webhooks and aggregated servers at the endpoints of their Service instead of its cluster IP.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub enable_aggregator_routing: bool,
     /// How long events are kept, in Go's notation (1h0m0s).
     #[arg(long, default_value = "1h0m0s", value_parser = super::super::duration::parse)]
     pub event_ttl: std::time::Duration,

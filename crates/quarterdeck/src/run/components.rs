@@ -13,6 +13,7 @@ use apiserver::attributes::UserInfo;
 use apiserver::authn::token_request::TokenIssuer;
 use apiserver::authn::{PublicKeys, SigningKey};
 use apiserver::bootstrap::objects::AuthenticationInfo;
+use apiserver::outbound::Routing;
 use apiserver::{ApiServer, Config, Tokens};
 use client::{Connection, LeaderConfig, Shutdown};
 use controllers::{ControllerManager, ManagerConfig, Selection};
@@ -85,6 +86,7 @@ pub(super) fn api_server_config(
         event_ttl: flags.event_ttl,
         advertise_address,
         secure_port,
+        service_routing: if flags.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp },
         authentication: AuthenticationInfo { client_ca: trust.client_ca_pem, request_header: None },
     })
 }
