@@ -7,6 +7,7 @@
 //! Start reading at [`kind::Kind`], the record that describes a resource, then [`strategy::Strategy`], what differs per kind.
 
 pub mod apply;
+pub mod cel;
 pub mod codec;
 pub mod convert;
 pub mod cursor;

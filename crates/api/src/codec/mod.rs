@@ -17,6 +17,7 @@ use serde_json::Value;
 
 pub use encode::{encode, encode_type};
 pub use target::Target;
+pub(crate) use time::duration_nanos;
 
 use crate::gojson;
 use crate::status::Status;

@@ -283,7 +283,7 @@ pub(super) fn duration_text(nanos: i64) -> String {
 }
 
 /// The nanoseconds of a duration in printed form.
-pub(super) fn duration_nanos(text: &str) -> Option<i64> {
+pub(crate) fn duration_nanos(text: &str) -> Option<i64> {
     let (nanos, negative) = parse_duration(text).ok()?;
     i64::try_from(if negative { -nanos } else { nanos }).ok()
 }

@@ -1,6 +1,7 @@
-//! Webhook configurations, admission policies and their bindings. Source: `pkg/apis/admissionregistration/validation`. Whether a
-//! CEL expression compiles is not decided here: this crate has no CEL, and the server checks expressions where it compiles them.
+//! Webhook configurations, admission policies and their bindings. Source: `pkg/apis/admissionregistration/validation`.
 
+use crate::cel::Type;
+use crate::cel::policy::{self, Compiled, Compiler, Declarations};
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{conditions, invalid_each, selector};
 use crate::validate::names;
@@ -64,7 +65,7 @@ fn webhook(hook: &Cursor<'_>, mutating: bool, errors: &mut ErrorList) {
         optional_enum(&field("reinvocationPolicy"), REINVOCATION_POLICIES, errors);
     }
     client_config(&field("clientConfig"), errors);
-    match_conditions(&field("matchConditions"), errors);
+    match_conditions(&field("matchConditions"), false, errors);
 }
 
 fn review_versions(versions: &Cursor<'_>, errors: &mut ErrorList) {
@@ -257,15 +258,26 @@ fn rule_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn match_conditions(list: &Cursor<'_>, errors: &mut ErrorList) {
+/// What is wrong with an expression, if anything.
+fn compiles(expression: &Cursor<'_>, compiled: &Compiled, errors: &mut ErrorList) {
+    if let Err(detail) = compiled {
+        expression.invalid(errors, detail);
+    }
+}
+
+/// `params`: conditions may name the parameters of their policy.
+fn match_conditions(list: &Cursor<'_>, params: bool, errors: &mut ErrorList) {
     if list.len() > MATCH_CONDITIONS_MAX {
         errors.too_many(list.path(), list.len(), MATCH_CONDITIONS_MAX);
     }
     let mut seen: Vec<&str> = Vec::new();
     for condition in list.items() {
         let (name, expression) = (condition.field("name"), condition.field("expression"));
-        if expression.str().trim().is_empty() {
+        let text = expression.str().trim();
+        if text.is_empty() {
             expression.required(errors, "");
+        } else if let Err(detail) = policy::compile_condition(text, params) {
+            errors.invalid(expression.path(), text, detail);
         }
         if name.is_empty() {
             name.required(errors, "");
@@ -298,11 +310,13 @@ const POLICY_STATUS: SubresourceStrategy = SubresourceStrategy {
 fn validating_policy(policy: &Cursor<'_>, errors: &mut ErrorList) {
     let spec = policy.field("spec");
     policy_kind(&spec, errors);
+    let declared = Declarations { params: spec.field("paramKind").is_set(), authorizer: true, patches: false };
+    let mut compiler = compiler(&spec);
     for variable in spec.field("variables").items() {
-        policy_variable(&variable, errors);
+        policy_variable(&variable, declared, &mut compiler, errors);
     }
     match_constraints(&spec.field("matchConstraints"), OPERATIONS, errors);
-    match_conditions(&spec.field("matchConditions"), errors);
+    match_conditions(&spec.field("matchConditions"), declared.params, errors);
     let (validations, annotations) = (spec.field("validations"), spec.field("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         const NEITHER: &str = "validations or auditAnnotations must contain at least one item";
@@ -311,9 +325,14 @@ fn validating_policy(policy: &Cursor<'_>, errors: &mut ErrorList) {
         return;
     }
     for validation in validations.items() {
-        policy_validation(&validation, errors);
+        policy_validation(&validation, declared, &mut compiler, errors);
     }
-    audit_annotations(&annotations, policy.field("metadata").field("name").str(), errors);
+    audit_annotations(&annotations, policy.field("metadata").field("name").str(), declared, &mut compiler, errors);
+}
+
+/// Knows `variables` only if the policy has any.
+fn compiler(spec: &Cursor<'_>) -> Compiler {
+    if spec.field("variables").is_empty() { Compiler::without_variables() } else { Compiler::with_variables() }
 }
 
 /// Failure policy and parameter kind.
@@ -340,7 +359,7 @@ fn policy_kind(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn policy_variable(variable: &Cursor<'_>, errors: &mut ErrorList) {
+fn policy_variable(variable: &Cursor<'_>, declared: Declarations, compiler: &mut Compiler, errors: &mut ErrorList) {
     let (name, expression) = (variable.field("name"), variable.field("expression"));
     if name.is_empty() {
         name.required(errors, "name is not specified");
@@ -349,6 +368,8 @@ fn policy_variable(variable: &Cursor<'_>, errors: &mut ErrorList) {
     }
     if expression.str().trim().is_empty() {
         expression.required(errors, "expression is not specified");
+    } else {
+        compiles(&expression, &compiler.variable(name.str(), expression.str(), declared), errors);
     }
 }
 
@@ -393,15 +414,20 @@ fn match_resources(resources: &Cursor<'_>, operations: &[&str], errors: &mut Err
     }
 }
 
-fn policy_validation(validation: &Cursor<'_>, errors: &mut ErrorList) {
+fn policy_validation(validation: &Cursor<'_>, declared: Declarations, compiler: &mut Compiler, errors: &mut ErrorList) {
     let (expression, message) = (validation.field("expression"), validation.field("message"));
     let trimmed = expression.str().trim();
     if trimmed.is_empty() {
         expression.required(errors, "expression is not specified");
+    } else {
+        compiles(&expression, &compiler.compile(expression.str(), declared, &[Type::Bool]), errors);
     }
     let dynamic = validation.field("messageExpression");
     if !dynamic.is_empty() && dynamic.str().trim().is_empty() {
         dynamic.invalid(errors, "must be non-empty if specified");
+    } else if !dynamic.is_empty() {
+        let declared = Declarations { authorizer: false, ..declared };
+        compiles(&dynamic, &compiler.compile(dynamic.str(), declared, &[Type::String]), errors);
     }
     if !message.is_empty() && message.str().trim().is_empty() {
         message.invalid(errors, "must be non-empty if specified");
@@ -413,7 +439,13 @@ fn policy_validation(validation: &Cursor<'_>, errors: &mut ErrorList) {
     optional_enum(&validation.field("reason"), &["Forbidden", "Invalid", "RequestEntityTooLarge"], errors);
 }
 
-fn audit_annotations(list: &Cursor<'_>, policy: &str, errors: &mut ErrorList) {
+fn audit_annotations(
+    list: &Cursor<'_>,
+    policy: &str,
+    declared: Declarations,
+    compiler: &mut Compiler,
+    errors: &mut ErrorList,
+) {
     if list.len() > AUDIT_ANNOTATIONS_MAX {
         let detail = format!("must not have more than {AUDIT_ANNOTATIONS_MAX} auditAnnotations");
         list.invalid(errors, detail);
@@ -432,6 +464,9 @@ fn audit_annotations(list: &Cursor<'_>, policy: &str, errors: &mut ErrorList) {
             expression.required(errors, "valueExpression is not specified");
         } else if expression.str().len() > AUDIT_EXPRESSION_MAX_BYTES {
             errors.required(expression.path(), format!("must not exceed {AUDIT_EXPRESSION_MAX_BYTES} bytes in length"));
+        } else {
+            let types = [Type::String, Type::Null];
+            compiles(&expression, &compiler.compile(expression.str().trim(), declared, &types), errors);
         }
         if seen.contains(&key.str()) {
             errors.duplicate(key.path(), key.str());
@@ -524,16 +559,19 @@ pub const MUTATING_POLICY: Strategy = Strategy {
 fn mutating_policy(spec: &Cursor<'_>, errors: &mut ErrorList) {
     policy_kind(spec, errors);
     match_constraints(&spec.field("matchConstraints"), MUTATING_OPERATIONS, errors);
-    match_conditions(&spec.field("matchConditions"), errors);
+    let declared = Declarations { params: spec.field("paramKind").is_set(), authorizer: true, patches: false };
+    match_conditions(&spec.field("matchConditions"), declared.params, errors);
+    let mut compiler = compiler(spec);
     for variable in spec.field("variables").items() {
-        policy_variable(&variable, errors);
+        policy_variable(&variable, declared, &mut compiler, errors);
     }
     let mutations = spec.field("mutations");
     if mutations.is_empty() {
         mutations.required(errors, "mutations must contain at least one item");
     }
+    let declared = Declarations { patches: true, ..declared };
     for mutation in mutations.items() {
-        policy_mutation(&mutation, errors);
+        policy_mutation(&mutation, declared, &mut compiler, errors);
     }
     let reinvocation = spec.field("reinvocationPolicy");
     if reinvocation.is_empty() {
@@ -543,7 +581,7 @@ fn mutating_policy(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn policy_mutation(mutation: &Cursor<'_>, errors: &mut ErrorList) {
+fn policy_mutation(mutation: &Cursor<'_>, declared: Declarations, compiler: &mut Compiler, errors: &mut ErrorList) {
     let kind = mutation.field("patchType");
     let members = [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")];
     let Some((_, own)) = members.iter().find(|(name, _)| *name == kind.str()) else {
@@ -562,6 +600,13 @@ fn policy_mutation(mutation: &Cursor<'_>, errors: &mut ErrorList) {
         member.required(errors, &format!("must be specified when patchType is {}", kind.str()));
     } else if member.field("expression").str().trim().is_empty() {
         member.field("expression").required(errors, "expression is not specified");
+    } else {
+        let expression = member.field("expression");
+        let wanted = match kind.str() {
+            "ApplyConfiguration" => Type::object("Object"),
+            _ => Type::list(Type::object("JSONPatch")),
+        };
+        compiles(&expression, &compiler.compile(expression.str(), declared, &[wanted]), errors);
     }
 }
 

@@ -1,11 +1,12 @@
 //! CustomResourceDefinition: names, versions, conversion, columns and schemas. Source: `apiextensions-apiserver`
 //! `pkg/apis/apiextensions/validation`. Upstream checks an internal form in which fields that are the same in all versions
-//! stand at the top of the spec, and its messages name fields by that form: see [`internal`]. Whether a CEL rule compiles and
-//! what it costs is not decided here, nor whether a default satisfies its own schema.
+//! stand at the top of the spec, and its messages name fields by that form: see [`internal`]. Whether a default satisfies its own
+//! schema is not decided here.
 
 mod internal;
 mod path;
 mod pattern;
+mod rules;
 mod schema;
 mod structural;
 
@@ -48,6 +49,8 @@ struct Options {
     require_known_review_version: bool,
     names_are_immutable: bool,
     ca_bundle_may_be_invalid: bool,
+    /// Versions with their schemas.
+    stored_schemas: Vec<(String, Value)>,
     schema: schema::Options,
 }
 
@@ -58,6 +61,7 @@ impl Options {
         require_known_review_version: true,
         names_are_immutable: false,
         ca_bundle_may_be_invalid: true,
+        stored_schemas: Vec::new(),
         schema: schema::Options::STRICT,
     };
 
@@ -76,6 +80,12 @@ impl Options {
                 let bundle = old_spec.spec().fields(&["conversion", "webhookClientConfig", "caBundle"]);
                 !bundle.is_empty() && !has_certificate(bundle.str())
             },
+            stored_schemas: old_spec
+                .spec()
+                .field("versions")
+                .items()
+                .map(|v| (v.field("name").str().to_owned(), v.field("schema").value().clone()))
+                .collect(),
             schema: schema::Options::update(old_spec),
         }
     }
@@ -188,7 +198,7 @@ fn validate_spec(internal: &Internal, options: Options, errors: &mut ErrorList) 
         }
     }
     schema_options.structural |= internal.any_schema(|s| schema::any(s, &schema::has_extensions));
-    validate_versions(internal, schema_options, errors);
+    validate_versions(internal, schema_options, &options.stored_schemas, errors);
     for field in ["plural", "singular", "kind", "listKind"] {
         let name = spec.field("names").field(field);
         if name.is_empty() {
@@ -199,7 +209,7 @@ fn validate_spec(internal: &Internal, options: Options, errors: &mut ErrorList) 
     let has_status = |subresources: &Cursor<'_>| subresources.field("status").is_set();
     let any_status =
         has_status(&spec.field("subresources")) || versions.items().any(|v| has_status(&v.field("subresources")));
-    schema::validate(&spec.field("validation"), any_status, schema_options, errors);
+    schema::validate(&spec.field("validation"), any_status, false, schema_options, errors);
     subresources(&spec.field("subresources"), errors);
     columns(&spec.field("additionalPrinterColumns"), errors);
     selectable_fields(&spec.field("selectableFields"), &internal.schema(), errors);
@@ -222,7 +232,12 @@ fn joined(value: &Cursor<'_>, messages: Vec<String>, prefix: &str, errors: &mut 
     !messages.is_empty()
 }
 
-fn validate_versions(internal: &Internal, options: schema::Options, errors: &mut ErrorList) {
+fn validate_versions(
+    internal: &Internal,
+    options: schema::Options,
+    stored_schemas: &[(String, Value)],
+    errors: &mut ErrorList,
+) {
     let spec = internal.spec();
     let versions = spec.field("versions");
     let mut seen: Vec<&str> = Vec::new();
@@ -237,7 +252,9 @@ fn validate_versions(internal: &Internal, options: schema::Options, errors: &mut
         joined(&name, names::dns1035_label(name.str()), "", errors);
         let own = if per_version_subresources { version.field("subresources") } else { spec.field("subresources") };
         deprecation_warning(&version, errors);
-        schema::validate(&version.field("schema"), own.field("status").is_set(), options, errors);
+        let schema = version.field("schema");
+        let unchanged = stored_schemas.iter().any(|(stored, old)| stored == name.str() && old == schema.value());
+        schema::validate(&schema, own.field("status").is_set(), unchanged, options, errors);
         subresources(&version.field("subresources"), errors);
         columns(&version.field("additionalPrinterColumns"), errors);
         selectable_fields(&version.field("selectableFields"), &version.fields(&["schema", "openAPIV3Schema"]), errors);

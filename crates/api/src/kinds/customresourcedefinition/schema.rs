@@ -2,7 +2,7 @@
 //! schemas below it, then its extensions. [`super::structural`] holds the rules for the schema as a whole.
 
 use super::internal::{Internal, go_schema, set_fields};
-use super::{path, structural};
+use super::{path, rules, structural};
 use crate::{Cursor, ErrorList, Value};
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
@@ -176,8 +176,14 @@ pub(super) fn unknown_format(schema: &Value) -> Option<&str> {
     (!format.is_empty() && !is_known).then_some(format)
 }
 
-/// `validation` of a spec or `schema` of a version.
-pub(super) fn validate(validation: &Cursor<'_>, has_status: bool, options: Options, errors: &mut ErrorList) {
+/// `validation` of a spec or `schema` of a version. `unchanged`: it is stored already.
+pub(super) fn validate(
+    validation: &Cursor<'_>,
+    has_status: bool,
+    unchanged: bool,
+    options: Options,
+    errors: &mut ErrorList,
+) {
     let root = validation.field("openAPIV3Schema");
     if !root.is_set() {
         return;
@@ -190,6 +196,7 @@ pub(super) fn validate(validation: &Cursor<'_>, has_status: bool, options: Optio
         root.field("nullable").forbidden(&mut own, "nullable cannot be true at the root");
     }
     let mut unsupported = None;
+    let mut has_rules = false;
     if options.structural {
         match structural::unsupported(root.value()) {
             Some(reason) => unsupported = Some(reason),
@@ -197,13 +204,24 @@ pub(super) fn validate(validation: &Cursor<'_>, has_status: bool, options: Optio
                 let found = structural::validate(&root);
                 let is_structural = found.is_empty();
                 own.extend(found);
-                if is_structural && options.pruned_defaults {
-                    pruned_defaults(&root, &mut own);
+                if is_structural {
+                    let mut found = ErrorList::new();
+                    if options.pruned_defaults {
+                        pruned_defaults(&root, &mut found);
+                    }
+                    has_rules = found.is_empty();
+                    own.extend(found);
                 }
             }
         }
     }
-    walk(&root, &Place::ROOT, options, &mut own);
+    let mut found = ErrorList::new();
+    walk(&root, &Place::ROOT, options, &mut found);
+    let faults: Vec<String> = found.iter().map(|error| error.path.as_str().to_owned()).collect();
+    own.extend(found);
+    if has_rules {
+        rules::compile(&root, unchanged, &faults, &mut own);
+    }
     // The rules of single schemas mostly name the same fault, and better.
     if let Some(reason) = unsupported.filter(|_| own.is_empty()) {
         own.invalid(root.path(), "", reason);

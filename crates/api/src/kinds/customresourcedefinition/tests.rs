@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::STRATEGY;
-use crate::{Cursor, ErrorList};
+use crate::{Cursor, ErrorList, Path};
 
 fn definition(spec: Value) -> Value {
     let mut own = json!({
@@ -164,4 +164,60 @@ fn formats_that_are_not_checked_are_warned_about_once_they_are_new() {
     out.clear();
     (STRATEGY.warnings)(&Cursor::root(&new), Some(&Cursor::root(&new)), &mut out);
     assert_eq!(out, [""; 0]);
+}
+
+fn rule_errors(schema: Value) -> Vec<String> {
+    let mut errors = ErrorList::new();
+    super::rules::compile(&Cursor::at(&schema, Path::new("s")), false, &[], &mut errors);
+    errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn rules_must_compile_and_be_affordable() {
+    let rule = |rule: Value| json!({"type": "object", "x-kubernetes-validations": [rule], "properties": {"a": {"type": "string"}}});
+    let shown = |rule: &str, message: &str| {
+        format!(
+            "{{\"Rule\":\"{rule}\",\"Message\":\"\",\"MessageExpression\":\"{message}\",\"Reason\":null,\"FieldPath\":\"\",\
+             \"OptionalOldSelf\":null}}"
+        )
+    };
+    assert_eq!(rule_errors(rule(json!({"rule": "self.a == 'x'"}))), Vec::<String>::new());
+    assert_eq!(
+        rule_errors(rule(json!({"rule": "self.a."}))),
+        [format!(
+            "s.x-kubernetes-validations[0].rule: Invalid value: {}: compilation failed: ERROR: <input>:1:8: Syntax error: no \
+             viable alternative at input '.'\n | self.a.\n | .......^",
+            shown("self.a.", "")
+        )]
+    );
+    assert_eq!(
+        rule_errors(rule(json!({"rule": "true", "messageExpression": "1"}))),
+        [format!(
+            "s.x-kubernetes-validations[0].messageExpression: Invalid value: {}: messageExpression must evaluate to a string",
+            shown("true", "1")
+        )]
+    );
+    const HINT: &str = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and \
+                        strings are declared)";
+    let list = json!({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "string",
+        "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}});
+    assert_eq!(
+        rule_errors(list),
+        [
+            format!(
+                "s.properties[a].items.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by \
+                 factor of more than 100x {HINT}"
+            ),
+            "s.properties[a].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be \
+             used on the uncorrelatable portion of the schema within s.properties[a]"
+                .to_owned(),
+            "s.properties[a].items.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule cost total \
+             exceeding cost limit for entire OpenAPIv3 schema"
+                .to_owned(),
+            format!(
+                "s: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget \
+                 by factor of more than 100x {HINT}"
+            ),
+        ]
+    );
 }
