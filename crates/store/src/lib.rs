@@ -8,15 +8,18 @@
 mod backend;
 pub mod bolt;
 mod command;
+mod compactor;
 mod convert;
 mod embedded;
 pub mod etcd;
 mod lease;
 mod machine;
 mod mvcc;
+pub mod offline;
 mod pins;
 pub mod proto;
 mod raft;
+mod reload;
 mod remote;
 mod status;
 #[cfg(test)]
@@ -29,7 +32,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
+pub use compactor::Retention;
 pub use embedded::{EmbeddedConfig, EmbeddedStore, OpenError};
+pub use reload::FromFiles;
 pub use remote::{RemoteStore, RemoteTls};
 pub use types::*;
 

@@ -9,16 +9,20 @@ mod scheduler;
 mod server;
 mod store;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub(crate) use api_server::{ApiServerArgs, ApiServerFlags, EtcdFlags};
 pub(crate) use controller_manager::{ControllerFlags, ControllerManagerArgs};
 pub(crate) use leader::{ElectFlags, LeaderFlags};
 pub(crate) use scheduler::SchedulerArgs;
 pub(crate) use server::ServerArgs;
-pub(crate) use store::StoreArgs;
+pub(crate) use store::{
+    ClusterFlags, DataDirArgs, HashKvArgs, InitialClusterState, MigrateArgs, OutputFormat, RestoreArgs, SaveArgs,
+    SnapshotTool, StatusArgs, StoreArgs, StoreFlags, StoreTool, VerifyArgs,
+};
 
 /// A Kubernetes master in one binary: API server, controller manager, scheduler and cluster store.
 #[derive(Debug, Parser)]
@@ -57,4 +61,85 @@ pub(crate) struct SimulateArgs {
     /// Names are this plus a number.
     #[arg(long, default_value = "sim-")]
     pub name_prefix: String,
+}
+
+/// What a command line said, and what its user should be warned of.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub command: Command,
+    pub warnings: Vec<String>,
+}
+
+/// Parses this process's command line. `store` also takes flags from the environment or a file; etcd's single-dash form of flags
+/// is understood there. Ends the process when there is nothing to do or nothing that makes sense.
+pub(crate) fn parse() -> Parsed {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match parse_from(args, std::env::vars_os()) {
+        Ok(parsed) => parsed,
+        Err(error) => error.exit(),
+    }
+}
+
+fn parse_from(
+    mut args: Vec<OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Parsed, clap::Error> {
+    let is_flag = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-");
+    if args.get(1).is_some_and(|name| name == STORE) && args.get(2).is_some_and(is_flag) {
+        args[2..].iter_mut().for_each(double_dash);
+    }
+    let matches = Cli::command().try_get_matches_from(&args)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let (Command::Store(store), Some((_, matches))) = (&cli.command, matches.subcommand()) else {
+        return Ok(Parsed { command: cli.command, warnings: Vec::new() });
+    };
+    if !store.is_server() {
+        return Ok(Parsed { command: cli.command, warnings: Vec::new() });
+    }
+    let mut command = Cli::command();
+    command.build();
+    let known = command.find_subcommand(STORE).cloned().unwrap_or_default();
+    let completed = store::complete(args.split_off(2), &known, matches, environment)
+        .map_err(|error| clap::Error::raw(clap::error::ErrorKind::Io, format!("{:#}\n", anyhow::Error::from(error))))?;
+    let again = args.into_iter().take(2).chain(completed.args);
+    Ok(Parsed { command: Cli::try_parse_from(again)?.command, warnings: completed.warnings })
+}
+
+const STORE: &str = "store";
+
+/// etcd takes `-name` for `--name`. Short flags have one letter.
+fn double_dash(arg: &mut OsString) {
+    let is_long = arg.to_str().is_some_and(|text| {
+        let name = text.strip_prefix('-').unwrap_or_default();
+        name.len() > 1 && name.starts_with(|c: char| c.is_ascii_alphabetic())
+    });
+    if is_long {
+        let mut long = OsString::from("-");
+        long.push(&*arg);
+        *arg = long;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_store_takes_flags_as_etcd_does() {
+        let args = ["quarterdeck", "store", "-name=a", "--client-cert-auth", "--name", "b", "-data-dir", "d"];
+        let environment = [("ETCD_MAX_TXN_OPS".into(), "7".into())];
+        let parsed = parse_from(args.map(OsString::from).to_vec(), environment).unwrap();
+        let Command::Store(store) = parsed.command else { panic!("{parsed:?}") };
+        assert_eq!((store.flags.name.as_str(), store.flags.max_txn_ops), ("b", 7));
+        assert!(store.flags.client_cert_auth);
+        let tool = ["quarterdeck", "store", "snapshot", "status", "file", "-w", "json"];
+        let parsed = parse_from(tool.map(OsString::from).to_vec(), []).unwrap();
+        let Command::Store(store) = parsed.command else { panic!("{parsed:?}") };
+        assert!(matches!(store.tool, Some(StoreTool::Snapshot(SnapshotTool::Status(_)))));
+    }
 }

@@ -184,11 +184,8 @@ async fn serve_store(
     let serving = place.pki.identity("store", &Purpose::Serving(&sans))?;
     // For etcdctl: a client that the store's API lets in.
     place.pki.identity("store-client", &Purpose::Client { user: "root", groups: &[] })?;
-    let tls = ServerTls {
-        certificate: serving.certificate_pem.into_bytes(),
-        key: serving.key_pem.into_bytes(),
-        client_ca: Some(place.pki.ca_pem().as_bytes().to_vec()),
-    };
+    let client_ca = place.pki.ca_pem().as_bytes().to_vec().into();
+    let tls = ServerTls::new(serving.certificate_pem.into_bytes(), serving.key_pem.into_bytes(), Some(client_ca));
     let task = super::store::serve(Arc::clone(embedded), vec![address], Some(tls), shutdown.clone()).await?;
     Ok(Some(task))
 }

@@ -8,12 +8,17 @@ mod discard;
 mod load;
 mod redb_backend;
 mod rows;
+mod snapshot_file;
 mod writer;
 
 pub(crate) use discard::DiscardBackend;
 pub(crate) use load::{LoadError, Loaded, load};
 pub(crate) use redb_backend::RedbBackend;
-pub(crate) use rows::{Bucket, Row, alarm_row, initial_rows, lease_row, progress_rows, rows_of, stored_key_value};
+pub(crate) use rows::{
+    Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, Row, STORAGE_VERSION, alarm_row, initial_rows, lease_row,
+    progress_rows, rows_of, stored_key_value,
+};
+pub(crate) use snapshot_file::SnapshotFile;
 pub(crate) use writer::{Writer, WriterHandle};
 
 /// Sizes as etcd reports them.

@@ -36,6 +36,13 @@ impl RedbBackend {
         Ok(backend)
     }
 
+    /// Compares every page with its checksum; false when something was wrong and has been repaired.
+    pub(crate) fn check(&mut self) -> Result<bool, BackendError> {
+        self.database()?;
+        let Some(database) = &mut self.database else { return Ok(true) };
+        database.check_integrity().map_err(|error| BackendError::Failed(error.to_string()))
+    }
+
     fn database(&mut self) -> Result<&Database, BackendError> {
         let database = match self.database.take() {
             Some(database) => database,

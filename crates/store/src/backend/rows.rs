@@ -61,7 +61,7 @@ impl Row {
         Self { bucket, key: key.into(), value: Some(value.into()) }
     }
 
-    fn delete(bucket: Bucket, key: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn delete(bucket: Bucket, key: impl Into<Vec<u8>>) -> Self {
         Self { bucket, key: key.into(), value: None }
     }
 }

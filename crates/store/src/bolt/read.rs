@@ -26,6 +26,8 @@ pub struct Reader {
     file: File,
     page_size: usize,
     pages: u64,
+    /// Pages in use, free ones between them included: what etcd calls the size of the database.
+    used_pages: u64,
     root: u64,
 }
 
@@ -62,6 +64,17 @@ impl Reader {
         Self::from_file(file, len - trailer)
     }
 
+    /// Opens a file with whatever trailer it has: a right one or none, but not a wrong one.
+    pub fn open_any(path: &Path) -> Result<Self, BoltError> {
+        let len = std::fs::metadata(path)?.len();
+        if len % 512 == TRAILER as u64 { Self::open(path) } else { Self::open_unchecked(path) }
+    }
+
+    /// Size of the database without a trailer, as etcd reports it.
+    pub fn size_bytes(&self) -> u64 {
+        self.used_pages * self.page_size as u64
+    }
+
     fn from_file(file: File, len: u64) -> Result<Self, BoltError> {
         // The first meta page may be torn: then the second one, at the usual page sizes, tells.
         let first = Meta::read(&file, 0);
@@ -72,10 +85,14 @@ impl Reader {
         let newest = [first, second].into_iter().flatten().max_by_key(|meta| meta.txid);
         let meta = newest.ok_or(BoltError::NotASnapshot("no valid meta page"))?;
         let pages = len / u64::from(meta.page_size);
+        if meta.used_pages > pages {
+            return Err(BoltError::NotASnapshot("the file is cut off before its last page"));
+        }
         if meta.root >= pages {
             return Err(BoltError::NotASnapshot("the root page lies beyond the end of the file"));
         }
-        Ok(Self { file, page_size: meta.page_size as usize, pages, root: meta.root })
+        let (page_size, used_pages) = (meta.page_size as usize, meta.used_pages);
+        Ok(Self { file, page_size, pages, used_pages, root: meta.root })
     }
 
     /// Names of all top-level buckets.
@@ -138,6 +155,7 @@ impl Reader {
 struct Meta {
     page_size: u32,
     root: u64,
+    used_pages: u64,
     txid: u64,
 }
 
@@ -150,7 +168,8 @@ impl Meta {
             && u32_at(&meta, 4)? == VERSION
             && u64_at(&meta, META_SUMMED)? == fnv1a(&meta[..META_SUMMED])
             && (PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&page_size);
-        valid.then_some(Self { page_size, root: u64_at(&meta, 16)?, txid: u64_at(&meta, 48)? })
+        let (root, used_pages, txid) = (u64_at(&meta, 16)?, u64_at(&meta, 40)?, u64_at(&meta, 48)?);
+        valid.then_some(Self { page_size, root, used_pages, txid })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::mvcc::check::TXN_OPS_MAX;
+
 /// How to open an [`EmbeddedStore`](super::EmbeddedStore).
 #[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
@@ -17,6 +19,8 @@ pub struct EmbeddedConfig {
     pub cluster_token: String,
     /// Size of the state file in bytes at which writes are refused and the NOSPACE alarm is raised; 0 is no quota.
     pub quota_bytes: i64,
+    /// Operations in a transaction; more are refused.
+    pub txn_ops_max: usize,
 }
 
 impl Default for EmbeddedConfig {
@@ -28,6 +32,7 @@ impl Default for EmbeddedConfig {
             client_urls: vec!["http://localhost:2379".into()],
             cluster_token: "etcd-cluster".into(),
             quota_bytes: 0,
+            txn_ops_max: TXN_OPS_MAX,
         }
     }
 }

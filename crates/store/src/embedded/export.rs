@@ -63,7 +63,7 @@ impl EmbeddedStore {
 
 /// Of the rows at or before the compacted revision, only those that are still the newest of their key count, and a tombstone at
 /// that revision never does: not all versions of etcd keep the others.
-fn hash_of(records: &[Arc<Record>], compact_revision: Revision) -> u32 {
+pub(crate) fn hash_of(records: &[Arc<Record>], compact_revision: Revision) -> u32 {
     let mut newest: HashMap<&Bytes, &Arc<Record>> = HashMap::new();
     for record in records {
         newest.insert(&record.key, record);

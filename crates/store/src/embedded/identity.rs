@@ -7,7 +7,7 @@ use crate::raft::Identity;
 
 impl Identity {
     /// A member is what its peer URLs and its cluster's token hash to, a cluster what its members' ids hash to.
-    pub(super) fn of_new_cluster(config: &EmbeddedConfig) -> Self {
+    pub(crate) fn of_new_cluster(config: &EmbeddedConfig) -> Self {
         let mut urls = config.peer_urls.clone();
         urls.sort_unstable();
         let member_id = leading_u64(format!("{}{}", urls.concat(), config.cluster_token).as_bytes());

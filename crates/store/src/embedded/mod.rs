@@ -24,6 +24,8 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 
 pub use config::{EmbeddedConfig, OpenError};
+pub(crate) use export::hash_of;
+pub(crate) use open::{LOG_DIR, STATE_FILE, check_agreement, claim};
 
 use crate::Member;
 use crate::backend::WriterHandle;
@@ -43,6 +45,7 @@ pub struct EmbeddedStore {
     identity: Identity,
     member: Member,
     quota_bytes: i64,
+    txn_ops_max: usize,
     threads: Mutex<Threads>,
 }
 

@@ -26,6 +26,8 @@ use crate::watch::Hub;
 use crate::{Member, StoreError};
 
 const FORMAT: u32 = 1;
+pub(crate) const LOG_DIR: &str = "wal";
+pub(crate) const STATE_FILE: &str = "state.redb";
 
 impl EmbeddedStore {
     /// Opens a store, creating it if there is none, and brings it to where it was: when this returns, everything that was ever
@@ -35,8 +37,8 @@ impl EmbeddedStore {
             None => start(config, MemoryLog, Box::new(DiscardBackend::default()), Path::new(""), None),
             Some(dir) => {
                 let lock = claim(&dir)?;
-                let log = EngineLog::open(&dir.join("wal")).map_err(|error| log_error(&dir, &error))?;
-                let backend = RedbBackend::open(dir.join("state.redb"));
+                let log = EngineLog::open(&dir.join(LOG_DIR)).map_err(|error| log_error(&dir, &error))?;
+                let backend = RedbBackend::open(dir.join(STATE_FILE));
                 let backend = backend.map_err(|error| backend_error(&dir, &error))?;
                 start(config, log, Box::new(backend), &dir, Some(lock))
             }
@@ -45,7 +47,7 @@ impl EmbeddedStore {
 }
 
 /// Makes the directory ours, for as long as the returned file is open.
-fn claim(dir: &Path) -> Result<File, OpenError> {
+pub(crate) fn claim(dir: &Path) -> Result<File, OpenError> {
     let io = |source| OpenError::Io { path: dir.to_owned(), source };
     create_private_dir(dir).map_err(io)?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(io)?;
@@ -143,13 +145,13 @@ pub(super) fn start<L: LogStore>(
             std::panic::resume_unwind(panic);
         }
     })?);
-    let quota_bytes = config.quota_bytes;
+    let EmbeddedConfig { quota_bytes, txn_ops_max, .. } = config;
     let threads = Mutex::new(threads);
-    Ok(EmbeddedStore { machine, pins, raft, hub, writer, clock, identity, member, quota_bytes, threads })
+    Ok(EmbeddedStore { machine, pins, raft, hub, writer, clock, identity, member, quota_bytes, txn_ops_max, threads })
 }
 
 /// The state must not be ahead of the log it came from, nor may there be a gap between them.
-fn check_agreement(dir: &Path, loaded: &Loaded, logged: &LoggedState) -> Result<(), OpenError> {
+pub(crate) fn check_agreement(dir: &Path, loaded: &Loaded, logged: &LoggedState) -> Result<(), OpenError> {
     let first = logged.truncated.0 + 1;
     let last = logged.truncated.0 + logged.entries.len() as u64;
     if loaded.index > last || loaded.index + 1 < first {

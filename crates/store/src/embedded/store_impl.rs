@@ -42,7 +42,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
-        check_txn(&txn)?;
+        check_txn(&txn, self.txn_ops_max)?;
         if is_read_only(&txn) {
             if !is_serializable(&txn) {
                 self.raft.read_index().await?;

@@ -35,13 +35,26 @@ const READYZ: &[(&str, Check)] = &[
     ("non_learner", Check::NonLearner),
 ];
 
+pub(super) fn not_found() -> Response<Body> {
+    page_of(StatusCode::NOT_FOUND, TEXT, "404 page not found\n")
+}
+
+/// What an address for metrics and health offers.
+pub(super) fn is_probe(path: &str) -> bool {
+    matches!(page_and_sub(path).0, "health" | "metrics" | "livez" | "readyz")
+}
+
+fn page_and_sub(path: &str) -> (&str, &str) {
+    let path = path.strip_prefix('/').unwrap_or_default();
+    path.split_once('/').unwrap_or((path, ""))
+}
+
 pub(super) async fn serve(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
-    let path = uri.path().strip_prefix('/').unwrap_or_default();
-    let (page, sub) = path.split_once('/').unwrap_or((path, ""));
+    let (page, sub) = page_and_sub(uri.path());
     let known =
         matches!(page, "health" | "version" | "metrics") && sub.is_empty() || matches!(page, "livez" | "readyz");
     if !known {
-        return page_of(StatusCode::NOT_FOUND, TEXT, "404 page not found\n");
+        return not_found();
     }
     if method != Method::GET {
         let mut refused = page_of(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
@@ -155,7 +168,7 @@ async fn checks(shared: &Shared, all: &[(&str, Check)], sub: &str, query: Query<
     let wanted = |name: &str| if sub.is_empty() { !query.has("exclude", name) } else { name == sub };
     let chosen: Vec<_> = all.iter().filter(|(name, _)| wanted(name)).collect();
     if !sub.is_empty() && chosen.is_empty() {
-        return page_of(StatusCode::NOT_FOUND, TEXT, "404 page not found\n");
+        return not_found();
     }
     let mut lines = String::new();
     let mut failed = false;

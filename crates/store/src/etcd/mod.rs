@@ -13,12 +13,13 @@ mod shared;
 mod tls;
 mod watch;
 
-use std::net::SocketAddr;
+use std::net::{AddrParseError, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use server::Server;
-pub use tls::ServerTls;
+pub use tls::{Pem, ServerTls, TlsProtocol};
 
 /// The version that clients are told. 3.6 is the newest whose every call is served.
 pub const VERSION: &str = "3.6.13";
@@ -28,17 +29,57 @@ pub const STORAGE_VERSION: &str = "3.6.0";
 /// Gives the text of the metrics page.
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
+/// An address to listen on; port 0 takes a free one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub address: SocketAddr,
+    /// Plain text although the server has a certificate.
+    pub plain: bool,
+    pub serves: Serves,
+}
+
+/// What an address offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serves {
+    #[default]
+    Everything,
+    Grpc,
+    /// Everything that is not gRPC.
+    Http,
+    /// Metrics and health only.
+    Metrics,
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, plain: false, serves: Serves::Everything }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<SocketAddr>().map(Self::from)
+    }
+}
+
 /// Where and how to serve.
 #[derive(Clone)]
 pub struct ServerConfig {
-    /// Addresses to listen on; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// Plain text without it.
     pub tls: Option<ServerTls>,
     /// Largest request that changes something.
     pub request_bytes_max: usize,
     /// How often a watch that asked for it, and had no events, is told how far it has come.
     pub progress_interval: Duration,
+    /// A client that is silent for this long is asked whether it is there; `None` lets it be.
+    pub keep_alive_interval: Option<Duration>,
+    /// It is dropped when it does not answer within this time.
+    pub keep_alive_timeout: Duration,
+    /// Streams that one connection may have open; `None` is no limit.
+    pub streams_max: Option<u32>,
     /// Served at `/metrics`; an empty page without it.
     pub metrics: Option<MetricsText>,
 }
@@ -51,6 +92,9 @@ impl Default for ServerConfig {
             tls: None,
             request_bytes_max: 1_572_864,
             progress_interval: Duration::from_secs(5),
+            keep_alive_interval: Some(Duration::from_secs(60)),
+            keep_alive_timeout: Duration::from_secs(20),
+            streams_max: None,
             metrics: None,
         }
     }

@@ -13,7 +13,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 
@@ -23,8 +22,9 @@ use super::kv::KvService;
 use super::lease::LeaseService;
 use super::maintenance::MaintenanceService;
 use super::shared::Shared;
+use super::tls::Acceptor;
 use super::watch::WatchService;
-use super::{ServeError, ServerConfig, http as pages};
+use super::{Listen, ServeError, ServerConfig, Serves, http as pages};
 use crate::Store;
 use crate::proto::etcdserverpb::{
     cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
@@ -37,31 +37,28 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause after a failed accept, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A client that is silent is asked whether it is there, and dropped when it does not answer.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A bound server. It serves while [`Server::run`] runs.
 pub struct Server {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, Listen)>,
     addresses: Vec<SocketAddr>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     services: Services,
 }
 
 impl Server {
     pub async fn bind(store: Arc<dyn Store>, config: ServerConfig) -> Result<Self, ServeError> {
-        let tls = config.tls.as_ref().map(super::ServerTls::acceptor).transpose()?;
+        let tls = config.tls.as_ref().map(Acceptor::new).transpose()?;
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
-        for address in &config.listen {
-            let failed = |source| ServeError::Listen { address: *address, source };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
+        for listen in &config.listen {
+            let failed = |source| ServeError::Listen { address: listen.address, source };
+            let listener = TcpListener::bind(listen.address).await.map_err(failed)?;
             addresses.push(listener.local_addr().map_err(failed)?);
-            listeners.push(listener);
+            listeners.push((listener, *listen));
         }
         Ok(Self { listeners, addresses, tls, services: Services::new(Arc::new(Shared::new(store, config))) })
     }
@@ -76,8 +73,9 @@ impl Server {
         let shared = Arc::clone(&self.services.shared);
         shared.refresh().await;
         let mut tasks = JoinSet::new();
-        for listener in self.listeners {
-            tasks.spawn(accept(listener, self.tls.clone(), self.services.clone()));
+        for (listener, Listen { plain, serves, .. }) in self.listeners {
+            let tls = self.tls.clone().filter(|_| !plain);
+            tasks.spawn(accept(listener, tls, Services { serves, ..self.services.clone() }));
         }
         let refresher = Arc::clone(&shared);
         let refresher = tokio::spawn(async move { refresher.follow_status().await });
@@ -88,7 +86,7 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, services: Services) {
+async fn accept(listener: TcpListener, tls: Option<Acceptor>, services: Services) {
     let mut states = services.shared.states();
     let mut connections = JoinSet::new();
     loop {
@@ -113,10 +111,13 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, services: Servi
     let _late = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
 }
 
-async fn connection(socket: TcpStream, tls: Option<TlsAcceptor>, services: Services) {
+async fn connection(socket: TcpStream, tls: Option<Acceptor>, services: Services) {
     let _not_fatal = socket.set_nodelay(true);
     let Some(tls) = tls else { return serve(TokioIo::new(socket), services).await };
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(socket)).await {
+        Ok(Ok(stream)) if !tls.lets_in(stream.get_ref().1) => {
+            tracing::debug!("a store client's certificate has none of the names that are let in");
+        }
         Ok(Ok(stream)) => serve(TokioIo::new(stream), services).await,
         Ok(Err(error)) => tracing::debug!(%error, "tls handshake with a store client failed"),
         Err(_late) => tracing::debug!("tls handshake with a store client took too long"),
@@ -128,16 +129,17 @@ where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let mut states = services.shared.states();
+    let config = &services.shared.config;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(None)
+        .max_concurrent_streams(config.streams_max)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        .keep_alive_interval(config.keep_alive_interval)
+        .keep_alive_timeout(config.keep_alive_timeout);
     let connection = builder.serve_connection(io, services);
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -155,6 +157,7 @@ where
 /// Every service of the port. A clone is a handful of counters.
 #[derive(Clone)]
 struct Services {
+    serves: Serves,
     shared: Arc<Shared>,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
@@ -169,6 +172,7 @@ impl Services {
         let bytes_max = shared.decode_bytes_max();
         let service = || Arc::clone(&shared);
         Self {
+            serves: Serves::Everything,
             kv: KvServer::new(KvService(service())).max_decoding_message_size(bytes_max),
             watch: WatchServer::new(WatchService(service())).max_decoding_message_size(bytes_max),
             lease: LeaseServer::new(LeaseService(service())).max_decoding_message_size(bytes_max),
@@ -186,6 +190,16 @@ impl hyper::service::Service<Request<Incoming>> for Services {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let is_grpc = is_grpc(&request);
+        let is_refused = match self.serves {
+            Serves::Everything => false,
+            Serves::Grpc => !is_grpc,
+            Serves::Http => is_grpc,
+            Serves::Metrics => is_grpc || !pages::is_probe(request.uri().path()),
+        };
+        if is_refused {
+            return Box::pin(async { Ok(pages::not_found()) });
+        }
         let path = request.uri().path();
         let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
         match service {
@@ -204,10 +218,14 @@ impl hyper::service::Service<Request<Incoming>> for Services {
 }
 
 async fn other(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
-    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+    if is_grpc(request) {
         let path = request.uri().path();
         return tonic::Status::unimplemented(format!("unknown service or method {path}")).into_http();
     }
     pages::serve(shared, request.method(), request.uri()).await
+}
+
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

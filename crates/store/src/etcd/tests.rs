@@ -13,7 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-use super::{Server, ServerConfig, ServerTls};
+use super::tls::Acceptor;
+use super::{Listen, Server, ServerConfig, ServerTls, Serves};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcdserverpb::watch_client::WatchClient;
@@ -561,7 +562,7 @@ async fn over_tls_only_clients_of_the_authority_are_served() {
     let authority = Authority::new();
     let (certificate, key) = authority.sign("localhost");
     let ca = authority.pem.clone().into_bytes();
-    let tls = ServerTls { certificate, key, client_ca: Some(ca.clone()) };
+    let tls = ServerTls::new(certificate, key, Some(ca.clone().into()));
     let store = Arc::new(EmbeddedStore::open(EmbeddedConfig::default()).unwrap());
     let served = Served::over(store, ServerConfig { tls: Some(tls), ..Default::default() }, Box::new(())).await;
     let url = served.url.replace("http://127.0.0.1", "https://localhost");
@@ -588,11 +589,61 @@ async fn over_tls_only_clients_of_the_authority_are_served() {
 fn unusable_certificates_are_told() {
     let authority = Authority::new();
     let (certificate, key) = authority.sign("localhost");
-    let refused = |tls: ServerTls| tls.acceptor().err().map(|error| error.to_string()).unwrap_or_default();
-    let no_certificate = ServerTls { certificate: b"nothing".to_vec(), key: key.clone(), client_ca: None };
+    let refused = |tls: ServerTls| Acceptor::new(&tls).err().map(|error| error.to_string()).unwrap_or_default();
+    let no_certificate = ServerTls::new(b"nothing".to_vec(), key.clone(), None);
     assert_eq!(refused(no_certificate), "tls: server certificate: no certificate in the PEM text");
-    let other_key = ServerTls { certificate, key: authority.sign("x").1, client_ca: None };
+    let other_key = ServerTls::new(certificate, authority.sign("x").1, None);
     assert!(refused(other_key).starts_with("tls: server certificate and key: "));
-    let missing = ServerTls::read(Path::new("/nonexistent/cert"), Path::new("/nonexistent/key"), None).unwrap_err();
-    assert!(missing.to_string().starts_with("tls: reading /nonexistent/cert: "), "{missing}");
+    let missing = |name: &str| std::path::PathBuf::from(format!("/nonexistent/{name}"));
+    let missing = refused(ServerTls::new(missing("cert"), missing("key"), None));
+    assert!(missing.starts_with("tls: reading /nonexistent/cert: "), "{missing}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_at_the_next_handshake() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (Authority::new(), Authority::new());
+    let install = |authority: &Authority| {
+        let (certificate, key) = authority.sign("localhost");
+        for (name, text) in [("cert.pem", certificate), ("key.pem", key)] {
+            std::fs::write(dir.path().join("new"), text).unwrap();
+            std::fs::rename(dir.path().join("new"), dir.path().join(name)).unwrap();
+        }
+    };
+    install(&old);
+    let tls = ServerTls::new(dir.path().join("cert.pem"), dir.path().join("key.pem"), None);
+    let store = Arc::new(EmbeddedStore::open(EmbeddedConfig::default()).unwrap());
+    let served = Served::over(store, ServerConfig { tls: Some(tls), ..Default::default() }, Box::new(())).await;
+    let url = served.url.replace("http://127.0.0.1", "https://localhost");
+    let trusting = |authority: &Authority| {
+        let tls = RemoteTls { ca: authority.pem.clone().into_bytes(), identity: None, server_name: None };
+        RemoteStore::connect(std::slice::from_ref(&url), Some(tls)).unwrap()
+    };
+    assert_eq!(trusting(&old).current_revision().await, Ok(Revision(1)));
+    install(&new);
+    assert_eq!(trusting(&new).current_revision().await, Ok(Revision(1)));
+}
+
+#[tokio::test]
+async fn an_address_for_metrics_offers_nothing_else() {
+    let store = Arc::new(EmbeddedStore::open(EmbeddedConfig::default()).unwrap());
+    let any: Listen = "127.0.0.1:0".parse().unwrap();
+    let listen = vec![Listen { serves: Serves::Metrics, ..any }, Listen { serves: Serves::Grpc, ..any }];
+    let server = Server::bind(store, ServerConfig { listen, ..Default::default() }).await.unwrap();
+    let [metrics, grpc] = *server.addresses() else { panic!("two addresses") };
+    let serving = tokio::spawn(server.run(std::future::pending()));
+    let get = |address: std::net::SocketAddr, path: &'static str| async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!(get(metrics, "/health").await, "200");
+    assert_eq!(get(metrics, "/readyz/serializable_read").await, "200");
+    assert_eq!(get(metrics, "/version").await, "404");
+    assert_eq!(get(grpc, "/health").await, "404");
+    serving.abort();
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::{DeleteRange, KeyRange, Op, Put, RangeRequest, StoreError, Txn};
 
-/// Operations in a transaction; what a level uses is not left for the levels inside it.
-const TXN_OPS_MAX: usize = 128;
+/// etcd's default of operations in a transaction.
+pub(crate) const TXN_OPS_MAX: usize = 128;
 
 pub(crate) const EMPTY_KEY: StoreError = StoreError::InvalidArgument("key is not provided");
 const VALUE_PROVIDED: StoreError = StoreError::InvalidArgument("value is provided");
@@ -21,8 +21,9 @@ pub(crate) fn check_range(request: &RangeRequest) -> Result<(), StoreError> {
     check_key(&request.range.start)
 }
 
-pub(crate) fn check_txn(txn: &Txn) -> Result<(), StoreError> {
-    check_ops(txn, TXN_OPS_MAX)?;
+/// At most `ops_max` operations; what a level uses is not left for the levels inside it.
+pub(crate) fn check_txn(txn: &Txn, ops_max: usize) -> Result<(), StoreError> {
+    check_ops(txn, ops_max)?;
     check_intervals(&txn.success)?;
     check_intervals(&txn.failure)?;
     Ok(())
@@ -168,7 +169,7 @@ mod tests {
     }
 
     fn check(ops: Vec<Op>) -> Result<(), StoreError> {
-        check_txn(&Txn { success: ops, ..Txn::default() })
+        check_txn(&Txn { success: ops, ..Txn::default() }, TXN_OPS_MAX)
     }
 
     #[test]
@@ -221,6 +222,6 @@ mod tests {
         assert_eq!(check(vec![put("")]), Err(EMPTY_KEY));
         let compare =
             Compare { range: KeyRange::default(), result: CompareResult::Equal, target: CompareTarget::Version(0) };
-        assert_eq!(check_txn(&Txn { compare: vec![compare], ..Txn::default() }), Err(EMPTY_KEY));
+        assert_eq!(check_txn(&Txn { compare: vec![compare], ..Txn::default() }, TXN_OPS_MAX), Err(EMPTY_KEY));
     }
 }

@@ -240,7 +240,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Txn(txn) => {
-                    if super::check::check_txn(&txn).is_err() {
+                    if super::check::check_txn(&txn, super::check::TXN_OPS_MAX).is_err() {
                         continue;
                     }
                     let (succeeded, responses) = model.apply(&txn);

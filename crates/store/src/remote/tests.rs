@@ -282,11 +282,11 @@ async fn watchers_see_every_revision_once_while_many_write_and_progress_is_asked
 #[tokio::test]
 async fn a_watch_survives_a_restart_of_our_server_too() {
     let store = Arc::new(EmbeddedStore::open(EmbeddedConfig::default()).unwrap());
-    let mut address = "127.0.0.1:0".parse().unwrap();
+    let mut address: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     let mut watched: Option<(RemoteStore, Watch)> = None;
     let mut revisions = Vec::new();
     for round in 0..3 {
-        let config = ServerConfig { listen: vec![address], ..ServerConfig::default() };
+        let config = ServerConfig { listen: vec![address.into()], ..ServerConfig::default() };
         let server = Server::bind(Arc::clone(&store) as Arc<dyn Store>, config).await.unwrap();
         address = server.addresses()[0];
         let (stop, stopping) = tokio::sync::oneshot::channel::<()>();

@@ -1,0 +1,146 @@
+//! Tools for a data directory on which no store is running; some also read snapshot files.
+
+use std::fs::File;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::OfflineError;
+use crate::backend::{
+    Backend, BackendError, Bucket, LoadError, Loaded, RedbBackend, Row, STORAGE_VERSION, SnapshotFile, load,
+};
+use crate::bolt::Reader;
+use crate::embedded::{LOG_DIR, STATE_FILE, check_agreement, claim, hash_of};
+use crate::raft::{EngineLog, LogStore};
+use crate::{HashKv, OpenError, Revision};
+
+/// What a check found, all of it well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub revision: Revision,
+    /// -1 when nothing was ever compacted.
+    pub compact_revision: Revision,
+    pub n_versions: usize,
+    pub n_leases: usize,
+    pub hash: HashKv,
+    /// Entries of the log that the state does not have yet; `None` for a snapshot file, which has no log.
+    pub n_log_entries_ahead: Option<u64>,
+}
+
+/// Gives free space of the state file back to the file system. Returns the sizes before and after, in bytes.
+pub fn defragment(dir: &Path) -> Result<(u64, u64), OfflineError> {
+    let (_lock, mut backend) = open_state(dir)?;
+    let before = backend.sizes().file_bytes;
+    backend.defragment().map_err(backend_error)?;
+    Ok((before, backend.sizes().file_bytes))
+}
+
+/// The hash of the history up to a revision (0: all of it) of a snapshot file or a data directory.
+pub fn hash_kv(path: &Path, revision: Revision) -> Result<HashKv, OfflineError> {
+    let (_lock, backend) = open_readable(path)?;
+    let loaded = load(backend.as_ref()).map_err(load_error)?;
+    hash_loaded(&loaded, revision)
+}
+
+/// Reads everything in a snapshot file or a data directory and compares what must agree.
+pub fn verify(path: &Path) -> Result<Verified, OfflineError> {
+    if !path.is_dir() {
+        let backend = SnapshotFile(Reader::open_any(path)?);
+        return verified(&load(&backend).map_err(load_error)?, None);
+    }
+    let (_lock, mut backend) = open_state(path)?;
+    if !backend.check().map_err(backend_error)? {
+        return Err(OfflineError::Data("the state file was damaged and has been repaired; verify again".to_owned()));
+    }
+    let loaded = load(&backend).map_err(load_error)?;
+    let log = EngineLog::open(&path.join(LOG_DIR)).and_then(|mut log| log.load());
+    let logged = log.map_err(|error| OfflineError::Data(error.to_string()))?;
+    check_agreement(path, &loaded, &logged)?;
+    let last = logged.truncated.0 + logged.entries.len() as u64;
+    verified(&loaded, Some(last - loaded.index))
+}
+
+fn verified(loaded: &Loaded, n_log_entries_ahead: Option<u64>) -> Result<Verified, OfflineError> {
+    let keyspace = &loaded.machine.keyspace;
+    let mut records = Vec::new();
+    let (revision, compact_revision) = (keyspace.revision(), keyspace.compacted());
+    keyspace.collect_kept(&Bytes::new(), usize::MAX, revision, compact_revision, &mut records);
+    Ok(Verified {
+        revision,
+        compact_revision,
+        n_versions: records.len(),
+        n_leases: loaded.machine.lessor.ids().len(),
+        hash: hash_loaded(loaded, Revision(0))?,
+        n_log_entries_ahead,
+    })
+}
+
+fn hash_loaded(loaded: &Loaded, revision: Revision) -> Result<HashKv, OfflineError> {
+    let keyspace = &loaded.machine.keyspace;
+    let hash_revision = keyspace.readable(revision).map_err(OfflineError::Revision)?;
+    let compact_revision = keyspace.compacted();
+    let mut records = Vec::new();
+    keyspace.collect_kept(&Bytes::new(), usize::MAX, hash_revision, compact_revision, &mut records);
+    records.sort_unstable_by_key(|record| (record.main, record.sub));
+    Ok(HashKv { hash: hash_of(&records, compact_revision), compact_revision, hash_revision })
+}
+
+/// The version of etcd whose data this is; `None` stands for etcd 3.5 and older, which do not tell.
+pub fn storage_version(dir: &Path) -> Result<Option<String>, OfflineError> {
+    let (_lock, backend) = open_state(dir)?;
+    let mut version = None;
+    let scanned = backend.scan(Bucket::Meta, &mut |key, value| {
+        if key == STORAGE_VERSION {
+            version = Some(String::from_utf8_lossy(value).into_owned());
+        }
+    });
+    scanned.map_err(backend_error)?;
+    Ok(version)
+}
+
+/// Labels the data with a version, or takes the label off.
+pub fn set_storage_version(dir: &Path, version: Option<&str>) -> Result<(), OfflineError> {
+    let (_lock, mut backend) = open_state(dir)?;
+    let row = match version {
+        Some(version) => Row::put(Bucket::Meta, STORAGE_VERSION, version),
+        None => Row::delete(Bucket::Meta, STORAGE_VERSION),
+    };
+    backend.commit(&[row]).map_err(backend_error)
+}
+
+/// A data directory's state, locked; it must be there.
+fn open_state(dir: &Path) -> Result<(File, RedbBackend), OfflineError> {
+    let path = dir.join(STATE_FILE);
+    std::fs::metadata(&path).map_err(|source| OfflineError::Io { path: path.display().to_string(), source })?;
+    let lock = claim(dir)?;
+    Ok((lock, RedbBackend::open(path).map_err(backend_error)?))
+}
+
+/// A data directory, locked, or a snapshot file.
+fn open_readable(path: &Path) -> Result<(Option<File>, Box<dyn Backend>), OfflineError> {
+    if path.is_dir() {
+        let (lock, backend) = open_state(path)?;
+        return Ok((Some(lock), Box::new(backend)));
+    }
+    Ok((None, Box::new(SnapshotFile(Reader::open_any(path)?))))
+}
+
+pub(super) fn backend_error(error: BackendError) -> OfflineError {
+    OfflineError::Data(error.to_string())
+}
+
+fn load_error(error: LoadError) -> OfflineError {
+    OfflineError::Data(error.to_string())
+}
+
+impl From<BackendError> for OfflineError {
+    fn from(error: BackendError) -> Self {
+        backend_error(error)
+    }
+}
+
+impl OfflineError {
+    pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Open(OpenError::Io { path: path.to_owned(), source })
+    }
+}

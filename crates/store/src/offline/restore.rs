@@ -1,0 +1,224 @@
+//! A data directory from a snapshot file: the data as they were, in a cluster of its own.
+//!
+//! Everything is made in a directory beside the wanted one and renamed when it is complete and on disk, so that a data directory is either
+//! whole or not there.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ::raft::eraftpb::HardState;
+
+use super::OfflineError;
+use crate::backend::{
+    Backend, Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, RedbBackend, Row, initial_rows, progress_rows,
+};
+use crate::bolt::Reader;
+use crate::embedded::{EmbeddedConfig, LOG_DIR, STATE_FILE, claim};
+use crate::mvcc::RevisionKey;
+use crate::raft::{EngineLog, Identity, LogStore};
+use crate::{Member, Revision};
+
+/// Rows gathered before they are committed.
+const BATCH_BYTES: usize = 8 << 20;
+/// The new cluster's log begins behind this entry.
+const FIRST_ENTRY: (u64, u64) = (1, 1);
+
+/// etcdutl's `snapshot restore`.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    pub snapshot: PathBuf,
+    /// Must not exist, or be empty.
+    pub data_dir: PathBuf,
+    pub name: String,
+    pub peer_urls: Vec<String>,
+    /// `NAME=PEER-URL`, comma separated.
+    pub initial_cluster: String,
+    pub cluster_token: String,
+    /// Take a file whose SHA-256 is missing or wrong.
+    pub skip_hash_check: bool,
+    /// Start this many revisions later, all before being compacted; 0 for the snapshot's own revision.
+    pub bump_revision: u64,
+}
+
+pub fn restore(request: &Restore) -> Result<(), OfflineError> {
+    let member = local_member(request)?;
+    let dir = &request.data_dir;
+    let is_empty = match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if !is_empty {
+        return Err(OfflineError::Refused(format!("data-dir {:?} not empty or could not be read", dir.display())));
+    }
+    let reader = open(request)?;
+    let making = beside(dir);
+    discard_leftovers(&making)?;
+    let made = make(request, &reader, &making, &member).and_then(|()| {
+        std::fs::rename(&making, dir).map_err(|source| OfflineError::io(dir, source))?;
+        sync_dir(parent(dir))
+    });
+    if made.is_err() {
+        // What is left is in nobody's way: the next attempt begins with removing it.
+        let _leftovers = std::fs::remove_dir_all(&making);
+    }
+    made
+}
+
+fn open(request: &Restore) -> Result<Reader, OfflineError> {
+    if request.skip_hash_check {
+        return Ok(Reader::open_unchecked(&request.snapshot)?);
+    }
+    Reader::open(&request.snapshot).map_err(|error| match error {
+        crate::bolt::BoltError::NotASnapshot(_) if request.snapshot.is_file() => {
+            OfflineError::Refused(format!("snapshot missing hash but --skip-hash-check=false ({error})"))
+        }
+        error => error.into(),
+    })
+}
+
+/// The member that this directory is for, as the cluster's configuration has it.
+fn local_member(request: &Restore) -> Result<EmbeddedConfig, OfflineError> {
+    let mut urls = Vec::new();
+    let mut others = Vec::new();
+    for member in request.initial_cluster.split(',').map(str::trim).filter(|member| !member.is_empty()) {
+        let (name, url) = member.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+            OfflineError::Refused(format!("--initial-cluster: {member:?} does not have the form NAME=URL"))
+        })?;
+        if name == request.name { urls.push(url.to_owned()) } else { others.push(name.to_owned()) }
+    }
+    if urls.is_empty() {
+        let name = &request.name;
+        return Err(OfflineError::Refused(format!(
+            "couldn't find local name {name:?} in the initial cluster configuration"
+        )));
+    }
+    let sorted = |urls: &[String]| {
+        let mut urls = urls.to_vec();
+        urls.sort_unstable();
+        urls
+    };
+    if sorted(&urls) != sorted(&request.peer_urls) {
+        let (ours, theirs) = (request.peer_urls.join(","), urls.join(","));
+        let text = format!("--initial-cluster has {}={theirs} but --initial-advertise-peer-urls={ours}", request.name);
+        return Err(OfflineError::Refused(text));
+    }
+    if let Some(other) = others.first() {
+        let text =
+            format!("--initial-cluster names {other}: restore a cluster of one, and add the other members to it");
+        return Err(OfflineError::Refused(text));
+    }
+    Ok(EmbeddedConfig {
+        name: request.name.clone(),
+        peer_urls: request.peer_urls.clone(),
+        cluster_token: request.cluster_token.clone(),
+        ..EmbeddedConfig::default()
+    })
+}
+
+/// Fills `making` with everything a data directory has.
+fn make(request: &Restore, reader: &Reader, making: &Path, config: &EmbeddedConfig) -> Result<(), OfflineError> {
+    let _lock = claim(making)?;
+    let identity = Identity::of_new_cluster(config);
+    let member = Member {
+        id: identity.member_id,
+        name: config.name.clone(),
+        peer_urls: config.peer_urls.clone(),
+        client_urls: Vec::new(),
+        is_learner: false,
+    };
+    let mut backend = RedbBackend::open(making.join(STATE_FILE))?;
+    let mut batch = Batch { backend: &mut backend, rows: Vec::new(), bytes: 0 };
+    let mut newest = Revision(0);
+    // The members, the log position and the versions are the new cluster's own.
+    let carried =
+        Bucket::ALL.into_iter().filter(|bucket| !matches!(bucket, Bucket::Cluster | Bucket::Members | Bucket::Meta));
+    for bucket in carried {
+        for row in reader.bucket(bucket.name())?.into_iter().flatten() {
+            let (key, value) = row?;
+            if bucket == Bucket::Key {
+                let at = RevisionKey::decode(&key);
+                let at = at.ok_or_else(|| OfflineError::Data(format!("bucket key has a damaged row {key:02x?}")))?;
+                newest = newest.max(at.main);
+            }
+            batch.add(Row::put(bucket, key.to_vec(), value.to_vec()))?;
+        }
+    }
+    for row in reader.bucket(Bucket::Meta.name())?.into_iter().flatten() {
+        let (key, value) = row?;
+        if key == COMPACTION_SCHEDULED || key == COMPACTION_FINISHED {
+            batch.add(Row::put(Bucket::Meta, key.to_vec(), value.to_vec()))?;
+        }
+    }
+    if request.bump_revision > 0 {
+        let amount = i64::try_from(request.bump_revision).ok().and_then(|amount| newest.0.checked_add(amount));
+        let bumped = amount.ok_or_else(|| OfflineError::Refused("--bump-revision is too large".to_owned()))?;
+        let key = RevisionKey::of_revision(Revision(bumped)).encode();
+        batch.add(Row::put(Bucket::Meta, COMPACTION_SCHEDULED, key.clone()))?;
+        batch.add(Row::put(Bucket::Key, key, Vec::new()))?;
+    }
+    for row in initial_rows(&member).into_iter().chain(progress_rows(FIRST_ENTRY.0, FIRST_ENTRY.1)) {
+        batch.add(row)?;
+    }
+    batch.commit()?;
+    // Rows that cannot be read are found now, not at the first start.
+    crate::backend::load(&backend).map_err(|error| OfflineError::Data(error.to_string()))?;
+    drop(backend);
+
+    let log_error = |error: crate::raft::LogError| OfflineError::Data(error.to_string());
+    let mut log = EngineLog::open(&making.join(LOG_DIR)).map_err(log_error)?;
+    log.set_identity(identity).map_err(log_error)?;
+    let hard_state = HardState { term: FIRST_ENTRY.1, vote: 0, commit: FIRST_ENTRY.0, ..HardState::default() };
+    log.append(&[], Some(&hard_state), true).map_err(log_error)?;
+    log.truncate(FIRST_ENTRY.0, FIRST_ENTRY.1).map_err(log_error)?;
+    drop(log);
+    sync_dir(&making.join(LOG_DIR))?;
+    sync_dir(making)
+}
+
+struct Batch<'a> {
+    backend: &'a mut RedbBackend,
+    rows: Vec<Row>,
+    bytes: usize,
+}
+
+impl Batch<'_> {
+    fn add(&mut self, row: Row) -> Result<(), OfflineError> {
+        self.bytes += row.key.len() + row.value.as_ref().map_or(0, Vec::len);
+        self.rows.push(row);
+        if self.bytes >= BATCH_BYTES { self.commit() } else { Ok(()) }
+    }
+
+    fn commit(&mut self) -> Result<(), OfflineError> {
+        self.backend.commit(&self.rows)?;
+        self.rows.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+fn parent(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn beside(dir: &Path) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    parent(dir).join(format!(".{name}.restoring"))
+}
+
+/// Removes what an attempt that was killed left, but not from under one that is running.
+fn discard_leftovers(making: &Path) -> Result<(), OfflineError> {
+    if !making.exists() {
+        return Ok(());
+    }
+    let lock = claim(making)?;
+    std::fs::remove_dir_all(making).map_err(|source| OfflineError::io(making, source))?;
+    drop(lock);
+    Ok(())
+}
+
+fn sync_dir(dir: &Path) -> Result<(), OfflineError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| OfflineError::io(dir, source))
+}
