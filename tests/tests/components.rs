@@ -22,7 +22,8 @@ fn four_processes_are_a_master() -> Result<()> {
     let store_url = format!("http://127.0.0.1:{store_port}");
     let _store = Process::spawn(
         Command::new(binary())
-            .args(["store", "--listen-client-urls", &store_url, "--advertise-client-urls", &store_url, "--data-dir"])
+            .args(["store", "--listen-peer-urls=http://127.0.0.1:0"])
+            .args(["--listen-client-urls", &store_url, "--advertise-client-urls", &store_url, "--data-dir"])
             .arg(dir.join("stand-alone-store")),
     )?;
     let api_server = Process::spawn(

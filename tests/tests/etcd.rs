@@ -99,6 +99,7 @@ fn start_store(dir: &std::path::Path, port: u16, flags: &[&str]) -> Result<Proce
     let log = std::fs::File::create(dir.join("store.log"))?;
     let mut command = Command::new(quarterdeck_tests::binary());
     command.arg("store").arg("--data-dir").arg(dir.join("store"));
+    command.arg("--listen-peer-urls=http://127.0.0.1:0");
     command.args(["--name=one", "--listen-client-urls", &url, "--advertise-client-urls", &url]).args(flags);
     let process = Process::spawn(command.stderr(log))?;
     eventually("the store is ready", || {

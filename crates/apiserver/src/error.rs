@@ -12,7 +12,7 @@ pub(crate) fn from_store(kind: &Kind, operation: &str, error: StoreError) -> Sta
         StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         StoreError::FutureRevision => Status::timeout("request did not complete within requested timeout"),
         StoreError::RequestTooLarge => Status::internal("etcdserver: request is too large"),
-        StoreError::Timeout | StoreError::NoLeader | StoreError::TooManyRequests => {
+        StoreError::Timeout | StoreError::NoLeader | StoreError::LeaderChanged | StoreError::TooManyRequests => {
             Status::server_timeout(kind.into(), operation)
         }
         StoreError::Stopped => Status::service_unavailable("the server is shutting down"),
@@ -21,6 +21,7 @@ pub(crate) fn from_store(kind: &Kind, operation: &str, error: StoreError) -> Sta
         | StoreError::LeaseExists
         | StoreError::LeaseTtlTooLarge
         | StoreError::InvalidArgument(_)
+        | StoreError::Refused(_)
         | StoreError::Fatal(_)
         | StoreError::Remote(_) => Status::internal(error),
     }

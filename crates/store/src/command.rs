@@ -10,12 +10,33 @@ use crate::{Alarm, AlarmKind, LeaseId, Op, Revision, StoreError, Txn};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Txn(Txn),
-    Compact { revision: Revision, physical: bool },
-    LeaseGrant { id: LeaseId, ttl_seconds: i64 },
-    LeaseRevoke { id: LeaseId },
-    LeaseCheckpoint { remaining_seconds: Vec<(LeaseId, i64)> },
+    Compact {
+        revision: Revision,
+        physical: bool,
+    },
+    LeaseGrant {
+        id: LeaseId,
+        ttl_seconds: i64,
+    },
+    LeaseRevoke {
+        id: LeaseId,
+    },
+    LeaseCheckpoint {
+        remaining_seconds: Vec<(LeaseId, i64)>,
+    },
     AlarmRaise(Alarm),
     AlarmLower(Alarm),
+    /// Name and client URLs of a member, which it gives itself when it starts.
+    MemberAttributes {
+        id: u64,
+        name: String,
+        client_urls: Vec<String>,
+    },
+    /// A member has other peer URLs.
+    MemberUpdate {
+        id: u64,
+        peer_urls: Vec<String>,
+    },
 }
 
 /// Why a log entry could not be understood.
@@ -54,6 +75,14 @@ impl Command {
             Self::AlarmLower(alarm) => {
                 request.alarm = Some(alarm_to_pb(alarm, pb::alarm_request::AlarmAction::Deactivate));
             }
+            Self::MemberAttributes { id, name, client_urls } => {
+                let member_attributes = Some(pb::Attributes { name, client_urls });
+                request.cluster_member_attr_set =
+                    Some(pb::ClusterMemberAttrSetRequest { member_id: id, member_attributes });
+            }
+            Self::MemberUpdate { id, peer_urls } => {
+                request.member_update = Some(pb::MemberUpdateRequest { id, peer_ur_ls: peer_urls });
+            }
         }
         request.encode_to_vec()
     }
@@ -78,6 +107,11 @@ impl Command {
             Self::LeaseCheckpoint { remaining_seconds: remaining.collect() }
         } else if let Some(alarm) = request.alarm {
             alarm_from_pb(alarm).ok_or(PayloadError::Unknown)?
+        } else if let Some(set) = request.cluster_member_attr_set {
+            let pb::Attributes { name, client_urls } = set.member_attributes.unwrap_or_default();
+            Self::MemberAttributes { id: set.member_id, name, client_urls }
+        } else if let Some(update) = request.member_update {
+            Self::MemberUpdate { id: update.id, peer_urls: update.peer_ur_ls }
         } else {
             return Err(PayloadError::Unknown);
         };
@@ -152,6 +186,8 @@ mod tests {
             Command::LeaseCheckpoint { remaining_seconds: vec![(LeaseId(1), 30)] },
             Command::AlarmRaise(alarm),
             Command::AlarmLower(alarm),
+            Command::MemberAttributes { id: 8, name: "a".into(), client_urls: vec!["http://c".into()] },
+            Command::MemberUpdate { id: 8, peer_urls: vec!["http://p".into()] },
         ];
         for command in commands {
             assert_eq!(Command::decode(command.clone().encode(42).into()), Ok((42, command)));

@@ -14,8 +14,10 @@ mod embedded;
 pub mod etcd;
 mod lease;
 mod machine;
+mod membership;
 mod mvcc;
 pub mod offline;
+mod peer;
 mod pins;
 pub mod proto;
 mod raft;
@@ -33,7 +35,8 @@ use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
 pub use compactor::Retention;
-pub use embedded::{EmbeddedConfig, EmbeddedStore, OpenError};
+pub use embedded::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, OpenError};
+pub use peer::{PeerConfig, PeerTls};
 pub use reload::FromFiles;
 pub use remote::{RemoteStore, RemoteTls};
 pub use types::*;
@@ -75,6 +78,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// The members of the cluster, started or not.
     async fn members(&self) -> Result<Vec<Member>, StoreError>;
+
+    /// Adds a member that is still to be started, as a voter or a learner. Returns it and the members there are then.
+    async fn member_add(&self, peer_urls: Vec<String>, is_learner: bool) -> Result<(Member, Vec<Member>), StoreError>;
+
+    /// Removes a member for good: its id never comes back.
+    async fn member_remove(&self, id: u64) -> Result<Vec<Member>, StoreError>;
+
+    /// Tells the cluster that a member has moved.
+    async fn member_update(&self, id: u64, peer_urls: Vec<String>) -> Result<Vec<Member>, StoreError>;
+
+    /// Makes a learner that has caught up a voter.
+    async fn member_promote(&self, id: u64) -> Result<Vec<Member>, StoreError>;
+
+    /// Hands leadership to another voter. Only the leader can.
+    async fn move_leader(&self, id: u64) -> Result<(), StoreError>;
 
     /// The alarms raised in the cluster.
     async fn alarms(&self) -> Result<Vec<Alarm>, StoreError>;
@@ -168,6 +186,12 @@ pub enum StoreError {
     TooManyRequests,
     #[error("etcdserver: no leader")]
     NoLeader,
+    /// Another member leads now; a read that was under way may be repeated.
+    #[error("etcdserver: leader changed")]
+    LeaderChanged,
+    /// The cluster's state does not allow it; the text is etcd's.
+    #[error("etcdserver: {0}")]
+    Refused(&'static str),
     /// The outcome of a write is unknown.
     #[error("etcdserver: request timed out")]
     Timeout,

@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use crate::command::Command;
 use crate::lease::{Lessor, Now, StoredLease};
+use crate::membership::{MemberChange, Membership};
 use crate::mvcc::{Keyspace, Record, RevisionKey};
-use crate::{Alarm, AlarmKind, LeaseId, Op, Revision, StoreError, Txn, TxnResponse};
+use crate::{Alarm, AlarmKind, LeaseId, Member, Op, Revision, StoreError, Txn, TxnResponse};
 
 #[derive(Debug, Default)]
 pub(crate) struct Machine {
     pub(crate) keyspace: Keyspace,
     pub(crate) lessor: Lessor,
     pub(crate) alarms: BTreeSet<Alarm>,
+    pub(crate) membership: Membership,
+    /// Index and term of the log entry that led to this state.
+    pub(crate) applied: (u64, u64),
 }
 
 /// What a command led to.
@@ -22,6 +26,7 @@ pub(crate) enum Outcome {
     Txn(TxnResponse),
     Granted { id: LeaseId, ttl_seconds: i64 },
     Lowered(Option<Alarm>),
+    Members(Vec<Member>),
     Done,
 }
 
@@ -37,6 +42,13 @@ pub(crate) enum Write {
     CompactionFinished(Revision),
     AlarmRaised(Alarm),
     AlarmLowered(Alarm),
+    Member(Member),
+    MemberRemoved(u64),
+    /// Who votes and who learns, after a change.
+    ConfState {
+        voters: Vec<u64>,
+        learners: Vec<u64>,
+    },
 }
 
 impl Machine {
@@ -89,7 +101,30 @@ impl Machine {
                 writes.extend(lowered.map(Write::AlarmLowered));
                 Ok(Outcome::Lowered(lowered))
             }
+            Command::MemberAttributes { id, name, client_urls } => {
+                let changed = self.membership.set_attributes(id, name, client_urls);
+                writes.extend(changed.cloned().map(Write::Member));
+                Ok(Outcome::Members(self.membership.list()))
+            }
+            Command::MemberUpdate { id, peer_urls } => {
+                let changed = self.membership.update(id, peer_urls)?;
+                writes.push(Write::Member(changed.clone()));
+                Ok(Outcome::Members(self.membership.list()))
+            }
         }
+    }
+
+    /// Makes a change of the members that [`Membership::check`] allowed.
+    pub(crate) fn change_members(&mut self, change: MemberChange, writes: &mut Vec<Write>) -> Outcome {
+        let id = change.id();
+        self.membership.apply(change);
+        writes.push(match self.membership.members.get(&id) {
+            Some(member) => Write::Member(member.clone()),
+            None => Write::MemberRemoved(id),
+        });
+        let conf_state = self.membership.conf_state();
+        writes.push(Write::ConfState { voters: conf_state.voters, learners: conf_state.learners });
+        Outcome::Members(self.membership.list())
     }
 
     fn refuse_under_alarm(&self, command: &Command) -> Result<(), StoreError> {

@@ -21,3 +21,8 @@ pub mod etcdserverpb {
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }
+
+/// What members say to each other.
+pub mod peer {
+    tonic::include_proto!("peer");
+}

@@ -65,7 +65,6 @@ const OTHERS: &[(Code, &[&str])] = &[
     (
         Code::Unavailable,
         &[
-            "leader changed",
             "request timed out, possibly due to previous leader failure",
             "request timed out, possibly due to connection lost",
             "request timed out, waiting for the applied index took too long",
@@ -86,6 +85,7 @@ const PLAIN: &[StoreError] = &[
     StoreError::NoSpace,
     StoreError::TooManyRequests,
     StoreError::NoLeader,
+    StoreError::LeaderChanged,
     StoreError::Timeout,
     StoreError::Stopped,
 ];
@@ -97,14 +97,20 @@ fn code(error: &StoreError) -> Code {
         StoreError::LeaseExists => Code::FailedPrecondition,
         StoreError::InvalidArgument(_) | StoreError::RequestTooLarge => Code::InvalidArgument,
         StoreError::NoSpace | StoreError::TooManyRequests => Code::ResourceExhausted,
-        StoreError::NoLeader | StoreError::Timeout | StoreError::Stopped => Code::Unavailable,
+        StoreError::NoLeader | StoreError::LeaderChanged | StoreError::Timeout | StoreError::Stopped => {
+            Code::Unavailable
+        }
         StoreError::Fatal(_) => Code::Internal,
+        StoreError::Refused(text) => code_of(text),
         StoreError::Remote(text) => code_of_text(text),
     }
 }
 
 fn code_of_text(text: &str) -> Code {
-    let Some(text) = text.strip_prefix(PREFIX) else { return Code::Unknown };
+    text.strip_prefix(PREFIX).map_or(Code::Unknown, code_of)
+}
+
+fn code_of(text: &str) -> Code {
     let known = OTHERS.iter().find(|(_, texts)| texts.contains(&text));
     known.map_or(Code::Unknown, |(code, _)| *code)
 }

@@ -14,6 +14,12 @@ impl Backend for DiscardBackend {
         Ok(())
     }
 
+    fn replace(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError> {
+        self.bytes = 0;
+        let rows: Vec<_> = rows.collect();
+        self.commit(&rows)
+    }
+
     fn scan(&self, _bucket: Bucket, _visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError> {
         Ok(())
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::rows::{COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, TERM};
+use super::rows::{COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, INSTALLED, TERM, decode_member};
 use super::{Backend, BackendError, Bucket};
 use crate::command::alarm_kind_from_pb;
 use crate::lease::StoredLease;
@@ -12,12 +12,12 @@ use crate::mvcc::{Record, RevisionKey};
 use crate::proto::{etcdserverpb, leasepb, mvccpb};
 use crate::{Alarm, LeaseId, Revision};
 
-/// A state and the log position it is whole up to.
+/// A state, with the log position it is whole up to.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub(crate) machine: Machine,
-    pub(crate) index: u64,
-    pub(crate) term: u64,
+    /// The state is just as a snapshot brought it.
+    pub(crate) is_installed: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -28,65 +28,107 @@ pub(crate) enum LoadError {
     Damaged { bucket: &'static str, key: Vec<u8> },
 }
 
-/// Visits a bucket with a function that says whether a row made sense.
-fn scan(
-    backend: &dyn Backend,
-    bucket: Bucket,
-    mut visit: impl FnMut(&[u8], &[u8]) -> Option<()>,
-) -> Result<(), LoadError> {
-    let mut damaged = None;
-    backend.scan(bucket, &mut |key, value| {
-        if damaged.is_none() && visit(key, value).is_none() {
-            damaged = Some(key.to_vec());
+/// Buckets in the order in which their rows are read: leases before the keys that hang on them.
+const ORDER: [Bucket; 7] =
+    [Bucket::Lease, Bucket::Alarm, Bucket::Cluster, Bucket::Members, Bucket::MembersRemoved, Bucket::Key, Bucket::Meta];
+
+pub(crate) fn load(backend: &dyn Backend) -> Result<Loaded, LoadError> {
+    let mut loader = Loader::default();
+    for bucket in ORDER {
+        let mut damaged = None;
+        backend.scan(bucket, &mut |key, value| {
+            if damaged.is_none() && loader.row(bucket, key, value).is_none() {
+                damaged = Some(key.to_vec());
+            }
+        })?;
+        if let Some(key) = damaged {
+            return Err(LoadError::Damaged { bucket: bucket.name(), key });
         }
-    })?;
-    match damaged {
-        None => Ok(()),
-        Some(key) => Err(LoadError::Damaged { bucket: bucket.name(), key }),
+    }
+    Ok(loader.finish())
+}
+
+/// Builds a state row by row; leases come before records, records in order of revision.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    machine: Machine,
+    compacted: Revision,
+    index: u64,
+    term: u64,
+    installed: u64,
+    /// Place of the last record.
+    last: (Revision, i64),
+}
+
+impl Default for Loader {
+    fn default() -> Self {
+        Self {
+            machine: Machine::default(),
+            compacted: Revision(-1),
+            index: 0,
+            term: 0,
+            installed: 0,
+            last: (Revision(0), -1),
+        }
     }
 }
 
-pub(crate) fn load(backend: &dyn Backend) -> Result<Loaded, LoadError> {
-    let mut loaded = Loaded::default();
-    let machine = &mut loaded.machine;
-    scan(backend, Bucket::Lease, |key, value| {
-        let lease = leasepb::Lease::decode(value).ok()?;
-        let id = LeaseId(i64::from_be_bytes(key.try_into().ok()?));
-        let (ttl_seconds, remaining_seconds) = (lease.ttl, lease.remaining_ttl);
-        machine.lessor.restore(StoredLease { id, ttl_seconds, remaining_seconds });
-        Some(())
-    })?;
-    scan(backend, Bucket::Alarm, |key, _| {
-        let member = etcdserverpb::AlarmMember::decode(key).ok()?;
-        machine.alarms.insert(Alarm { member_id: member.member_id, kind: alarm_kind_from_pb(member.alarm)? });
-        Some(())
-    })?;
-    scan(backend, Bucket::Key, |key, value| {
-        let revision = RevisionKey::decode(key)?;
-        if value.is_empty() {
-            // A restore that bumped the revision leaves a row that says nothing else.
-            machine.keyspace.restore_revision(revision.main);
-            return Some(());
-        }
-        machine.restore(decode_record(revision, value)?);
-        Some(())
-    })?;
-    let mut compacted = Revision(-1);
-    let (mut index, mut term) = (0, 0);
-    scan(backend, Bucket::Meta, |key, value| {
-        match key {
-            CONSISTENT_INDEX => index = u64::from_be_bytes(value.try_into().ok()?),
-            TERM => term = u64::from_be_bytes(value.try_into().ok()?),
-            COMPACTION_SCHEDULED | COMPACTION_FINISHED => {
-                compacted = compacted.max(RevisionKey::decode(value)?.main);
+impl Loader {
+    /// `None` if the row makes no sense.
+    pub(crate) fn row(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) -> Option<()> {
+        let machine = &mut self.machine;
+        match bucket {
+            Bucket::Lease => {
+                let lease = leasepb::Lease::decode(value).ok()?;
+                let id = LeaseId(i64::from_be_bytes(key.try_into().ok()?));
+                let (ttl_seconds, remaining_seconds) = (lease.ttl, lease.remaining_ttl);
+                machine.lessor.restore(StoredLease { id, ttl_seconds, remaining_seconds });
             }
-            _ => {}
+            Bucket::Alarm => {
+                let member = etcdserverpb::AlarmMember::decode(key).ok()?;
+                machine.alarms.insert(Alarm { member_id: member.member_id, kind: alarm_kind_from_pb(member.alarm)? });
+            }
+            Bucket::Cluster => {}
+            Bucket::Members => {
+                let member = decode_member(value)?;
+                machine.membership.members.insert(member.id, member);
+            }
+            Bucket::MembersRemoved => {
+                let id = u64::from_str_radix(std::str::from_utf8(key).ok()?, 16).ok()?;
+                machine.membership.removed.insert(id);
+            }
+            Bucket::Key => {
+                let revision = RevisionKey::decode(key)?;
+                if value.is_empty() {
+                    // A restore that bumped the revision leaves a row that says nothing else.
+                    machine.keyspace.restore_revision(revision.main);
+                    return Some(());
+                }
+                let place = (revision.main, revision.sub);
+                if place <= std::mem::replace(&mut self.last, place) {
+                    return None;
+                }
+                machine.restore(decode_record(revision, value)?);
+            }
+            Bucket::Meta => match key {
+                CONSISTENT_INDEX => self.index = u64::from_be_bytes(value.try_into().ok()?),
+                TERM => self.term = u64::from_be_bytes(value.try_into().ok()?),
+                INSTALLED => self.installed = u64::from_be_bytes(value.try_into().ok()?),
+                COMPACTION_SCHEDULED | COMPACTION_FINISHED => {
+                    self.compacted = self.compacted.max(RevisionKey::decode(value)?.main);
+                }
+                _ => {}
+            },
         }
         Some(())
-    })?;
-    machine.keyspace.restore_compacted(compacted);
-    (loaded.index, loaded.term) = (index, term);
-    Ok(loaded)
+    }
+
+    pub(crate) fn finish(self) -> Loaded {
+        let Self { mut machine, compacted, index, term, installed, last: _ } = self;
+        machine.keyspace.restore_compacted(compacted);
+        machine.applied = (index, term);
+        Loaded { machine, is_installed: installed == index && index > 0 }
+    }
 }
 
 fn decode_record(revision: RevisionKey, value: &[u8]) -> Option<Record> {

@@ -12,11 +12,11 @@ mod snapshot_file;
 mod writer;
 
 pub(crate) use discard::DiscardBackend;
-pub(crate) use load::{LoadError, Loaded, load};
+pub(crate) use load::{LoadError, Loaded, Loader, load};
 pub(crate) use redb_backend::RedbBackend;
 pub(crate) use rows::{
-    Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, Row, STORAGE_VERSION, alarm_row, initial_rows, lease_row,
-    progress_rows, rows_of, stored_key_value,
+    Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, Row, STORAGE_VERSION, StateRows, alarm_row, initial_rows,
+    lease_row, progress_rows, rows_of, stored_key_value,
 };
 pub(crate) use snapshot_file::SnapshotFile;
 pub(crate) use writer::{Writer, WriterHandle};
@@ -41,6 +41,9 @@ pub(crate) enum BackendError {
 pub(crate) trait Backend: Send + 'static {
     /// Stores all of the rows or none.
     fn commit(&mut self, rows: &[Row]) -> Result<(), BackendError>;
+
+    /// Stores these rows instead of everything there is, or changes nothing.
+    fn replace(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError>;
 
     /// Visits a bucket in key order.
     fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError>;

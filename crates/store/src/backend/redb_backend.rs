@@ -97,6 +97,30 @@ fn commit(database: &Database, rows: &[Row]) -> Result<i64, redb::Error> {
     Ok(growth)
 }
 
+/// Stores the rows instead of all others and returns the bytes in use then.
+fn replace(database: &Database, rows: &mut dyn Iterator<Item = Row>) -> Result<u64, redb::Error> {
+    let mut txn = database.begin_write()?;
+    txn.set_durability(Durability::Immediate)?;
+    txn.set_two_phase_commit(true);
+    txn.set_quick_repair(true);
+    for bucket in Bucket::ALL {
+        txn.delete_table(table(bucket))?;
+    }
+    let mut in_use_bytes = 0;
+    let mut rows = rows.peekable();
+    // Rows of a bucket mostly follow each other: a table is opened once for all of them.
+    while let Some(bucket) = rows.peek().map(|row| row.bucket) {
+        let mut table = txn.open_table(table(bucket))?;
+        while let Some(row) = rows.next_if(|row| row.bucket == bucket) {
+            let Some(value) = row.value else { continue };
+            in_use_bytes += (row.key.len() + value.len()) as u64;
+            table.insert(row.key.as_slice(), value.as_slice())?;
+        }
+    }
+    txn.commit()?;
+    Ok(in_use_bytes)
+}
+
 fn scan(database: &Database, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), redb::Error> {
     let txn = database.begin_read()?;
     let table = match txn.open_table(table(bucket)) {
@@ -116,6 +140,19 @@ impl Backend for RedbBackend {
         match commit(self.database()?, rows) {
             Ok(growth) => {
                 self.in_use_bytes = self.in_use_bytes.saturating_add_signed(growth);
+                Ok(())
+            }
+            Err(error) => {
+                self.database = None;
+                Err(into_error(error))
+            }
+        }
+    }
+
+    fn replace(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError> {
+        match replace(self.database()?, rows) {
+            Ok(in_use_bytes) => {
+                self.in_use_bytes = in_use_bytes;
                 Ok(())
             }
             Err(error) => {
@@ -173,5 +210,10 @@ mod tests {
         assert_eq!(backend.sizes().in_use_bytes, 6);
         backend.defragment().unwrap();
         assert_eq!(rows_in(&backend, Bucket::Key), [(b"a".to_vec(), b"one".to_vec())]);
+        let mut others = [Row::put(Bucket::Lease, "l", "1"), Row::put(Bucket::Key, "z", "9")].into_iter();
+        backend.replace(&mut others).unwrap();
+        assert_eq!(rows_in(&backend, Bucket::Key), [(b"z".to_vec(), b"9".to_vec())]);
+        assert_eq!(rows_in(&backend, Bucket::Meta), []);
+        assert_eq!(backend.sizes().in_use_bytes, 4);
     }
 }

@@ -1,13 +1,17 @@
 //! etcd's logical schema: which row of which bucket holds what.
 
+use std::sync::Arc;
+
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 use crate::command::alarm_kind_to_pb;
 use crate::lease::StoredLease;
-use crate::machine::Write;
-use crate::mvcc::{Record, RevisionKey};
+use crate::machine::{Machine, Write};
+use crate::membership::Membership;
+use crate::mvcc::{CHUNK_KEYS_MAX, Record, RevisionKey};
 use crate::proto::{etcdserverpb, leasepb, mvccpb};
-use crate::{Alarm, LeaseId, Member};
+use crate::{Alarm, LeaseId, Member, Revision};
 
 /// The buckets in use, under etcd's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,14 +21,16 @@ pub(crate) enum Bucket {
     Key,
     Lease,
     Members,
+    MembersRemoved,
     Meta,
 }
 
 impl Bucket {
-    pub(crate) const ALL: [Self; 6] = [Self::Alarm, Self::Cluster, Self::Key, Self::Lease, Self::Members, Self::Meta];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Alarm, Self::Cluster, Self::Key, Self::Lease, Self::Members, Self::MembersRemoved, Self::Meta];
 
     /// Buckets of etcd's that are empty here.
-    pub(crate) const EMPTY: [&'static str; 4] = ["auth", "authRoles", "authUsers", "members_removed"];
+    pub(crate) const EMPTY: [&'static str; 3] = ["auth", "authRoles", "authUsers"];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -33,6 +39,7 @@ impl Bucket {
             Self::Key => "key",
             Self::Lease => "lease",
             Self::Members => "members",
+            Self::MembersRemoved => "members_removed",
             Self::Meta => "meta",
         }
     }
@@ -44,6 +51,8 @@ pub(crate) const CONF_STATE: &[u8] = b"confState";
 pub(crate) const STORAGE_VERSION: &[u8] = b"storageVersion";
 pub(crate) const COMPACTION_SCHEDULED: &[u8] = b"scheduledCompactRev";
 pub(crate) const COMPACTION_FINISHED: &[u8] = b"finishedCompactRev";
+/// Not etcd's: the index of the last snapshot that was installed, see [`installed_row`].
+pub(crate) const INSTALLED: &[u8] = b"installedSnapshot";
 const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 /// The schema written here is that of etcd 3.6.
 pub(crate) const STORAGE_VERSION_NOW: &[u8] = b"3.6.0";
@@ -81,6 +90,17 @@ pub(crate) fn rows_of(write: &Write) -> Row {
         }
         Write::AlarmRaised(alarm) => alarm_row(*alarm),
         Write::AlarmLowered(alarm) => Row::delete(Bucket::Alarm, alarm_row(*alarm).key),
+        Write::Member(member) => member_row(member),
+        Write::MemberRemoved(id) => Row::delete(Bucket::Members, member_key(*id)),
+        Write::ConfState { voters, learners } => conf_state_row(voters, learners),
+    }
+}
+
+/// The rows a change becomes: one, but for a removal, which is also remembered.
+pub(crate) fn push_rows_of(write: &Write, rows: &mut Vec<Row>) {
+    rows.push(rows_of(write));
+    if let Write::MemberRemoved(id) = write {
+        rows.push(removed_row(*id));
     }
 }
 
@@ -89,42 +109,76 @@ pub(crate) fn progress_rows(index: u64, term: u64) -> [Row; 2] {
     [Row::put(Bucket::Meta, CONSISTENT_INDEX, index.to_be_bytes()), Row::put(Bucket::Meta, TERM, term.to_be_bytes())]
 }
 
-/// Rows that are there from the beginning, and follow the configuration.
-pub(crate) fn initial_rows(member: &Member) -> Vec<Row> {
-    let id = format!("{:x}", member.id);
-    vec![
+/// Rows that are there from the beginning.
+pub(crate) fn initial_rows(membership: &Membership) -> Vec<Row> {
+    let mut rows = vec![
         Row::put(Bucket::Meta, STORAGE_VERSION, STORAGE_VERSION_NOW),
-        conf_state_row(&[member.id]),
         Row::put(Bucket::Cluster, CLUSTER_VERSION, STORAGE_VERSION_NOW),
-        Row::put(Bucket::Members, id, member_json(member)),
-    ]
+    ];
+    rows.extend(membership_rows(membership));
+    rows
+}
+
+fn membership_rows(membership: &Membership) -> Vec<Row> {
+    let conf_state = membership.conf_state();
+    let mut rows = vec![conf_state_row(&conf_state.voters, &conf_state.learners)];
+    rows.extend(membership.members.values().map(member_row));
+    rows.extend(membership.removed.iter().map(|id| removed_row(*id)));
+    rows
+}
+
+/// Says that the state was not made by the log before `index` but came whole: a log that ends before it is out of date, not
+/// damaged.
+pub(crate) fn installed_row(index: u64) -> Row {
+    Row::put(Bucket::Meta, INSTALLED, index.to_be_bytes())
+}
+
+fn member_row(member: &Member) -> Row {
+    let stored = StoredMember::from(member);
+    // A struct of numbers and texts always has a form in JSON.
+    Row::put(Bucket::Members, member_key(member.id), serde_json::to_vec(&stored).unwrap_or_default())
+}
+
+fn removed_row(id: u64) -> Row {
+    Row::put(Bucket::MembersRemoved, member_key(id), "removed")
+}
+
+fn member_key(id: u64) -> String {
+    format!("{id:x}")
 }
 
 /// A member as etcd writes it.
-fn member_json(member: &Member) -> String {
-    let list = |urls: &[String]| urls.iter().map(|url| json_string(url)).collect::<Vec<_>>().join(",");
-    let (id, peers, name, clients) =
-        (member.id, list(&member.peer_urls), json_string(&member.name), list(&member.client_urls));
-    format!("{{\"id\":{id},\"peerURLs\":[{peers}],\"name\":{name},\"clientURLs\":[{clients}]}}")
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredMember {
+    id: u64,
+    #[serde(rename = "peerURLs", default)]
+    peer_urls: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_learner: bool,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    name: String,
+    #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
+    client_urls: Vec<String>,
 }
 
-fn json_string(text: &str) -> String {
-    let mut json = String::from('"');
-    for char in text.chars() {
-        match char {
-            '"' | '\\' => json.extend(['\\', char]),
-            char if char.is_control() => json.push_str(&format!("\\u{:04x}", u32::from(char))),
-            char => json.push(char),
-        }
+impl From<&Member> for StoredMember {
+    fn from(member: &Member) -> Self {
+        let Member { id, name, peer_urls, client_urls, is_learner } = member.clone();
+        Self { id, peer_urls, is_learner, name, client_urls }
     }
-    json.push('"');
-    json
 }
 
-/// The voters as etcd writes them.
-fn conf_state_row(voters: &[u64]) -> Row {
-    let voters: Vec<_> = voters.iter().map(u64::to_string).collect();
-    let json = format!("{{\"voters\":[{}],\"auto_leave\":false}}", voters.join(","));
+pub(crate) fn decode_member(value: &[u8]) -> Option<Member> {
+    let StoredMember { id, peer_urls, is_learner, name, client_urls } = serde_json::from_slice(value).ok()?;
+    Some(Member { id, name, peer_urls, client_urls, is_learner })
+}
+
+/// Voters and learners as etcd writes them.
+fn conf_state_row(voters: &[u64], learners: &[u64]) -> Row {
+    let list = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+    let learners = if learners.is_empty() { String::new() } else { format!("\"learners\":[{}],", list(learners)) };
+    let json = format!("{{\"voters\":[{}],{learners}\"auto_leave\":false}}", list(voters));
     Row::put(Bucket::Meta, CONF_STATE, json)
 }
 
@@ -161,4 +215,81 @@ pub(crate) fn alarm_row(alarm: Alarm) -> Row {
     let kind = alarm_kind_to_pb(alarm.kind);
     let member = etcdserverpb::AlarmMember { member_id: alarm.member_id, alarm: kind.into() };
     Row::put(Bucket::Alarm, member.encode_to_vec(), Vec::new())
+}
+
+/// Everything a state consists of, taken at one moment. Records are shared with the state, not copied.
+#[derive(Debug)]
+pub(crate) struct StateRows {
+    /// All rows but those of records, in the order in which they are read back.
+    small: Vec<Row>,
+    records: Vec<Arc<Record>>,
+    meta: Vec<Row>,
+    /// Index and term of the log entry that led to the state.
+    pub(crate) applied: (u64, u64),
+    pub(crate) membership: Membership,
+}
+
+impl StateRows {
+    /// To be called under the machine's lock; takes some 100 ns a version.
+    pub(crate) fn of(machine: &Machine) -> Self {
+        let mut small: Vec<Row> = machine.lessor.stored().map(lease_row).collect();
+        small.extend(machine.alarms.iter().copied().map(alarm_row));
+        let membership = machine.membership.clone();
+        small.extend(initial_rows(&membership));
+        let (revision, compacted) = (machine.keyspace.revision(), machine.keyspace.compacted());
+        let mut records = Vec::new();
+        let mut next = Some(bytes::Bytes::new());
+        while let Some(start) = next {
+            next = machine.keyspace.collect_kept(&start, CHUNK_KEYS_MAX, revision, compacted, &mut records);
+        }
+        records.sort_unstable_by_key(|record| (record.main, record.sub));
+        let applied = machine.applied;
+        let mut meta: Vec<Row> = progress_rows(applied.0, applied.1).into();
+        meta.push(installed_row(applied.0));
+        if compacted > Revision(0) {
+            meta.push(rows_of(&Write::CompactionScheduled(compacted)));
+            meta.push(rows_of(&Write::CompactionFinished(compacted)));
+        }
+        // The newest change may have been a deletion that compaction took.
+        let newest = records.last().map_or(Revision(0), |record| record.main);
+        if newest < revision && compacted < revision {
+            meta.push(Row::put(Bucket::Key, RevisionKey::of_revision(revision).encode(), Vec::new()));
+        }
+        Self { small, records, meta, applied, membership }
+    }
+
+    pub(crate) fn into_rows(self) -> impl Iterator<Item = Row> {
+        let records = self.records.into_iter().map(|record| record_row(&record));
+        self.small.into_iter().chain(records).chain(self.meta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_written_as_etcd_writes_them() {
+        let member = Member {
+            id: 10_501_334_649_042_878_790,
+            name: "a".into(),
+            peer_urls: vec!["http://localhost:2380".into()],
+            client_urls: vec!["http://localhost:2379".into()],
+            is_learner: false,
+        };
+        let json = |member: &Member| String::from_utf8(member_row(member).value.unwrap()).unwrap();
+        assert_eq!(
+            json(&member),
+            r#"{"id":10501334649042878790,"peerURLs":["http://localhost:2380"],"name":"a","clientURLs":["http://localhost:2379"]}"#
+        );
+        let learner = Member { id: 2, is_learner: true, peer_urls: member.peer_urls.clone(), ..Member::default() };
+        assert_eq!(json(&learner), r#"{"id":2,"peerURLs":["http://localhost:2380"],"isLearner":true}"#);
+        for member in [member, learner] {
+            assert_eq!(decode_member(json(&member).as_bytes()), Some(member));
+        }
+        assert_eq!(
+            String::from_utf8(conf_state_row(&[1, 2], &[3]).value.unwrap()).unwrap(),
+            r#"{"voters":[1,2],"learners":[3],"auto_leave":false}"#
+        );
+    }
 }

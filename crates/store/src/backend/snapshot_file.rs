@@ -10,6 +10,10 @@ impl Backend for SnapshotFile {
         Err(BackendError::Failed("snapshot files are not changed".to_owned()))
     }
 
+    fn replace(&mut self, _rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError> {
+        Err(BackendError::Failed("snapshot files are not changed".to_owned()))
+    }
+
     fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError> {
         let failed = |error: BoltError| BackendError::Failed(error.to_string());
         let Some(rows) = self.0.bucket(bucket.name()).map_err(failed)? else { return Ok(()) };

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{Notify, oneshot};
 
-use super::rows::{Row, progress_rows, rows_of};
+use super::rows::{Row, StateRows, progress_rows, push_rows_of};
 use super::{Backend, BackendError, Sizes};
 use crate::machine::{Machine, Write};
 use crate::mvcc::CHUNK_KEYS_MAX;
@@ -59,6 +60,8 @@ struct Queue {
     is_commit_due: bool,
     must_sweep: bool,
     defragment: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    /// A state to store instead of everything before, and who waits for it.
+    replace: Option<(StateRows, SyncSender<Result<(), StoreError>>)>,
     is_stopped: bool,
 }
 
@@ -107,6 +110,7 @@ impl Writer {
     pub(crate) fn run(mut self) {
         loop {
             let is_stopped = self.wait();
+            self.replace();
             while self.sweep_step() {
                 if self.is_commit_due() {
                     self.commit();
@@ -161,7 +165,9 @@ impl Writer {
             return;
         }
         let mut rows = std::mem::take(&mut self.stuck);
-        rows.extend(writes.iter().map(rows_of));
+        for write in &writes {
+            push_rows_of(write, &mut rows);
+        }
         rows.extend(progress_rows(applied.0, applied.1));
         drop(writes);
         match self.backend.commit(&rows) {
@@ -182,6 +188,33 @@ impl Writer {
             Err(error @ BackendError::Failed(_)) => self.fail(&error),
         }
         self.publish_sizes();
+        self.shared.progress.notify_waiters();
+    }
+
+    /// Stores a state that came whole. What was still to be written led to the state before it.
+    fn replace(&mut self) {
+        let (rows, done) = {
+            let mut queue = self.shared.queue.lock();
+            let Some(order) = queue.replace.take() else { return };
+            queue.writes.clear();
+            self.taken_bytes += std::mem::take(&mut queue.bytes);
+            queue.n_pushes += 1;
+            queue.applied = order.0.applied;
+            queue.must_sweep = true;
+            order
+        };
+        self.stuck.clear();
+        let applied = rows.applied;
+        let replaced = self.backend.replace(&mut rows.into_rows());
+        self.shared.backlog_bytes.fetch_sub(std::mem::take(&mut self.taken_bytes) as u64, Ordering::AcqRel);
+        if replaced.is_ok() {
+            self.retry_at = None;
+            self.shared.is_full.store(false, Ordering::Release);
+            self.shared.durable_index.store(applied.0, Ordering::Release);
+            self.shared.durable_push.store(self.shared.queue.lock().n_pushes, Ordering::Release);
+        }
+        self.publish_sizes();
+        let _caller_is_gone = done.send(replaced.map_err(BackendError::into_store_error));
         self.shared.progress.notify_waiters();
     }
 
@@ -238,7 +271,7 @@ impl Writer {
 
 impl Queue {
     fn has_orders(&self) -> bool {
-        self.is_commit_due || self.is_stopped || !self.defragment.is_empty()
+        self.is_commit_due || self.is_stopped || !self.defragment.is_empty() || self.replace.is_some()
     }
 }
 
@@ -267,6 +300,20 @@ impl WriterHandle {
         if was_idle || queue.bytes >= COMMIT_BYTES {
             self.shared.news.notify_one();
         }
+    }
+
+    /// Stores a state instead of all there is; returns when it is durable. Nothing may be pushed meanwhile.
+    pub(crate) fn replace(&self, rows: StateRows) -> Result<(), StoreError> {
+        let (done, outcome) = sync_channel(1);
+        {
+            let mut queue = self.shared.queue.lock();
+            if queue.is_stopped {
+                return Err(StoreError::Stopped);
+            }
+            queue.replace = Some((rows, done));
+            self.shared.news.notify_one();
+        }
+        outcome.recv().unwrap_or(Err(StoreError::Stopped))
     }
 
     /// Log index up to which the backend is whole.

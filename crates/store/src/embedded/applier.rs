@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
+use ::raft::eraftpb::ConfState;
 use parking_lot::RwLock;
 
 use super::Clock;
 use crate::StoreError;
-use crate::backend::WriterHandle;
+use crate::backend::{StateRows, WriterHandle};
 use crate::command::Command;
-use crate::machine::Machine;
-use crate::raft::{Applied, Apply, Committed, ELECTION_TIMEOUT};
+use crate::machine::{Machine, Outcome};
+use crate::membership::MemberChange;
+use crate::peer::PeerNet;
+use crate::raft::{Applied, Apply, Committed, Install};
 use crate::watch::Hub;
 
 /// Entries applied under one hold of the lock: readers wait for no more than that.
@@ -22,6 +27,18 @@ pub(super) struct Applier {
     pub(super) writer: WriterHandle,
     pub(super) hub: Arc<Hub>,
     pub(super) clock: Clock,
+    pub(super) peers: Option<PeerNet>,
+    /// What a lease gets on top when another leader begins to count.
+    pub(super) election_timeout: Duration,
+}
+
+impl Applier {
+    fn update_peers(&self) {
+        if let Some(peers) = &self.peers {
+            let membership = self.machine.read().membership.clone();
+            peers.update(&membership);
+        }
+    }
 }
 
 impl Apply for Applier {
@@ -39,6 +56,8 @@ impl Apply for Applier {
             commands.push((index, term, Some(command)));
         }
         let mut answers = Vec::with_capacity(commands.len());
+        let moves_members =
+            commands.iter().any(|(_, _, command)| matches!(command, Some((_, Command::MemberUpdate { .. }))));
         let now = self.clock.now();
         let mut writes = Vec::new();
         let mut commands = commands.into_iter().peekable();
@@ -51,16 +70,56 @@ impl Apply for Applier {
                     answers.push((id, machine.apply(command, now, &mut writes)));
                 }
             }
+            machine.applied = applied;
             self.writer.push(&mut writes, applied);
         }
         self.hub.notify();
+        if moves_members {
+            self.update_peers();
+        }
         Ok(answers)
+    }
+
+    fn check_change(&self, change: &MemberChange) -> Result<(), StoreError> {
+        self.machine.read().membership.check(change)
+    }
+
+    fn change_members(&mut self, index: u64, term: u64, change: Option<MemberChange>) -> Outcome {
+        let mut writes = Vec::new();
+        let outcome = {
+            let mut machine = self.machine.write();
+            let outcome = match change {
+                Some(change) => machine.change_members(change, &mut writes),
+                None => Outcome::Done,
+            };
+            machine.applied = (index, term);
+            self.writer.push(&mut writes, (index, term));
+            outcome
+        };
+        self.update_peers();
+        outcome
+    }
+
+    fn conf_state(&self) -> ConfState {
+        self.machine.read().membership.conf_state()
+    }
+
+    fn prepare_install(&self, machine: &Machine) -> Install {
+        let rows = StateRows::of(machine);
+        let writer = self.writer.clone();
+        Box::new(move || writer.replace(rows))
+    }
+
+    fn install(&mut self, machine: Machine) {
+        self.hub.replace(machine);
+        self.hub.notify();
+        self.update_peers();
     }
 
     fn lead(&mut self, leads: bool) {
         let lessor = &mut self.machine.write().lessor;
         if leads {
-            lessor.promote(self.clock.now(), ELECTION_TIMEOUT);
+            lessor.promote(self.clock.now(), self.election_timeout);
         } else {
             lessor.demote();
         }

@@ -24,11 +24,11 @@ impl EmbeddedStore {
     /// An etcd snapshot file of the newest revision.
     pub(super) async fn take_snapshot(&self) -> Result<Snapshot, StoreError> {
         self.raft.read_index().await?;
-        let raft = self.raft.status();
-        let mut rows = initial_rows(&self.member);
-        rows.extend(progress_rows(raft.applied, raft.term));
+        let mut rows;
         {
             let machine = self.machine.read();
+            rows = initial_rows(&machine.membership);
+            rows.extend(progress_rows(machine.applied.0, machine.applied.1));
             rows.extend(machine.lessor.stored().map(lease_row));
             rows.extend(machine.alarms.iter().copied().map(alarm_row));
         }

@@ -48,6 +48,10 @@ impl LogStore for FaultyLog {
         Ok(())
     }
 
+    fn reset(&mut self, _index: u64, _term: u64, _hard_state: &HardState) -> Result<(), LogError> {
+        Ok(())
+    }
+
     fn append(&mut self, _entries: &[Entry], _hard_state: Option<&HardState>, _sync: bool) -> Result<(), LogError> {
         match self.0.get() {
             Disk::Fine => Ok(()),
@@ -70,6 +74,10 @@ impl Backend for FaultyBackend {
             Disk::Full => Err(BackendError::NoSpace),
             Disk::Broken => Err(BackendError::Failed("input/output error".into())),
         }
+    }
+
+    fn replace(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError> {
+        self.1.replace(rows)
     }
 
     fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError> {

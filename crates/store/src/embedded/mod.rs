@@ -4,6 +4,8 @@
 //! module ties them together and is the only one that knows threads, files and the clock all at once.
 
 mod applier;
+#[cfg(test)]
+mod cluster_tests;
 mod config;
 #[cfg(test)]
 mod crash_tests;
@@ -11,6 +13,8 @@ mod export;
 #[cfg(test)]
 mod fault_tests;
 mod identity;
+mod leases;
+mod members;
 mod open;
 #[cfg(test)]
 mod parity_tests;
@@ -23,13 +27,15 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 
-pub use config::{EmbeddedConfig, OpenError};
+pub use config::{ClusterState, EmbeddedConfig, InitialMember, OpenError};
 pub(crate) use export::hash_of;
-pub(crate) use open::{LOG_DIR, STATE_FILE, check_agreement, claim};
+pub(crate) use identity::Newcomer;
+pub(crate) use open::{FIRST_ENTRY, LOG_DIR, STATE_FILE, check_agreement, claim};
 
-use crate::Member;
+use self::leases::LeaseDesk;
 use crate::backend::WriterHandle;
 use crate::machine::Machine;
+use crate::peer::PeerNet;
 use crate::pins::Pins;
 use crate::raft::{Identity, Raft};
 use crate::watch::Hub;
@@ -41,9 +47,10 @@ pub struct EmbeddedStore {
     raft: Raft,
     hub: Arc<Hub>,
     writer: WriterHandle,
-    clock: Clock,
+    leases: LeaseDesk,
     identity: Identity,
-    member: Member,
+    /// `None` if the store does not listen for other members.
+    peers: Option<PeerNet>,
     quota_bytes: i64,
     txn_ops_max: usize,
     threads: Mutex<Threads>,
@@ -79,6 +86,9 @@ impl EmbeddedStore {
     /// directory. Waits for the threads, so call it outside of async code or through `spawn_blocking`. Later calls do nothing.
     pub fn shutdown(&self) {
         let mut threads = self.threads.lock();
+        if let Some(peers) = &self.peers {
+            peers.stop();
+        }
         self.raft.stop();
         join(threads.raft.take());
         self.writer.stop();

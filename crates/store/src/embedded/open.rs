@@ -11,23 +11,35 @@ use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use ::raft::eraftpb::Message;
 use parking_lot::{Mutex, RwLock};
 
 use super::applier::Applier;
-use super::{Clock, EmbeddedConfig, EmbeddedStore, OpenError, Threads, join};
+use super::identity::Newcomer;
+use super::leases::LeaseDesk;
+use super::members::MemberDesk;
+use super::{Clock, ClusterState, EmbeddedConfig, EmbeddedStore, OpenError, Threads, join};
+use crate::StoreError;
 use crate::backend::{
-    Backend, BackendError, DiscardBackend, LoadError, Loaded, RedbBackend, Writer, initial_rows, load,
+    Backend, BackendError, DiscardBackend, LoadError, Loaded, RedbBackend, Writer, initial_rows, load, progress_rows,
 };
+use crate::command::Command;
+use crate::machine::Machine;
+use crate::membership::Membership;
+use crate::peer::{Local, PeerNet};
 use crate::pins::Pins;
-use crate::raft::{Driver, DriverConfig, EngineLog, Identity, LogError, LogStore, LoggedState, MemoryLog};
+use crate::raft::{
+    CoreConfig, Driver, DriverConfig, EngineLog, Identity, LogError, LogStore, LoggedState, MemoryLog, Outbox, Raft,
+};
 use crate::watch::Hub;
-use crate::{Member, StoreError};
 
 const FORMAT: u32 = 1;
 pub(crate) const LOG_DIR: &str = "wal";
 pub(crate) const STATE_FILE: &str = "state.redb";
+/// Between two attempts of a member to say who it is.
+const PUBLISH_RETRY: Duration = Duration::from_millis(500);
 
 impl EmbeddedStore {
     /// Opens a store, creating it if there is none, and brings it to where it was: when this returns, everything that was ever
@@ -89,45 +101,55 @@ pub(super) fn start<L: LogStore>(
     dir: &Path,
     lock: Option<File>,
 ) -> Result<EmbeddedStore, OpenError> {
+    config.check()?;
     let loaded = load(backend.as_ref()).map_err(|error| load_error(dir, &error))?;
     let logged = log.load().map_err(|error| log_error(dir, &error))?;
-    check_agreement(dir, &loaded, &logged)?;
-    let identity = match logged.identity {
-        Some(identity) => identity,
-        None => {
-            let identity = Identity::of_new_cluster(&config);
-            log.set_identity(identity).map_err(|error| log_error(dir, &error))?;
-            identity
-        }
-    };
-    let member = Member {
-        id: identity.member_id,
-        name: config.name,
-        peer_urls: config.peer_urls,
-        client_urls: config.client_urls,
-        is_learner: false,
-    };
-    backend.commit(&initial_rows(&member)).map_err(|error| backend_error(dir, &error))?;
+    let Start { identity, machine, logged, others } = begin(&config, dir, &mut log, backend.as_mut(), loaded, logged)?;
+    check_agreement(dir, machine.applied.0, &logged)?;
+    let is_own = |id: &&u64| **id == identity.member_id;
+    let has_others = machine.membership.members.keys().any(|id| !is_own(&id)) || !others.members.is_empty();
+    if has_others && config.peer.is_none() {
+        return Err(OpenError::Config("the cluster has other members: the store has to listen for them".into()));
+    }
+    let peers = config.peer.as_ref().map(|peer| PeerNet::bind(peer, identity)).transpose();
+    let peers = peers.map_err(|error| OpenError::Start(error.to_string()))?;
 
-    let Loaded { machine, index, term } = loaded;
+    let applied = machine.applied;
+    let conf_state = machine.membership.conf_state();
+    let attributes = own_attributes(&config, identity.member_id, &machine);
     let machine = Arc::new(RwLock::new(machine));
     let pins = Arc::new(Pins::default());
     let clock = Clock(Instant::now());
     let (hub, hub_thread) = Hub::start(machine.clone()).map_err(|error| OpenError::Start(error.to_string()))?;
-    let (writer_loop, writer) = Writer::new(backend, (index, term), machine.clone(), pins.clone(), hub.clone());
+    let (writer_loop, writer) = Writer::new(backend, applied, machine.clone(), pins.clone(), hub.clone());
     let mut threads = Threads { hub: Some(hub_thread), lock, ..Threads::default() };
     threads.writer = Some(spawn("state-writer", move || writer_loop.run())?);
 
-    let applier = Applier { machine: machine.clone(), writer: writer.clone(), hub: hub.clone(), clock };
-    let driver_config =
-        DriverConfig { member_id: identity.member_id, voters: vec![identity.member_id], applied: index };
-    let established = Driver::new(driver_config, log, logged, applier).and_then(|(mut driver, raft)| {
-        driver.establish()?;
+    let applier = Applier {
+        machine: machine.clone(),
+        writer: writer.clone(),
+        hub: hub.clone(),
+        clock,
+        peers: peers.clone(),
+        election_timeout: config.election_timeout,
+    };
+    let election_ticks = config.election_timeout.div_duration_f64(config.heartbeat_interval).ceil() as usize;
+    let core = CoreConfig { member_id: identity.member_id, conf_state, applied, election_ticks, election_seed: None };
+    let driver_config = DriverConfig { core, tick: config.heartbeat_interval };
+    let outbox: Box<dyn Outbox> = match &peers {
+        Some(peers) => Box::new(peers.clone()),
+        None => Box::new(Nobody),
+    };
+    let established = Driver::new(driver_config, log, logged, applier, outbox).and_then(|(mut driver, raft)| {
+        driver.establish(attributes.clone())?;
         Ok((driver, raft))
     });
     let (driver, raft) = match established {
         Ok(established) => established,
         Err(error) => {
+            if let Some(peers) = &peers {
+                peers.stop();
+            }
             writer.stop();
             join(threads.writer.take());
             hub.stop();
@@ -145,17 +167,137 @@ pub(super) fn start<L: LogStore>(
             std::panic::resume_unwind(panic);
         }
     })?);
+    let leases = LeaseDesk { machine: machine.clone(), raft: raft.clone(), clock };
+    if let Some(peers) = &peers {
+        let desk = Arc::new(MemberDesk { raft: raft.clone(), leases: leases.clone() });
+        peers.run(Local { raft: raft.clone(), machine: machine.clone(), desk });
+        if !others.members.is_empty() {
+            peers.update(&others);
+        }
+        if let Some(attributes) = attributes {
+            peers.spawn(publish(raft.clone(), attributes));
+        }
+    }
     let EmbeddedConfig { quota_bytes, txn_ops_max, .. } = config;
     let threads = Mutex::new(threads);
-    Ok(EmbeddedStore { machine, pins, raft, hub, writer, clock, identity, member, quota_bytes, txn_ops_max, threads })
+    Ok(EmbeddedStore { machine, pins, raft, hub, writer, leases, identity, peers, quota_bytes, txn_ops_max, threads })
+}
+
+/// For a store that listens to nobody.
+struct Nobody;
+
+impl Outbox for Nobody {
+    fn send(&self, _messages: Vec<Message>) {}
+}
+
+/// What this member has to say of itself, if the table of members says something else.
+fn own_attributes(config: &EmbeddedConfig, id: u64, machine: &Machine) -> Option<Command> {
+    let known = machine.membership.members.get(&id);
+    let is_known = known.is_some_and(|own| own.name == config.name && own.client_urls == config.client_urls);
+    let (name, client_urls) = (config.name.clone(), config.client_urls.clone());
+    (!is_known).then_some(Command::MemberAttributes { id, name, client_urls })
+}
+
+/// Says it until somebody has heard.
+async fn publish(raft: Raft, attributes: Command) {
+    while let Err(error) = raft.propose(attributes.clone()).await {
+        if raft.failure().is_some() || error == StoreError::Stopped {
+            return;
+        }
+        tokio::time::sleep(PUBLISH_RETRY).await;
+    }
+}
+
+/// Where a member begins.
+struct Start {
+    identity: Identity,
+    machine: Machine,
+    logged: LoggedState,
+    /// Members that one without data knows from hearsay.
+    others: Membership,
+}
+
+/// Every log begins behind an entry that nobody has: so a new member can only begin with a state that another sends.
+pub(crate) const FIRST_ENTRY: (u64, u64) = (1, 1);
+
+/// Brings log and state together: of a store that is new, that was there, or that took over a state and ended before the log
+/// was told.
+fn begin(
+    config: &EmbeddedConfig,
+    dir: &Path,
+    log: &mut impl LogStore,
+    backend: &mut dyn Backend,
+    loaded: Loaded,
+    mut logged: LoggedState,
+) -> Result<Start, OpenError> {
+    let log_failed = |error: LogError| log_error(dir, &error);
+    let Loaded { mut machine, is_installed, .. } = loaded;
+    let n_entries = logged.entries.len() as u64;
+    let last = logged.truncated.0 + n_entries;
+    let has_members = !machine.membership.members.is_empty();
+    // It was told who it is, and nothing more yet.
+    let is_joining = logged.identity.is_some() && !has_members && logged.truncated == (0, 0) && n_entries == 0;
+    let mut others = Membership::default();
+    let identity = match logged.identity {
+        Some(identity) if has_members => identity,
+        known => {
+            let newcomer = if is_joining || config.cluster_state == ClusterState::Existing {
+                Newcomer::of(&EmbeddedConfig { cluster_state: ClusterState::Existing, ..config.clone() })?
+            } else {
+                Newcomer::of(config)?
+            };
+            let identity = known.unwrap_or(newcomer.identity);
+            if config.cluster_state == ClusterState::New && !is_joining {
+                reset(log, &mut logged, FIRST_ENTRY).map_err(log_failed)?;
+                machine.membership = newcomer.membership;
+                machine.applied = FIRST_ENTRY;
+                let mut rows = initial_rows(&machine.membership);
+                rows.extend(progress_rows(FIRST_ENTRY.0, FIRST_ENTRY.1));
+                log.set_identity(identity).map_err(log_failed)?;
+                backend.commit(&rows).map_err(|error| backend_error(dir, &error))?;
+            } else {
+                others = newcomer.membership;
+                log.set_identity(identity).map_err(log_failed)?;
+            }
+            return Ok(Start { identity, machine, logged, others });
+        }
+    };
+    if machine.applied.0 > last && is_installed {
+        reset(log, &mut logged, machine.applied).map_err(log_failed)?;
+    } else if last == 0 {
+        // It ended before it had written anything.
+        reset(log, &mut logged, FIRST_ENTRY).map_err(log_failed)?;
+        machine.applied = FIRST_ENTRY;
+    } else if logged.truncated.0 == 0 && logged.entries.first().is_some_and(|entry| entry.data.is_empty()) {
+        // A log of earlier versions, which began with an empty entry.
+        let first = logged.entries.remove(0);
+        logged.truncated = (first.index, first.term);
+        if machine.applied.0 == 0 {
+            machine.applied = logged.truncated;
+        }
+    }
+    Ok(Start { identity, machine, logged, others })
+}
+
+fn reset(log: &mut impl LogStore, logged: &mut LoggedState, place: (u64, u64)) -> Result<(), LogError> {
+    let (index, term) = place;
+    let mut hard_state = logged.hard_state.clone();
+    if term > hard_state.term {
+        (hard_state.term, hard_state.vote) = (term, 0);
+    }
+    hard_state.commit = index;
+    log.reset(index, term, &hard_state)?;
+    logged.hard_state = hard_state;
+    logged.entries.clear();
+    logged.truncated = place;
+    Ok(())
 }
 
 /// The state must not be ahead of the log it came from, nor may there be a gap between them.
-pub(crate) fn check_agreement(dir: &Path, loaded: &Loaded, logged: &LoggedState) -> Result<(), OpenError> {
+pub(crate) fn check_agreement(dir: &Path, index: u64, logged: &LoggedState) -> Result<(), OpenError> {
     let first = logged.truncated.0 + 1;
     let last = logged.truncated.0 + logged.entries.len() as u64;
-    if loaded.index > last || loaded.index + 1 < first {
-        let index = loaded.index;
+    if index > last || index + 1 < first {
         let detail = format!("the state is that of log entry {index}, but the log has entries {first} to {last}");
         return Err(OpenError::Damaged { path: dir.to_owned(), detail });
     }

@@ -3,10 +3,12 @@
 use async_trait::async_trait;
 
 use super::EmbeddedStore;
+use super::leases::at_leader;
 use crate::command::Command;
 use crate::machine::{Outcome, cost_bytes, has_put};
 use crate::mvcc::check::{check_range, check_txn};
 use crate::mvcc::{CHUNK_KEYS_MAX, RangeCursor, is_read_only, is_serializable};
+use crate::proto::peer as pb;
 use crate::{
     Alarm, AlarmKind, HashKv, LeaseId, LeaseStatus, Member, RangeRequest, RangeResponse, Revision, Snapshot, Store,
     StoreError, StoreStatus, Txn, TxnResponse, Watch, WatchRequest,
@@ -20,6 +22,7 @@ impl Store for EmbeddedStore {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         check_range(&request)?;
         if !request.serializable {
+            self.refuse_learner()?;
             self.raft.read_index().await?;
         }
         let (mut cursor, pin) = {
@@ -43,6 +46,7 @@ impl Store for EmbeddedStore {
 
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
         check_txn(&txn, self.txn_ops_max)?;
+        self.refuse_learner()?;
         if is_read_only(&txn) {
             if !is_serializable(&txn) {
                 self.raft.read_index().await?;
@@ -59,21 +63,25 @@ impl Store for EmbeddedStore {
     }
 
     async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
+        self.refuse_learner()?;
         self.hub.watch(request)
     }
 
     async fn current_revision(&self) -> Result<Revision, StoreError> {
+        self.refuse_learner()?;
         self.raft.read_index().await?;
         Ok(self.machine.read().keyspace.revision())
     }
 
     async fn compact(&self, revision: Revision, physical: bool) -> Result<(), StoreError> {
+        self.refuse_learner()?;
         self.raft.propose(Command::Compact { revision, physical }).await?;
         if physical { self.writer.flush().await } else { Ok(()) }
     }
 
     async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<(LeaseId, i64), StoreError> {
         crate::lease::granted_ttl(ttl_seconds)?;
+        self.refuse_learner()?;
         self.refuse_more_data(LEASE_BYTES).await?;
         let id = if id.0 == 0 { self.new_lease_id() } else { id };
         match self.raft.propose(Command::LeaseGrant { id, ttl_seconds }).await? {
@@ -83,25 +91,30 @@ impl Store for EmbeddedStore {
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
+        self.refuse_learner()?;
         self.raft.propose(Command::LeaseRevoke { id }).await.map(|_done| ())
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {
-        self.raft.read_index().await?;
-        self.machine.write().lessor.keep_alive(id, self.clock.now())
+        self.refuse_learner()?;
+        let there = pb::call::Request::LeaseRenew(id.0);
+        at_leader(&self.raft, self.peers.as_ref(), there, || self.leases.keep_alive(id), |answer| answer.ttl).await
     }
 
     async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseStatus, StoreError> {
-        self.raft.read_index().await?;
-        let machine = self.machine.read();
-        let Some((granted, remaining)) = machine.lessor.time_to_live(id, self.clock.now()) else {
-            return Ok(LeaseStatus { id, ttl_seconds: -1, ..LeaseStatus::default() });
+        self.refuse_learner()?;
+        let there = pb::call::Request::LeaseQuery(pb::LeaseQuery { id: id.0, keys });
+        let decode = |answer: pb::Answer| LeaseStatus {
+            id,
+            ttl_seconds: answer.ttl,
+            granted_ttl_seconds: answer.granted_ttl,
+            keys: answer.keys,
         };
-        let keys = if keys { machine.lessor.keys(id) } else { Vec::new() };
-        Ok(LeaseStatus { id, ttl_seconds: remaining, granted_ttl_seconds: granted, keys })
+        at_leader(&self.raft, self.peers.as_ref(), there, || self.leases.time_to_live(id, keys), decode).await
     }
 
     async fn lease_list(&self) -> Result<Vec<LeaseId>, StoreError> {
+        self.refuse_learner()?;
         self.raft.read_index().await?;
         Ok(self.machine.read().lessor.ids())
     }
@@ -128,21 +141,49 @@ impl Store for EmbeddedStore {
             db_size_bytes: i64::try_from(sizes.file_bytes).unwrap_or(i64::MAX),
             db_size_in_use_bytes: i64::try_from(sizes.in_use_bytes).unwrap_or(i64::MAX),
             db_size_quota_bytes: self.quota_bytes,
-            is_learner: false,
+            is_learner: machine.membership.is_learner(self.identity.member_id),
             errors,
         })
     }
 
     async fn members(&self) -> Result<Vec<Member>, StoreError> {
-        Ok(vec![self.member.clone()])
+        self.refuse_learner()?;
+        Ok(self.membership(|membership| membership.list()))
+    }
+
+    async fn member_add(&self, peer_urls: Vec<String>, is_learner: bool) -> Result<(Member, Vec<Member>), StoreError> {
+        self.refuse_learner()?;
+        self.add_member(peer_urls, is_learner).await
+    }
+
+    async fn member_remove(&self, id: u64) -> Result<Vec<Member>, StoreError> {
+        self.refuse_learner()?;
+        self.remove_member(id).await
+    }
+
+    async fn member_update(&self, id: u64, peer_urls: Vec<String>) -> Result<Vec<Member>, StoreError> {
+        self.refuse_learner()?;
+        self.update_member(id, peer_urls).await
+    }
+
+    async fn member_promote(&self, id: u64) -> Result<Vec<Member>, StoreError> {
+        self.refuse_learner()?;
+        self.promote_member(id).await
+    }
+
+    async fn move_leader(&self, id: u64) -> Result<(), StoreError> {
+        self.refuse_learner()?;
+        self.transfer_leader(id).await
     }
 
     async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
+        self.refuse_learner()?;
         self.raft.read_index().await?;
         Ok(self.machine.read().alarms.iter().copied().collect())
     }
 
     async fn disarm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
+        self.refuse_learner()?;
         match self.raft.propose(Command::AlarmLower(alarm)).await? {
             Outcome::Lowered(lowered) => Ok(lowered.into_iter().collect()),
             other => Err(unexpected(&other)),

@@ -5,12 +5,9 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::shared::Shared;
-use crate::Revision;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
-
-const CHANGED_ELSEWHERE: &str =
-    "members are added and removed by starting them with a join token, not through this API";
+use crate::{Member, Revision};
 
 pub(super) struct ClusterService(pub(super) Arc<Shared>);
 
@@ -28,28 +25,48 @@ impl Cluster for ClusterService {
         Ok(Response::new(pb::MemberListResponse { header: self.0.header(Revision(0)), members }))
     }
 
-    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
-        Err(Status::unimplemented(CHANGED_ELSEWHERE))
+    async fn member_add(
+        &self,
+        request: Request<pb::MemberAddRequest>,
+    ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        self.0.admit(&request)?;
+        let pb::MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
+        let (member, members) = self.0.store.member_add(peer_ur_ls, is_learner).await?;
+        let (header, members) = self.members(members);
+        Ok(Response::new(pb::MemberAddResponse { header, member: Some(member.into()), members }))
     }
 
     async fn member_remove(
         &self,
-        _: Request<pb::MemberRemoveRequest>,
+        request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        Err(Status::unimplemented(CHANGED_ELSEWHERE))
+        self.0.admit(&request)?;
+        let (header, members) = self.members(self.0.store.member_remove(request.into_inner().id).await?);
+        Ok(Response::new(pb::MemberRemoveResponse { header, members }))
     }
 
     async fn member_update(
         &self,
-        _: Request<pb::MemberUpdateRequest>,
+        request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        Err(Status::unimplemented(CHANGED_ELSEWHERE))
+        self.0.admit(&request)?;
+        let pb::MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        let (header, members) = self.members(self.0.store.member_update(id, peer_ur_ls).await?);
+        Ok(Response::new(pb::MemberUpdateResponse { header, members }))
     }
 
     async fn member_promote(
         &self,
-        _: Request<pb::MemberPromoteRequest>,
+        request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        Err(Status::unimplemented(CHANGED_ELSEWHERE))
+        self.0.admit(&request)?;
+        let (header, members) = self.members(self.0.store.member_promote(request.into_inner().id).await?);
+        Ok(Response::new(pb::MemberPromoteResponse { header, members }))
+    }
+}
+
+impl ClusterService {
+    fn members(&self, members: Vec<Member>) -> (Option<pb::ResponseHeader>, Vec<pb::Member>) {
+        (self.0.header(Revision(0)), members.into_iter().map(Into::into).collect())
     }
 }

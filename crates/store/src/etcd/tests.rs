@@ -171,8 +171,9 @@ async fn etcdctl_sees_status_members_health_and_alarms() {
         let (_, members) = etcdctl(&served, &["member", "list"]).await.unwrap();
         assert_eq!(members.trim_end().lines().count(), 1, "{members}");
         assert!(members.contains("started"), "{members}");
-        let (added, text) = etcdctl(&served, &["member", "add", "x", "--peer-urls=http://127.0.0.1:1"]).await.unwrap();
-        assert!(!added && text.contains("join token"), "{text}");
+        let wrong = ["member", "update", "1", "--peer-urls=http://127.0.0.1:1"];
+        let (updated, text) = etcdctl(&served, &wrong).await.unwrap();
+        assert!(!updated && text.contains("etcdserver: member not found"), "{text}");
         let (hashed, text) = etcdctl(&served, &["endpoint", "hashkv"]).await.unwrap();
         assert!(hashed, "{text}");
         let (defragmented, text) = etcdctl(&served, &["defrag"]).await.unwrap();

@@ -55,9 +55,10 @@ pub fn verify(path: &Path) -> Result<Verified, OfflineError> {
     let loaded = load(&backend).map_err(load_error)?;
     let log = EngineLog::open(&path.join(LOG_DIR)).and_then(|mut log| log.load());
     let logged = log.map_err(|error| OfflineError::Data(error.to_string()))?;
-    check_agreement(path, &loaded, &logged)?;
+    let index = loaded.machine.applied.0;
+    check_agreement(path, index, &logged)?;
     let last = logged.truncated.0 + logged.entries.len() as u64;
-    verified(&loaded, Some(last - loaded.index))
+    verified(&loaded, Some(last - index))
 }
 
 fn verified(loaded: &Loaded, n_log_entries_ahead: Option<u64>) -> Result<Verified, OfflineError> {

@@ -9,19 +9,17 @@ use std::path::{Path, PathBuf};
 use ::raft::eraftpb::HardState;
 
 use super::OfflineError;
+use crate::Revision;
 use crate::backend::{
     Backend, Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, RedbBackend, Row, initial_rows, progress_rows,
 };
 use crate::bolt::Reader;
-use crate::embedded::{EmbeddedConfig, LOG_DIR, STATE_FILE, claim};
+use crate::embedded::{EmbeddedConfig, FIRST_ENTRY, InitialMember, LOG_DIR, Newcomer, STATE_FILE, claim};
 use crate::mvcc::RevisionKey;
-use crate::raft::{EngineLog, Identity, LogStore};
-use crate::{Member, Revision};
+use crate::raft::{EngineLog, LogStore};
 
 /// Rows gathered before they are committed.
 const BATCH_BYTES: usize = 8 << 20;
-/// The new cluster's log begins behind this entry.
-const FIRST_ENTRY: (u64, u64) = (1, 1);
 
 /// etcdutl's `snapshot restore`.
 #[derive(Clone, Debug)]
@@ -76,62 +74,31 @@ fn open(request: &Restore) -> Result<Reader, OfflineError> {
     })
 }
 
-/// The member that this directory is for, as the cluster's configuration has it.
+/// The member that this directory is for, and the others, as the cluster's configuration has them.
 fn local_member(request: &Restore) -> Result<EmbeddedConfig, OfflineError> {
-    let mut urls = Vec::new();
-    let mut others = Vec::new();
-    for member in request.initial_cluster.split(',').map(str::trim).filter(|member| !member.is_empty()) {
-        let (name, url) = member.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-            OfflineError::Refused(format!("--initial-cluster: {member:?} does not have the form NAME=URL"))
-        })?;
-        if name == request.name { urls.push(url.to_owned()) } else { others.push(name.to_owned()) }
-    }
-    if urls.is_empty() {
-        let name = &request.name;
-        return Err(OfflineError::Refused(format!(
-            "couldn't find local name {name:?} in the initial cluster configuration"
-        )));
-    }
-    let sorted = |urls: &[String]| {
-        let mut urls = urls.to_vec();
-        urls.sort_unstable();
-        urls
-    };
-    if sorted(&urls) != sorted(&request.peer_urls) {
-        let (ours, theirs) = (request.peer_urls.join(","), urls.join(","));
-        let text = format!("--initial-cluster has {}={theirs} but --initial-advertise-peer-urls={ours}", request.name);
-        return Err(OfflineError::Refused(text));
-    }
-    if let Some(other) = others.first() {
-        let text =
-            format!("--initial-cluster names {other}: restore a cluster of one, and add the other members to it");
-        return Err(OfflineError::Refused(text));
-    }
-    Ok(EmbeddedConfig {
+    let initial_cluster = InitialMember::parse_list(&request.initial_cluster);
+    let config = EmbeddedConfig {
         name: request.name.clone(),
         peer_urls: request.peer_urls.clone(),
+        client_urls: Vec::new(),
         cluster_token: request.cluster_token.clone(),
+        initial_cluster: initial_cluster.map_err(OfflineError::Refused)?,
         ..EmbeddedConfig::default()
-    })
+    };
+    config.check().map_err(|error| OfflineError::Refused(error.to_string()))?;
+    Ok(config)
 }
 
 /// Fills `making` with everything a data directory has.
 fn make(request: &Restore, reader: &Reader, making: &Path, config: &EmbeddedConfig) -> Result<(), OfflineError> {
     let _lock = claim(making)?;
-    let identity = Identity::of_new_cluster(config);
-    let member = Member {
-        id: identity.member_id,
-        name: config.name.clone(),
-        peer_urls: config.peer_urls.clone(),
-        client_urls: Vec::new(),
-        is_learner: false,
-    };
+    let Newcomer { identity, membership } = Newcomer::of(config)?;
     let mut backend = RedbBackend::open(making.join(STATE_FILE))?;
     let mut batch = Batch { backend: &mut backend, rows: Vec::new(), bytes: 0 };
     let mut newest = Revision(0);
     // The members, the log position and the versions are the new cluster's own.
-    let carried =
-        Bucket::ALL.into_iter().filter(|bucket| !matches!(bucket, Bucket::Cluster | Bucket::Members | Bucket::Meta));
+    let own = [Bucket::Cluster, Bucket::Members, Bucket::MembersRemoved, Bucket::Meta];
+    let carried = Bucket::ALL.into_iter().filter(|bucket| !own.contains(bucket));
     for bucket in carried {
         for row in reader.bucket(bucket.name())?.into_iter().flatten() {
             let (key, value) = row?;
@@ -156,7 +123,7 @@ fn make(request: &Restore, reader: &Reader, making: &Path, config: &EmbeddedConf
         batch.add(Row::put(Bucket::Meta, COMPACTION_SCHEDULED, key.clone()))?;
         batch.add(Row::put(Bucket::Key, key, Vec::new()))?;
     }
-    for row in initial_rows(&member).into_iter().chain(progress_rows(FIRST_ENTRY.0, FIRST_ENTRY.1)) {
+    for row in initial_rows(&membership).into_iter().chain(progress_rows(FIRST_ENTRY.0, FIRST_ENTRY.1)) {
         batch.add(row)?;
     }
     batch.commit()?;

@@ -1,41 +1,37 @@
-//! The thread that owns the Raft state: read the inbox, propose, write, apply, answer, again.
+//! The thread around the core: read the inbox, propose, send, have written, apply, answer, again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, Entry, EntryType};
-use raft::{RawNode, StateRole};
+use parking_lot::Mutex;
+use raft::eraftpb::{ConfState, Entry, EntryType, Message};
 use tokio::sync::oneshot;
 
-use super::handle::{Input, Raft, Reply, Shared};
+use super::core::{Core, CoreConfig, Dropped, LogWrite, Role, Work};
+use super::handle::{Input, Raft, RaftStatus, Reply, Shared};
 use super::log::{LogError, LogStore, LoggedState};
-use super::logger::logger;
-use super::storage::RaftStorage;
+use super::message::{decode_change, encode_change};
+use super::reads::Reads;
+use super::wal::{Install, Job, Wal, truncate};
 use crate::StoreError;
 use crate::command::Command;
-use crate::machine::Outcome;
+use crate::machine::{Machine, Outcome};
+use crate::membership::MemberChange;
 
-/// etcd's default heartbeat interval.
-pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// Ticks without a leader until an election: etcd's default of one second.
-const ELECTION_TICKS: usize = 10;
-pub(crate) const ELECTION_TIMEOUT: Duration = TICK.saturating_mul(10);
-/// Proposals taken in one round; the rest stays queued and gets the next sync.
+/// Inputs taken in one round; the rest stays queued and gets the next sync.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 const BATCH_INPUTS_MAX: usize = 1024;
-/// Entries not yet committed; more are refused.
-const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-const INFLIGHT_MESSAGES_MAX: usize = 512;
-/// Entries kept in memory for slow followers, in number and bytes, as etcd's catch-up entries.
-const KEPT_ENTRIES_MAX: usize = 5_000;
-const KEPT_BYTES_MAX: usize = 64 << 20;
-/// How often leases are looked at.
-const CHORE_TICKS: u32 = 5;
+/// Proposals that wait for a leader; more are refused.
+const HELD_MAX: usize = 1024;
+/// How often leases are looked at, and questions to the leader asked again.
+const CHORE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a full disk is left alone before it is tried again.
 const FULL_DISK_RETRY: Duration = Duration::from_millis(500);
+
+pub(crate) const REMOVED: &str = "the member has been permanently removed from the cluster";
 
 /// An entry that is durable and committed.
 #[derive(Debug)]
@@ -54,6 +50,20 @@ pub(crate) trait Apply: Send + 'static {
     /// Applies entries in order. Called with each entry exactly once in the life of a process.
     fn apply(&mut self, entries: Vec<Committed>) -> Result<Vec<Applied>, StoreError>;
 
+    /// Whether a change of the members makes sense now.
+    fn check_change(&self, change: &MemberChange) -> Result<(), StoreError>;
+
+    /// Makes a checked change, or only takes note of the entry if there is none to make.
+    fn change_members(&mut self, index: u64, term: u64, change: Option<MemberChange>) -> Outcome;
+
+    /// Who votes and who learns.
+    fn conf_state(&self) -> ConfState;
+
+    /// What makes a state that came whole durable; [`Apply::install`] follows when that is done.
+    fn prepare_install(&self, machine: &Machine) -> Install;
+
+    fn install(&mut self, machine: Machine);
+
     /// This member began or ceased to lead.
     fn lead(&mut self, leads: bool);
 
@@ -64,28 +74,53 @@ pub(crate) trait Apply: Send + 'static {
     fn durable_index(&self) -> u64;
 }
 
+/// The way to the other members. Never waits; messages may get lost.
+pub(crate) trait Outbox: Send + 'static {
+    fn send(&self, messages: Vec<Message>);
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct DriverConfig {
-    pub(crate) member_id: u64,
-    pub(crate) voters: Vec<u64>,
-    /// Index of the last entry whose effects the state machine already has.
-    pub(crate) applied: u64,
+    pub(crate) core: CoreConfig,
+    /// Time between heartbeats.
+    pub(crate) tick: Duration,
+}
+
+impl DriverConfig {
+    fn election_timeout(&self) -> Duration {
+        self.tick.saturating_mul(u32::try_from(self.core.election_ticks).unwrap_or(u32::MAX))
+    }
 }
 
 pub(crate) struct Driver<L, A> {
     config: DriverConfig,
-    node: RawNode<RaftStorage>,
-    log: L,
+    core: Core,
+    log: Arc<Mutex<L>>,
     apply: A,
-    applied: u64,
+    outbox: Box<dyn Outbox>,
+    role: Role,
     /// Who waits for which command.
     waiting: HashMap<u64, Reply>,
-    /// Reads by the context they were given, and those whose index is known but not yet applied.
-    reads: HashMap<u64, oneshot::Sender<Result<(), StoreError>>>,
-    confirmed_reads: Vec<(u64, oneshot::Sender<Result<(), StoreError>>)>,
-    next_read: u64,
-    shared: std::sync::Arc<Shared>,
+    /// What waits for a leader.
+    held: VecDeque<(u64, Bytes, Reply)>,
+    held_changes: VecDeque<(u64, MemberChange, Reply)>,
+    reads: Reads<oneshot::Sender<Result<(), StoreError>>>,
+    was_established: bool,
+    /// A state that came whole and is not the state yet, with the index it is of.
+    arriving: Option<(u64, Box<Machine>)>,
+    /// The write that makes it durable.
+    installing: Option<(u64, Box<Machine>)>,
+    /// Writes that the WAL thread has not reported, by number, and when they were handed over.
+    writing: VecDeque<(u64, Instant)>,
+    epoch: u64,
+    n_ticks: u64,
+    /// When this member ends, having been removed.
+    ends_at_tick: Option<u64>,
+    shared: Arc<Shared>,
+    raft: Raft,
+    // Dropped before the thread that may wait to write to it.
     inbox: Receiver<Input>,
+    wal: Option<Wal>,
 }
 
 /// Why a round ended early.
@@ -93,6 +128,7 @@ enum Trouble {
     Log(LogError),
     Apply(StoreError),
     Raft(String),
+    Removed,
 }
 
 impl From<LogError> for Trouble {
@@ -112,43 +148,60 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
     pub(crate) fn new(
         config: DriverConfig,
         log: L,
-        mut logged: LoggedState,
+        logged: LoggedState,
         apply: A,
+        outbox: Box<dyn Outbox>,
     ) -> Result<(Self, Raft), StoreError> {
-        // Applied entries were committed; the log need not have heard of it.
-        logged.hard_state.commit = logged.hard_state.commit.max(config.applied);
-        let conf_state = ConfState { voters: config.voters.clone(), ..ConfState::default() };
-        let storage = RaftStorage::new(logged, conf_state);
-        let node = new_node(&config, storage, config.applied).map_err(|error| StoreError::Fatal(error.to_string()))?;
-        let (raft, shared, inbox) = Raft::new(config.member_id, config.voters == [config.member_id]);
-        let applied = config.applied;
+        let core = Core::new(config.core.clone(), logged).map_err(|error| StoreError::Fatal(error.to_string()))?;
+        let (raft, shared, inbox) = Raft::new(config.core.member_id, config.election_timeout());
         let driver = Self {
             config,
-            node,
-            log,
+            core,
+            log: Arc::new(Mutex::new(log)),
             apply,
-            applied,
+            outbox,
+            role: Role { leader: 0, leads: false },
             waiting: HashMap::new(),
-            reads: HashMap::new(),
-            confirmed_reads: Vec::new(),
-            next_read: 0,
+            held: VecDeque::new(),
+            held_changes: VecDeque::new(),
+            reads: Reads::default(),
+            was_established: false,
+            arriving: None,
+            installing: None,
+            writing: VecDeque::new(),
+            epoch: 0,
+            n_ticks: 0,
+            ends_at_tick: None,
             shared,
+            raft: raft.clone(),
             inbox,
+            wal: None,
         };
         Ok((driver, raft))
     }
 
-    /// Becomes leader of a cluster of one, which applies everything in the log.
-    pub(crate) fn establish(&mut self) -> Result<(), StoreError> {
-        self.campaign_alone().map_err(|trouble| trouble.to_store_error())
+    /// A member that is alone becomes leader, which applies everything in its log, and then `first` if there is anything to
+    /// say first. Others apply what they know to be committed.
+    pub(crate) fn establish(&mut self, first: Option<Command>) -> Result<(), StoreError> {
+        let outcome = if self.core.is_alone() { self.campaign_alone() } else { self.settle() };
+        outcome.map_err(|trouble| trouble.to_store_error())?;
+        if let Some(command) = first.filter(|_| self.core.is_alone()) {
+            let id = self.shared.next_id();
+            self.core.propose(id, command.encode(id).into());
+            self.settle().map_err(|trouble| trouble.to_store_error())?;
+        }
+        Ok(())
     }
 
     /// Works until told to stop.
     pub(crate) fn run(mut self) {
-        let mut next_tick = Instant::now() + TICK;
-        let mut n_ticks = 0_u32;
+        if !self.core.is_alone() {
+            self.core.advance_election();
+        }
+        let mut next_tick = Instant::now() + self.config.tick;
+        let mut next_chores = Instant::now() + CHORE_INTERVAL;
         loop {
-            let outcome = self.round(&mut next_tick, &mut n_ticks);
+            let outcome = self.round(&mut next_tick, &mut next_chores);
             match outcome {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -156,7 +209,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
                     if !self.wait_for_space() {
                         break;
                     }
-                    next_tick = Instant::now() + TICK;
+                    next_tick = Instant::now() + self.config.tick;
                 }
                 Err(trouble) => {
                     self.refuse_all(&trouble.to_store_error());
@@ -168,217 +221,409 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
     }
 
     /// One round; false when told to stop.
-    fn round(&mut self, next_tick: &mut Instant, n_ticks: &mut u32) -> Result<bool, Trouble> {
-        let goes_on = self.take_inputs(*next_tick);
-        if Instant::now() >= *next_tick {
-            *next_tick = Instant::now() + TICK;
-            *n_ticks = n_ticks.wrapping_add(1);
-            self.node.tick();
-            if n_ticks.is_multiple_of(CHORE_TICKS) {
-                self.do_chores();
-            }
+    fn round(&mut self, next_tick: &mut Instant, next_chores: &mut Instant) -> Result<bool, Trouble> {
+        let goes_on = self.take_inputs(*next_tick)?;
+        let now = Instant::now();
+        if now >= *next_tick {
+            *next_tick = now + self.config.tick;
+            self.n_ticks += 1;
+            self.core.tick();
         }
+        if now >= *next_chores {
+            *next_chores = now + CHORE_INTERVAL;
+            self.do_chores();
+        }
+        if self.ends_at_tick.is_some_and(|tick| self.n_ticks >= tick) {
+            return Err(Trouble::Removed);
+        }
+        self.propose_held();
+        self.flush_proposals();
+        self.ask();
         self.settle()?;
         Ok(goes_on)
     }
 
     /// Waits for input and takes as much as one round should do.
-    fn take_inputs(&mut self, until: Instant) -> bool {
+    fn take_inputs(&mut self, until: Instant) -> Result<bool, Trouble> {
         let mut next = match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(input) => Some(input),
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
         };
         let (mut n_inputs, mut bytes) = (0, 0);
         while let Some(input) = next {
             match input {
-                Input::Stop => return false,
+                Input::Stop => return Ok(false),
                 Input::Propose { id, payload, reply } => {
                     bytes += payload.len();
-                    self.propose(id, payload, reply);
+                    self.propose(id, payload.into(), reply);
                 }
-                Input::ReadIndex { reply } => self.read_index(reply),
+                Input::Change { id, change, reply } => self.hold_change(id, change, reply),
+                Input::ReadIndex { reply } => self.reads.add(reply),
+                Input::Step(message) => self.core.step(message),
+                Input::Install { message, machine } => self.receive_snapshot(message, machine),
+                Input::Unreachable(id) => self.core.report_unreachable(id),
+                Input::SnapshotSent { to, sent } => self.core.report_snapshot(to, sent),
+                Input::Persisted { number, outcome } => self.persisted(number, outcome)?,
+                Input::Transfer { to, reply } => {
+                    let _caller_gave_up = reply.send(self.transfer(to));
+                }
+                Input::InSync { learner, reply } => {
+                    let in_sync = self.core.is_in_sync(learner).ok_or(StoreError::Refused("not leader"));
+                    let _caller_gave_up = reply.send(in_sync);
+                }
+                Input::Removed => return Err(Trouble::Removed),
             }
             n_inputs += 1;
             let is_full = n_inputs >= BATCH_INPUTS_MAX || bytes >= BATCH_BYTES_MAX;
             next = if is_full { None } else { self.inbox.try_recv().ok() };
         }
-        true
+        Ok(true)
     }
 
-    fn propose(&mut self, id: u64, payload: Vec<u8>, reply: Reply) {
-        let refusal = if self.node.raft.state != StateRole::Leader {
-            Some(StoreError::NoLeader)
-        } else {
-            match self.node.propose(Vec::new(), payload) {
-                Ok(()) => None,
-                Err(raft::Error::ProposalDropped) => Some(StoreError::TooManyRequests),
-                Err(error) => Some(StoreError::Fatal(error.to_string())),
+    fn propose(&mut self, id: u64, payload: Bytes, reply: Reply) {
+        self.core.propose(id, payload);
+        self.waiting.insert(id, reply);
+    }
+
+    fn flush_proposals(&mut self) {
+        let Some((why, dropped)) = self.core.flush_proposals() else { return };
+        for (id, payload) in dropped {
+            let Some(reply) = self.waiting.remove(&id) else { continue };
+            let has_room = self.held.len() < HELD_MAX;
+            if why == Dropped::NoLeader && has_room && !matches!(reply, Reply::Nobody) {
+                self.held.push_back((id, payload, reply));
+            } else {
+                reply.answer(Err(self.why_dropped()));
             }
-        };
-        match refusal {
-            None => {
-                self.waiting.insert(id, reply);
-            }
-            Some(error) => reply.answer(Err(error)),
         }
     }
 
-    fn read_index(&mut self, reply: oneshot::Sender<Result<(), StoreError>>) {
-        if self.node.raft.state != StateRole::Leader {
-            let _caller_gave_up = reply.send(Err(StoreError::NoLeader));
+    fn why_dropped(&self) -> StoreError {
+        let is_removed = self.ends_at_tick.is_some();
+        if is_removed { StoreError::Fatal(REMOVED.into()) } else { StoreError::TooManyRequests }
+    }
+
+    fn hold_change(&mut self, id: u64, change: MemberChange, reply: Reply) {
+        if self.held_changes.len() < HELD_MAX {
+            self.held_changes.push_back((id, change, reply));
+        } else {
+            reply.answer(Err(StoreError::TooManyRequests));
+        }
+    }
+
+    /// Proposes what waited for a leader, and changes of the members one by one.
+    fn propose_held(&mut self) {
+        if !self.core.can_propose() {
             return;
         }
-        self.next_read += 1;
-        self.reads.insert(self.next_read, reply);
-        self.node.read_index(self.next_read.to_be_bytes().to_vec());
+        while let Some((id, payload, reply)) = self.held.pop_front() {
+            if !reply.is_void() {
+                self.propose(id, payload, reply);
+            }
+        }
+        while !self.core.has_pending_change()
+            && let Some((id, change, reply)) = self.held_changes.pop_front()
+        {
+            if reply.is_void() {
+                continue;
+            }
+            match self.core.propose_change(encode_change(id, change)) {
+                Ok(()) => {
+                    self.waiting.insert(id, reply);
+                }
+                Err(_dropped) => reply.answer(Err(self.why_dropped())),
+            }
+        }
+    }
+
+    /// Asks the leader for whoever wants to read.
+    fn ask(&mut self) {
+        while self.reads.wants_to_ask() {
+            let context = self.shared.next_id();
+            self.reads.ask(context, self.n_ticks);
+            self.core.ask_read_index(context);
+        }
+    }
+
+    fn ask_again(&mut self, before_tick: u64) {
+        for old in self.reads.overdue(before_tick) {
+            let context = self.shared.next_id();
+            self.reads.ask_again(old, context, self.n_ticks);
+            self.core.ask_read_index(context);
+        }
+    }
+
+    fn transfer(&mut self, to: u64) -> Result<(), StoreError> {
+        if !self.core.leads() {
+            return Err(StoreError::Refused("not leader"));
+        }
+        if !self.core.is_voter(to) {
+            return Err(StoreError::Refused("bad leader transferee"));
+        }
+        self.core.transfer_leader(to);
+        Ok(())
     }
 
     fn do_chores(&mut self) {
-        if self.node.raft.state == StateRole::Leader {
+        if self.core.leads() {
             for command in self.apply.chores() {
                 let id = self.shared.next_id();
-                self.propose(id, command.encode(id), Reply::Nobody);
+                self.propose(id, command.encode(id).into(), Reply::Nobody);
             }
         }
-        self.truncate();
-    }
-
-    /// Drops entries whose effects are durable, and that nobody will ask for.
-    fn truncate(&mut self) {
-        let durable = self.apply.durable_index().min(self.applied);
-        let storage = self.node.mut_store();
-        let (n_kept, bytes_kept) = storage.kept();
-        let n_durable = durable.saturating_sub(storage.first() - 1);
-        // Twice as many before anything is done: truncation moves memory.
-        if n_kept <= 2 * KEPT_ENTRIES_MAX && bytes_kept <= KEPT_BYTES_MAX {
-            return;
-        }
-        let keep = if bytes_kept > KEPT_BYTES_MAX { KEPT_ENTRIES_MAX / 10 } else { KEPT_ENTRIES_MAX } as u64;
-        if n_durable <= keep {
-            return;
-        }
-        let index = storage.first() - 1 + n_durable - keep;
-        let Some(term) = storage.truncate(index) else { return };
-        if let Err(error) = self.log.truncate(index, term) {
-            // The log keeps more than it needs; the next time may succeed.
-            tracing::warn!(%error, index, "log not truncated");
+        self.waiting.retain(|_, reply| !reply.is_void());
+        self.held.retain(|(_, _, reply)| !reply.is_void());
+        self.held_changes.retain(|(_, _, reply)| !reply.is_void());
+        let ticks = CHORE_INTERVAL.as_millis() / self.config.tick.as_millis().max(1);
+        self.ask_again(self.n_ticks.saturating_sub(u64::try_from(ticks).unwrap_or(u64::MAX)));
+        self.yield_leadership_if_stalled();
+        if let Some((index, term)) = self.core.truncate(self.apply.durable_index()) {
+            match &self.wal {
+                Some(wal) => wal.submit(Job::Truncate { index, term }),
+                None => truncate(&mut *self.log.lock(), index, term),
+            }
         }
     }
 
-    /// Writes, applies and answers until there is nothing to do.
+    /// A leader whose disk does not answer acknowledges nothing; another can.
+    fn yield_leadership_if_stalled(&mut self) {
+        let timeout = self.config.election_timeout();
+        let is_stalled = self.writing.front().is_some_and(|(_, since)| since.elapsed() > timeout);
+        if is_stalled
+            && self.core.leads()
+            && let Some(successor) = self.core.best_successor()
+        {
+            tracing::warn!(?timeout, to = format!("{successor:x}"), "the log's disk stalls: leadership is handed over");
+            self.core.transfer_leader(successor);
+        }
+    }
+
+    /// Does what the core wants until it wants nothing.
     fn settle(&mut self) -> Result<(), Trouble> {
-        while self.node.has_ready() {
-            self.handle_ready()?;
+        loop {
+            while let Some(work) = self.core.next_work() {
+                self.work(work)?;
+            }
+            self.answer_reads();
+            self.publish_status();
+            let is_established = self.core.is_established();
+            if is_established == self.was_established {
+                return Ok(());
+            }
+            self.was_established = is_established;
+            // A new leader ignores questions until now.
+            self.ask_again(self.n_ticks);
         }
-        self.publish_status();
+    }
+
+    fn work(&mut self, work: Work) -> Result<(), Trouble> {
+        let Work { role, messages, reads, write, committed } = work;
+        if let Some(role) = role {
+            self.change_role(role);
+        }
+        if !messages.is_empty() {
+            self.outbox.send(messages);
+        }
+        for (context, index) in reads {
+            self.reads.confirm(context, index);
+        }
+        if let Some(write) = write {
+            self.write(write)?;
+        }
+        self.apply_committed(committed)?;
+        self.answer_reads();
         Ok(())
     }
 
-    fn handle_ready(&mut self) -> Result<(), Trouble> {
-        let mut ready = self.node.ready();
-        if let Some(soft_state) = ready.ss() {
-            self.apply.lead(soft_state.raft_state == StateRole::Leader);
+    fn change_role(&mut self, role: Role) {
+        let before = std::mem::replace(&mut self.role, role);
+        if before.leads != role.leads {
+            self.apply.lead(role.leads);
         }
-        for read in ready.take_read_states() {
-            self.confirm_read(&read.request_ctx, read.index);
+        if before.leader != role.leader && role.leader != 0 {
+            let (id, term) = (format!("{:x}", role.leader), self.core.term());
+            tracing::info!(leader = id, term, "the cluster has a leader");
+            self.ask_again(self.n_ticks);
+        } else if before.leader != role.leader && !self.core.is_alone() {
+            tracing::warn!(term = self.core.term(), "the cluster has no leader");
         }
-        self.apply_committed(ready.take_committed_entries())?;
-        let entries = ready.take_entries();
-        self.persist(&entries, ready.hs().cloned(), ready.must_sync())?;
-        let storage = self.node.mut_store();
-        storage.append(entries);
-        let mut light = self.node.advance_append(ready);
-        if let Some(commit) = light.commit_index() {
-            self.node.mut_store().set_commit(commit);
+    }
+
+    /// A member that is alone waits for its own disk: nothing else could go on meanwhile, and a thread less is in the way.
+    fn write(&mut self, write: LogWrite) -> Result<(), Trouble> {
+        if self.core.is_alone() && self.writing.is_empty() && write.reset.is_none() {
+            self.log.lock().append(&write.entries, Some(&write.hard_state), true)?;
+            let messages = self.core.persisted(write.number);
+            if !messages.is_empty() {
+                self.outbox.send(messages);
+            }
+            return Ok(());
         }
-        self.apply_committed(light.take_committed_entries())?;
-        self.node.advance_apply_to(self.applied);
+        let install = match write.reset {
+            None => None,
+            Some((index, _)) => {
+                let arrived = self.arriving.take().filter(|(of, _)| *of == index);
+                let (_, machine) =
+                    arrived.ok_or_else(|| Trouble::Raft(format!("the state of snapshot {index} did not arrive")))?;
+                let install = self.apply.prepare_install(&machine);
+                self.installing = Some((write.number, machine));
+                Some(install)
+            }
+        };
+        self.writing.push_back((write.number, Instant::now()));
+        let epoch = self.epoch;
+        self.wal()?.submit(Job::Write { epoch, write, install });
         Ok(())
     }
 
-    /// Makes entries and vote durable. A commit index alone is not worth a write: it goes along with the next entries.
-    fn persist(
-        &mut self,
-        entries: &[Entry],
-        hard_state: Option<raft::eraftpb::HardState>,
-        must_sync: bool,
-    ) -> Result<(), Trouble> {
-        let current = hard_state.unwrap_or_else(|| self.node.store().hard_state().clone());
-        let stored = self.node.store().hard_state();
-        let has_voted = (current.term, current.vote) != (stored.term, stored.vote);
-        if !entries.is_empty() || has_voted {
-            self.log.append(entries, Some(&current), must_sync || has_voted)?;
+    fn wal(&mut self) -> Result<&Wal, Trouble> {
+        let wal = match self.wal.take() {
+            Some(wal) => wal,
+            None => Wal::start(self.log.clone(), self.raft.inbox())
+                .map_err(|error| Trouble::Raft(format!("no thread for the log: {error}")))?,
+        };
+        Ok(self.wal.insert(wal))
+    }
+
+    fn persisted(&mut self, number: u64, outcome: Result<(), LogError>) -> Result<(), Trouble> {
+        outcome?;
+        while self.writing.pop_front_if(|(written, _)| *written <= number).is_some() {}
+        if let Some((_, machine)) = self.installing.take_if(|(written, _)| *written <= number) {
+            tracing::info!(index = machine.applied.0, "took over the state that the leader sent");
+            self.apply.install(*machine);
         }
-        self.node.mut_store().set_hard_state(current);
+        let messages = self.core.persisted(number);
+        if !messages.is_empty() {
+            self.outbox.send(messages);
+        }
         Ok(())
+    }
+
+    fn receive_snapshot(&mut self, message: Message, machine: Box<Machine>) {
+        if self.installing.is_some() {
+            return;
+        }
+        self.arriving = Some((machine.applied.0, machine));
+        self.core.step(message);
     }
 
     fn apply_committed(&mut self, entries: Vec<Entry>) -> Result<(), Trouble> {
-        let Some(last) = entries.last() else { return Ok(()) };
-        let last = last.index;
-        let mut committed = Vec::with_capacity(entries.len());
+        let mut normal = Vec::with_capacity(entries.len());
         for entry in entries {
-            assert_eq!(entry.index, self.applied + 1 + committed.len() as u64, "entries are applied in order, once");
-            if entry.get_entry_type() != EntryType::EntryNormal {
-                return Err(Trouble::Raft(format!("log entry {} changes the members", entry.index)));
+            if entry.get_entry_type() == EntryType::EntryNormal {
+                normal.push(entry);
+            } else {
+                self.apply_normal(std::mem::take(&mut normal))?;
+                self.apply_change(entry)?;
             }
-            committed.push(Committed { index: entry.index, term: entry.term, payload: entry.data });
         }
-        let answers = self.apply.apply(committed).map_err(Trouble::Apply)?;
-        self.applied = last;
+        self.apply_normal(normal)
+    }
+
+    fn apply_normal(&mut self, entries: Vec<Entry>) -> Result<(), Trouble> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let (index, term) = (last.index, last.term);
+        assert_eq!(entries[0].index, self.core.applied() + 1, "entries are applied in order, once");
+        let committed =
+            entries.into_iter().map(|entry| Committed { index: entry.index, term: entry.term, payload: entry.data });
+        let answers = self.apply.apply(committed.collect()).map_err(Trouble::Apply)?;
+        self.core.applied_to(index, term);
         for (id, outcome) in answers {
             if let Some(reply) = self.waiting.remove(&id) {
                 reply.answer(outcome);
             }
         }
-        let applied = self.applied;
-        for (_, reply) in self.confirmed_reads.extract_if(.., |(index, _)| *index <= applied) {
-            let _caller_gave_up = reply.send(Ok(()));
+        Ok(())
+    }
+
+    fn apply_change(&mut self, entry: Entry) -> Result<(), Trouble> {
+        let (index, term) = (entry.index, entry.term);
+        // Going on without it would make this member count votes differently from the others.
+        let decoded = decode_change(entry.data);
+        let (id, change, for_raft) = decoded.map_err(|error| Trouble::Raft(format!("log entry {index}: {error}")))?;
+        let checked = self.apply.check_change(&change);
+        let outcome = match checked {
+            Ok(()) => {
+                let conf_state = self.core.apply_change(&for_raft)?;
+                let removes_self = change == MemberChange::Remove(self.config.core.member_id);
+                tracing::info!(?change, "the members change");
+                let outcome = self.apply.change_members(index, term, Some(change));
+                assert!(same_conf(&conf_state, &self.apply.conf_state()), "the table of members is what Raft counts");
+                if removes_self {
+                    // Time for the others to hear of it.
+                    self.ends_at_tick = Some(self.n_ticks + self.config.core.election_ticks as u64);
+                }
+                Ok(outcome)
+            }
+            Err(error) => {
+                self.apply.change_members(index, term, None);
+                Err(error)
+            }
+        };
+        self.core.applied_to(index, term);
+        self.publish_status();
+        if let Some(reply) = self.waiting.remove(&id) {
+            reply.answer(outcome);
         }
         Ok(())
     }
 
-    fn confirm_read(&mut self, context: &[u8], index: u64) {
-        let Ok(context) = context.try_into() else { return };
-        let Some(reply) = self.reads.remove(&u64::from_be_bytes(context)) else { return };
-        if index <= self.applied {
+    fn answer_reads(&mut self) {
+        for reply in self.reads.ready(self.core.applied()) {
             let _caller_gave_up = reply.send(Ok(()));
-        } else {
-            self.confirmed_reads.push((index, reply));
         }
     }
 
     fn publish_status(&self) {
-        let raft = &self.node.raft;
-        self.shared.publish(raft.term, raft.leader_id, raft.raft_log.last_index(), self.applied);
+        let core = &self.core;
+        // Once established, nobody but this member can change that, by adding another.
+        let is_alone = core.is_alone() && (core.is_established() || self.shared.is_alone());
+        let status = RaftStatus {
+            term: core.term(),
+            leader: core.leader(),
+            last_index: core.last_index(),
+            committed: core.committed(),
+            applied: core.applied(),
+        };
+        self.shared.publish(status, is_alone);
     }
 
     fn campaign_alone(&mut self) -> Result<(), Trouble> {
-        self.node.campaign()?;
+        self.core.campaign()?;
         self.settle()
     }
 
-    /// The disk is full. What was proposed is not durable, so for a single member it never happened: Raft starts over from what
-    /// is durable, as after a crash. Reads go on meanwhile; writes are refused until an election can be written down.
+    /// The disk is full. What was to be written is not durable, so for this member it never happened: it starts over from what
+    /// is durable, as after a crash. Meanwhile it takes part in nothing; a member that is alone goes on reading.
     /// False when told to stop.
     fn wait_for_space(&mut self) -> bool {
         tracing::error!("no space left for the log: writes are refused until there is");
         self.shared.set_full(true);
         self.apply.lead(false);
+        self.role.leads = false;
         self.answer_all(&StoreError::NoSpace);
+        if self.installing.is_some() {
+            self.refuse_all(&StoreError::Fatal("no space left for the state that the leader sent".into()));
+            return false;
+        }
+        self.epoch += 1;
+        self.writing.clear();
         loop {
             let until = Instant::now() + FULL_DISK_RETRY;
             while let Ok(input) = self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 match input {
                     Input::Stop => return false,
-                    Input::Propose { reply, .. } => reply.answer(Err(StoreError::NoSpace)),
-                    Input::ReadIndex { reply } => {
-                        let _caller_gave_up = reply.send(Err(StoreError::NoLeader));
-                    }
+                    other => refuse(other, &StoreError::NoSpace, &StoreError::NoLeader),
                 }
             }
-            let recovered = self.restart_core().and_then(|()| self.campaign_alone());
+            let recovered = self.core.start_over().map_err(Trouble::from).and_then(|()| {
+                if self.core.is_alone() {
+                    return self.campaign_alone();
+                }
+                let hard_state = self.core.hard_state().clone();
+                Ok(self.log.lock().append(&[], Some(&hard_state), true)?)
+            });
             match recovered {
                 Ok(()) => break,
                 Err(Trouble::Log(LogError::NoSpace)) => {}
@@ -393,41 +638,62 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         true
     }
 
-    fn restart_core(&mut self) -> Result<(), Trouble> {
-        let storage = self.node.store();
-        let mut logged = storage.to_logged_state();
-        logged.hard_state.commit = logged.hard_state.commit.max(self.applied);
-        let again = RaftStorage::new(logged, storage.conf_state().clone());
-        self.node = new_node(&self.config, again, self.applied)?;
-        Ok(())
-    }
-
     fn answer_all(&mut self, error: &StoreError) {
         for (_, reply) in self.waiting.drain() {
             reply.answer(Err(error.clone()));
         }
-        let reads = self.reads.drain().map(|(_, reply)| reply);
-        for reply in reads.chain(self.confirmed_reads.drain(..).map(|(_, reply)| reply)) {
+        for (_, _, reply) in self.held.drain(..) {
+            reply.answer(Err(error.clone()));
+        }
+        for (_, _, reply) in self.held_changes.drain(..) {
+            reply.answer(Err(error.clone()));
+        }
+        for reply in self.reads.take_all() {
             let _caller_gave_up = reply.send(Err(StoreError::NoLeader));
         }
     }
 
-    /// Storage failed for good: every write is refused from now on.
+    /// Nothing can be written any more, or may be: everything is refused from now on, and no other member hears anything.
     fn refuse_all(&mut self, error: &StoreError) {
-        tracing::error!(%error, "the log failed: this member acknowledges nothing any more");
+        tracing::error!(%error, "this member acknowledges nothing any more");
         self.shared.fail(error.clone());
         self.apply.lead(false);
         self.answer_all(error);
         while let Ok(input) = self.inbox.recv() {
             match input {
                 Input::Stop => return,
-                Input::Propose { reply, .. } => reply.answer(Err(error.clone())),
-                Input::ReadIndex { reply } => {
-                    let _caller_gave_up = reply.send(Err(error.clone()));
-                }
+                other => refuse(other, error, error),
             }
         }
     }
+}
+
+fn refuse(input: Input, error: &StoreError, read_error: &StoreError) {
+    match input {
+        Input::Propose { reply, .. } | Input::Change { reply, .. } => reply.answer(Err(error.clone())),
+        Input::ReadIndex { reply } | Input::Transfer { reply, .. } => {
+            let _caller_gave_up = reply.send(Err(read_error.clone()));
+        }
+        Input::InSync { reply, .. } => {
+            let _caller_gave_up = reply.send(Err(read_error.clone()));
+        }
+        Input::Step(_)
+        | Input::Install { .. }
+        | Input::Unreachable(_)
+        | Input::SnapshotSent { .. }
+        | Input::Persisted { .. }
+        | Input::Removed
+        | Input::Stop => {}
+    }
+}
+
+fn same_conf(a: &ConfState, b: &ConfState) -> bool {
+    let sorted = |ids: &[u64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    sorted(&a.voters) == sorted(&b.voters) && sorted(&a.learners) == sorted(&b.learners)
 }
 
 impl Trouble {
@@ -437,22 +703,7 @@ impl Trouble {
             Self::Log(error @ LogError::Failed(_)) => StoreError::Fatal(error.to_string()),
             Self::Apply(error) => error.clone(),
             Self::Raft(message) => StoreError::Fatal(message.clone()),
+            Self::Removed => StoreError::Fatal(REMOVED.into()),
         }
     }
-}
-
-fn new_node(config: &DriverConfig, storage: RaftStorage, applied: u64) -> raft::Result<RawNode<RaftStorage>> {
-    let raft_config = raft::Config {
-        id: config.member_id,
-        election_tick: ELECTION_TICKS,
-        heartbeat_tick: 1,
-        applied,
-        max_size_per_msg: MESSAGE_BYTES_MAX,
-        max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
-        check_quorum: true,
-        pre_vote: true,
-        max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
-        ..raft::Config::default()
-    };
-    RawNode::new(&raft_config, storage, &logger())
 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use raft::eraftpb::{Entry, HardState};
-use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
 use super::log::{Identity, LogError, LogStore, LoggedState};
 
@@ -102,6 +102,19 @@ impl LogStore for EngineLog {
     fn set_identity(&mut self, identity: Identity) -> Result<(), LogError> {
         let mut batch = LogBatch::default();
         put(&mut batch, IDENTITY, &[identity.cluster_id, identity.member_id])?;
+        self.write(batch, true)
+    }
+
+    fn reset(&mut self, index: u64, term: u64, hard_state: &HardState) -> Result<(), LogError> {
+        let mut batch = LogBatch::default();
+        // One batch, so all of it or nothing: entries away, the place noted, the identity kept.
+        let identity = self.engine.get(GROUP, IDENTITY);
+        batch.add_command(GROUP, Command::Clean);
+        if let Some(identity) = identity {
+            batch.put(GROUP, IDENTITY.to_vec(), identity).map_err(|error| LogError::Failed(error.to_string()))?;
+        }
+        put(&mut batch, TRUNCATED, &[index, term])?;
+        put(&mut batch, HARD_STATE, &[hard_state.term, hard_state.vote, hard_state.commit])?;
         self.write(batch, true)
     }
 

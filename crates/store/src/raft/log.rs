@@ -38,6 +38,9 @@ pub(crate) trait LogStore: Send + 'static {
 
     fn set_identity(&mut self, identity: Identity) -> Result<(), LogError>;
 
+    /// Starts over behind entry `index` of term `term`, whose state came from elsewhere. Durable when this returns.
+    fn reset(&mut self, index: u64, term: u64, hard_state: &HardState) -> Result<(), LogError>;
+
     /// Appends entries, replacing those from the first one's index on, and the hard state if given. All of it is durable
     /// when this returns, if `sync`.
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>, sync: bool) -> Result<(), LogError>;

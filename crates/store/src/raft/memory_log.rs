@@ -16,6 +16,10 @@ impl LogStore for MemoryLog {
         Ok(())
     }
 
+    fn reset(&mut self, _index: u64, _term: u64, _hard_state: &HardState) -> Result<(), LogError> {
+        Ok(())
+    }
+
     fn append(&mut self, _entries: &[Entry], _hard_state: Option<&HardState>, _sync: bool) -> Result<(), LogError> {
         Ok(())
     }

@@ -1,20 +1,28 @@
-//! Replication: the driver around raft-rs.
+//! Replication: raft-rs with everything around it that it needs.
 //!
-//! One thread owns the Raft state. It drains its queue, proposes everything in it, writes the resulting entries with one sync,
-//! applies what is committed in one go, and only then answers. Invariants: nothing is applied before it is durable here and
-//! committed; nothing is acknowledged before it is applied; a log whose sync failed is never written again. The Raft core does
-//! no I/O; the log is behind [`LogStore`], and what a committed entry means is behind [`Apply`].
+//! [`Core`] decides and does no I/O; the driver's thread owns it, and does what it says: sends through an [`Outbox`], has the
+//! log written, applies what is committed in one go, and only then answers. A member that is alone writes its log itself; with
+//! others, a thread of its own does (`wal`), while the driver goes on with the next entries. Invariants: nothing is applied
+//! before it is durable here and committed; nothing is acknowledged before it is applied; a follower says nothing before what
+//! it says is durable; a log whose sync failed is never written again. The log is behind [`LogStore`], and what a committed
+//! entry means is behind [`Apply`].
 
+mod core;
 mod driver;
 mod engine_log;
 mod handle;
 mod log;
 mod logger;
 mod memory_log;
+pub(crate) mod message;
+mod reads;
 mod storage;
+mod wal;
 
-pub(crate) use driver::{Applied, Apply, Committed, Driver, DriverConfig, ELECTION_TIMEOUT};
+pub(crate) use self::core::CoreConfig;
+pub(crate) use driver::{Applied, Apply, Committed, Driver, DriverConfig, Outbox};
 pub(crate) use engine_log::EngineLog;
 pub(crate) use handle::Raft;
 pub(crate) use log::{Identity, LogError, LogStore, LoggedState};
 pub(crate) use memory_log::MemoryLog;
+pub(crate) use wal::Install;

@@ -2,26 +2,54 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::log::LoggedState;
 
-/// Invariant: `entries` are consecutive and start right behind `truncated`.
+/// Invariants: `entries` are consecutive and start right behind `truncated`; `applied` is not before `truncated`.
 #[derive(Debug)]
 pub(super) struct RaftStorage {
     hard_state: HardState,
     conf_state: ConfState,
     entries: VecDeque<Entry>,
     truncated: (u64, u64),
+    /// Index and term of the last entry whose effects the state has.
+    applied: (u64, u64),
     bytes: usize,
 }
 
 impl RaftStorage {
-    pub(super) fn new(state: LoggedState, conf_state: ConfState) -> Self {
+    pub(super) fn new(state: LoggedState, conf_state: ConfState, applied: (u64, u64)) -> Self {
         let bytes = state.entries.iter().map(entry_bytes).sum();
         let LoggedState { hard_state, entries, truncated, .. } = state;
-        Self { hard_state, conf_state, entries: entries.into(), truncated, bytes }
+        Self { hard_state, conf_state, entries: entries.into(), truncated, applied, bytes }
+    }
+
+    pub(super) fn set_applied(&mut self, index: u64, term: u64) {
+        self.applied = (index, term);
+    }
+
+    pub(super) fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+    }
+
+    /// Starts over behind a snapshot.
+    pub(super) fn restore(&mut self, metadata: &SnapshotMetadata) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.truncated = (metadata.index, metadata.term);
+        self.applied = self.truncated;
+        self.conf_state = metadata.get_conf_state().clone();
+        self.hard_state.commit = self.hard_state.commit.max(metadata.index);
+    }
+
+    /// Forgets the entries behind `last`.
+    pub(super) fn cut(&mut self, last: u64) {
+        let keep = usize::try_from(last.saturating_sub(self.truncated.0)).unwrap_or(usize::MAX);
+        for entry in self.entries.drain(keep.min(self.entries.len())..) {
+            self.bytes -= entry_bytes(&entry);
+        }
     }
 
     pub(super) fn append(&mut self, entries: Vec<Entry>) {
@@ -38,10 +66,6 @@ impl RaftStorage {
 
     pub(super) fn set_hard_state(&mut self, hard_state: HardState) {
         self.hard_state = hard_state;
-    }
-
-    pub(super) fn set_commit(&mut self, commit: u64) {
-        self.hard_state.commit = commit;
     }
 
     pub(super) fn hard_state(&self) -> &HardState {
@@ -145,8 +169,12 @@ impl Storage for RaftStorage {
         Ok(self.last())
     }
 
+    /// The state is not in the message: whoever sends it takes the state of that moment, which is this one or a later one.
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // A follower that needs one has to wait until members can send them.
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = self.applied;
+        metadata.set_conf_state(self.conf_state.clone());
+        Ok(snapshot)
     }
 }

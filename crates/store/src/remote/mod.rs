@@ -155,8 +155,45 @@ impl Store for RemoteStore {
     async fn members(&self) -> Result<Vec<Member>, StoreError> {
         let request = pb::MemberListRequest { linearizable: true };
         let call = |mut member: endpoints::Member| async move { member.cluster.member_list(request).await };
-        let members = self.endpoints.call(Repeat::Always, call).await?.members;
-        Ok(members.into_iter().map(Into::into).collect())
+        Ok(members_of(self.endpoints.call(Repeat::Always, call).await?.members))
+    }
+
+    async fn member_add(&self, peer_urls: Vec<String>, is_learner: bool) -> Result<(Member, Vec<Member>), StoreError> {
+        let request = pb::MemberAddRequest { peer_ur_ls: peer_urls, is_learner };
+        let call = |mut member: endpoints::Member| {
+            let request = request.clone();
+            async move { member.cluster.member_add(request).await }
+        };
+        let added = self.endpoints.call(Repeat::UnlessSent, call).await?;
+        Ok((added.member.unwrap_or_default().into(), members_of(added.members)))
+    }
+
+    async fn member_remove(&self, id: u64) -> Result<Vec<Member>, StoreError> {
+        let request = pb::MemberRemoveRequest { id };
+        let call = |mut member: endpoints::Member| async move { member.cluster.member_remove(request).await };
+        Ok(members_of(self.endpoints.call(Repeat::UnlessSent, call).await?.members))
+    }
+
+    async fn member_update(&self, id: u64, peer_urls: Vec<String>) -> Result<Vec<Member>, StoreError> {
+        let request = pb::MemberUpdateRequest { id, peer_ur_ls: peer_urls };
+        let call = |mut member: endpoints::Member| {
+            let request = request.clone();
+            async move { member.cluster.member_update(request).await }
+        };
+        Ok(members_of(self.endpoints.call(Repeat::UnlessSent, call).await?.members))
+    }
+
+    async fn member_promote(&self, id: u64) -> Result<Vec<Member>, StoreError> {
+        let request = pb::MemberPromoteRequest { id };
+        let call = |mut member: endpoints::Member| async move { member.cluster.member_promote(request).await };
+        Ok(members_of(self.endpoints.call(Repeat::UnlessSent, call).await?.members))
+    }
+
+    async fn move_leader(&self, id: u64) -> Result<(), StoreError> {
+        let request = pb::MoveLeaderRequest { target_id: id };
+        let call = |mut member: endpoints::Member| async move { member.maintenance.move_leader(request).await };
+        self.endpoints.call(Repeat::UnlessSent, call).await?;
+        Ok(())
     }
 
     async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
@@ -200,6 +237,10 @@ impl Store for RemoteStore {
         let rest = stream.map(|message| message.map(|message| message.blob).map_err(|status| from_status(&status)));
         Ok(Snapshot { size_bytes, chunks: futures::stream::iter([Ok(first.blob)]).chain(rest).boxed() })
     }
+}
+
+fn members_of(members: Vec<pb::Member>) -> Vec<Member> {
+    members.into_iter().map(Into::into).collect()
 }
 
 impl RemoteStore {

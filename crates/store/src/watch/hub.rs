@@ -96,6 +96,21 @@ impl Hub {
         self.notify();
     }
 
+    /// Replaces the state by a newer one. Watchers go on from its history, or learn that it does not reach back to them.
+    pub(crate) fn replace(&self, new: Machine) {
+        let mut state = self.state.lock();
+        // Nothing is published in between: the histories need not fit together.
+        *self.machine.write() = new;
+        let next = Revision(self.published().0 + 1);
+        let ids: Vec<_> = state.watchers.keys().copied().collect();
+        for watcher in ids.into_iter().filter_map(|id| state.remove(id)) {
+            let resume = next.max(watcher.next);
+            let _watch_was_dropped = watcher.behind.send(resume);
+        }
+        let revision = self.machine.read().keyspace.revision();
+        self.published.fetch_max(revision.0, Ordering::AcqRel);
+    }
+
     /// Everything up to this revision has been handed to the watchers that are up to date.
     pub(crate) fn published(&self) -> Revision {
         Revision(self.published.load(Ordering::Acquire))

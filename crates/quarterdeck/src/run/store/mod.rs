@@ -4,7 +4,6 @@ mod listen;
 mod self_signed;
 mod tools;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use client::Shutdown;
 use store::etcd::{Pem, Server, ServerConfig, ServerTls, TlsProtocol};
-use store::{EmbeddedConfig, EmbeddedStore, Retention, Store};
+use store::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Retention, Store};
 use tokio::task::JoinHandle;
 
-use super::print_line;
+use super::{print_line, tls};
 use crate::args::{ClusterFlags, InitialClusterState, StoreArgs, StoreFlags};
 use crate::{duration, logging};
 use listen::Endpoints;
@@ -225,20 +224,56 @@ impl Plan {
     }
 }
 
-/// The part of the configuration that concerns other members, of which there can be none yet.
+/// The part of the configuration that concerns other members.
 fn cluster_config(flags: &ClusterFlags) -> Result<EmbeddedConfig> {
     let ClusterFlags {
-        initial_advertise_peer_urls, initial_cluster, initial_cluster_state, initial_cluster_token, ..
+        listen_peer_urls,
+        initial_advertise_peer_urls,
+        initial_cluster,
+        initial_cluster_state,
+        initial_cluster_token,
+        peer_cert_file,
+        peer_key_file,
+        peer_trusted_ca_file,
+        peer_client_cert_auth,
+        heartbeat_interval,
+        election_timeout,
     } = flags;
     listen::check_advertised("initial-advertise-peer-urls", initial_advertise_peer_urls)?;
-    let members = initial_cluster.as_deref().unwrap_or_default().split(',').filter(|member| !member.is_empty());
-    let names: BTreeSet<_> = members.map(|member| member.split('=').next()).collect();
-    if names.len() > 1 || *initial_cluster_state == InitialClusterState::Existing {
-        bail!("clusters of several members are not supported");
+    let bytes = |path: &std::path::PathBuf| tls::read(path).map(String::into_bytes);
+    let ca = peer_trusted_ca_file.get().map(bytes).transpose()?;
+    if *peer_client_cert_auth && ca.is_none() {
+        bail!("--peer-client-cert-auth needs --peer-trusted-ca-file");
     }
+    let peer_tls = match (peer_cert_file.get(), peer_key_file.get()) {
+        (Some(certificate), Some(key)) => Some(PeerTls {
+            certificate: bytes(certificate)?,
+            key: bytes(key)?,
+            // As with etcd, an authority is reason enough to ask for certificates.
+            client_cert_auth: *peer_client_cert_auth || ca.is_some(),
+            ca,
+        }),
+        (None, None) => None,
+        (certificate, key) => {
+            let (certificate, key) = (certificate.cloned().unwrap_or_default(), key.cloned().unwrap_or_default());
+            bail!("KeyFile and CertFile must both be present[key: {}, cert: {}]", key.display(), certificate.display())
+        }
+    };
+    if peer_tls.is_none() && listen_peer_urls.iter().any(|url| url.starts_with("https://")) {
+        bail!("https in --listen-peer-urls needs --peer-cert-file and --peer-key-file");
+    }
+    let members = InitialMember::parse_list(initial_cluster.as_deref().unwrap_or_default());
     Ok(EmbeddedConfig {
         peer_urls: initial_advertise_peer_urls.clone(),
         cluster_token: initial_cluster_token.clone(),
+        initial_cluster: members.map_err(anyhow::Error::msg)?,
+        cluster_state: match initial_cluster_state {
+            InitialClusterState::New => ClusterState::New,
+            InitialClusterState::Existing => ClusterState::Existing,
+        },
+        peer: Some(PeerConfig { listen_urls: listen_peer_urls.clone(), tls: peer_tls }),
+        heartbeat_interval: Duration::from_millis(*heartbeat_interval),
+        election_timeout: Duration::from_millis(*election_timeout),
         ..EmbeddedConfig::default()
     })
 }

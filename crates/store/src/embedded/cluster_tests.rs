@@ -1,0 +1,273 @@
+//! Several members on loopback, in one process.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tests::{delete, get, put, watch_all};
+use crate::*;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A member that can be stopped and started again.
+struct Node {
+    config: EmbeddedConfig,
+    store: Option<Arc<EmbeddedStore>>,
+}
+
+impl Node {
+    fn store(&self) -> &Arc<EmbeddedStore> {
+        self.store.as_ref().unwrap()
+    }
+
+    async fn start(&mut self) {
+        let config = self.config.clone();
+        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(config)).await.unwrap().unwrap();
+        self.store = Some(Arc::new(store));
+    }
+
+    async fn stop(&mut self) {
+        let store = self.store.take().unwrap();
+        tokio::task::spawn_blocking(move || store.shutdown()).await.unwrap();
+    }
+}
+
+fn free_url() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn config(name: &str, url: &str, cluster: &[(String, String)], dir: Option<&Path>) -> EmbeddedConfig {
+    let member = |(name, url): &(String, String)| InitialMember { name: name.clone(), peer_urls: vec![url.clone()] };
+    EmbeddedConfig {
+        data_dir: dir.map(|dir| dir.join(name)),
+        name: name.into(),
+        peer_urls: vec![url.into()],
+        client_urls: vec![format!("http://{name}:2379")],
+        initial_cluster: cluster.iter().map(member).collect(),
+        peer: Some(PeerConfig { listen_urls: vec![url.into()], tls: None }),
+        heartbeat_interval: Duration::from_millis(50),
+        election_timeout: Duration::from_millis(500),
+        ..EmbeddedConfig::default()
+    }
+}
+
+async fn cluster(n: usize, dir: Option<&Path>) -> Vec<Node> {
+    let members: Vec<_> = (0..n).map(|at| (format!("m{at}"), free_url())).collect();
+    let mut nodes = Vec::new();
+    for (name, url) in &members {
+        let mut node = Node { config: config(name, url, &members, dir), store: None };
+        node.start().await;
+        nodes.push(node);
+    }
+    nodes
+}
+
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The place of the leader, once all running members agree.
+async fn leader(nodes: &[Node]) -> usize {
+    eventually("a leader", || async {
+        let running: Vec<_> = nodes.iter().filter_map(|node| node.store.as_ref()).collect();
+        let mut leaders = Vec::new();
+        for store in &running {
+            leaders.push(store.status().await.unwrap().leader_id);
+        }
+        let is_agreed = leaders[0] != 0 && leaders.iter().all(|leader| *leader == leaders[0]);
+        let of = |node: &Node| node.store.as_ref().is_some_and(|store| store.identity.member_id == leaders[0]);
+        is_agreed.then(|| nodes.iter().position(of)).flatten()
+    })
+    .await
+}
+
+async fn same_hashes(nodes: &[Node]) {
+    eventually("equal states", || async {
+        let mut hashes = Vec::new();
+        for node in nodes {
+            if let Some(store) = &node.store {
+                let revision = store.status().await.unwrap().revision;
+                hashes.push((revision, store.hash_kv(Revision(0)).await.unwrap().hash));
+            }
+        }
+        hashes.iter().all(|hash| *hash == hashes[0]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_serve_one_keyspace_through_each_of_them() {
+    let nodes = cluster(3, None).await;
+    leader(&nodes).await;
+    for (n, node) in nodes.iter().enumerate() {
+        let key = format!("k{n}");
+        node.store().txn(put(&key, "v")).await.unwrap();
+        for other in &nodes {
+            assert_eq!(get(other.store(), &key).await.as_deref(), Some("v"), "a read anywhere sees it at once");
+        }
+    }
+    let members = nodes[1].store().members().await.unwrap();
+    assert_eq!(members.iter().filter(|member| !member.is_learner).count(), 3);
+    eventually("all have said who they are", || async {
+        let members = nodes[2].store().members().await.unwrap();
+        members.iter().all(|member| !member.client_urls.is_empty()).then_some(())
+    })
+    .await;
+    let mut watch = nodes[0].store().watch(watch_all(2)).await.unwrap();
+    nodes[2].store().txn(delete(KeyRange::prefix("k"))).await.unwrap();
+    let mut n_events = 0;
+    while n_events < 6 {
+        n_events += super::tests::next(&mut watch).await.events.len();
+    }
+    same_hashes(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_the_leader_stops_and_it_catches_up_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(3, Some(dir.path())).await;
+    let first = leader(&nodes).await;
+    for n in 0..50 {
+        nodes[n % 3].store().txn(put(&format!("before{n}"), "v")).await.unwrap();
+    }
+    nodes[first].stop().await;
+    let second = leader(&nodes).await;
+    assert_ne!(first, second);
+    for n in 0..50 {
+        nodes[second].store().txn(put(&format!("after{n}"), "v")).await.unwrap();
+        assert_eq!(get(nodes[second].store(), &format!("before{n}")).await.as_deref(), Some("v"));
+    }
+    nodes[first].start().await;
+    eventually("the one that stopped has caught up", || async {
+        let revision = nodes[first].store().status().await.unwrap().revision;
+        (revision == nodes[second].store().status().await.unwrap().revision).then_some(())
+    })
+    .await;
+    same_hashes(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nothing_is_acknowledged_and_local_reads_go_on() {
+    let mut nodes = cluster(3, None).await;
+    leader(&nodes).await;
+    nodes[0].store().txn(put("a", "1")).await.unwrap();
+    eventually("all have it", || async {
+        let revision = nodes[2].store().status().await.unwrap().revision;
+        (revision == Revision(2)).then_some(())
+    })
+    .await;
+    nodes[0].stop().await;
+    nodes[1].stop().await;
+    let last = nodes[2].store().clone();
+    let local = RangeRequest { range: KeyRange::key("a"), serializable: true, ..RangeRequest::default() };
+    let refused =
+        [StoreError::Timeout, StoreError::Refused("request timed out, possibly due to previous leader failure")];
+    let written = last.txn(put("a", "2")).await.unwrap_err();
+    assert!(refused.contains(&written), "{written}");
+    let read = last.current_revision().await.unwrap_err();
+    assert!(refused.contains(&read), "{read}");
+    assert_eq!(last.range(local).await.unwrap().kvs[0].value, "1");
+    assert_eq!(last.status().await.unwrap().errors, ["etcdserver: no leader"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_live_on_through_followers_and_another_leader() {
+    let nodes = cluster(3, None).await;
+    let first = leader(&nodes).await;
+    let follower = (first + 1) % 3;
+    let (lease, _) = nodes[follower].store().lease_grant(LeaseId(7), 60).await.unwrap();
+    assert_eq!(nodes[follower].store().lease_keep_alive(lease).await, Ok(60));
+    assert_eq!(nodes[follower].store().lease_keep_alive(LeaseId(8)).await, Err(StoreError::LeaseNotFound));
+    let ttl = nodes[follower].store().lease_time_to_live(lease, false).await.unwrap().ttl_seconds;
+    assert!((50..=60).contains(&ttl), "{ttl}");
+    let to = nodes[follower].store().identity.member_id;
+    assert_eq!(nodes[follower].store().move_leader(to).await, Err(StoreError::Refused("not leader")));
+    nodes[first].store().move_leader(to).await.unwrap();
+    assert_eq!(leader(&nodes).await, follower);
+    assert_eq!(nodes[first].store().lease_keep_alive(lease).await, Ok(60));
+    let (short, _) = nodes[first].store().lease_grant(LeaseId(9), 2).await.unwrap();
+    let leased = Put { key: "leased".into(), lease: short, ..Put::default() };
+    nodes[first].store().txn(Txn { success: vec![Op::Put(leased)], ..Txn::default() }).await.unwrap();
+    eventually("its end", || async { get(nodes[first].store(), "leased").await.is_none().then_some(()) }).await;
+    assert_eq!(nodes[follower].store().move_leader(99).await, Err(StoreError::Refused("bad leader transferee")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_alone_becomes_three_and_the_first_one_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let urls: Vec<_> = (0..3).map(|_| free_url()).collect();
+    let mut members = vec![("m0".to_owned(), urls[0].clone())];
+    let mut nodes = vec![Node { config: config("m0", &urls[0], &[], Some(dir.path())), store: None }];
+    nodes[0].start().await;
+    for n in 0..100 {
+        nodes[0].store().txn(put(&format!("k{n}"), "v")).await.unwrap();
+    }
+    nodes[0].store().compact(Revision(20), false).await.unwrap();
+    let (lease, _) = nodes[0].store().lease_grant(LeaseId(3), 600).await.unwrap();
+    for (at, is_learner) in [(1, true), (2, false)] {
+        let store = nodes[0].store().clone();
+        let (added, _) = eventually("the cluster is healthy", || {
+            let (store, url) = (store.clone(), urls[at].clone());
+            async move { store.member_add(vec![url], is_learner).await.ok() }
+        })
+        .await;
+        assert_eq!((added.name.as_str(), added.is_learner), ("", is_learner));
+        members.push((format!("m{at}"), urls[at].clone()));
+        let config = EmbeddedConfig {
+            cluster_state: ClusterState::Existing,
+            ..config(&format!("m{at}"), &urls[at], &members, Some(dir.path()))
+        };
+        let mut node = Node { config, store: None };
+        node.start().await;
+        if is_learner {
+            eventually("it knows what it is", || async {
+                node.store().status().await.unwrap().is_learner.then_some(())
+            })
+            .await;
+            let unsupported = StoreError::Refused("rpc not supported for learner");
+            assert_eq!(node.store().txn(put("x", "y")).await, Err(unsupported.clone()));
+            assert_eq!(node.store().members().await, Err(unsupported));
+            let range = RangeRequest { range: KeyRange::key("k99"), serializable: true, ..RangeRequest::default() };
+            assert_eq!(node.store().range(range).await.unwrap().kvs.len(), 1);
+            eventually("the learner has caught up", || async { store.member_promote(added.id).await.ok() }).await;
+            let again = store.member_promote(added.id).await;
+            assert_eq!(again, Err(StoreError::Refused("can only promote a learner member")));
+        }
+        nodes.push(node);
+        eventually("it has the state", || async {
+            let status = nodes[at].store().status().await.unwrap();
+            (status.revision >= Revision(101) && status.leader_id != 0).then_some(())
+        })
+        .await;
+    }
+    for node in &nodes {
+        assert_eq!(get(node.store(), "k99").await.as_deref(), Some("v"));
+        assert_eq!(node.store().lease_list().await, Ok(vec![lease]));
+    }
+    same_hashes(&nodes).await;
+    nodes[1].stop().await;
+    nodes[1].start().await;
+    leader(&nodes).await;
+    same_hashes(&nodes).await;
+
+    let first = nodes[0].store().identity.member_id;
+    let duplicate = nodes[0].store().member_add(vec![urls[1].clone()], false).await;
+    assert!(duplicate.is_err());
+    eventually("the first one has left", || async { nodes[1].store().member_remove(first).await.ok() }).await;
+    let gone = nodes.remove(0);
+    let error = eventually("the removed one knows", || async { gone.store().txn(put("a", "b")).await.err() }).await;
+    assert!(error.to_string().contains("permanently removed") || error == StoreError::Timeout, "{error}");
+    leader(&nodes).await;
+    nodes[0].store().txn(put("after", "1")).await.unwrap();
+    assert_eq!(nodes[1].store().members().await.unwrap().len(), 2);
+    assert_eq!(nodes[1].store().member_remove(first).await, Err(StoreError::Refused("member not found")));
+    same_hashes(&nodes).await;
+}
