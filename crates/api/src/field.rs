@@ -58,6 +58,10 @@ pub enum ErrorType {
     TooMany,
     Internal,
     TypeInvalid,
+    /// Invalid, of a value that is too much to be shown.
+    InvalidUnshown,
+    /// Duplicate, of a value that is too much to be shown.
+    DuplicateUnshown,
 }
 
 impl ErrorType {
@@ -66,8 +70,8 @@ impl ErrorType {
         match self {
             Self::NotFound => "FieldValueNotFound",
             Self::Required => "FieldValueRequired",
-            Self::Duplicate => "FieldValueDuplicate",
-            Self::Invalid => "FieldValueInvalid",
+            Self::Duplicate | Self::DuplicateUnshown => "FieldValueDuplicate",
+            Self::Invalid | Self::InvalidUnshown => "FieldValueInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
@@ -81,8 +85,8 @@ impl ErrorType {
         match self {
             Self::NotFound => "Not found",
             Self::Required => "Required value",
-            Self::Duplicate => "Duplicate value",
-            Self::Invalid => "Invalid value",
+            Self::Duplicate | Self::DuplicateUnshown => "Duplicate value",
+            Self::Invalid | Self::InvalidUnshown => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
@@ -112,7 +116,9 @@ impl FieldError {
             | ErrorType::Forbidden
             | ErrorType::TooLong
             | ErrorType::TooMany
-            | ErrorType::Internal => {}
+            | ErrorType::Internal
+            | ErrorType::InvalidUnshown
+            | ErrorType::DuplicateUnshown => {}
             ErrorType::NotFound
             | ErrorType::Duplicate
             | ErrorType::Invalid

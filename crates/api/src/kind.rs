@@ -1,10 +1,11 @@
 //! The record that describes a resource. Built-ins are rows of a static table; a CRD makes the same record at run time.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::ops::Deref;
-use std::sync::Arc;
 
 use crate::convert::Conversion;
+use crate::custom::CustomVersion;
 use crate::rules::WriteRules;
 use crate::schema::{Schema, TypeId};
 use crate::strategy::Strategy;
@@ -55,7 +56,17 @@ pub struct Kind {
 #[derive(Clone, Debug)]
 pub enum SchemaRef {
     Builtin(&'static Schema),
-    Custom(Arc<Schema>),
+    Custom(CustomVersion),
+}
+
+impl SchemaRef {
+    /// The version of a definition that brought the schema.
+    pub fn custom(&self) -> Option<&CustomVersion> {
+        match self {
+            Self::Builtin(_) => None,
+            Self::Custom(version) => Some(version),
+        }
+    }
 }
 
 impl Deref for SchemaRef {
@@ -63,7 +74,7 @@ impl Deref for SchemaRef {
     fn deref(&self) -> &Schema {
         match self {
             Self::Builtin(schema) => schema,
-            Self::Custom(schema) => schema,
+            Self::Custom(version) => version.types(),
         }
     }
 }
@@ -105,6 +116,9 @@ impl Kind {
     }
 
     pub fn list_kind(&self) -> String {
+        if let Some(custom) = self.custom() {
+            return custom.definition().list_kind.clone();
+        }
         format!("{}List", self.kind)
     }
 
@@ -122,7 +136,45 @@ impl Kind {
     }
 }
 
+/// Versions as Kubernetes orders them, the better one greater: stable ones before beta before alpha, later ones first, and
+/// anything else after them in reverse alphabetical order.
+pub fn compare_versions(a: &str, b: &str) -> Ordering {
+    fn rank(version: &str) -> Option<(u8, u64, u64)> {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let major = rest[..digits].parse().ok().filter(|_| !rest.starts_with('0'))?;
+        let tail = &rest[digits..];
+        let (stability, minor) = match tail {
+            "" => return Some((2, major, 0)),
+            tail => match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
+                (Some(minor), _) => (1, minor),
+                (None, Some(minor)) => (0, minor),
+                (None, None) => return None,
+            },
+        };
+        Some((stability, major, minor.parse().ok().filter(|_| !minor.starts_with('0'))?))
+    }
+    match (rank(a), rank(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (Some(_), None) => Ordering::Greater,
+        (None, Some(_)) => Ordering::Less,
+        (None, None) => b.cmp(a),
+    }
+}
+
 /// `v1` for the core group, `group/version` otherwise.
 pub fn group_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_by_stability_then_number() {
+        let mut versions = ["v1", "v2beta1", "v10", "foo2", "v1alpha1", "v2", "v2beta3", "foo1", "v02"];
+        versions.sort_by(|a, b| compare_versions(b, a));
+        assert_eq!(versions, ["v10", "v2", "v1", "v2beta3", "v2beta1", "v1alpha1", "foo1", "foo2", "v02"]);
+    }
 }

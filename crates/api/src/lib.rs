@@ -11,6 +11,7 @@ pub mod cel;
 pub mod codec;
 pub mod convert;
 pub mod cursor;
+pub mod custom;
 pub mod defaults;
 pub mod discovery;
 pub mod field;

@@ -38,9 +38,23 @@ pub fn validate_update_again(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut Er
 
 fn is_core_like(kind: &Kind) -> bool {
     let group = kind.group.as_ref();
-    // Custom resources have no strategy file; their group has a dot and is not one of Kubernetes' own.
-    let built_in = !group.contains('.') || group.ends_with(".k8s.io");
-    built_in && !(group.is_empty() && kind.kind == "Event") && !GROUPS_WITHOUT_STANDARD_FINALIZERS.contains(&group)
+    kind.custom().is_none()
+        && !(group.is_empty() && kind.kind == "Event")
+        && !GROUPS_WITHOUT_STANDARD_FINALIZERS.contains(&group)
+}
+
+/// Metadata of a resource inside of another; it need not have a name, and has a namespace only if it wants one.
+pub(crate) fn validate_embedded(metadata: &Cursor<'_>, errors: &mut ErrorList) {
+    let namespaced = !metadata.field("namespace").is_empty();
+    let mut found = ErrorList::new();
+    object_meta(metadata, namespaced, names::path_segment_name, &mut found);
+    let nameless = metadata.field("name").is_empty();
+    let name = metadata.field("name").path();
+    for error in found {
+        if !(nameless && error.path == name) {
+            errors.push(error);
+        }
+    }
 }
 
 fn object_meta(metadata: &Cursor<'_>, namespaced: bool, name_rule: crate::strategy::NameRule, errors: &mut ErrorList) {

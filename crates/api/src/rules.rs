@@ -102,6 +102,9 @@ pub fn reset_for_update(kind: &Kind, new: &mut Value, old: &Value) {
 
 /// Before the `status` subresource's `prepare_for_update`: takes everything else from the stored object.
 pub fn reset_for_status_update(kind: &Kind, new: &mut Value, old: &Value) {
+    if kind.custom().is_some() {
+        return crate::custom::restore_all_but_status(new, old);
+    }
     for path in &kind.rules.status_update_restores {
         restore(kind, new, old, path);
     }

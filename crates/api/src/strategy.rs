@@ -49,6 +49,8 @@ pub struct Strategy {
     pub grace_period: Option<fn(object: &Value, requested: Option<i64>) -> i64>,
     /// Said to a client that deletes without choosing a propagation policy.
     pub default_propagation_warning: Option<&'static str>,
+    /// The first delete marks the object this way, whatever was asked for, and somebody removes it later.
+    pub begin_delete: Option<fn(object: &mut Value, now: &str)>,
 }
 
 impl Strategy {
@@ -63,6 +65,7 @@ impl Strategy {
         subresources: &[],
         grace_period: None,
         default_propagation_warning: None,
+        begin_delete: None,
     };
 
     pub fn subresource(&self, name: &str) -> Option<&'static SubresourceStrategy> {

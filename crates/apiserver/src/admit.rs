@@ -119,6 +119,7 @@ pub(crate) async fn validate(
     admission: &mut Admission,
 ) -> Result<(), Status> {
     escalation_check(gateway, request, object, old)?;
+    refuse_while_terminating(request, operation, object)?;
     let view = view(request, operation, old);
     let suffix = suffix();
     {
@@ -174,6 +175,16 @@ fn view<'a>(request: &'a Request, operation: Operation, old: Option<&'a Value>) 
         dry_run: request.is_dry_run(),
         old,
     }
+}
+
+/// Objects of a definition that goes are not added to.
+fn refuse_while_terminating(request: &Request, operation: Operation, object: &Value) -> Result<(), Status> {
+    let is_terminating = request.kind.custom().is_some_and(|custom| custom.definition().is_terminating);
+    if operation != Operation::Create || !is_terminating {
+        return Ok(());
+    }
+    let text = "create not allowed while custom resource definition is terminating";
+    Err(Status::forbidden(request.kind.as_ref().into(), meta::name(object), text))
 }
 
 /// Nobody gives away more than he holds.

@@ -1,25 +1,37 @@
 //! Documents about the API: discovery in both forms, version, metrics.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use ::bytes::Bytes;
-use api::discovery::{self, Aggregated, ApiGroup};
-use api::{Status, field::go_quote, openapi};
+use api::discovery::{self, Aggregated};
+use api::openapi::{self, CustomKind};
+use api::{Kind, Status, Value, field::go_quote};
 use http::header::{ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Response};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha512};
 
 use crate::authn::oidc;
+use crate::custom::Snapshot;
 use crate::gateway::{Gateway, header, respond, text};
 use crate::http::ResponseBody;
 use crate::http::accept::{Encoding, Shape, negotiate};
 use crate::http::body;
 
-/// Documents made once and kept: they change only when kinds come or go.
+/// Documents made once and kept until kinds come or go.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
-    made: Mutex<HashMap<String, Document>>,
+    made: Mutex<Made>,
+    /// Hashes of the OpenAPI v3 documents of built-in groups, by path; they never change.
+    builtin_hashes: OnceLock<Vec<(String, String)>>,
+}
+
+/// Documents about one snapshot of the custom kinds.
+#[derive(Debug, Default)]
+struct Made {
+    serial: u64,
+    documents: HashMap<String, Document>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,16 +45,31 @@ const JSON: &str = "application/json";
 const AGGREGATED_FORMS: [(&str, Aggregated); 2] = [("v=v2;", Aggregated::V2), ("v=v2beta1;", Aggregated::V2Beta1)];
 
 impl Documents {
-    /// The document named `key`, made by `make` the first time.
-    fn get(&self, key: String, content_type: &'static str, make: impl FnOnce() -> Option<Bytes>) -> Option<Document> {
-        if let Some(document) = self.made.lock().get(&key) {
-            return Some(document.clone());
+    /// The document named `key` about the kinds of a snapshot, made by `make` the first time.
+    fn get(
+        &self,
+        snapshot: &Snapshot,
+        key: String,
+        content_type: &'static str,
+        make: impl FnOnce() -> Option<Bytes>,
+    ) -> Option<Document> {
+        {
+            let mut made = self.made.lock();
+            if made.serial < snapshot.serial {
+                *made = Made { serial: snapshot.serial, documents: HashMap::new() };
+            }
+            if let Some(document) = made.documents.get(&key).filter(|_| made.serial == snapshot.serial) {
+                return Some(document.clone());
+            }
         }
         let bytes = make()?;
         let hash: String = Sha512::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
         let etag = HeaderValue::from_str(&go_quote(&hash)).ok()?;
         let document = Document { content_type, bytes, etag };
-        self.made.lock().insert(key, document.clone());
+        let mut made = self.made.lock();
+        if made.serial == snapshot.serial {
+            made.documents.insert(key, document.clone());
+        }
         Some(document)
     }
 }
@@ -76,17 +103,21 @@ pub(crate) fn find(
         _ => {}
     }
     let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let snapshot = gateway.catalog.snapshot();
+    let about = About { gateway, snapshot: &snapshot };
     let document = match segments.as_slice() {
-        ["api"] | ["apis"] => aggregated(gateway, path, accept).or_else(|| root(gateway, headers, segments[0])),
-        ["openapi", "v2"] => return openapi_v2(accept).map(Some),
-        ["openapi", "v3"] => return Ok(Some(respond(200, "text/plain; charset=utf-8", body::full(v3_index(gateway))))),
-        ["openapi", "v3", path @ ..] => return Ok(Some(openapi_v3(gateway, path, headers))),
-        ["api", "v1"] => resources(gateway, "", "v1"),
+        ["api"] | ["apis"] => about.aggregated(path, accept).or_else(|| about.root(headers, segments[0])),
+        ["openapi", "v2"] => return about.openapi_v2(accept).map(Some),
+        ["openapi", "v3"] => {
+            return Ok(Some(respond(200, "text/plain; charset=utf-8", body::full(about.v3_index()))));
+        }
+        ["openapi", "v3", path @ ..] => return Ok(Some(about.openapi_v3(path, headers))),
+        ["api", "v1"] => about.resources("", "v1"),
         ["api", _] => return Err(Status::unknown_endpoint()),
-        ["apis", group] => one_group(gateway, group),
+        ["apis", group] => about.one_group(group),
         ["apis", group, version] => {
-            let document = resources(gateway, group, version);
-            if document.is_none() && gateway.registry.group(group).is_some() {
+            let document = about.resources(group, version);
+            if document.is_none() && gateway.catalog.builtin().group(group).is_some() {
                 return Err(Status::unknown_endpoint());
             }
             document
@@ -120,94 +151,148 @@ fn conditional(document: &Document, headers: &HeaderMap) -> Response<ResponseBod
     response
 }
 
-/// All groups and resources at once, when the client prefers that.
-fn aggregated(gateway: &Gateway, path: &str, accept: Option<&str>) -> Option<Document> {
-    let first = accept?.split(',').map(str::trim).find(|part| part.starts_with(JSON))?;
-    if !first.contains("as=APIGroupDiscoveryList") || !first.contains("g=apidiscovery.k8s.io") {
-        return None;
+/// The server at one moment, for documents about it.
+struct About<'g> {
+    gateway: &'g Gateway,
+    snapshot: &'g Snapshot,
+}
+
+impl About<'_> {
+    fn get(&self, key: String, content_type: &'static str, make: impl FnOnce() -> Option<Bytes>) -> Option<Document> {
+        self.gateway.documents.get(self.snapshot, key, content_type, make)
     }
-    let parameters = format!("{first};");
-    let (_, form) = AGGREGATED_FORMS.iter().find(|(version, _)| parameters.contains(version))?;
-    let core = path == "/api";
-    let key = format!("aggregated {form:?} {path}");
-    gateway.documents.get(key, form.content_type(), || Some(discovery::aggregated(*form, core, &groups())))
-}
 
-fn root(gateway: &Gateway, headers: &HeaderMap, root: &str) -> Option<Document> {
-    let host = header(headers, "host").unwrap_or("");
-    match root {
-        "api" => gateway.documents.get(format!("api {host}"), JSON, || Some(discovery::api_versions(host))),
-        _ => gateway.documents.get("apis".to_owned(), JSON, || {
-            let groups: Vec<_> = groups().into_iter().filter(|group| !group.name.is_empty()).collect();
-            Some(discovery::group_list(&groups))
-        }),
+    /// All groups and resources at once, when the client prefers that.
+    fn aggregated(&self, path: &str, accept: Option<&str>) -> Option<Document> {
+        let first = accept?.split(',').map(str::trim).find(|part| part.starts_with(JSON))?;
+        if !first.contains("as=APIGroupDiscoveryList") || !first.contains("g=apidiscovery.k8s.io") {
+            return None;
+        }
+        let parameters = format!("{first};");
+        let (_, form) = AGGREGATED_FORMS.iter().find(|(version, _)| parameters.contains(version))?;
+        let core = path == "/api";
+        let key = format!("aggregated {form:?} {path}");
+        self.get(key, form.content_type(), || Some(discovery::aggregated(*form, core, &self.snapshot.api_groups())))
     }
-}
 
-fn one_group(gateway: &Gateway, name: &str) -> Option<Document> {
-    gateway.documents.get(format!("group {name}"), JSON, || {
-        groups().iter().find(|group| group.name == name && !name.is_empty()).map(discovery::group)
-    })
-}
-
-fn resources(gateway: &Gateway, group: &str, version: &str) -> Option<Document> {
-    gateway.documents.get(format!("resources {group}/{version}"), JSON, || {
-        let mut kinds = gateway.registry.of_group_version(group, version).peekable();
-        kinds.peek()?;
-        Some(discovery::resource_list(group, version, kinds.map(AsRef::as_ref)))
-    })
-}
-
-fn groups() -> Vec<ApiGroup<'static>> {
-    discovery::builtin()
-}
-
-/// All definitions in one document; made for each request, because it is large and few clients still ask for it.
-fn openapi_v2(accept: Option<&str>) -> Result<Response<ResponseBody>, Status> {
-    let takes_json = accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
-    if !takes_json || accept.is_some_and(|accept| !accept.contains("json") && accept.contains("protobuf")) {
-        return Ok(respond(406, "text/plain; charset=utf-8", body::full(Bytes::new())));
+    fn root(&self, headers: &HeaderMap, root: &str) -> Option<Document> {
+        let host = header(headers, "host").unwrap_or("");
+        match root {
+            "api" => self.get(format!("api {host}"), JSON, || Some(discovery::api_versions(host))),
+            _ => self.get("apis".to_owned(), JSON, || {
+                let mut groups = self.snapshot.api_groups();
+                groups.retain(|group| !group.name.is_empty());
+                Some(discovery::group_list(&groups))
+            }),
+        }
     }
-    Ok(respond(200, JSON, body::full(openapi::v2_document(&groups(), &[]))))
-}
 
-/// Every document of OpenAPI v3 with its hash. The documents themselves are not kept: together they are large.
-fn v3_index(gateway: &Gateway) -> Bytes {
-    let index = gateway.documents.get("openapi v3".to_owned(), JSON, || {
-        let hashes: Vec<(String, String)> = group_versions(gateway)
-            .map(|(group, version)| {
-                (openapi::v3_path(group, version), openapi::hash(&v3_document(gateway, group, version)))
+    fn one_group(&self, name: &str) -> Option<Document> {
+        self.get(format!("group {name}"), JSON, || {
+            let groups = self.snapshot.api_groups();
+            groups.iter().find(|group| group.name == name && !name.is_empty()).map(discovery::group)
+        })
+    }
+
+    fn resources(&self, group: &str, version: &str) -> Option<Document> {
+        self.get(format!("resources {group}/{version}"), JSON, || {
+            let mut kinds: Vec<&Kind> = self.kinds(group, version).collect();
+            kinds.sort_by(|a, b| a.resource.cmp(&b.resource));
+            (!kinds.is_empty()).then(|| discovery::resource_list(group, version, kinds))
+        })
+    }
+
+    fn kinds<'k>(&'k self, group: &'k str, version: &'k str) -> impl Iterator<Item = &'k Kind> {
+        let builtin = self.gateway.catalog.builtin().of_group_version(group, version);
+        builtin.chain(self.snapshot.of_group_version(group, version)).map(AsRef::as_ref)
+    }
+
+    /// All definitions in one document; made for each request, because it is large and few clients still ask for it.
+    fn openapi_v2(&self, accept: Option<&str>) -> Result<Response<ResponseBody>, Status> {
+        let takes_json = accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
+        if !takes_json || accept.is_some_and(|accept| !accept.contains("json") && accept.contains("protobuf")) {
+            return Ok(respond(406, "text/plain; charset=utf-8", body::full(Bytes::new())));
+        }
+        let schemas: Vec<(&Kind, Value)> = self.snapshot.kinds().map(|kind| with_schema(kind)).collect();
+        let custom: Vec<CustomKind<'_>> = schemas.iter().map(|(kind, schema)| CustomKind { kind, schema }).collect();
+        Ok(respond(200, JSON, body::full(openapi::v2_document(&discovery::builtin(), &custom))))
+    }
+
+    /// Every document of OpenAPI v3 with its hash. The documents themselves are not kept: together they are large. Those of
+    /// definitions are hashed by what they are made of.
+    fn v3_index(&self) -> Bytes {
+        let index = self.get("openapi v3".to_owned(), JSON, || {
+            let mut hashes: BTreeMap<String, String> = self.builtin_hashes().iter().cloned().collect();
+            for (group, version) in self.snapshot.group_versions() {
+                hashes.insert(openapi::v3_path(group, version), self.v3_hash(group, version));
+            }
+            Some(openapi::v3_index(hashes.iter().map(|(path, hash)| (path.as_str(), hash.as_str()))))
+        });
+        index.map(|document| document.bytes).unwrap_or_default()
+    }
+
+    fn builtin_hashes(&self) -> &[(String, String)] {
+        let groups = || self.gateway.catalog.builtin().groups().iter();
+        let group_versions = || groups().flat_map(|group| group.versions.iter().map(|v| (group.name, v.version)));
+        let documents = group_versions().map(|(group, version)| {
+            let document = openapi::v3_document(group, version, self.builtin_kinds(group, version));
+            (openapi::v3_path(group, version), openapi::hash(&document))
+        });
+        self.gateway.documents.builtin_hashes.get_or_init(|| documents.collect())
+    }
+
+    fn builtin_kinds<'k>(&'k self, group: &'k str, version: &'k str) -> impl Iterator<Item = &'k Kind> {
+        self.gateway.catalog.builtin().of_group_version(group, version).map(AsRef::as_ref)
+    }
+
+    fn v3_hash(&self, group: &str, version: &str) -> String {
+        let sources: Vec<u8> = self
+            .snapshot
+            .of_group_version(group, version)
+            .iter()
+            .filter_map(|kind| kind.custom())
+            .flat_map(|custom| {
+                let definition = custom.definition();
+                let names = (&definition.kind, &definition.list_kind, definition.is_terminating);
+                format!("{} {} {names:?} ", definition.uid, definition.generation).into_bytes()
             })
             .collect();
-        Some(openapi::v3_index(hashes.iter().map(|(path, hash)| (path.as_str(), hash.as_str()))))
-    });
-    index.map(|document| document.bytes).unwrap_or_default()
+        openapi::hash(&sources)
+    }
+
+    fn openapi_v3(&self, path: &[&str], headers: &HeaderMap) -> Response<ResponseBody> {
+        let wanted = path.join("/");
+        let builtin = self.gateway.catalog.builtin().groups().iter();
+        let mut builtin = builtin.flat_map(|group| group.versions.iter().map(|version| (group.name, version.version)));
+        let is_wanted = |(group, version): &(&str, &str)| openapi::v3_path(group, version) == wanted;
+        let (bytes, hash) = if let Some((group, version)) = builtin.find(is_wanted) {
+            let bytes = openapi::v3_document(group, version, self.builtin_kinds(group, version));
+            let hash = openapi::hash(&bytes);
+            (bytes, hash)
+        } else if let Some((group, version)) = self.snapshot.group_versions().find(is_wanted) {
+            let kinds = self.snapshot.of_group_version(group, version).iter();
+            let schemas: Vec<(&Kind, Value)> = kinds.map(|kind| with_schema(kind)).collect();
+            let custom: Vec<CustomKind<'_>> =
+                schemas.iter().map(|(kind, schema)| CustomKind { kind, schema }).collect();
+            (openapi::v3_custom_document(&custom), self.v3_hash(group, version))
+        } else {
+            return respond(404, "text/plain; charset=utf-8", body::full(Bytes::new()));
+        };
+        let Ok(etag) = HeaderValue::from_str(&go_quote(&hash)) else {
+            return respond(200, JSON, body::full(bytes));
+        };
+        let known = headers.get(IF_NONE_MATCH).is_some_and(|known| *known == etag);
+        let mut response =
+            if known { respond(304, JSON, body::full(Bytes::new())) } else { respond(200, JSON, body::full(bytes)) };
+        response.headers_mut().insert(ETAG, etag);
+        response
+    }
 }
 
-fn openapi_v3(gateway: &Gateway, path: &[&str], headers: &HeaderMap) -> Response<ResponseBody> {
-    let wanted = path.join("/");
-    let found = group_versions(gateway).find(|(group, version)| openapi::v3_path(group, version) == wanted);
-    let Some((group, version)) = found else {
-        return respond(404, "text/plain; charset=utf-8", body::full(Bytes::new()));
-    };
-    let bytes = v3_document(gateway, group, version);
-    let Ok(etag) = HeaderValue::from_str(&go_quote(&openapi::hash(&bytes))) else {
-        return respond(200, JSON, body::full(bytes));
-    };
-    let known = headers.get(IF_NONE_MATCH).is_some_and(|known| *known == etag);
-    let mut response =
-        if known { respond(304, JSON, body::full(Bytes::new())) } else { respond(200, JSON, body::full(bytes)) };
-    response.headers_mut().insert(ETAG, etag);
-    response
-}
-
-fn v3_document(gateway: &Gateway, group: &str, version: &str) -> Bytes {
-    openapi::v3_document(group, version, gateway.registry.of_group_version(group, version).map(AsRef::as_ref))
-}
-
-fn group_versions(gateway: &Gateway) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let groups = gateway.registry.groups();
-    groups.iter().flat_map(|group| group.versions.iter().map(|version| (group.name, version.version)))
+/// A custom kind with the schema its definition gives it.
+fn with_schema(kind: &Kind) -> (&Kind, Value) {
+    let schema = kind.custom().map(|custom| custom.definition().schema_of(&kind.version));
+    (kind, schema.unwrap_or_default())
 }
 
 /// What `kubectl version` reads.

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use ::bytes::Bytes;
 use api::kind::SchemaRef;
-use api::kinds::Registry;
 use api::{Kind, Status};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
@@ -18,6 +17,7 @@ use crate::authn::token_request::TokenIssuer;
 use crate::authn::{Authenticator, PublicKeys, impersonation};
 use crate::authz::Authorizer;
 use crate::cache::Cache;
+use crate::custom::Catalog;
 use crate::documents::Documents;
 use crate::health::Health;
 use crate::http::accept::{Accept, Shape, negotiate, negotiate_for};
@@ -34,7 +34,7 @@ use crate::webhook::Webhooks;
 /// Everything a request may need. One per API server.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    pub registry: &'static Registry,
+    pub catalog: Catalog,
     pub objects: Objects,
     pub cache: Arc<Cache>,
     pub authn: Authenticator,
@@ -151,13 +151,20 @@ impl Gateway {
         call: Call,
         query: Query,
     ) -> Result<Response<ResponseBody>, Status> {
-        if self.registry.group(&path.group).is_none() {
+        let Some(kind) = self.catalog.kind(&path.group, &path.version, &path.resource) else {
+            // Within a built-in group an unknown resource is an error, elsewhere there is just nothing.
+            let is_known = self.catalog.builtin().group(&path.group).is_some();
+            return if is_known { Err(Status::unknown_endpoint()) } else { Ok(not_found_page()) };
+        };
+        let subresource = kind.subresource(&path.subresource);
+        if kind.custom().is_some() && is_misplaced(&kind, &path, &call.method) {
             return Ok(not_found_page());
         }
-        let kind = self.kind(&path.group, &path.version, &path.resource)?;
-        let subresource = kind.subresource(&path.subresource);
         if !path.subresource.is_empty() && subresource.is_none() {
-            return Err(Status::unknown_endpoint());
+            return Err(match kind.custom() {
+                Some(_) => Status::not_found(kind.as_ref().into(), &path.name),
+                None => Status::unknown_endpoint(),
+            });
         }
         let asks_watch = query.flag("watch") && call.method == Method::GET && path.subresource.is_empty();
         let watching = path.watch_prefix || asks_watch;
@@ -192,9 +199,8 @@ impl Gateway {
             admitted: false,
             notes: Notes::default(),
         };
-        if let Some(deprecation) = api::kinds::deprecation(&request.kind) {
-            request.notes.push(deprecation);
-        }
+        let deprecation = api::kinds::deprecation(&request.kind).map(str::to_owned);
+        deprecation.into_iter().for_each(|text| request.notes.push(text));
         let presented = match self.dispatch(&request).await {
             Ok(mut reply) => {
                 reply.warnings.splice(0..0, request.notes.take());
@@ -219,6 +225,9 @@ impl Gateway {
         }
         if !path.name.is_empty() && kind.storage_prefix.is_empty() && kind.resource != "componentstatuses" {
             return Err(Status::unknown_endpoint());
+        }
+        if !allowed && kind.custom().is_some() {
+            return Err(Status::method_not_supported(kind.into(), verb));
         }
         if verb == "create" && !path.name.is_empty() && path.subresource.is_empty() {
             return Err(Status::method_not_allowed());
@@ -294,14 +303,14 @@ impl Gateway {
 
     /// A served kind by resource.
     pub(crate) fn kind(&self, group: &str, version: &str, resource: &str) -> Result<Arc<Kind>, Status> {
-        self.registry.by_resource(group, version, resource).cloned().ok_or_else(Status::unknown_endpoint)
+        self.catalog.kind(group, version, resource).ok_or_else(Status::unknown_endpoint)
     }
 
     fn metric_label(&self, target: &Target, method: &Method, query: &Query) -> crate::metrics::RequestLabel {
         match target {
             Target::Other(_) => crate::metrics::RequestLabel::default(),
             Target::Resource(path) => {
-                let known = self.registry.by_resource(&path.group, &path.version, &path.resource).is_some();
+                let known = self.catalog.kind(&path.group, &path.version, &path.resource).is_some();
                 let watching = path.watch_prefix || query.flag("watch");
                 let verb = verb(method, !path.name.is_empty(), watching).unwrap_or("other");
                 if known {
@@ -327,6 +336,12 @@ fn verb(method: &Method, named: bool, watching: bool) -> Option<&'static str> {
         (&Method::DELETE, false) => "deletecollection",
         _ => return None,
     })
+}
+
+/// Objects of a definition are where its scope says they are; only lists look across namespaces.
+fn is_misplaced(kind: &Kind, path: &ResourcePath, method: &Method) -> bool {
+    let is_list = path.name.is_empty() && matches!(*method, Method::GET | Method::HEAD);
+    if kind.namespaced { path.namespace.is_empty() && !is_list } else { !path.namespace.is_empty() }
 }
 
 /// What authorization is asked.

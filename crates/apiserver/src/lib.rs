@@ -14,6 +14,7 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod cache;
+mod custom;
 mod documents;
 mod error;
 mod gateway;

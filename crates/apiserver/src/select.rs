@@ -94,7 +94,7 @@ fn check_label(kind: &Kind, label: &str) -> Result<(), Status> {
         return Ok(());
     }
     // Kinds with field labels of their own refuse others in other words than the rest.
-    let text = if kind.selectable_fields.is_empty() {
+    let text = if kind.selectable_fields.is_empty() && kind.custom().is_none() {
         format!("\"{label}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
     } else {
         format!("field label not supported: {label}")

@@ -16,6 +16,7 @@ use crate::authn::{Authenticator, Settings};
 use crate::authz::Authorizer;
 use crate::bootstrap::objects::AuthenticationInfo;
 use crate::cache::Cache;
+use crate::custom::{Catalog, Keeper};
 use crate::documents::Documents;
 use crate::gateway::{Gateway, Tokens};
 use crate::health::Health;
@@ -65,7 +66,7 @@ impl ApiServer {
         let source: Arc<dyn crate::source::ObjectSource> = Arc::clone(&cache) as _;
         let allocator = Allocator { ranges: config.service_ranges, node_ports: config.node_ports };
         let gateway = Arc::new(Gateway {
-            registry,
+            catalog: Catalog::new(registry),
             objects: Objects::new(config.store, config.event_ttl),
             cache: Arc::clone(&cache),
             authn: Authenticator::new(
@@ -101,6 +102,12 @@ impl ApiServer {
         let starting = Arc::clone(&gateway);
         tokio::spawn(async move {
             starting.cache.ready().await;
+            // Custom resources are served from the first moment on at which the server is ready.
+            let mut keeper = Keeper::default();
+            if let Err(status) = keeper.sync(&starting).await {
+                tracing::warn!(%status, "cannot keep the status of custom resource definitions");
+            }
+            tokio::spawn(keeper.run(Arc::clone(&starting), stopped.clone()));
             startup::bootstrap(&starting, &identity).await;
             startup::run_keeper(starting, identity, stopped).await;
         });

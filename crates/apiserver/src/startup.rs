@@ -21,6 +21,8 @@ use crate::serve::stopped;
 
 /// The server's own user, as upstream's loopback client.
 const LOOPBACK_USER: &str = "system:apiserver";
+/// The program that the server's own writes are managed by.
+pub(crate) const USER_AGENT: &str = "kube-apiserver";
 /// Bootstrap writes under way at once: enough to share fsyncs, few enough to leave room for clients.
 const WRITES_AT_ONCE: usize = 64;
 /// Rounds until everything that should exist does; more means that somebody works against us.
@@ -147,7 +149,7 @@ async fn apply(gateway: &Arc<Gateway>, change: &Change) -> Result<(), Status> {
 }
 
 /// A request to ourselves, so that our own objects pass the same checks as everybody's.
-async fn write(
+pub(crate) async fn write(
     gateway: &Arc<Gateway>,
     method: Method,
     group: &str,
@@ -173,6 +175,7 @@ async fn write(
     let uri: Uri = path.parse().map_err(Status::internal)?;
     let mut headers = HeaderMap::new();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     let response = gateway.handle(&loopback(), Call { method, uri, headers, body: Ok(body) }).await;
     if response.status().is_success() {
         return Ok(());
@@ -182,8 +185,12 @@ async fn write(
 }
 
 fn loopback() -> Peer {
+    Peer::InProcess(Arc::new(loopback_user()))
+}
+
+pub(crate) fn loopback_user() -> UserInfo {
     let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
-    Peer::InProcess(Arc::new(UserInfo { name: LOOPBACK_USER.to_owned(), groups, ..UserInfo::default() }))
+    UserInfo { name: LOOPBACK_USER.to_owned(), groups, ..UserInfo::default() }
 }
 
 /// Keeps the control plane's objects until the stop.

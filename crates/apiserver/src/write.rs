@@ -162,10 +162,25 @@ pub(crate) fn reject_invalid(kind: &Kind, name: &str, errors: &ErrorList) -> Res
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&kind.group, &kind.kind, name, errors)) }
 }
 
+/// 422 for an object that is not of the kind it should be: it is named as it names itself.
+pub(crate) fn invalid_as_it_says(object: &Value, errors: &ErrorList) -> Status {
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or("");
+    let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+    Status::invalid(group, text("kind"), meta::name(object), errors)
+}
+
 /// Everything that can be said about a new object.
 pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Result<(), Status> {
     let mut errors = ErrorList::new();
     let cursor = Cursor::root(object);
+    if let Some(custom) = kind.custom() {
+        if !custom.validate_type(&cursor, &mut errors) {
+            return Err(invalid_as_it_says(object, &errors));
+        }
+        meta::validate_create(kind, &cursor, &mut errors);
+        custom.validate(object, &mut errors);
+        return reject_invalid(kind, meta::name(object), &errors);
+    }
     meta::validate_create(kind, &cursor, &mut errors);
     (kind.strategy.validate)(&cursor, &mut errors);
     reject_invalid(kind, meta::name(object), &errors)
@@ -173,9 +188,10 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Result<(), Status>
 
 /// An object as it is stored: in storage version and canonical form, without a resourceVersion.
 pub(crate) fn encode_for_storage(kind: &Kind, object: &Value) -> Bytes {
-    let mut stored = match kind.conversion {
-        Some(conversion) => (conversion.to_storage)(object.clone()),
-        None => object.clone(),
+    let mut stored = match (kind.conversion, kind.custom()) {
+        (Some(conversion), _) => (conversion.to_storage)(object.clone()),
+        (None, Some(custom)) => custom.to_storage(object.clone()),
+        (None, None) => object.clone(),
     };
     set_metadata(&mut stored, "resourceVersion", Value::Null);
     codec::encode(storage_kind(kind), &stored)
@@ -183,9 +199,10 @@ pub(crate) fn encode_for_storage(kind: &Kind, object: &Value) -> Bytes {
 
 /// A stored form in the version of `kind`.
 pub(crate) fn from_storage(kind: &Kind, stored: Value) -> Value {
-    match kind.conversion {
-        Some(conversion) => (conversion.from_storage)(stored),
-        None => stored,
+    match (kind.conversion, kind.custom()) {
+        (Some(conversion), _) => (conversion.from_storage)(stored),
+        (None, Some(custom)) => custom.from_storage(stored),
+        (None, None) => stored,
     }
 }
 
@@ -194,9 +211,10 @@ pub(crate) fn convert(object: Value, from: &Kind, to: &Kind) -> Value {
     if (&from.group, &from.version) == (&to.group, &to.version) {
         return object;
     }
-    let stored = match from.conversion {
-        Some(conversion) => (conversion.to_storage)(object),
-        None => object,
+    let stored = match (from.conversion, from.custom()) {
+        (Some(conversion), _) => (conversion.to_storage)(object),
+        (None, Some(custom)) => custom.to_storage(object),
+        (None, None) => object,
     };
     from_storage(to, stored)
 }

@@ -10,7 +10,7 @@ use super::managed::{Fields, Managed, ManagerId, Operation, Owned};
 use super::merge::{merge, remove};
 use super::node::Node;
 use super::set::Set;
-use super::update::{ignored_fields, reconcile, record, stripped_fields};
+use super::update::{Unreconciled, ignored_fields, reconcile, record, stripped_fields};
 use crate::kind::Kind;
 use crate::status::Status;
 use crate::{Map, Value, meta};
@@ -84,7 +84,8 @@ pub fn apply(
     })?;
     let refused = match merged(kind, writer, &live, config, managed.clone(), force) {
         Ok(applied) => return Ok(applied),
-        Err(refused) => refused,
+        Err(Unreconciled::Failed(text)) => return Err(ApplyError::Failed(text)),
+        Err(Unreconciled::Conflict(refused)) => refused,
     };
     if writer.manager != KUBECTL {
         return Err(ApplyError::Conflict(refused));
@@ -93,7 +94,10 @@ pub fn apply(
     if !left.is_empty() {
         return Err(ApplyError::Conflict(left));
     }
-    merged(kind, writer, &live, config, managed, true).map_err(ApplyError::Conflict)
+    merged(kind, writer, &live, config, managed, true).map_err(|refused| match refused {
+        Unreconciled::Failed(text) => ApplyError::Failed(text),
+        Unreconciled::Conflict(conflicts) => ApplyError::Conflict(conflicts),
+    })
 }
 
 fn merged(
@@ -103,7 +107,7 @@ fn merged(
     config: &Value,
     mut managed: Managed,
     force: bool,
-) -> Result<Applied, Conflicts> {
+) -> Result<Applied, Unreconciled> {
     let node = Node::root(&kind.schema, kind.type_id);
     let ignored = ignored_fields(kind, writer.subresource);
     let id = ManagerId {

@@ -83,7 +83,8 @@ impl<'s> Node<'s> {
             Shape::Ref(id) => {
                 let ty = self.schema.get(id);
                 let atomic = ty.is_atomic() || self.map_type() == MapType::Atomic;
-                Atom::Map { fields: Some(ty), element: None, atomic }
+                let element = ty.keeps_unknown_fields.then(|| self.untyped(Untyped::Deduced));
+                Atom::Map { fields: Some(ty), element, atomic }
             }
             Shape::Map(id) => {
                 let element = self.of(self.schema.element(id), None);
@@ -150,13 +151,17 @@ impl<'s> Node<'s> {
         };
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
-            let value = map.get(key.as_ref()).cloned().or_else(|| self.default_of(key)).ok_or_else(|| {
-                format!(
-                    "associative list with keys has an element that omits key field {} (and doesn't have default value)",
-                    crate::field::go_quote(key)
-                )
-            })?;
-            values.push((key.as_ref(), value));
+            if let Some(value) = map.get(key.as_ref()).cloned().or_else(|| self.default_of(key)) {
+                values.push((key.as_ref(), value));
+            }
+        }
+        if values.is_empty() {
+            let quoted: Vec<String> = keys.iter().map(|key| crate::field::go_quote(key)).collect();
+            return Err(format!(
+                "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values \
+                 for any key fields)",
+                quoted.join(" ")
+            ));
         }
         Ok(Element::key(values))
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Writer;
 use super::compare::{Comparison, compare};
 use super::conflict::Conflicts;
+use super::fieldset::check;
 use super::managed::{Fields, Managed, ManagerId, Operation, Owned};
 use super::node::Node;
 use super::set::Set;
@@ -86,6 +87,14 @@ pub(super) fn record(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value
     managed
 }
 
+/// Why ownership could not be settled.
+#[derive(Debug)]
+pub(super) enum Unreconciled {
+    Conflict(Conflicts),
+    /// The object does not fit the version that a manager wrote in.
+    Failed(String),
+}
+
 /// Takes changed and removed fields from everybody but `skip`. Without `force`, a changed field that somebody owns is a conflict.
 pub(super) fn reconcile(
     kind: &Kind,
@@ -94,7 +103,7 @@ pub(super) fn reconcile(
     (live, new): (&Value, &Value),
     skip: Option<&ManagerId>,
     force: bool,
-) -> Result<(), Conflicts> {
+) -> Result<(), Unreconciled> {
     let own_version = kind.api_version();
     let mut versions: HashMap<String, Option<Changes>> = HashMap::new();
     versions.insert(own_version, Some(Changes::from(comparison)));
@@ -104,10 +113,11 @@ pub(super) fn reconcile(
         if Some(id) == skip {
             continue;
         }
-        let changes = versions
-            .entry(owned.api_version.clone())
-            .or_insert_with(|| changes_in_version(kind, &owned.api_version, live, new));
-        let Some(changes) = changes else {
+        if !versions.contains_key(&owned.api_version) {
+            let changes = changes_in_version(kind, &owned.api_version, live, new).map_err(Unreconciled::Failed)?;
+            versions.insert(owned.api_version.clone(), changes);
+        }
+        let Some(Some(changes)) = versions.get(&owned.api_version) else {
             missing.push(id.clone());
             continue;
         };
@@ -124,7 +134,7 @@ pub(super) fn reconcile(
         owned.fields.subtract(&changes.removed);
     }
     if !conflicts.is_empty() {
-        return Err(conflicts);
+        return Err(Unreconciled::Conflict(conflicts));
     }
     managed.entries.retain(|id, owned| !missing.contains(id) && !owned.fields.is_empty());
     Ok(())
@@ -142,16 +152,21 @@ impl From<Comparison> for Changes {
 }
 
 /// The changes as a manager sees them who wrote in another version; `None` when that version is not served any more.
-fn changes_in_version(kind: &Kind, api_version: &str, live: &Value, new: &Value) -> Option<Changes> {
+fn changes_in_version(kind: &Kind, api_version: &str, live: &Value, new: &Value) -> Result<Option<Changes>, String> {
     let registry = kinds::builtin();
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let Some(other) = registry.by_kind(group, version, &kind.kind) else {
-        // Versions of custom resources differ in nothing but their name.
-        let custom = registry.by_kind(&kind.group, &kind.version, &kind.kind).is_none() && group == kind.group;
-        return custom.then(|| compare(Node::root(&kind.schema, kind.type_id), live, new).into());
-    };
+    if let Some(custom) = kind.custom() {
+        let other = (group == kind.group).then(|| custom.definition().version_kind(version)).flatten();
+        let Some(other) = other else { return Ok(None) };
+        // Versions differ in what they know of an object; a webhook's conversion is not asked here.
+        let node = Node::root(&other.schema, other.type_id);
+        check(node, live).map_err(|error| format!("failed to convert old object: {error}"))?;
+        check(node, new).map_err(|error| format!("failed to convert new object: {error}"))?;
+        return Ok(Some(compare(node, live, new).into()));
+    }
+    let Some(other) = registry.by_kind(group, version, &kind.kind) else { return Ok(None) };
     if other.storage_prefix != kind.storage_prefix {
-        return None;
+        return Ok(None);
     }
     let converted = |object: &Value| {
         let stored = match kind.conversion {
@@ -163,7 +178,7 @@ fn changes_in_version(kind: &Kind, api_version: &str, live: &Value, new: &Value)
             None => stored,
         }
     };
-    Some(compare(Node::root(&other.schema, other.type_id), &converted(live), &converted(new)).into())
+    Ok(Some(compare(Node::root(&other.schema, other.type_id), &converted(live), &converted(new)).into()))
 }
 
 /// Fields that writes to this part of the object do not set, whatever they say.

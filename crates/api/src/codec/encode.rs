@@ -12,7 +12,43 @@ use crate::schema::{Schema, Shape, TypeId};
 /// Decoded objects are in order already; fields that code added at the end of an object are put in their place here, so that
 /// stored bytes never depend on who wrote a field first.
 pub fn encode(kind: &Kind, value: &Value) -> Bytes {
-    encode_type(&kind.schema, kind.type_id, value)
+    match kind.custom() {
+        Some(_) => encode_resource(value),
+        None => encode_type(&kind.schema, kind.type_id, value),
+    }
+}
+
+/// A custom resource: what every object begins with, then its fields by name.
+fn encode_resource(value: &Value) -> Bytes {
+    let schema = Schema::builtin();
+    let mut writer = Writer { schema, out: Vec::with_capacity(1024) };
+    let Value::Object(map) = value else { return Bytes::from_static(b"{}") };
+    let metadata = schema.type_id("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").map_or(Shape::Any, Shape::Ref);
+    writer.out.push(b'{');
+    let mut n = 0;
+    for (name, shape) in [("kind", Shape::String), ("apiVersion", Shape::String), ("metadata", metadata)] {
+        if let Some(value) = map.get(name) {
+            writer.entry(n, name, shape, value);
+            n += 1;
+        }
+    }
+    let mut rest: Vec<(&String, &Value)> = map.iter().collect();
+    rest.retain(|(name, _)| !matches!(name.as_str(), "kind" | "apiVersion" | "metadata"));
+    rest.sort_unstable_by_key(|(name, _)| *name);
+    for (name, value) in rest {
+        writer.key(n, name);
+        writer.sorted(value);
+        n += 1;
+    }
+    writer.out.push(b'}');
+    writer.out.into()
+}
+
+/// A value without a type, the keys of every object sorted: how Go writes its maps.
+pub(crate) fn encode_sorted(value: &Value) -> Vec<u8> {
+    let mut writer = Writer { schema: Schema::builtin(), out: Vec::new() };
+    writer.sorted(value);
+    writer.out
 }
 
 /// The same for any type of a schema.
@@ -90,12 +126,42 @@ impl Writer<'_> {
     }
 
     fn entry(&mut self, n: usize, key: &str, element: Shape, value: &Value) {
+        self.key(n, key);
+        self.value(element, value);
+    }
+
+    fn key(&mut self, n: usize, key: &str) {
         if n > 0 {
             self.out.push(b',');
         }
         self.string(key);
         self.out.push(b':');
-        self.value(element, value);
+    }
+
+    fn sorted(&mut self, value: &Value) {
+        match value {
+            Value::Object(map) => {
+                let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+                entries.sort_unstable_by_key(|(key, _)| *key);
+                self.out.push(b'{');
+                for (n, (key, value)) in entries.into_iter().enumerate() {
+                    self.key(n, key);
+                    self.sorted(value);
+                }
+                self.out.push(b'}');
+            }
+            Value::Array(list) => {
+                self.out.push(b'[');
+                for (n, value) in list.iter().enumerate() {
+                    if n > 0 {
+                        self.out.push(b',');
+                    }
+                    self.sorted(value);
+                }
+                self.out.push(b']');
+            }
+            scalar => self.value(Shape::Any, scalar),
+        }
     }
 
     fn list(&mut self, element: Shape, list: &[Value]) {

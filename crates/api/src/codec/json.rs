@@ -50,6 +50,41 @@ pub(super) fn parse(text: &str, schema: &Schema, root: TypeId, strict: bool) -> 
     Ok(Parsed { value, strict_errors: reader.strict_errors })
 }
 
+/// Reads an object that only has to have metadata of the right type. With `strict`, duplicate fields are collected, and
+/// unknown ones of the metadata.
+pub(super) fn parse_resource(text: &str, strict: bool) -> Result<Parsed> {
+    let mut reader = Reader::new(text, Schema::builtin(), strict);
+    reader.skip_space();
+    let value = match reader.peek()? {
+        b'{' => {
+            reader.deep = strict;
+            reader.resource()?
+        }
+        // What is no object has no kind either, and that is what is said of it.
+        _ => reader.any()?,
+    };
+    reader.skip_space();
+    if reader.at != reader.bytes.len() {
+        return Err(ParseError::Syntax);
+    }
+    match reader.type_error {
+        Some(message) => Err(ParseError::Content(message)),
+        None => Ok(Parsed { value, strict_errors: reader.strict_errors }),
+    }
+}
+
+/// Reads metadata; the strict errors are the names of unknown fields.
+pub(super) fn parse_metadata(text: &str) -> Result<Parsed> {
+    let mut parsed = parse(text, Schema::builtin(), meta_type(), true)?;
+    let name = |error: String| Some(error.strip_prefix("unknown field \"")?.strip_suffix('"')?.to_owned());
+    parsed.strict_errors = parsed.strict_errors.into_iter().filter_map(name).collect();
+    Ok(parsed)
+}
+
+fn meta_type() -> TypeId {
+    Schema::builtin().type_id("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap_or(TypeId(0))
+}
+
 /// Reads a document of no particular type; `None` when it is not JSON or nests too deep.
 pub(super) fn any(text: &str) -> Option<Value> {
     let mut reader = Reader::new(text, Schema::builtin(), false);
@@ -101,6 +136,8 @@ struct Reader<'s, 't> {
     depth: usize,
     schema: &'s Schema,
     strict: bool,
+    /// Duplicate fields of values without a type count as well.
+    deep: bool,
     path: Vec<Step<'s>>,
     /// Values of the fields of the structs being read, innermost last; absent ones are `None`.
     slots: Vec<Option<Value>>,
@@ -117,6 +154,7 @@ impl<'s, 't> Reader<'s, 't> {
             depth: 0,
             schema,
             strict,
+            deep: false,
             path: Vec::with_capacity(16),
             slots: Vec::with_capacity(64),
             type_error: None,
@@ -166,6 +204,39 @@ impl<'s, 't> Reader<'s, 't> {
                 _ => self.mismatch(first, shape, go),
             },
         }
+    }
+
+    /// The root of a resource whose schema is not ours.
+    fn resource(&mut self) -> Result<Value> {
+        let mut out = Map::new();
+        self.enter()?;
+        let mut first = true;
+        while let Some(key) = self.next_key(&mut first)? {
+            let name = match self.plain_key(&key) {
+                Some(name) => name.to_owned(),
+                None => self.unescape(&key)?,
+            };
+            if self.strict && out.contains_key(&name) {
+                self.strict_error("duplicate field", &key)?;
+            }
+            let value = if name == "metadata" {
+                let before = self.strict_errors.len();
+                let value = self.value(Shape::Ref(meta_type()), GoType::Derived)?;
+                // Paths of metadata began at the metadata.
+                for error in &mut self.strict_errors[before..] {
+                    *error = error.replacen(" field \"", " field \"metadata.", 1);
+                }
+                value.unwrap_or_else(|| Value::Object(Map::new()))
+            } else {
+                self.path.push(Step::Key(key));
+                let value = self.any()?;
+                self.path.pop();
+                value
+            };
+            out.insert(name, value);
+        }
+        self.leave();
+        Ok(Value::Object(out))
     }
 
     fn object(&mut self, id: TypeId) -> Result<Value> {
@@ -383,6 +454,19 @@ impl<'s, 't> Reader<'s, 't> {
         value
     }
 
+    /// Below values without a type, the path is only kept where somebody will hear of it.
+    fn step_into(&mut self, step: Step<'s>) {
+        if self.deep {
+            self.path.push(step);
+        }
+    }
+
+    fn step_out(&mut self) {
+        if self.deep {
+            self.path.pop();
+        }
+    }
+
     /// Any JSON, kept as it is.
     fn any(&mut self) -> Result<Value> {
         match self.peek()? {
@@ -395,7 +479,12 @@ impl<'s, 't> Reader<'s, 't> {
                         Some(name) => name.to_owned(),
                         None => self.unescape(&key)?,
                     };
+                    if self.deep && out.contains_key(&name) {
+                        self.strict_error("duplicate field", &key)?;
+                    }
+                    self.step_into(Step::Key(key));
                     let value = self.any()?;
+                    self.step_out();
                     out.insert(name, value);
                 }
                 self.leave();
@@ -408,7 +497,9 @@ impl<'s, 't> Reader<'s, 't> {
                 if self.peek()? != b']' {
                     loop {
                         self.skip_space();
+                        self.step_into(Step::Index(out.len()));
                         out.push(self.any()?);
+                        self.step_out();
                         self.skip_space();
                         match self.peek()? {
                             b',' => self.at += 1,

@@ -15,10 +15,12 @@ pub mod yaml;
 
 use serde_json::Value;
 
+pub(crate) use encode::encode_sorted;
 pub use encode::{encode, encode_type};
 pub use target::Target;
 pub(crate) use time::duration_nanos;
 
+use crate::custom::CustomVersion;
 use crate::gojson;
 use crate::status::Status;
 
@@ -186,6 +188,9 @@ fn read(bytes: &[u8], target: &Target<'_>, strict: bool) -> Result<Read, Failure
             lossy.as_ref()
         }
     };
+    if let Some(custom) = target.custom {
+        return read_custom(text, bytes, target, custom, strict);
+    }
     match json::parse(text, target.schema, target.type_id, strict) {
         Ok(parsed) => {
             let given = |field: &str| parsed.value.get(field).and_then(Value::as_str).unwrap_or("");
@@ -198,17 +203,74 @@ fn read(bytes: &[u8], target: &Target<'_>, strict: bool) -> Result<Read, Failure
             target.stamp(&mut value);
             Ok(Read { value, strict_errors: parsed.strict_errors })
         }
-        Err(json::ParseError::TooDeep) => Err(unparsable("exceeded max depth")),
-        Err(json::ParseError::Syntax) => {
+        Err(error) => Err(refused(error, text, bytes, target)),
+    }
+}
+
+fn refused(error: json::ParseError, text: &str, bytes: &[u8], target: &Target<'_>) -> Failure {
+    match error {
+        json::ParseError::TooDeep => unparsable("exceeded max depth"),
+        json::ParseError::Syntax => {
             let text = gojson::syntax_error(bytes).unwrap_or_else(|| "invalid JSON".to_owned());
-            Err(unparsable(&text))
+            unparsable(&text)
         }
         // The kind is judged before the fields are, so look at it first.
-        Err(json::ParseError::Content(message)) => {
-            let (api_version, kind) = target::interpret(text)?;
-            target.accept(&api_version, &kind)?;
-            Err(target.unfit(&api_version, &kind, message))
+        json::ParseError::Content(message) => {
+            let judged = target::interpret(text).and_then(|(api_version, kind)| {
+                target.accept(&api_version, &kind)?;
+                Ok(target.unfit(&api_version, &kind, message))
+            });
+            judged.unwrap_or_else(|failure| failure)
         }
+    }
+}
+
+/// A custom resource: anything of any type, but for its metadata. What its schema does not know is dropped and named.
+fn read_custom(
+    text: &str,
+    bytes: &[u8],
+    target: &Target<'_>,
+    custom: &CustomVersion,
+    strict: bool,
+) -> Result<Read, Failure> {
+    let parsed = json::parse_resource(text, strict).map_err(|error| refused(error, text, bytes, target))?;
+    let mut value = parsed.value;
+    let given = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
+    let (kind, api_version) = (given("kind"), given("apiVersion"));
+    if !target.is_exactly(&api_version, &kind) {
+        let (interpreted, _) = target::interpret(text)?;
+        if kind.is_empty() {
+            return Err(Failure::Unrecognized(format!("Object 'Kind' is missing in '{text}'")));
+        }
+        target.accept_version(&interpreted)?;
+    }
+    let mut strict_errors = parsed.strict_errors;
+    // Another kind is found out by validation, and has no schema here.
+    if kind == target.kind {
+        match custom.prune(&mut value) {
+            Ok(unknown) => {
+                strict_errors
+                    .extend(unknown.iter().map(|path| format!("unknown field {}", crate::field::go_quote(path))));
+            }
+            Err(text) => return Err(target.unfit(&api_version, &kind, text)),
+        }
+    }
+    Ok(Read { value, strict_errors })
+}
+
+/// Metadata of a resource inside of another, in the form of any metadata.
+pub(crate) struct Metadata {
+    pub value: Value,
+    /// Fields that metadata does not have.
+    pub unknown: Vec<String>,
+}
+
+pub(crate) fn normalize_metadata(metadata: &Value) -> Result<Metadata, String> {
+    let text = metadata.to_string();
+    match json::parse_metadata(&text) {
+        Ok(parsed) => Ok(Metadata { value: parsed.value, unknown: parsed.strict_errors }),
+        Err(json::ParseError::Content(message)) => Err(message),
+        Err(json::ParseError::Syntax | json::ParseError::TooDeep) => Err("exceeded max depth".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Failure;
+use crate::custom::CustomVersion;
 use crate::kind::{Kind, Subresource, group_version};
 use crate::kinds;
 use crate::schema::{Schema, TypeId};
@@ -15,6 +16,8 @@ pub struct Target<'t> {
     pub kind: &'t str,
     pub schema: &'t Schema,
     pub type_id: TypeId,
+    /// The version of a definition that the objects are of; `None` for built-in types.
+    pub custom: Option<&'t CustomVersion>,
     /// Objects of any group and version will do (DeleteOptions).
     any_group: bool,
 }
@@ -33,6 +36,7 @@ impl<'t> From<&'t Kind> for Target<'t> {
             kind: &kind.kind,
             schema: &kind.schema,
             type_id: kind.type_id,
+            custom: kind.custom(),
             any_group: false,
         }
     }
@@ -47,6 +51,7 @@ impl<'t> From<&'t Subresource> for Target<'t> {
             kind: &sub.kind,
             schema: Schema::builtin(),
             type_id: sub.type_id,
+            custom: None,
             any_group: false,
         }
     }
@@ -56,13 +61,13 @@ impl<'t> Target<'t> {
     /// A built-in type by its definition name; `None` when there is no such type.
     pub fn builtin(group: &'t str, version: &'t str, kind: &'t str, type_name: &str) -> Option<Self> {
         let schema = Schema::builtin();
-        Some(Self { group, version, kind, schema, type_id: schema.type_id(type_name)?, any_group: false })
+        Some(Self { group, version, kind, schema, type_id: schema.type_id(type_name)?, custom: None, any_group: false })
     }
 
     pub(super) fn delete_options() -> Target<'static> {
         let schema = Schema::builtin();
         let type_id = schema.type_id("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions").unwrap_or(TypeId(0));
-        Target { group: "", version: "v1", kind: "DeleteOptions", schema, type_id, any_group: true }
+        Target { group: "", version: "v1", kind: "DeleteOptions", schema, type_id, custom: None, any_group: true }
     }
 
     pub fn api_version(&self) -> String {
@@ -118,6 +123,18 @@ impl<'t> Target<'t> {
         }
         let to = if self.group.is_empty() { "core" } else { self.group.split('.').next().unwrap_or("") };
         Err(unfit(format!("converting ({version}.{kind}) to ({to}.{}): unknown conversion", self.kind)))
+    }
+
+    /// Objects of another version are refused, and of nothing else.
+    pub(super) fn accept_version(&self, api_version: &str) -> Result<(), Failure> {
+        parse_group_version(api_version).map_err(Failure::Unrecognized)?;
+        let expected = self.api_version();
+        if api_version.is_empty() || api_version == expected {
+            return Ok(());
+        }
+        Err(Failure::OtherVersion(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
+        )))
     }
 
     /// An error about the content of an object that may be of this type.

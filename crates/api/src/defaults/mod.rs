@@ -16,8 +16,7 @@ use crate::codec::Target;
 use crate::schema::{Schema, Shape, TypeId};
 use crate::{Map, Value};
 
-/// Fills in the defaults of a built-in kind or of the body of a subresource. Kinds of CRDs have structural defaults of their own
-/// and are left alone. The one default that is a time (of device taints) is left to [`apply_at`].
+/// Fills in the defaults of a built-in kind or of the body of a subresource. Kinds of CRDs have the defaults of their schemas. The one default that is a time (of device taints) is left to [`apply_at`].
 pub fn apply<'t>(target: impl Into<Target<'t>>, value: &mut Value) {
     apply_at(target, value, "");
 }
@@ -25,8 +24,8 @@ pub fn apply<'t>(target: impl Into<Target<'t>>, value: &mut Value) {
 /// The same with the current time (RFC 3339, second precision), which taints of devices are dated with.
 pub fn apply_at<'t>(target: impl Into<Target<'t>>, value: &mut Value, now: &str) {
     let target = target.into();
-    if !std::ptr::eq(target.schema, Schema::builtin()) {
-        return;
+    if let Some(custom) = target.custom {
+        return custom.default(value);
     }
     if let Value::Object(map) = value {
         Rules::builtin().visit(target.type_id, map, now);

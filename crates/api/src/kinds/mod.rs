@@ -78,7 +78,10 @@ const DEPRECATED: [(&str, &str, &str); 2] = [
 ];
 
 /// What to tell everybody who uses a kind; it comes before all other warnings.
-pub fn deprecation(kind: &Kind) -> Option<&'static str> {
+pub fn deprecation(kind: &Kind) -> Option<&str> {
+    if let Some(custom) = kind.custom() {
+        return custom.deprecation();
+    }
     DEPRECATED.iter().find(|(group, name, _)| kind.group == *group && kind.kind == *name).map(|(_, _, text)| *text)
 }
 

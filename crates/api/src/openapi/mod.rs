@@ -91,13 +91,13 @@ pub fn v3_document<'k>(group: &str, version: &str, kinds: impl IntoIterator<Item
 }
 
 /// `/openapi/v3/{v3_path}` of a group and version that CRDs brought.
-pub fn v3_custom_document(group: &str, version: &str, kinds: &[CustomKind<'_>]) -> Bytes {
+pub fn v3_custom_document(kinds: &[CustomKind<'_>]) -> Bytes {
     let mut paths: Vec<_> = kinds.iter().flat_map(|custom| custom::paths(custom.kind)).collect();
     let mut out =
         br#"{"openapi":"3.0.0","info":{"title":"Kubernetes CRD Swagger","version":"v0.1.0"},"paths":"#.to_vec();
     let roots = render::write_paths(&mut out, Form::V3, &mut paths);
     out.extend_from_slice(br#","components":{"schemas":"#);
-    write_definitions(&mut out, Form::V3, roots, &[("", "v1"), (group, version)], kinds);
+    write_definitions(&mut out, Form::V3, roots, custom::SCHEME, kinds);
     out.extend_from_slice(b"}}");
     out.into()
 }

@@ -1,6 +1,6 @@
 //! The one schema model: what fields a type has, in which order, of which shape, and how they merge.
 //!
-//! Built-in types come from an embedded table ([`Schema::builtin`]); a CRD will fill the same structures at run time. Field
+//! Built-in types come from an embedded table ([`Schema::builtin`]); a CRD fills the same structures at run time (see [`crate::custom`]). Field
 //! order is the order of upstream's structs, which is the order of JSON keys. The model knows nothing of kinds, verbs or HTTP.
 
 mod load;
@@ -177,6 +177,8 @@ pub struct Type {
     pub merge: Option<Box<Merge>>,
     /// Objects of this type are stored as JSON by upstream, which keeps the difference between an empty list and none.
     pub keeps_empty_lists: bool,
+    /// Fields without a description are kept; what they hold is what it looks like.
+    pub keeps_unknown_fields: bool,
     /// Open-addressed table of field indices + 1, by name hash.
     buckets: Box<[u16]>,
 }
@@ -194,7 +196,7 @@ impl Type {
             }
             buckets[at] = u16::try_from(index + 1).unwrap_or(u16::MAX);
         }
-        Self { name, gvks, fields, merge, keeps_empty_lists, buckets: buckets.into() }
+        Self { name, gvks, fields, merge, keeps_empty_lists, keeps_unknown_fields: false, buckets: buckets.into() }
     }
 
     /// Position of a field, by exact name.

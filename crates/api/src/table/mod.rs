@@ -151,6 +151,14 @@ impl Printer {
         }
     }
 
+    /// The printer of a kind, built-in or custom.
+    pub fn of_kind(kind: &Kind) -> Self {
+        match kind.custom() {
+            Some(custom) => custom.printer().clone(),
+            None => Self::of(&kind.group, &kind.kind),
+        }
+    }
+
     /// The printer of a custom resource with `additionalPrinterColumns`; none of them means name and age.
     pub fn custom(columns: Vec<CustomColumn>) -> Self {
         let defaults = columns_table().get(&("*", "*")).cloned().unwrap_or_default();

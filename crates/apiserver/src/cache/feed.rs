@@ -8,11 +8,12 @@ use ::bytes::Bytes;
 use store::{
     EventKind as StoreEventKind, KeyRange, KeyValue, RangeRequest, Revision, StoreError, WatchEvent, WatchRequest,
 };
+use tokio::sync::mpsc;
 
 use super::resource::{Change, ResourceCache};
-use super::{Cache, CachedObject, Indexed};
+use super::{Cache, CachedObject, Command, Indexed};
 use crate::source::StoredObject;
-use crate::storage::{ObjectBytes, REGISTRY_PREFIX, ReadError};
+use crate::storage::{self, REGISTRY_PREFIX, ReadError};
 
 /// Keys per page of the initial list.
 const PAGE: usize = 5_000;
@@ -22,9 +23,10 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 impl Cache {
     /// Feeds the cache until the store is shut down. Never gives up on errors: it logs, waits and lists again.
     pub async fn run(self: Arc<Self>) {
+        let Some(mut commands) = self.commands.1.lock().take() else { return };
         let mut retry = RETRY_MIN;
         loop {
-            match self.feed_until_gap().await {
+            match self.feed_until_gap(&mut commands).await {
                 Ok(()) => return,
                 Err(StoreError::Stopped) => return,
                 Err(error) => tracing::warn!(%error, "watch cache lost the store, listing again"),
@@ -38,7 +40,7 @@ impl Cache {
     }
 
     /// `Ok` when the watch ended because the store is shutting down.
-    async fn feed_until_gap(&self) -> Result<(), StoreError> {
+    async fn feed_until_gap(&self, commands: &mut mpsc::Receiver<Command>) -> Result<(), StoreError> {
         let revision = self.load().await?;
         let request = WatchRequest {
             range: KeyRange::prefix(REGISTRY_PREFIX),
@@ -49,11 +51,59 @@ impl Cache {
         let mut watch = self.store.watch(request).await?;
         *self.progress.write() = Some(watch.progress_requester());
         self.advance(revision);
-        while let Some(batch) = watch.next().await {
-            let batch = batch?;
-            self.apply(batch.events);
-            self.advance(batch.revision);
+        loop {
+            tokio::select! {
+                batch = watch.next() => match batch {
+                    Some(batch) => {
+                        let batch = batch?;
+                        self.apply(batch.events);
+                        self.advance(batch.revision);
+                    }
+                    None => return Ok(()),
+                },
+                // The cache itself holds the other end.
+                Some(command) = commands.recv() => self.obey(command).await?,
+            }
         }
+    }
+
+    /// Between two batches resources come and go.
+    async fn obey(&self, command: Command) -> Result<(), StoreError> {
+        match command {
+            Command::Add(kind, done) => {
+                let resource = Arc::new(ResourceCache::new(Arc::clone(&kind)));
+                // What the feed has seen, to the revision: the next batch continues it.
+                let loaded = self.load_resource(&resource, self.revision()).await;
+                self.replace(&kind, Some(resource));
+                // After a failure everything is listed again, this one included.
+                loaded?;
+                let _nobody_waits = done.send(());
+            }
+            Command::Remove(prefix, done) => {
+                self.forget(&prefix);
+                let _nobody_waits = done.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn load_resource(&self, resource: &ResourceCache, revision: Revision) -> Result<(), StoreError> {
+        let prefix = format!("{REGISTRY_PREFIX}{}/", resource.kind.storage_prefix);
+        let mut range = KeyRange::prefix(prefix.clone());
+        let mut objects = Vec::new();
+        loop {
+            let request = RangeRequest { range: range.clone(), limit: PAGE, revision, ..RangeRequest::default() };
+            let page = self.store.range(request).await?;
+            for kv in &page.kvs {
+                let rest = std::str::from_utf8(&kv.key).ok().and_then(|key| key.strip_prefix(prefix.as_str()));
+                if let Some(location) = rest.and_then(|rest| Location::parse(rest, resource.kind.namespaced)) {
+                    objects.extend(read(resource, &location, kv));
+                }
+            }
+            let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
+            range.start = Bytes::from([last.key.as_ref(), b"\0"].concat());
+        }
+        resource.reset(objects, revision);
         Ok(())
     }
 
@@ -168,7 +218,7 @@ fn read(resource: &ResourceCache, location: &Location, kv: &KeyValue) -> Option<
 }
 
 fn try_read(resource: &ResourceCache, location: &Location, kv: &KeyValue) -> Result<Arc<CachedObject>, ReadError> {
-    let bytes = ObjectBytes::from_stored(&kv.value, kv.mod_revision)?;
+    let bytes = storage::read(&resource.kind, &kv.value, kv.mod_revision)?;
     let indexed = Indexed::extract(&bytes.json, &resource.kind.selectable_fields)?;
     let stored = StoredObject {
         namespace: location.namespace.to_string(),

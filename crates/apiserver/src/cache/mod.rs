@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Kind;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use store::{ProgressRequester, Revision, Store, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use extract::Indexed;
 pub(crate) use resource::watch_frame;
@@ -38,7 +38,21 @@ pub struct Cache {
     by_resource: RwLock<HashMap<(String, String), Arc<ResourceCache>>>,
     revision: watch::Sender<Revision>,
     progress: RwLock<Option<ProgressRequester>>,
+    /// What the feed is asked to do, and the end that it takes.
+    commands: (mpsc::Sender<Command>, Mutex<Option<mpsc::Receiver<Command>>>),
 }
+
+/// A change of what is cached; only the feed makes it, between two batches of the watch.
+#[derive(Debug)]
+enum Command {
+    /// A resource, in the place of the one with its prefix.
+    Add(Arc<Kind>, oneshot::Sender<()>),
+    /// The resource with a storage prefix.
+    Remove(String, oneshot::Sender<()>),
+}
+
+/// Commands that wait; more make the one who asks wait.
+const COMMANDS_MAX: usize = 64;
 
 /// The cache did not reach a revision in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +65,14 @@ impl Cache {
     /// An empty cache for the given kinds (those that are stored); [`Cache::run`] fills it.
     pub fn new(store: Arc<dyn Store>, kinds: impl Iterator<Item = Arc<Kind>>) -> Arc<Self> {
         let (revision, _) = watch::channel(Revision(0));
+        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
         let cache = Self {
             store,
             by_prefix: RwLock::default(),
             by_resource: RwLock::default(),
             revision,
             progress: RwLock::default(),
+            commands: (sender, Mutex::new(Some(receiver))),
         };
         for kind in kinds {
             cache.register(&kind);
@@ -75,6 +91,49 @@ impl Cache {
                 .or_insert_with(|| Arc::new(ResourceCache::new(Arc::clone(kind)))),
         );
         self.by_resource.write().insert((kind.group.to_string(), kind.resource.to_string()), resource);
+    }
+
+    /// Keeps a resource that came at run time, or one whose objects look different from now on. Returns when its objects are
+    /// there, at the revision of everything else. Watches of the former are over.
+    pub(crate) async fn add(&self, kind: Arc<Kind>) {
+        self.ask(|done| Command::Add(kind, done)).await;
+    }
+
+    /// Lets go of a resource; its watches are over.
+    pub(crate) async fn remove(&self, storage_prefix: String) {
+        self.ask(|done| Command::Remove(storage_prefix, done)).await;
+    }
+
+    /// A feed that stopped does nothing any more, and nobody needs it to.
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+        let (done, finished) = oneshot::channel();
+        if self.commands.0.send(command(done)).await.is_ok() {
+            let _stopped = finished.await;
+        }
+    }
+
+    fn replace(&self, kind: &Kind, resource: Option<Arc<ResourceCache>>) {
+        let name = (kind.group.to_string(), kind.resource.to_string());
+        let former = match resource {
+            Some(resource) => {
+                self.by_resource.write().insert(name, Arc::clone(&resource));
+                self.by_prefix.write().insert(kind.storage_prefix.to_string(), resource)
+            }
+            None => {
+                self.by_resource.write().remove(&name);
+                self.by_prefix.write().remove(kind.storage_prefix.as_ref())
+            }
+        };
+        if let Some(former) = former {
+            former.close();
+        }
+    }
+
+    fn forget(&self, storage_prefix: &str) {
+        let known = self.by_prefix.read().get(storage_prefix).cloned();
+        if let Some(resource) = known {
+            self.replace(&resource.kind, None);
+        }
     }
 
     /// The cache of a kind; `None` for kinds that are not stored.

@@ -1,6 +1,7 @@
 //! The objects and recent events of one resource.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -99,6 +100,8 @@ pub struct ResourceCache {
     state: RwLock<State>,
     /// Sequence number after the newest event; watchers sleep on it.
     head: watch::Sender<u64>,
+    /// Nobody feeds it any more.
+    is_closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -124,7 +127,7 @@ impl ResourceCache {
             complete_after: Revision(0),
             last_change: Revision(0),
         };
-        Self { kind, state: RwLock::new(state), head: watch::Sender::new(0) }
+        Self { kind, state: RwLock::new(state), head: watch::Sender::new(0), is_closed: AtomicBool::new(false) }
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<CachedObject>> {
@@ -186,6 +189,16 @@ impl ResourceCache {
     /// Wakes when there may be events at or after a position.
     pub fn head(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
+    }
+
+    /// The resource is not served any more, or by a successor: watches end.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.head.send_modify(|_| {});
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// Puts the first (or, after a gap in the feed, a new) complete copy in place. Watchers of the old one are told 410.

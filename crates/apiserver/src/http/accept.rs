@@ -100,7 +100,8 @@ pub(crate) fn negotiate_for(
     }
     // A media type that nobody produces is refused by the router, a form of a known one by the negotiation behind it.
     let produced = |a: &Alternative<'_>| MEDIA_TYPES.contains(&a.media_type) || a.media_type == "*/*";
-    if !alternatives.iter().any(produced) {
+    // No router stands before custom resources.
+    if has_protobuf && !alternatives.iter().any(produced) {
         let mut representations = MEDIA_TYPES.to_vec();
         if shape == Shape::Watch {
             representations.extend(WATCH_MEDIA_TYPES);

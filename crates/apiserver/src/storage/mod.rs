@@ -4,10 +4,12 @@
 //! schema field order, without a resourceVersion: that is the key's mod revision and is spliced in when the bytes leave.
 
 mod bytes;
+mod current;
 mod event_ttl;
 mod objects;
 
 pub use bytes::{ObjectBytes, ReadError};
+pub(crate) use current::read;
 pub(crate) use event_ttl::EventLeases;
 pub use objects::{Current, ObjectKey, Objects, WriteOutcome};
 

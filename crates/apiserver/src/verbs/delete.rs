@@ -166,6 +166,10 @@ enum Plan {
 fn plan(request: &Request, options: &DeleteOptions, mut object: Value, moment: &Moment) -> Plan {
     let grace = request.kind.strategy.grace_period.map(|period| period(&object, options.grace_period_seconds));
     let was_deleting = meta::is_being_deleted(&object);
+    if let Some(begin) = request.kind.strategy.begin_delete.filter(|_| !was_deleting) {
+        begin(&mut object, &moment.now);
+        return Plan::Mark(object);
+    }
     set_finalizers_for_dependents(request, options, &mut object);
     let finalizers_left = has_finalizers(&object);
     match grace {

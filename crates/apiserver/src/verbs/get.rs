@@ -6,7 +6,7 @@ use super::{Reply, Request};
 use crate::error::{from_not_fresh, from_read, from_store};
 use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
-use crate::storage::{ObjectBytes, ObjectKey};
+use crate::storage::{self, ObjectBytes, ObjectKey};
 
 /// Without resourceVersion: linearizable, from the store. With one: from the cache, once it is that fresh.
 pub(crate) async fn get(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
@@ -20,7 +20,7 @@ pub(crate) async fn read(gateway: &Gateway, request: &Request, version: &str) ->
     if version.is_empty() {
         let key = ObjectKey::new(kind, &request.namespace, &request.name);
         let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "get", e))?.ok_or_else(missing)?;
-        return ObjectBytes::from_stored(&current.value, current.mod_revision).map_err(from_read);
+        return storage::read(kind, &current.value, current.mod_revision).map_err(from_read);
     }
     let wanted = parse_resource_version(version).map_err(Status::internal)?;
     gateway.cache.wait_for(wanted).await.map_err(from_not_fresh)?;

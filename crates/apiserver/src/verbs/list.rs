@@ -14,7 +14,7 @@ use crate::error::{from_not_fresh, from_read, from_store};
 use crate::gateway::Gateway;
 use crate::http::options::ListOptions;
 use crate::select::Selection;
-use crate::storage::{ObjectBytes, ObjectKey};
+use crate::storage::{self, ObjectBytes, ObjectKey};
 
 /// Keys read from the store at a time while looking for matches.
 const PAGE_KEYS_MAX: usize = 1_000;
@@ -116,7 +116,7 @@ async fn page(
         let n_keys = page.kvs.len();
         let mut last_key = Bytes::new();
         for kv in page.kvs {
-            let object = ObjectBytes::from_stored(&kv.value, kv.mod_revision).map_err(from_read)?;
+            let object = storage::read(kind, &kv.value, kv.mod_revision).map_err(from_read)?;
             if everything || matches(selection, &prefix, request, &kv.key, &object, &fields)? {
                 items.push(object);
             }

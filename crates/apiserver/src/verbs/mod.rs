@@ -80,6 +80,25 @@ impl Notes {
 }
 
 impl Request {
+    /// A request of the server itself for one object.
+    pub(crate) fn of_server(kind: &Arc<Kind>, namespace: &str, name: &str, verb: &'static str) -> Self {
+        Self {
+            kind: Arc::clone(kind),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            subresource: String::new(),
+            user: crate::startup::loopback_user(),
+            query: Query::parse(None),
+            accept: Accept::JSON,
+            content_type: "application/json".to_owned(),
+            body: Bytes::new(),
+            user_agent: crate::startup::USER_AGENT.to_owned(),
+            verb,
+            admitted: false,
+            notes: Notes::default(),
+        }
+    }
+
     pub(crate) fn list_options(&self) -> Result<ListOptions, Status> {
         ListOptions::parse(&self.query)
     }

@@ -15,13 +15,14 @@ use crate::write::{Moment, check_options, decode_stored, field_validation, group
 /// Tries against other writers; upstream's number.
 const RACES_MAX: usize = 5;
 
-/// Media types that PATCH takes for built-in kinds.
+/// Media types that PATCH takes; of custom resources nobody knows a strategy.
 const PATCH_MEDIA_TYPES: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
+    STRATEGIC_MEDIA_TYPE,
     "application/apply-patch+yaml",
 ];
+const STRATEGIC_MEDIA_TYPE: &str = "application/strategic-merge-patch+json";
 
 pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     if request.content_type == apply::MEDIA_TYPE {
@@ -47,8 +48,14 @@ pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply,
 
 /// The patch in the body, by its media type.
 pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
+    let is_scale = request.subresource == "scale";
+    let takes = |media_type: &str| media_type != STRATEGIC_MEDIA_TYPE || request.kind.custom().is_none() || is_scale;
     let patch_type = PatchType::from_media_type(&request.content_type)
-        .ok_or_else(|| Status::unsupported_media_type(&PATCH_MEDIA_TYPES))?;
+        .filter(|_| takes(&request.content_type))
+        .ok_or_else(|| {
+            let taken: Vec<&str> = PATCH_MEDIA_TYPES.into_iter().filter(|media_type| takes(media_type)).collect();
+            Status::unsupported_media_type(&taken)
+        })?;
     let ignore = field_validation(request)? == codec::FieldValidation::Ignore;
     Patch::decode(patch_type, &request.body, ignore).map_err(|error| error.status())
 }

@@ -80,7 +80,7 @@ impl Presenter {
             Form::Object | Form::PartialMetadata(_) => IncludeObject::Metadata,
         };
         let wants_table = matches!(accept.form, Form::Table(_));
-        let printer = wants_table.then(|| Arc::new(Printer::of(&kind.group, &kind.kind)));
+        let printer = wants_table.then(|| Arc::new(Printer::of_kind(&kind)));
         Ok(Self { kind, accept, include_object, printer })
     }
 
@@ -94,7 +94,11 @@ impl Presenter {
 
     /// Stored bytes can be sent as they are.
     pub(crate) fn is_verbatim(&self) -> bool {
-        self.accept == Accept::JSON && self.kind.conversion.is_none()
+        let is_stored_form = match self.kind.custom() {
+            Some(custom) => custom.is_storage(),
+            None => self.kind.conversion.is_none(),
+        };
+        self.accept == Accept::JSON && is_stored_form
     }
 
     /// One object.
@@ -171,7 +175,7 @@ impl Presenter {
                 let mut values = Vec::with_capacity(items.len());
                 for item in &items {
                     let mut value = self.parse(item)?;
-                    if let Some(map) = value.as_object_mut() {
+                    if let Some(map) = value.as_object_mut().filter(|_| self.kind.custom().is_none()) {
                         map.shift_remove("kind");
                         map.shift_remove("apiVersion");
                     }
@@ -180,7 +184,7 @@ impl Presenter {
                 json!({
                     "kind": self.kind.list_kind(),
                     "apiVersion": self.kind.api_version(),
-                    "metadata": metadata.value(),
+                    "metadata": self.list_metadata(metadata),
                     "items": values,
                 })
             }
@@ -207,6 +211,15 @@ impl Presenter {
         Ok(body::full(encode(&document, self.accept.encoding)?))
     }
 
+    /// Lists of custom resources say that there is nothing more, and their items say what they are.
+    fn list_metadata(&self, metadata: &ListMetadata) -> Value {
+        let mut value = metadata.value();
+        if self.kind.custom().is_some() && metadata.continue_token.is_empty() {
+            value["continue"] = "".into();
+        }
+        value
+    }
+
     fn protobuf_list(&self, items: &[ObjectBytes], metadata: &ListMetadata) -> Result<Bytes, Status> {
         let (api_version, kind) = match self.accept.form {
             Form::PartialMetadata(version) => {
@@ -231,8 +244,9 @@ impl Presenter {
             "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
             self.kind.list_kind(),
             self.kind.api_version(),
-            metadata.value()
+            self.list_metadata(metadata)
         );
+        let is_custom = self.kind.custom().is_some();
         let mut items = items.into_iter();
         let mut pending = BytesMut::from(head.as_bytes());
         let mut first = true;
@@ -241,9 +255,15 @@ impl Presenter {
             while !done && pending.len() < CHUNK_BYTES {
                 match items.next() {
                     Some(item) => {
-                        pending.put_slice(if first { b"{" } else { b",{" });
-                        first = false;
-                        pending.put(item.item_tail());
+                        if !std::mem::replace(&mut first, false) {
+                            pending.put_u8(b',');
+                        }
+                        if is_custom {
+                            pending.put(item.json);
+                        } else {
+                            pending.put_u8(b'{');
+                            pending.put(item.item_tail());
+                        }
                     }
                     None => {
                         pending.put_slice(b"]}");

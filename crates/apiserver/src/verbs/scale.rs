@@ -1,6 +1,7 @@
 //! The `scale` subresource: a small object that stands for three fields of a bigger one.
 
 use api::codec::Target;
+use api::custom::Scale;
 use api::kind::Subresource;
 use api::selector::LabelSelector;
 use api::{ErrorList, Kind, Path, Status, Value, codec, meta};
@@ -15,14 +16,17 @@ use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
-use crate::write::{Moment, body_format, check_options, decode_stored, field_validation, group_resource, set_metadata};
+use crate::write::{
+    Moment, body_format, check_options, decode_stored, field_validation, from_storage, group_resource, set_metadata,
+};
 
 const RACES_MAX: usize = 5;
 
 pub(crate) async fn get_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let object = get::read(gateway, request, request.query.text("resourceVersion")).await?;
     let object = object.parse().map_err(crate::error::from_read)?;
-    Ok(Reply::document(200, scale_of(&request.kind, &object)))
+    let object = from_storage(&request.kind, object);
+    Ok(Reply::document(200, scale_of(&request.kind, &object)?))
 }
 
 pub(crate) async fn update_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
@@ -59,13 +63,14 @@ async fn apply_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Stat
     let kind = &request.kind;
     let mut of_object =
         json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": request.name } });
+    let path = custom_scale(kind).map_or(".spec.replicas", |paths| paths.spec_replicas_path.as_str());
     if let Some(replicas) = config.pointer("/spec/replicas") {
-        of_object["spec"] = json!({ "replicas": replicas });
+        Scale::set(&mut of_object, path, replicas.clone());
     }
     change(gateway, request, |object, scale| {
         let applied = apply::applied(request, &request.subresource, object, &of_object, &Moment::now())?;
         let mut scale = scale.clone();
-        scale["spec"]["replicas"] = applied.pointer("/spec/replicas").cloned().unwrap_or(0.into());
+        scale["spec"]["replicas"] = Scale::value(&applied, path).cloned().unwrap_or(0.into());
         let managed = applied.pointer("/metadata/managedFields").cloned().unwrap_or_default();
         Ok(Edited { scale, managed: Some(managed) })
     })
@@ -104,10 +109,13 @@ async fn change(
         };
         let old = decode_stored(kind, &current.value, current.mod_revision)?;
         let mut object = old.clone();
-        let old_scale = scale_of(kind, &object);
+        let old_scale = scale_of(kind, &object)?;
         let Edited { mut scale, managed } = edit(&old, &old_scale)?;
         admit::body(gateway, request, Operation::Update, &mut scale, &old_scale).await?;
-        validate(&scale, &request.name)?;
+        // Replicas of custom resources are judged as part of the object.
+        if kind.custom().is_none() {
+            validate(&scale, &request.name)?;
+        }
         let wanted_version = meta::resource_version(&scale);
         if !wanted_version.is_empty() && wanted_version != meta::resource_version(&object) {
             return Err(Status::modified(group_resource(request), &request.name));
@@ -120,7 +128,11 @@ async fn change(
             );
             return Err(Status::conflict(group_resource(request), &request.name, &text));
         }
-        object["spec"]["replicas"] = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());
+        let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());
+        match custom_scale(kind) {
+            Some(paths) => drop(Scale::set(&mut object, &paths.spec_replicas_path, replicas)),
+            None => object["spec"]["replicas"] = replicas,
+        }
         let managed = managed.unwrap_or_else(|| {
             ownership::settle(request, &request.subresource, &Moment::now(), &old, &mut object, Ownership::Track)
         });
@@ -137,7 +149,7 @@ async fn change(
 fn finish(kind: &Kind, reply: Reply) -> Result<Reply, Status> {
     let super::Content::Object(object) = &reply.content else { return Ok(reply) };
     let object = object.parse().map_err(crate::error::from_read)?;
-    Ok(Reply { warnings: reply.warnings, ..Reply::document(reply.code, scale_of(kind, &object)) })
+    Ok(Reply { warnings: reply.warnings, ..Reply::document(reply.code, scale_of(kind, &from_storage(kind, object))?) })
 }
 
 fn validate(scale: &Value, name: &str) -> Result<(), Status> {
@@ -150,8 +162,12 @@ fn validate(scale: &Value, name: &str) -> Result<(), Status> {
     Err(Status::invalid("autoscaling", "Scale", name, &errors))
 }
 
-/// The scale of any object that has `spec.replicas`.
-fn scale_of(kind: &Kind, object: &Value) -> Value {
+fn custom_scale(kind: &Kind) -> Option<&Scale> {
+    kind.custom().and_then(|custom| custom.scale())
+}
+
+/// The scale of any object that has `spec.replicas`, or of a custom resource that says where its replicas are.
+fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
     let from = object.get("metadata").cloned().unwrap_or_default();
     let mut metadata = api::Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -160,6 +176,21 @@ fn scale_of(kind: &Kind, object: &Value) -> Value {
         }
     }
     let mut spec = api::Map::new();
+    if let Some(paths) = custom_scale(kind) {
+        let path = &paths.spec_replicas_path;
+        let missing = || Status::internal(format!("the spec replicas field \"{path}\" does not exist"));
+        let replicas = Scale::value(object, path).and_then(Value::as_i64).ok_or_else(missing)?;
+        if replicas != 0 {
+            spec.insert("replicas".into(), replicas.into());
+        }
+        let current = Scale::value(object, &paths.status_replicas_path).and_then(Value::as_i64).unwrap_or(0);
+        let mut status = json!({ "replicas": current });
+        let selector = paths.label_selector_path.as_ref().and_then(|path| Scale::value(object, path)?.as_str());
+        if let Some(selector) = selector.filter(|selector| !selector.is_empty()) {
+            status["selector"] = selector.into();
+        }
+        return Ok(scale_document(metadata, spec, status));
+    }
     let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
     if replicas != 0 {
         spec.insert("replicas".into(), replicas.into());
@@ -177,5 +208,9 @@ fn scale_of(kind: &Kind, object: &Value) -> Value {
     {
         status["selector"] = parsed.to_string().into();
     }
+    Ok(scale_document(metadata, spec, status))
+}
+
+fn scale_document(metadata: api::Map, spec: api::Map, status: Value) -> Value {
     json!({ "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status })
 }

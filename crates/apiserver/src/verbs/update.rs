@@ -13,7 +13,7 @@ use crate::ownership::{self, Ownership};
 use crate::storage::{Current, ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
     Moment, check_options, decode_body, decode_stored, deduplicate_owners, encode_for_storage, group_resource,
-    reject_invalid, set_metadata, settle_namespace, warnings, written,
+    invalid_as_it_says, reject_invalid, set_metadata, settle_namespace, warnings, written,
 };
 
 /// Races with other writers before the client is asked to try again itself.
@@ -211,6 +211,19 @@ fn validate(request: &Request, object: &Value, old: &Value) -> Result<(), Status
     let kind = &request.kind;
     let mut errors = ErrorList::new();
     let (new, old) = (Cursor::root(object), Cursor::root(old));
+    if let Some(custom) = kind.custom() {
+        if !custom.validate_type(&new, &mut errors) {
+            return Err(invalid_as_it_says(object, &errors));
+        }
+        meta::validate_update(kind, &new, &old, &mut errors);
+        let mut warnings = Vec::new();
+        match request.subresource.as_str() {
+            "status" => custom.validate_status_update(object, old.value(), &mut errors, &mut warnings),
+            _ => custom.validate_update(object, old.value(), &mut errors, &mut warnings),
+        }
+        warnings.into_iter().for_each(|text| request.notes.push(text));
+        return reject_invalid(kind, meta::name(object), &errors);
+    }
     meta::validate_update(kind, &new, &old, &mut errors);
     match kind.strategy.subresource(&request.subresource) {
         Some(subresource) => (subresource.validate_update)(&new, &old, &mut errors),

@@ -158,7 +158,7 @@ impl Watcher {
             // Nothing to tell: wait for an event, the time of a bookmark, or the end.
             let mut bookmark_due = false;
             tokio::select! {
-                changed = self.head.changed() => self.over |= changed.is_err(),
+                changed = self.head.changed() => self.over |= changed.is_err() || self.resource.is_closed(),
                 () = tokio::time::sleep_until(self.deadline) => self.over = true,
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => bookmark_due = true,
                 () = stopped(&mut self.shutdown) => self.over = true,

@@ -150,7 +150,9 @@ impl<'a> Attributes<'a> {
                 && other.resource == self.kind.resource
                 && (&other.group, &other.version) != (&self.kind.group, &self.kind.version)
         };
-        gateway.registry.kinds().iter().filter(same).cloned().collect()
+        let custom = gateway.catalog.snapshot();
+        let builtin = gateway.catalog.builtin().kinds().iter();
+        builtin.chain(custom.kinds()).filter(same).cloned().collect()
     }
 }
 

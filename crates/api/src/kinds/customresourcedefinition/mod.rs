@@ -1,10 +1,10 @@
 //! CustomResourceDefinition: names, versions, conversion, columns and schemas. Source: `apiextensions-apiserver`
 //! `pkg/apis/apiextensions/validation`. Upstream checks an internal form in which fields that are the same in all versions
-//! stand at the top of the spec, and its messages name fields by that form: see [`internal`]. Whether a default satisfies its own
-//! schema is not decided here.
+//! stand at the top of the spec, and its messages name fields by that form: see [`internal`].
 
+pub mod conditions;
 mod internal;
-mod path;
+pub(crate) mod path;
 mod pattern;
 mod rules;
 mod schema;
@@ -39,6 +39,7 @@ pub const STRATEGY: Strategy = Strategy {
             status_names(new, errors);
         },
     }],
+    begin_delete: Some(conditions::begin_delete),
     ..Strategy::DEFAULT
 };
 
@@ -516,10 +517,7 @@ fn has_certificate(base64: &str) -> bool {
 
 /// Groups of Kubernetes itself need a link to the review of their API, or a word that there was none.
 fn approval(new: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorList) {
-    let group = new.field("spec").field("group").str();
-    let is_protected =
-        ["k8s.io", "kubernetes.io"].iter().any(|own| group == *own || group.ends_with(&format!(".{own}")));
-    if !is_protected {
+    if !is_protected(new) {
         return;
     }
     let state = Approval::of(approval_annotation(new));
@@ -542,6 +540,11 @@ fn approval(new: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorList) 
         ),
         Approval::Bypassed | Approval::Approved => {}
     }
+}
+
+fn is_protected(definition: &Cursor<'_>) -> bool {
+    let group = definition.field("spec").field("group").str();
+    ["k8s.io", "kubernetes.io"].iter().any(|own| group == *own || group.ends_with(&format!(".{own}")))
 }
 
 fn approval_annotation<'a>(object: &Cursor<'a>) -> &'a str {

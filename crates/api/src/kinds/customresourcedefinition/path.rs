@@ -1,9 +1,9 @@
 //! Paths into a schema: `.spec.name`, `.labels['a.b']`. Only fields that the schema has, and entries of its maps.
 
-use crate::Value;
+use crate::{Path, Value};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Brackets {
+pub(crate) enum Brackets {
     Allowed,
     Refused,
 }
@@ -37,6 +37,19 @@ pub(super) fn resolve<'s>(text: &str, root: &'s Value, brackets: Brackets) -> Re
         }
     }
     Ok((steps, schema))
+}
+
+/// The printed form of a path below the value that `root` describes: `spec.labels[a.b]`; `None` when there is no such place.
+pub(crate) fn printed(text: &str, root: &Value) -> Option<String> {
+    let (steps, _) = resolve(text, root, Brackets::Allowed).ok()?;
+    let mut schema = root;
+    let mut out = Path::root();
+    for step in &steps {
+        let property = schema.get("properties").and_then(|properties| properties.get(step));
+        out = if property.is_some() { out.child(step) } else { out.key(step) };
+        schema = property.or_else(|| schema.get("additionalProperties"))?;
+    }
+    Some(out.as_str().to_owned())
 }
 
 /// A delimiter, a quoted string with its quotes, or the text up to the next delimiter.

@@ -3,7 +3,7 @@
 
 use super::internal::{Internal, go_schema, set_fields};
 use super::{path, rules, structural};
-use crate::{Cursor, ErrorList, Value};
+use crate::{Cursor, ErrorList, Value, custom};
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
 const REASONS: &[&str] = &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
@@ -206,9 +206,7 @@ pub(super) fn validate(
                 own.extend(found);
                 if is_structural {
                     let mut found = ErrorList::new();
-                    if options.pruned_defaults {
-                        pruned_defaults(&root, &mut found);
-                    }
+                    defaults(&root, true, options.pruned_defaults, &mut found);
                     has_rules = found.is_empty();
                     own.extend(found);
                 }
@@ -529,22 +527,21 @@ fn validation_rule(schema: &Value, rule: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-/// A default may only have fields that its schema keeps.
-fn pruned_defaults(schema: &Cursor<'_>, errors: &mut ErrorList) {
+/// A default is a value that its schema takes, without fields that the schema does not keep.
+fn defaults(schema: &Cursor<'_>, is_root: bool, pruned: bool, errors: &mut ErrorList) {
     let default = schema.field("default");
-    if default.is_set() && has_unknown(default.value(), schema.value(), false) {
-        default.invalid(errors, "must not have unknown fields");
+    if default.is_set() {
+        if pruned && has_unknown(default.value(), schema.value(), false) {
+            default.invalid(errors, "must not have unknown fields");
+        }
+        custom::validate_default(&default, schema.value(), is_root, errors);
     }
-    pruned_defaults_below(schema, errors);
-}
-
-fn pruned_defaults_below(schema: &Cursor<'_>, errors: &mut ErrorList) {
-    let single = [schema.field("items"), schema.field("additionalProperties")];
-    for below in single.into_iter().filter(|s| s.value().is_object()) {
-        pruned_defaults(&below, errors);
+    let items = schema.field("items");
+    if items.value().is_object() {
+        defaults(&items, false, pruned, errors);
     }
     for (_, property) in schema.field("properties").entries() {
-        pruned_defaults(&property, errors);
+        defaults(&property, false, pruned, errors);
     }
 }
 
