@@ -142,7 +142,8 @@ impl Lessor {
             lease.keys.remove(key);
         }
         if let Some(lease) = self.leases.get_mut(&to) {
-            lease.keys.insert(key.clone());
+            // Its own copy: a slice would keep a whole request alive.
+            lease.keys.insert(Bytes::copy_from_slice(key));
         }
     }
 

@@ -139,7 +139,7 @@ impl Machine {
 
     /// Puts a stored record back, with its lease. Records come in revision order, after the leases.
     pub(crate) fn restore(&mut self, record: Record) {
-        let before = self.keyspace.get(&record.key, record.main).map_or(LeaseId(0), |before| before.lease);
+        let before = self.keyspace.get(&record.key, record.main).map_or(LeaseId(0), |before| before.lease());
         self.lessor.move_key(&record.key, before, record.lease);
         self.keyspace.restore(record);
     }

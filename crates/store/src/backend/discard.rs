@@ -1,6 +1,10 @@
 //! A backend for a store that is forgotten with the process. The keyspace in memory is all there is; only its size is counted.
 
+use std::sync::Arc;
+
 use super::{Backend, BackendError, Bucket, Row, Sizes};
+use crate::StoreError;
+use crate::mvcc::Rows;
 
 #[derive(Debug, Default)]
 pub(crate) struct DiscardBackend {
@@ -14,9 +18,9 @@ impl Backend for DiscardBackend {
         Ok(())
     }
 
-    fn replace(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError> {
+    fn replace(&mut self, rows: &mut dyn Iterator<Item = Result<Row, StoreError>>) -> Result<(), BackendError> {
         self.bytes = 0;
-        let rows: Vec<_> = rows.collect();
+        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(|error| BackendError::Failed(error.to_string()))?;
         self.commit(&rows)
     }
 
@@ -26,6 +30,10 @@ impl Backend for DiscardBackend {
 
     fn sizes(&self) -> Sizes {
         Sizes { file_bytes: self.bytes, in_use_bytes: self.bytes }
+    }
+
+    fn rows(&self) -> Option<Arc<dyn Rows>> {
+        None
     }
 
     fn defragment(&mut self) -> Result<(), BackendError> {

@@ -8,8 +8,8 @@ use super::{Backend, BackendError, Bucket};
 use crate::command::alarm_kind_from_pb;
 use crate::lease::StoredLease;
 use crate::machine::Machine;
-use crate::mvcc::{Record, RevisionKey};
-use crate::proto::{etcdserverpb, leasepb, mvccpb};
+use crate::mvcc::{Cache, Keyspace, RevisionKey, decode_record};
+use crate::proto::{etcdserverpb, leasepb};
 use crate::{Alarm, LeaseId, Revision};
 
 /// A state, with the log position it is whole up to.
@@ -32,8 +32,12 @@ pub(crate) enum LoadError {
 const ORDER: [Bucket; 7] =
     [Bucket::Lease, Bucket::Alarm, Bucket::Cluster, Bucket::Members, Bucket::MembersRemoved, Bucket::Key, Bucket::Meta];
 
-pub(crate) fn load(backend: &dyn Backend) -> Result<Loaded, LoadError> {
+/// Keeps the newest values, up to `value_cache_bytes` of them, in memory if the backend can be asked for the others.
+pub(crate) fn load(backend: &dyn Backend, value_cache_bytes: usize) -> Result<Loaded, LoadError> {
     let mut loader = Loader::default();
+    if let Some(rows) = backend.rows() {
+        loader.machine.keyspace = Keyspace::with_cache(Cache::backed_by(rows, value_cache_bytes));
+    }
     for bucket in ORDER {
         let mut damaged = None;
         backend.scan(bucket, &mut |key, value| {
@@ -108,7 +112,7 @@ impl Loader {
                 if place <= std::mem::replace(&mut self.last, place) {
                     return None;
                 }
-                machine.restore(decode_record(revision, value)?);
+                machine.restore(decode_record(revision, Bytes::copy_from_slice(value))?);
             }
             Bucket::Meta => match key {
                 CONSISTENT_INDEX => self.index = u64::from_be_bytes(value.try_into().ok()?),
@@ -129,20 +133,4 @@ impl Loader {
         machine.applied = (index, term);
         Loaded { machine, is_installed: installed == index && index > 0 }
     }
-}
-
-fn decode_record(revision: RevisionKey, value: &[u8]) -> Option<Record> {
-    let kv = mvccpb::KeyValue::decode(Bytes::copy_from_slice(value)).ok()?;
-    if revision.tombstone {
-        return Some(Record::tombstone(kv.key, revision.main, revision.sub));
-    }
-    Some(Record {
-        key: kv.key,
-        value: kv.value,
-        create: Revision(kv.create_revision),
-        main: revision.main,
-        sub: revision.sub,
-        version: kv.version,
-        lease: LeaseId(kv.lease),
-    })
 }

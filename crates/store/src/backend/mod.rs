@@ -4,6 +4,11 @@
 //! log: the rows it led to, and the index up to which it is whole. Invariant: what a backend holds after any crash is what some
 //! commit left.
 
+use std::sync::Arc;
+
+use crate::StoreError;
+use crate::mvcc::Rows;
+
 mod discard;
 mod load;
 mod redb_backend;
@@ -14,9 +19,11 @@ mod writer;
 pub(crate) use discard::DiscardBackend;
 pub(crate) use load::{LoadError, Loaded, Loader, load};
 pub(crate) use redb_backend::RedbBackend;
+#[cfg(test)]
+pub(crate) use rows::record_row;
 pub(crate) use rows::{
-    Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, Row, STORAGE_VERSION, StateRows, alarm_row, initial_rows,
-    lease_row, progress_rows, rows_of, stored_key_value,
+    Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, Row, STORAGE_VERSION, StateRows, alarm_row, encode_versions,
+    initial_rows, lease_row, progress_rows, rows_of,
 };
 pub(crate) use snapshot_file::SnapshotFile;
 pub(crate) use writer::{Writer, WriterHandle};
@@ -43,13 +50,16 @@ pub(crate) trait Backend: Send + 'static {
     fn commit(&mut self, rows: &[Row]) -> Result<(), BackendError>;
 
     /// Stores these rows instead of everything there is, or changes nothing.
-    fn replace(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError>;
+    fn replace(&mut self, rows: &mut dyn Iterator<Item = Result<Row, StoreError>>) -> Result<(), BackendError>;
 
     /// Visits a bucket in key order.
     fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError>;
 
     fn sizes(&self) -> Sizes;
 
-    /// Gives free space back to the file system.
+    /// A way to the rows of the `key` bucket that does not need the backend itself; `None` where nothing is kept.
+    fn rows(&self) -> Option<Arc<dyn Rows>>;
+
+    /// Gives free space back to the file system. Rows can be read meanwhile.
     fn defragment(&mut self) -> Result<(), BackendError>;
 }

@@ -4,30 +4,42 @@
 //! unclean stop costs no walk over it. After any I/O error redb wants to be reopened, so the database is dropped then and
 //! opened again for the next commit.
 
+use std::fs::File;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
+use parking_lot::RwLock;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError};
 
 use super::{Backend, BackendError, Bucket, Row, Sizes};
+use crate::mvcc::{RevisionKey, Rows};
+use crate::{Revision, StoreError};
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// redb's cache; the keyspace is in memory already, so it only serves the writer.
+/// redb's cache: for the writer, and for values that are not in the keyspace's own cache any more.
 const CACHE_BYTES: usize = 32 << 20;
+/// Bytes copied in one transaction when defragmenting.
+const COPY_BYTES: usize = 4 << 20;
 
 pub(crate) struct RedbBackend {
     path: PathBuf,
-    /// `None` after an error.
-    database: Option<Database>,
+    database: Shared,
     /// Bytes of all keys and values.
     in_use_bytes: u64,
 }
 
+/// `None` after an error, and while one file takes the place of another. Only the writer changes it.
+type Shared = Arc<RwLock<Option<Database>>>;
+
 impl RedbBackend {
     pub(crate) fn open(path: PathBuf) -> Result<Self, BackendError> {
-        let database = open(&path)?;
-        let mut backend = Self { path, database: Some(database), in_use_bytes: 0 };
+        // What a defragmentation was making when it was interrupted.
+        let _usually_none = std::fs::remove_file(copy_path(&path));
+        let database = Arc::new(RwLock::new(Some(open(&path)?)));
+        let mut backend = Self { path, database, in_use_bytes: 0 };
         let mut in_use_bytes = 0;
         for bucket in Bucket::ALL {
             backend.scan(bucket, &mut |key, value| in_use_bytes += (key.len() + value.len()) as u64)?;
@@ -38,18 +50,90 @@ impl RedbBackend {
 
     /// Compares every page with its checksum; false when something was wrong and has been repaired.
     pub(crate) fn check(&mut self) -> Result<bool, BackendError> {
-        self.database()?;
-        let Some(database) = &mut self.database else { return Ok(true) };
-        database.check_integrity().map_err(|error| BackendError::Failed(error.to_string()))
+        match self.database.write().as_mut() {
+            Some(database) => database.check_integrity().map_err(|error| BackendError::Failed(error.to_string())),
+            None => Err(unavailable()),
+        }
     }
 
-    fn database(&mut self) -> Result<&Database, BackendError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => open(&self.path)?,
-        };
-        Ok(self.database.insert(database))
+    fn ensure_open(&self) -> Result<(), BackendError> {
+        let mut database = self.database.write();
+        if database.is_none() {
+            *database = Some(open(&self.path)?);
+        }
+        Ok(())
     }
+
+    /// Writes everything to a new file, which then takes the place of the old one.
+    fn copy(&self) -> Result<(), redb::Error> {
+        let path = copy_path(&self.path);
+        let _usually_none = std::fs::remove_file(&path);
+        {
+            let from = self.database.read();
+            let from = from.as_ref().ok_or(redb::Error::from(StorageError::PreviousIo))?;
+            let to = Database::builder().set_cache_size(CACHE_BYTES).create(&path)?;
+            copy(from, &to)?;
+        }
+        let mut database = self.database.write();
+        // Closed before, so that the new one finds no lock when it is opened under the old name.
+        *database = None;
+        std::fs::rename(&path, &self.path)?;
+        if let Some(dir) = self.path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        *database = Some(Database::builder().set_cache_size(CACHE_BYTES).create(&self.path)?);
+        Ok(())
+    }
+}
+
+/// Readers may be around for longer; the file is closed with its writer.
+impl Drop for RedbBackend {
+    fn drop(&mut self) {
+        *self.database.write() = None;
+    }
+}
+
+fn copy_path(path: &Path) -> PathBuf {
+    path.with_extension("redb.new")
+}
+
+fn unavailable() -> BackendError {
+    into_error(StorageError::PreviousIo.into())
+}
+
+/// Copies all tables, durably at the end.
+fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
+    let reading = from.begin_read()?;
+    for bucket in Bucket::ALL {
+        let source = match reading.open_table(table(bucket)) {
+            Ok(source) => source,
+            Err(TableError::TableDoesNotExist(_)) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let mut rows = source.iter()?.peekable();
+        while rows.peek().is_some() {
+            let mut writing = to.begin_write()?;
+            writing.set_durability(Durability::None)?;
+            let mut target = writing.open_table(table(bucket))?;
+            let mut n_bytes = 0;
+            for row in rows.by_ref() {
+                let (key, value) = row?;
+                target.insert(key.value(), value.value())?;
+                n_bytes += key.value().len() + value.value().len();
+                if n_bytes >= COPY_BYTES {
+                    break;
+                }
+            }
+            drop(target);
+            writing.commit()?;
+        }
+    }
+    let mut last = to.begin_write()?;
+    last.set_durability(Durability::Immediate)?;
+    last.set_two_phase_commit(true);
+    last.set_quick_repair(true);
+    last.commit()?;
+    Ok(())
 }
 
 fn open(path: &PathBuf) -> Result<Database, BackendError> {
@@ -98,7 +182,8 @@ fn commit(database: &Database, rows: &[Row]) -> Result<i64, redb::Error> {
 }
 
 /// Stores the rows instead of all others and returns the bytes in use then.
-fn replace(database: &Database, rows: &mut dyn Iterator<Item = Row>) -> Result<u64, redb::Error> {
+fn replace(database: &Database, rows: &mut dyn Iterator<Item = Result<Row, StoreError>>) -> Result<u64, redb::Error> {
+    let mut rows = rows.map(|row| row.map_err(|error| redb::Error::Corrupted(error.to_string())));
     let mut txn = database.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     txn.set_two_phase_commit(true);
@@ -107,11 +192,12 @@ fn replace(database: &Database, rows: &mut dyn Iterator<Item = Row>) -> Result<u
         txn.delete_table(table(bucket))?;
     }
     let mut in_use_bytes = 0;
-    let mut rows = rows.peekable();
+    let mut next = rows.next().transpose()?;
     // Rows of a bucket mostly follow each other: a table is opened once for all of them.
-    while let Some(bucket) = rows.peek().map(|row| row.bucket) {
+    while let Some(bucket) = next.as_ref().map(|row| row.bucket) {
         let mut table = txn.open_table(table(bucket))?;
-        while let Some(row) = rows.next_if(|row| row.bucket == bucket) {
+        while let Some(row) = next.take_if(|row| row.bucket == bucket) {
+            next = rows.next().transpose()?;
             let Some(value) = row.value else { continue };
             in_use_bytes += (row.key.len() + value.len()) as u64;
             table.insert(row.key.as_slice(), value.as_slice())?;
@@ -137,34 +223,44 @@ fn scan(database: &Database, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])
 
 impl Backend for RedbBackend {
     fn commit(&mut self, rows: &[Row]) -> Result<(), BackendError> {
-        match commit(self.database()?, rows) {
+        self.ensure_open()?;
+        let committed = match self.database.read().as_ref() {
+            Some(database) => commit(database, rows),
+            None => return Err(unavailable()),
+        };
+        match committed {
             Ok(growth) => {
                 self.in_use_bytes = self.in_use_bytes.saturating_add_signed(growth);
                 Ok(())
             }
             Err(error) => {
-                self.database = None;
+                *self.database.write() = None;
                 Err(into_error(error))
             }
         }
     }
 
-    fn replace(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError> {
-        match replace(self.database()?, rows) {
+    fn replace(&mut self, rows: &mut dyn Iterator<Item = Result<Row, StoreError>>) -> Result<(), BackendError> {
+        self.ensure_open()?;
+        let replaced = match self.database.read().as_ref() {
+            Some(database) => replace(database, rows),
+            None => return Err(unavailable()),
+        };
+        match replaced {
             Ok(in_use_bytes) => {
                 self.in_use_bytes = in_use_bytes;
                 Ok(())
             }
             Err(error) => {
-                self.database = None;
+                *self.database.write() = None;
                 Err(into_error(error))
             }
         }
     }
 
     fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError> {
-        let database = self.database.as_ref().ok_or(redb::Error::from(StorageError::PreviousIo)).map_err(into_error)?;
-        scan(database, bucket, visit).map_err(into_error)
+        let database = self.database.read();
+        scan(database.as_ref().ok_or_else(unavailable)?, bucket, visit).map_err(into_error)
     }
 
     fn sizes(&self) -> Sizes {
@@ -172,14 +268,66 @@ impl Backend for RedbBackend {
         Sizes { file_bytes, in_use_bytes: self.in_use_bytes }
     }
 
+    fn rows(&self) -> Option<Arc<dyn Rows>> {
+        Some(Arc::new(RedbRows(self.database.clone())))
+    }
+
     fn defragment(&mut self) -> Result<(), BackendError> {
-        self.database()?;
-        let Some(database) = &mut self.database else { return Ok(()) };
-        let compacted = database.compact().map_err(|error| BackendError::Failed(error.to_string()));
-        if compacted.is_err() {
-            self.database = None;
+        self.ensure_open()?;
+        let copied = self.copy().map_err(into_error);
+        if copied.is_err() {
+            let _usually_gone = std::fs::remove_file(copy_path(&self.path));
         }
-        compacted.map(|_moved_anything| ())
+        copied
+    }
+}
+
+struct RedbRows(Shared);
+
+impl std::fmt::Debug for RedbRows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedbRows").finish_non_exhaustive()
+    }
+}
+
+impl RedbRows {
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&redb::ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let database = self.0.read();
+        let database = database.as_ref().ok_or_else(|| unavailable().into_store_error())?;
+        let opened = || Ok(database.begin_read()?.open_table(table(Bucket::Key))?);
+        opened().and_then(|table| read(&table)).map_err(|error: redb::Error| into_error(error).into_store_error())
+    }
+}
+
+impl Rows for RedbRows {
+    fn get(&self, versions: &[RevisionKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.read(|table| {
+            let get = |at: &RevisionKey| {
+                let row = table.get(at.encode().as_slice())?;
+                Ok(row.map(|row| Bytes::copy_from_slice(row.value())))
+            };
+            versions.iter().map(get).collect()
+        })
+    }
+
+    fn scan(&self, from: Revision, to: Revision, n_max: usize) -> Result<Vec<(RevisionKey, Bytes)>, StoreError> {
+        let start = RevisionKey::of_revision(from).encode();
+        let end = RevisionKey::of_revision(Revision(to.0.saturating_add(1))).encode();
+        self.read(|table| {
+            let mut rows: Vec<(RevisionKey, Bytes)> = Vec::new();
+            for row in table.range(start.as_slice()..end.as_slice())? {
+                let (key, value) = row?;
+                let Some(at) = RevisionKey::decode(key.value()) else { continue };
+                if rows.len() >= n_max && rows.last().is_some_and(|(last, _)| last.main != at.main) {
+                    break;
+                }
+                rows.push((at, Bytes::copy_from_slice(value.value())));
+            }
+            Ok(rows)
+        })
     }
 }
 
@@ -210,7 +358,7 @@ mod tests {
         assert_eq!(backend.sizes().in_use_bytes, 6);
         backend.defragment().unwrap();
         assert_eq!(rows_in(&backend, Bucket::Key), [(b"a".to_vec(), b"one".to_vec())]);
-        let mut others = [Row::put(Bucket::Lease, "l", "1"), Row::put(Bucket::Key, "z", "9")].into_iter();
+        let mut others = [Row::put(Bucket::Lease, "l", "1"), Row::put(Bucket::Key, "z", "9")].into_iter().map(Ok);
         backend.replace(&mut others).unwrap();
         assert_eq!(rows_in(&backend, Bucket::Key), [(b"z".to_vec(), b"9".to_vec())]);
         assert_eq!(rows_in(&backend, Bucket::Meta), []);

@@ -9,9 +9,9 @@ use crate::command::alarm_kind_to_pb;
 use crate::lease::StoredLease;
 use crate::machine::{Machine, Write};
 use crate::membership::Membership;
-use crate::mvcc::{CHUNK_KEYS_MAX, Record, RevisionKey};
+use crate::mvcc::{CHUNK_KEYS_MAX, Kept, Record, RevisionKey, Rows};
 use crate::proto::{etcdserverpb, leasepb, mvccpb};
-use crate::{Alarm, LeaseId, Member, Revision};
+use crate::{Alarm, LeaseId, Member, Revision, StoreError};
 
 /// The buckets in use, under etcd's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -186,8 +186,9 @@ pub(crate) fn record_row(record: &Record) -> Row {
     Row::put(Bucket::Key, record.revision_key().encode(), stored_key_value(record).encode_to_vec())
 }
 
-/// A tombstone's value is the key alone.
+/// A tombstone's value is the key alone. The record's own value must be in memory.
 pub(crate) fn stored_key_value(record: &Record) -> mvccpb::KeyValue {
+    debug_assert!(record.value.here().is_some(), "a version is stored once, with its value");
     if record.is_tombstone() {
         return mvccpb::KeyValue { key: record.key.clone(), ..Default::default() };
     }
@@ -196,7 +197,7 @@ pub(crate) fn stored_key_value(record: &Record) -> mvccpb::KeyValue {
         create_revision: record.create.0,
         mod_revision: record.main.0,
         version: record.version,
-        value: record.value.clone(),
+        value: record.value.here().cloned().unwrap_or_default(),
         lease: record.lease.0,
     }
 }
@@ -217,13 +218,40 @@ pub(crate) fn alarm_row(alarm: Alarm) -> Row {
     Row::put(Bucket::Alarm, member.encode_to_vec(), Vec::new())
 }
 
-/// Everything a state consists of, taken at one moment. Records are shared with the state, not copied.
+/// The rows of versions, read from disk where they are not in memory.
+pub(crate) fn encode_versions(
+    versions: &[Kept],
+    stored: Option<&Arc<dyn Rows>>,
+) -> Result<Vec<bytes::Bytes>, StoreError> {
+    let wanted: Vec<_> = versions.iter().filter(|version| version.hot.is_none()).map(|version| version.at).collect();
+    let mut found = match stored {
+        Some(rows) if !wanted.is_empty() => rows.get(&wanted)?.into_iter(),
+        _ => Vec::new().into_iter(),
+    };
+    let encode = |version: &Kept| match &version.hot {
+        Some(record) => Ok(stored_key_value(record).encode_to_vec().into()),
+        None => {
+            let row = found.next().flatten();
+            row.ok_or_else(|| StoreError::Fatal(format!("the row of revision {} is missing", version.at.main)))
+        }
+    };
+    versions.iter().map(encode).collect()
+}
+
+/// Versions read from disk at a time.
+const BATCH_VERSIONS: usize = 256;
+
+/// Everything a state consists of, taken at one moment. Values stay where they are until they are asked for.
 #[derive(Debug)]
 pub(crate) struct StateRows {
     /// All rows but those of records, in the order in which they are read back.
     small: Vec<Row>,
-    records: Vec<Arc<Record>>,
+    versions: Vec<Kept>,
+    /// Where the versions are that are not in memory.
+    stored: Option<Arc<dyn Rows>>,
     meta: Vec<Row>,
+    /// The newest one.
+    pub(crate) revision: Revision,
     /// Index and term of the log entry that led to the state.
     pub(crate) applied: (u64, u64),
     pub(crate) membership: Membership,
@@ -237,12 +265,13 @@ impl StateRows {
         let membership = machine.membership.clone();
         small.extend(initial_rows(&membership));
         let (revision, compacted) = (machine.keyspace.revision(), machine.keyspace.compacted());
-        let mut records = Vec::new();
+        let mut versions = Vec::new();
         let mut next = Some(bytes::Bytes::new());
         while let Some(start) = next {
-            next = machine.keyspace.collect_kept(&start, CHUNK_KEYS_MAX, revision, compacted, &mut records);
+            next = machine.keyspace.collect_kept(&start, CHUNK_KEYS_MAX, revision, compacted, &mut versions);
         }
-        records.sort_unstable_by_key(|record| (record.main, record.sub));
+        versions.sort_unstable_by_key(|version| (version.at.main, version.at.sub));
+        let stored = machine.keyspace.cache().rows().cloned();
         let applied = machine.applied;
         let mut meta: Vec<Row> = progress_rows(applied.0, applied.1).into();
         meta.push(installed_row(applied.0));
@@ -251,16 +280,29 @@ impl StateRows {
             meta.push(rows_of(&Write::CompactionFinished(compacted)));
         }
         // The newest change may have been a deletion that compaction took.
-        let newest = records.last().map_or(Revision(0), |record| record.main);
+        let newest = versions.last().map_or(Revision(0), |version| version.at.main);
         if newest < revision && compacted < revision {
             meta.push(Row::put(Bucket::Key, RevisionKey::of_revision(revision).encode(), Vec::new()));
         }
-        Self { small, records, meta, applied, membership }
+        Self { small, versions, stored, meta, revision, applied, membership }
     }
 
-    pub(crate) fn into_rows(self) -> impl Iterator<Item = Row> {
-        let records = self.records.into_iter().map(|record| record_row(&record));
-        self.small.into_iter().chain(records).chain(self.meta)
+    /// All rows, read as they are asked for. An error means that a version was swept meanwhile, or cannot be read.
+    pub(crate) fn into_rows(self) -> impl Iterator<Item = Result<Row, StoreError>> {
+        let Self { small, versions, stored, meta, .. } = self;
+        let n_batches = versions.len().div_ceil(BATCH_VERSIONS);
+        let versions = (0..n_batches).flat_map(move |batch| {
+            let from = batch * BATCH_VERSIONS;
+            let batch = &versions[from..versions.len().min(from + BATCH_VERSIONS)];
+            match encode_versions(batch, stored.as_ref()) {
+                Ok(rows) => {
+                    let row = |(version, row): (&Kept, bytes::Bytes)| Row::put(Bucket::Key, version.at.encode(), row);
+                    batch.iter().zip(rows).map(row).map(Ok).collect()
+                }
+                Err(error) => vec![Err(error)],
+            }
+        });
+        small.into_iter().map(Ok).chain(versions).chain(meta.into_iter().map(Ok))
     }
 }
 

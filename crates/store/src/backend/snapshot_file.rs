@@ -1,7 +1,11 @@
 //! A snapshot file as a backend that can only be read: its buckets are the same.
 
+use std::sync::Arc;
+
 use super::{Backend, BackendError, Bucket, Row, Sizes};
+use crate::StoreError;
 use crate::bolt::{BoltError, Reader};
+use crate::mvcc::Rows;
 
 pub(crate) struct SnapshotFile(pub(crate) Reader);
 
@@ -10,7 +14,7 @@ impl Backend for SnapshotFile {
         Err(BackendError::Failed("snapshot files are not changed".to_owned()))
     }
 
-    fn replace(&mut self, _rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError> {
+    fn replace(&mut self, _rows: &mut dyn Iterator<Item = Result<Row, StoreError>>) -> Result<(), BackendError> {
         Err(BackendError::Failed("snapshot files are not changed".to_owned()))
     }
 
@@ -26,6 +30,10 @@ impl Backend for SnapshotFile {
 
     fn sizes(&self) -> Sizes {
         Sizes { file_bytes: self.0.size_bytes(), in_use_bytes: self.0.size_bytes() }
+    }
+
+    fn rows(&self) -> Option<Arc<dyn Rows>> {
+        None
     }
 
     fn defragment(&mut self) -> Result<(), BackendError> {

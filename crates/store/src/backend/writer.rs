@@ -23,6 +23,9 @@ const COMMIT_BYTES: usize = 8 << 20;
 const BACKLOG_BYTES_MAX: usize = 512 << 20;
 /// Between two steps of sweeping.
 const SWEEP_PAUSE: Duration = Duration::from_millis(1);
+/// Values let go of under one hold of the keyspace's lock, some 100 microseconds; and the pause between two such steps.
+const EVICT_VALUES: usize = 256;
+const EVICT_PAUSE: Duration = Duration::from_micros(100);
 /// How long a full disk is left alone before it is tried again.
 const FULL_DISK_RETRY: Duration = Duration::from_millis(500);
 
@@ -73,8 +76,11 @@ pub(crate) struct Writer {
     hub: Arc<Hub>,
     /// Rows of a commit that did not fit on the disk, and the index they lead to.
     stuck: Vec<Row>,
-    /// Bytes of the backlog that were taken but are not committed.
+    /// Bytes of the backlog that were taken but are not committed, and the newest revision among them.
     taken_bytes: usize,
+    taken_revision: Revision,
+    /// The backend holds all versions up to this revision.
+    durable_revision: Revision,
     retry_at: Option<Instant>,
 }
 
@@ -92,6 +98,7 @@ impl Writer {
         shared.queue.lock().applied = durable;
         // An earlier life may have left garbage.
         shared.queue.lock().must_sweep = true;
+        let durable_revision = machine.read().keyspace.revision();
         let writer = Self {
             backend,
             shared: shared.clone(),
@@ -100,6 +107,8 @@ impl Writer {
             hub,
             stuck: Vec::new(),
             taken_bytes: 0,
+            taken_revision: durable_revision,
+            durable_revision,
             retry_at: None,
         };
         writer.publish_sizes();
@@ -118,6 +127,7 @@ impl Writer {
                 std::thread::sleep(SWEEP_PAUSE);
             }
             self.commit();
+            self.evict();
             self.defragment();
             if is_stopped {
                 return;
@@ -164,6 +174,11 @@ impl Writer {
         if writes.is_empty() && self.stuck.is_empty() && applied.0 == self.durable_index() {
             return;
         }
+        let revisions = writes.iter().map(|write| match write {
+            Write::Record(record) => record.main,
+            _ => Revision(0),
+        });
+        self.taken_revision = revisions.max().unwrap_or_default().max(self.taken_revision);
         let mut rows = std::mem::take(&mut self.stuck);
         for write in &writes {
             push_rows_of(write, &mut rows);
@@ -173,6 +188,7 @@ impl Writer {
         match self.backend.commit(&rows) {
             Ok(()) => {
                 self.retry_at = None;
+                self.durable_revision = self.taken_revision;
                 self.shared.backlog_bytes.fetch_sub(std::mem::take(&mut self.taken_bytes) as u64, Ordering::AcqRel);
                 self.shared.is_full.store(false, Ordering::Release);
                 self.shared.durable_index.store(applied.0, Ordering::Release);
@@ -204,11 +220,12 @@ impl Writer {
             order
         };
         self.stuck.clear();
-        let applied = rows.applied;
+        let (applied, revision) = (rows.applied, rows.revision);
         let replaced = self.backend.replace(&mut rows.into_rows());
         self.shared.backlog_bytes.fetch_sub(std::mem::take(&mut self.taken_bytes) as u64, Ordering::AcqRel);
         if replaced.is_ok() {
             self.retry_at = None;
+            (self.taken_revision, self.durable_revision) = (revision, revision);
             self.shared.is_full.store(false, Ordering::Release);
             self.shared.durable_index.store(applied.0, Ordering::Release);
             self.shared.durable_push.store(self.shared.queue.lock().n_pushes, Ordering::Release);
@@ -248,6 +265,14 @@ impl Writer {
             }
         }
         has_more
+    }
+
+    /// Lets go of values that are on disk and more than memory should hold.
+    fn evict(&self) {
+        // The hub hands out what it has not published from memory.
+        while self.machine.write().keyspace.evict(self.durable_revision.min(self.hub.published()), EVICT_VALUES) {
+            std::thread::sleep(EVICT_PAUSE);
+        }
     }
 
     fn defragment(&mut self) {
@@ -398,7 +423,7 @@ const ROW_BYTES: usize = 64;
 /// About what a row takes.
 fn write_bytes(write: &Write) -> usize {
     match write {
-        Write::Record(record) => ROW_BYTES + record.key.len() + record.value.len(),
+        Write::Record(record) => ROW_BYTES + record.key.len() + record.value.here().map_or(0, |value| value.len()),
         _ => ROW_BYTES,
     }
 }

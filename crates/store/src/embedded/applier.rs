@@ -67,7 +67,12 @@ impl Apply for Applier {
             for (index, term, command) in commands.by_ref().take(CHUNK_ENTRIES_MAX) {
                 applied = (index, term);
                 if let Some((id, command)) = command {
-                    answers.push((id, machine.apply(command, now, &mut writes)));
+                    let outcome = machine.apply(command, now, &mut writes);
+                    // A value could not be read: other members did what this one could not.
+                    if let Err(StoreError::Fatal(error)) = outcome {
+                        return Err(StoreError::Fatal(format!("log entry {index}: {error}")));
+                    }
+                    answers.push((id, outcome));
                 }
             }
             machine.applied = applied;

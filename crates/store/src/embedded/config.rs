@@ -23,6 +23,9 @@ pub struct EmbeddedConfig {
     pub quota_bytes: i64,
     /// Operations in a transaction; more are refused.
     pub txn_ops_max: usize,
+    /// Bytes of the newest values to keep in memory; the others are read from the state file. Without a data directory, all are
+    /// kept.
+    pub value_cache_bytes: usize,
     /// The first members of the cluster, this one among them; none means this one alone. Looked at only when the store is new.
     pub initial_cluster: Vec<InitialMember>,
     /// Whether a new store begins a cluster or joins one.
@@ -139,6 +142,7 @@ impl Default for EmbeddedConfig {
             cluster_token: "etcd-cluster".into(),
             quota_bytes: 0,
             txn_ops_max: TXN_OPS_MAX,
+            value_cache_bytes: 256 << 20,
             initial_cluster: Vec::new(),
             cluster_state: ClusterState::New,
             peer: None,

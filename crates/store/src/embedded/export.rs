@@ -1,24 +1,25 @@
 //! The whole keyspace at one revision: its checksum, and as a snapshot file.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
 
 use super::EmbeddedStore;
-use crate::backend::{Bucket, Row, alarm_row, initial_rows, lease_row, progress_rows, rows_of, stored_key_value};
+use crate::backend::{Bucket, Row, alarm_row, encode_versions, initial_rows, lease_row, progress_rows, rows_of};
 use crate::machine::Write;
-use crate::mvcc::{CHUNK_KEYS_MAX, Record};
+use crate::mvcc::{CHUNK_KEYS_MAX, Kept, Keyspace, Rows};
+use crate::pins::Pin;
 use crate::{HashKv, Revision, Snapshot, StoreError, bolt};
+
+/// Rows read from disk at a time.
+const BATCH_ROWS: usize = 256;
 
 impl EmbeddedStore {
     /// etcd's HashKV: the name of the bucket, then the rows in order of revision.
     pub(super) async fn hash(&self, revision: Revision) -> Result<HashKv, StoreError> {
-        let (records, hash_revision, compact_revision) = self.records_at(revision).await?;
-        let hash = tokio::task::spawn_blocking(move || hash_of(&records, compact_revision)).await;
-        let hash = hash.map_err(|error| StoreError::Fatal(format!("hash: {error}")))?;
-        Ok(HashKv { hash, compact_revision, hash_revision })
+        let versions = self.versions_at(revision).await?;
+        let hash = tokio::task::spawn_blocking(move || versions.hash()).await;
+        hash.map_err(|error| StoreError::Fatal(format!("hash: {error}")))?
     }
 
     /// An etcd snapshot file of the newest revision.
@@ -32,58 +33,114 @@ impl EmbeddedStore {
             rows.extend(machine.lessor.stored().map(lease_row));
             rows.extend(machine.alarms.iter().copied().map(alarm_row));
         }
-        let (records, _revision, compacted) = self.records_at(Revision(0)).await?;
-        if compacted > Revision(0) {
-            rows.push(rows_of(&Write::CompactionScheduled(compacted)));
-            rows.push(rows_of(&Write::CompactionFinished(compacted)));
+        let versions = self.versions_at(Revision(0)).await?;
+        if versions.compacted > Revision(0) {
+            rows.push(rows_of(&Write::CompactionScheduled(versions.compacted)));
+            rows.push(rows_of(&Write::CompactionFinished(versions.compacted)));
         }
-        // The first pass over the lengths reads every record.
-        let planned = tokio::task::spawn_blocking(move || bolt::Writer::plan(buckets(rows, records)));
+        // The first pass over the lengths reads every row.
+        let planned = tokio::task::spawn_blocking(move || bolt::Writer::plan(buckets(rows, Arc::new(versions))));
         let writer = planned.await.map_err(|error| StoreError::Fatal(format!("snapshot: {error}")))??;
         Ok(writer.into_snapshot())
     }
 
-    /// Every version that is kept up to a revision (0: the newest), in order of revision; that revision; the compacted one.
-    async fn records_at(&self, revision: Revision) -> Result<(Vec<Arc<Record>>, Revision, Revision), StoreError> {
-        let (revision, compacted, _pin) = {
+    async fn versions_at(&self, revision: Revision) -> Result<Versions, StoreError> {
+        let (mut versions, pin) = {
             let machine = self.machine.read();
-            let revision = machine.keyspace.readable(revision)?;
-            (revision, machine.keyspace.compacted(), self.pins.pin(machine.keyspace.compacted().max(Revision(0))))
+            let versions = Versions::empty(&machine.keyspace, revision)?;
+            let pin = self.pins.pin(machine.keyspace.compacted().max(Revision(0)));
+            (versions, pin)
         };
-        let mut records = Vec::new();
+        versions.pin = Some(pin);
         let mut next = Some(Bytes::new());
         while let Some(start) = next {
-            next = self.machine.read().keyspace.collect_kept(&start, CHUNK_KEYS_MAX, revision, compacted, &mut records);
+            next = versions.collect(&self.machine.read().keyspace, &start, CHUNK_KEYS_MAX);
             tokio::task::yield_now().await;
         }
-        records.sort_unstable_by_key(|record| (record.main, record.sub));
-        Ok((records, revision, compacted))
+        versions.sort();
+        Ok(versions)
     }
 }
 
-/// Of the rows at or before the compacted revision, only those that are still the newest of their key count, and a tombstone at
-/// that revision never does: not all versions of etcd keep the others.
-pub(crate) fn hash_of(records: &[Arc<Record>], compact_revision: Revision) -> u32 {
-    let mut newest: HashMap<&Bytes, &Arc<Record>> = HashMap::new();
-    for record in records {
-        newest.insert(&record.key, record);
-    }
-    let n_existing = newest.values().filter(|record| !record.is_tombstone()).count();
-    let is_skipped = |record: &Arc<Record>| {
-        let is_superseded = record.is_tombstone() || newest.get(&record.key) != Some(&record);
-        (record.main <= compact_revision && is_superseded && n_existing > 0)
-            || (record.main == compact_revision && record.is_tombstone())
-    };
-    let mut hash = crc32c::crc32c(Bucket::Key.name().as_bytes());
-    for record in records.iter().filter(|record| !is_skipped(record)) {
-        hash = crc32c::crc32c_append(hash, &record.revision_key().encode());
-        hash = crc32c::crc32c_append(hash, &stored_key_value(record).encode_to_vec());
-    }
-    hash
+/// Every version that is kept up to a revision, in order of revision. The values stay where they are until they are asked for.
+#[derive(Debug)]
+pub(crate) struct Versions {
+    kept: Vec<Kept>,
+    revision: Revision,
+    compacted: Revision,
+    rows: Option<Arc<dyn Rows>>,
+    /// Keeps the rows from being swept.
+    pin: Option<Pin>,
 }
 
-/// The rows by bucket, each sorted, the records already in the order of their rows.
-fn buckets(mut rows: Vec<Row>, records: Vec<Arc<Record>>) -> Vec<bolt::Bucket> {
+impl Versions {
+    /// Of a keyspace that does not change meanwhile; 0 is the newest revision.
+    pub(crate) fn of(keyspace: &Keyspace, revision: Revision) -> Result<Self, StoreError> {
+        let mut versions = Self::empty(keyspace, revision)?;
+        let _no_rest = versions.collect(keyspace, &Bytes::new(), usize::MAX);
+        versions.sort();
+        Ok(versions)
+    }
+
+    fn empty(keyspace: &Keyspace, revision: Revision) -> Result<Self, StoreError> {
+        let revision = keyspace.readable(revision)?;
+        let rows = keyspace.cache().rows().cloned();
+        Ok(Self { kept: Vec::new(), revision, compacted: keyspace.compacted(), rows, pin: None })
+    }
+
+    fn collect(&mut self, keyspace: &Keyspace, start: &Bytes, n_keys_max: usize) -> Option<Bytes> {
+        keyspace.collect_kept(start, n_keys_max, self.revision, self.compacted, &mut self.kept)
+    }
+
+    fn sort(&mut self) {
+        self.kept.sort_unstable_by_key(|version| (version.at.main, version.at.sub));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// etcd's HashKV. Of the rows at or before the compacted revision, only those count that are still the newest of their key, and
+    /// a tombstone at that revision never does: not all versions of etcd keep the others.
+    pub(crate) fn hash(&self) -> Result<HashKv, StoreError> {
+        let compact_revision = self.compacted;
+        let has_existing = self.kept.iter().any(|version| version.is_newest && !version.at.tombstone);
+        let is_skipped = |version: &Kept| {
+            let is_superseded = version.at.tombstone || !version.is_newest;
+            (version.at.main <= compact_revision && is_superseded && has_existing)
+                || (version.at.main == compact_revision && version.at.tombstone)
+        };
+        let mut hash = crc32c::crc32c(Bucket::Key.name().as_bytes());
+        for batch in self.kept.chunks(BATCH_ROWS) {
+            for (version, row) in batch.iter().zip(encode_versions(batch, self.rows.as_ref())?) {
+                if !is_skipped(version) {
+                    hash = crc32c::crc32c_append(hash, &version.at.encode());
+                    hash = crc32c::crc32c_append(hash, &row);
+                }
+            }
+        }
+        Ok(HashKv { hash, compact_revision, hash_revision: self.revision })
+    }
+
+    /// All rows, read as they are asked for.
+    fn stream(self: Arc<Self>) -> impl Iterator<Item = Result<(Bytes, Bytes), StoreError>> + Send {
+        let n_batches = self.kept.len().div_ceil(BATCH_ROWS);
+        (0..n_batches).flat_map(move |batch| {
+            let from = batch * BATCH_ROWS;
+            let versions = &self.kept[from..self.kept.len().min(from + BATCH_ROWS)];
+            match encode_versions(versions, self.rows.as_ref()) {
+                Ok(rows) => {
+                    let keys = versions.iter().map(|version| version.at.encode().into());
+                    keys.zip(rows).map(Ok).collect::<Vec<_>>()
+                }
+                Err(error) => vec![Err(error)],
+            }
+        })
+    }
+}
+
+/// The rows by bucket, each sorted, the versions already in the order of their rows.
+fn buckets(mut rows: Vec<Row>, versions: Arc<Versions>) -> Vec<bolt::Bucket> {
     rows.sort_by(|a, b| (a.bucket, &a.key).cmp(&(b.bucket, &b.key)));
     let small = |bucket: Bucket| {
         let rows = rows.iter().filter(|row| row.bucket == bucket);
@@ -92,16 +149,8 @@ fn buckets(mut rows: Vec<Row>, records: Vec<Arc<Record>>) -> Vec<bolt::Bucket> {
     };
     let mut buckets: Vec<_> = Bucket::ALL.into_iter().filter(|bucket| *bucket != Bucket::Key).map(small).collect();
     buckets.extend(Bucket::EMPTY.map(|name| bolt::Bucket::of(name, Vec::new())));
-    let records: Arc<[_]> = records.into();
-    let again = records.clone();
-    let lengths = (0..records.len()).map(move |at| {
-        let record = &records[at];
-        Ok((record.revision_key().encode().len(), stored_key_value(record).encoded_len()))
-    });
-    let rows = (0..again.len()).map(move |at| {
-        let record = &again[at];
-        Ok((record.revision_key().encode().into(), stored_key_value(record).encode_to_vec().into()))
-    });
+    let lengths = versions.clone().stream().map(|row| row.map(|(key, value)| (key.len(), value.len())));
+    let rows = versions.stream();
     buckets.push(bolt::Bucket { name: Bucket::Key.name(), lengths: Box::new(lengths), rows: Box::new(rows) });
     buckets
 }

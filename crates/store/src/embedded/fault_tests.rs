@@ -76,7 +76,7 @@ impl Backend for FaultyBackend {
         }
     }
 
-    fn replace(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), BackendError> {
+    fn replace(&mut self, rows: &mut dyn Iterator<Item = Result<Row, StoreError>>) -> Result<(), BackendError> {
         self.1.replace(rows)
     }
 
@@ -86,6 +86,10 @@ impl Backend for FaultyBackend {
 
     fn sizes(&self) -> Sizes {
         self.1.sizes()
+    }
+
+    fn rows(&self) -> Option<Arc<dyn crate::mvcc::Rows>> {
+        None
     }
 
     fn defragment(&mut self) -> Result<(), BackendError> {

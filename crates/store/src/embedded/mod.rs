@@ -28,11 +28,13 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 
 pub use config::{ClusterState, EmbeddedConfig, InitialMember, OpenError};
-pub(crate) use export::hash_of;
+pub(crate) use export::Versions;
 pub(crate) use identity::Newcomer;
 pub(crate) use open::{FIRST_ENTRY, LOG_DIR, STATE_FILE, check_agreement, claim};
 
 use self::leases::LeaseDesk;
+#[cfg(test)]
+use crate::Revision;
 use crate::backend::WriterHandle;
 use crate::machine::Machine;
 use crate::peer::PeerNet;
@@ -101,6 +103,17 @@ impl EmbeddedStore {
 
 #[cfg(test)]
 impl EmbeddedStore {
+    /// Brings everything to the state file and lets go of what the cache need not hold.
+    pub(crate) async fn forget_values(&self) {
+        self.writer.flush().await.unwrap();
+        let newest = self.machine.read().keyspace.revision();
+        while self.hub.published() < newest {
+            tokio::task::yield_now().await;
+        }
+        while self.machine.write().keyspace.evict(newest, 1) {}
+        assert!(self.machine.read().keyspace.cache().forgotten() > Revision(0));
+    }
+
     /// Ends the store as a crash would: nothing is written from here on.
     pub(crate) fn crash(&self) {
         self.writer.crash();

@@ -102,7 +102,7 @@ pub(super) fn start<L: LogStore>(
     lock: Option<File>,
 ) -> Result<EmbeddedStore, OpenError> {
     config.check()?;
-    let loaded = load(backend.as_ref()).map_err(|error| load_error(dir, &error))?;
+    let loaded = load(backend.as_ref(), config.value_cache_bytes).map_err(|error| load_error(dir, &error))?;
     let logged = log.load().map_err(|error| log_error(dir, &error))?;
     let Start { identity, machine, logged, others } = begin(&config, dir, &mut log, backend.as_mut(), loaded, logged)?;
     check_agreement(dir, machine.applied.0, &logged)?;

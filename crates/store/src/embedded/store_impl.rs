@@ -1,5 +1,7 @@
 //! The store's door, as the embedded store keeps it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::EmbeddedStore;
@@ -7,7 +9,7 @@ use super::leases::at_leader;
 use crate::command::Command;
 use crate::machine::{Outcome, cost_bytes, has_put};
 use crate::mvcc::check::{check_range, check_txn};
-use crate::mvcc::{CHUNK_KEYS_MAX, RangeCursor, is_read_only, is_serializable};
+use crate::mvcc::{CHUNK_KEYS_MAX, RangeCursor, Rows, is_read_only, is_serializable};
 use crate::proto::peer as pb;
 use crate::{
     Alarm, AlarmKind, HashKv, LeaseId, LeaseStatus, Member, RangeRequest, RangeResponse, Revision, Snapshot, Store,
@@ -25,17 +27,22 @@ impl Store for EmbeddedStore {
             self.refuse_learner()?;
             self.raft.read_index().await?;
         }
-        let (mut cursor, pin) = {
+        let (mut cursor, rows, pin) = {
             let machine = self.machine.read();
             let mut cursor = RangeCursor::new(&machine.keyspace, request)?;
             cursor.step(&machine.keyspace, CHUNK_KEYS_MAX);
             if cursor.is_done() {
                 return Ok(cursor.finish());
             }
+            let rows = machine.keyspace.cache().rows().cloned();
             let pin = self.pins.pin(cursor.revision());
-            (cursor, pin)
+            (cursor, rows, pin)
         };
-        while !cursor.is_done() {
+        loop {
+            cursor = fill_in(cursor, rows.clone()).await?;
+            if cursor.is_done() {
+                break;
+            }
             // Writers get their turn between chunks, and so do other tasks of this thread.
             tokio::task::yield_now().await;
             cursor.step(&self.machine.read().keyspace, CHUNK_KEYS_MAX);
@@ -231,6 +238,19 @@ impl EmbeddedStore {
             }
         }
     }
+}
+
+/// Values read from disk without leaving the async thread: some microseconds each when the system has them cached.
+const VALUES_READ_AT_ONCE: usize = 16;
+
+/// Reads the values that a range lacks.
+async fn fill_in(mut cursor: RangeCursor, rows: Option<Arc<dyn Rows>>) -> Result<RangeCursor, StoreError> {
+    if cursor.n_missing() <= VALUES_READ_AT_ONCE {
+        cursor.fill_in(rows.as_ref())?;
+        return Ok(cursor);
+    }
+    let filled = tokio::task::spawn_blocking(move || cursor.fill_in(rows.as_ref()).map(|()| cursor)).await;
+    filled.map_err(|error| StoreError::Fatal(format!("range: {error}")))?
 }
 
 /// Another command's outcome came back, which the ids rule out.

@@ -3,30 +3,40 @@
 use std::cmp::Ordering;
 
 use super::Keyspace;
-use super::record::Record;
-use crate::{Compare, CompareResult, CompareTarget, LeaseId, Revision};
+use super::index::Found;
+use crate::{Compare, CompareResult, CompareTarget, KeyValue, RangeRequest, StoreError};
 
 impl Keyspace {
     /// A range compare holds if it holds for every key. An absent key compares as zeros, except that its value never compares.
-    pub(super) fn holds(&self, compare: &Compare) -> bool {
-        let mut existing = self.index.scan(&compare.range).filter_map(|entry| entry.live_at(self.revision)).peekable();
-        if existing.peek().is_none() {
-            return compares(compare, None);
+    pub(super) fn holds(&self, compare: &Compare) -> Result<bool, StoreError> {
+        let keys_only = !matches!(compare.target, CompareTarget::Value(_));
+        if compare.range.end.is_empty() {
+            let found = self.get(&compare.range.start, self.revision);
+            let kv = match found {
+                Some(found) if !keys_only => self.key_values(vec![found.to_record()])?.pop(),
+                found => found.map(Found::to_key_value),
+            };
+            return Ok(compares(compare, kv.as_ref()));
         }
-        existing.all(|record| compares(compare, Some(record)))
+        let request = RangeRequest { range: compare.range.clone(), keys_only, ..RangeRequest::default() };
+        let existing = self.range(&request)?.kvs;
+        if existing.is_empty() {
+            return Ok(compares(compare, None));
+        }
+        Ok(existing.iter().all(|kv| compares(compare, Some(kv))))
     }
 }
 
-fn compares(compare: &Compare, record: Option<&Record>) -> bool {
+fn compares(compare: &Compare, kv: Option<&KeyValue>) -> bool {
+    let absent = KeyValue::default();
+    let found = kv.unwrap_or(&absent);
     let order = match &compare.target {
-        CompareTarget::Version(version) => record.map_or(0, |r| r.version).cmp(version),
-        CompareTarget::CreateRevision(revision) => record.map_or(Revision(0), |r| r.create).cmp(revision),
-        CompareTarget::ModRevision(revision) => record.map_or(Revision(0), |r| r.main).cmp(revision),
-        CompareTarget::Lease(lease) => record.map_or(LeaseId(0), |r| r.lease).cmp(lease),
-        CompareTarget::Value(value) => match record {
-            Some(record) => record.value.cmp(value),
-            None => return false,
-        },
+        CompareTarget::Version(version) => found.version.cmp(version),
+        CompareTarget::CreateRevision(revision) => found.create_revision.cmp(revision),
+        CompareTarget::ModRevision(revision) => found.mod_revision.cmp(revision),
+        CompareTarget::Lease(lease) => found.lease.cmp(lease),
+        CompareTarget::Value(_) if kv.is_none() => return false,
+        CompareTarget::Value(value) => found.value.cmp(value),
     };
     match compare.result {
         CompareResult::Equal => order == Ordering::Equal,

@@ -1,10 +1,11 @@
-//! The retained changes in revision order: what watches are fed from.
+//! The newest changes in revision order: what watches are fed from.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::record::Record;
-use crate::{EventKind, KeyValue, Revision, WatchEvent};
+use super::rows::{Rows, with_values};
+use crate::{EventKind, KeyValue, Revision, StoreError, WatchEvent};
 
 /// A change and what it replaced.
 #[derive(Clone, Debug)]
@@ -14,11 +15,19 @@ pub(crate) struct Change {
     pub(crate) prev: Option<Arc<Record>>,
 }
 
+/// A change that is no longer in memory but left something for the sweep.
+#[derive(Debug)]
+pub(crate) struct Garbage {
+    pub(crate) main: Revision,
+    pub(crate) key: Box<[u8]>,
+}
+
 impl Change {
     pub(crate) fn kind(&self) -> EventKind {
         if self.record.is_tombstone() { EventKind::Delete } else { EventKind::Put }
     }
 
+    /// The values must be in memory; see [`with_previous`].
     pub(crate) fn to_event(&self, prev_kv: bool) -> WatchEvent {
         let kind = self.kind();
         let kv = match kind {
@@ -31,6 +40,18 @@ impl Change {
         let prev = self.prev.as_ref().filter(|_| prev_kv && !is_create);
         WatchEvent { kind, kv, prev_kv: prev.map(|record| record.to_key_value()) }
     }
+}
+
+/// Reads the previous versions' values where they are not in memory; one that was compacted meanwhile is none.
+pub(crate) fn with_previous(rows: Option<&Arc<dyn Rows>>, changes: &mut [Change]) -> Result<(), StoreError> {
+    let is_missing = |change: &Change| change.prev.as_ref().is_some_and(|prev| prev.value.here().is_none());
+    let mut lacking: Vec<_> = changes.iter_mut().filter(|change| is_missing(change)).collect();
+    let mut previous: Vec<_> = lacking.iter_mut().map(|change| change.prev.take()).collect();
+    with_values(rows, &mut previous)?;
+    for (change, prev) in lacking.into_iter().zip(previous) {
+        change.prev = prev;
+    }
+    Ok(())
 }
 
 /// Changes ordered by revision, then by place in it.
@@ -60,6 +81,11 @@ impl History {
 
     pub(crate) fn pop_front(&mut self) -> Option<Change> {
         self.changes.pop_front()
+    }
+
+    /// The oldest change, if it is of this revision or an older one.
+    pub(crate) fn pop_through(&mut self, revision: Revision) -> Option<Change> {
+        self.changes.pop_front_if(|change| change.record.main <= revision)
     }
 
     /// Changes of exactly one revision, to forget what they replaced.

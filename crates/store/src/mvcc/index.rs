@@ -2,14 +2,15 @@
 //!
 //! A sorted list of sorted leaves: two levels are enough for tens of millions of keys, scans walk contiguous memory, and
 //! counts are sums over leaves instead of walks over keys. Each leaf knows how many of its keys exist and the newest revision
-//! that touched it, so that also a count at an older revision only walks the leaves changed since.
+//! that touched it, so that also a count at an older revision only walks the leaves changed since. A version whose value is only
+//! on disk takes no memory of its own: a key costs its bytes and an entry of 64.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::record::{Record, RevisionKey};
-use crate::{KeyRange, Revision};
+use super::record::{Record, RevisionKey, Value};
+use crate::{KeyRange, KeyValue, LeaseId, Revision};
 
 /// A full leaf splits in two; half of it moves on an insert in the worst case (some 12 KiB).
 const LEAF_ENTRIES_MAX: usize = 256;
@@ -32,10 +33,125 @@ struct Leaf {
 /// The retained versions of a key: the newest, and the older ones if there are any, oldest first.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    key: Bytes,
-    head: Arc<Record>,
+    key: Box<[u8]>,
+    head: Version,
     #[allow(clippy::box_collection)] // One word in the common case of no older version.
-    older: Option<Box<Vec<Arc<Record>>>>,
+    older: Option<Box<Vec<Version>>>,
+}
+
+/// A version as the index keeps it.
+#[derive(Debug)]
+enum Version {
+    /// With its value.
+    Hot(Arc<Record>),
+    /// All but the value, which is on disk.
+    Cold { create: Revision, main: Revision, version: i64, lease: LeaseId, sub: u32 },
+}
+
+// The promise of 64 bytes a key.
+const _: () = assert!(size_of::<Entry>() == 64);
+
+/// A version that was looked up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    key: &'a [u8],
+    version: &'a Version,
+}
+
+impl Version {
+    fn main(&self) -> Revision {
+        match self {
+            Self::Hot(record) => record.main,
+            Self::Cold { main, .. } => *main,
+        }
+    }
+
+    /// The place in history: revision, and place in that.
+    fn at(&self) -> (Revision, i64) {
+        match self {
+            Self::Hot(record) => (record.main, record.sub),
+            Self::Cold { main, sub, .. } => (*main, i64::from(*sub)),
+        }
+    }
+
+    fn is_tombstone(&self) -> bool {
+        match self {
+            Self::Hot(record) => record.is_tombstone(),
+            Self::Cold { version, .. } => *version == 0,
+        }
+    }
+
+    fn revision_key(&self) -> RevisionKey {
+        let (main, sub) = self.at();
+        RevisionKey { main, sub, tombstone: self.is_tombstone() }
+    }
+
+    fn hot_bytes(&self) -> usize {
+        match self {
+            Self::Hot(record) => record.cost_bytes(),
+            Self::Cold { .. } => 0,
+        }
+    }
+
+    /// Lets go of the value; the row must be on disk. Returns the bytes that this frees.
+    fn chill(&mut self) -> usize {
+        let Self::Hot(record) = self else { return 0 };
+        let Ok(sub) = u32::try_from(record.sub) else { return 0 };
+        let bytes = record.cost_bytes();
+        let Record { create, main, version, lease, .. } = **record;
+        *self = Self::Cold { create, main, version, lease, sub };
+        bytes
+    }
+}
+
+impl Found<'_> {
+    pub(crate) fn is_tombstone(&self) -> bool {
+        self.version.is_tombstone()
+    }
+
+    pub(crate) fn revision_key(&self) -> RevisionKey {
+        self.version.revision_key()
+    }
+
+    pub(crate) fn lease(&self) -> LeaseId {
+        match self.version {
+            Version::Hot(record) => record.lease,
+            Version::Cold { lease, .. } => *lease,
+        }
+    }
+
+    /// The version with its value, if that is in memory.
+    pub(crate) fn hot(&self) -> Option<&Arc<Record>> {
+        match self.version {
+            Version::Hot(record) if record.value.here().is_some() => Some(record),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn to_record(self) -> Arc<Record> {
+        match *self.version {
+            Version::Hot(ref record) => Arc::clone(record),
+            Version::Cold { create, main, version, lease, sub } => {
+                let (key, value, sub) = (Bytes::copy_from_slice(self.key), Value::Stored, i64::from(sub));
+                Arc::new(Record { key, value, create, main, sub, version, lease })
+            }
+        }
+    }
+
+    /// Without the value if that is not in memory.
+    pub(crate) fn to_key_value(self) -> KeyValue {
+        match *self.version {
+            Version::Hot(ref record) => record.to_key_value(),
+            Version::Cold { create, main, version, lease, .. } => KeyValue {
+                key: Bytes::copy_from_slice(self.key),
+                value: Bytes::new(),
+                create_revision: create,
+                mod_revision: main,
+                version,
+                lease,
+            },
+        }
+    }
 }
 
 /// Where a key is or would be.
@@ -46,37 +162,68 @@ struct Position {
 }
 
 impl Entry {
-    pub(crate) fn key(&self) -> &Bytes {
+    pub(crate) fn key(&self) -> &[u8] {
         &self.key
     }
 
-    /// The newest record at or before a revision, tombstones included.
-    pub(crate) fn record_at(&self, revision: Revision) -> Option<&Arc<Record>> {
-        if self.head.main <= revision {
+    /// The newest version at or before a revision, tombstones included.
+    fn version_at(&self, revision: Revision) -> Option<&Version> {
+        if self.head.main() <= revision {
             return Some(&self.head);
         }
         let older = self.older.as_ref()?;
-        older.iter().rev().find(|record| record.main <= revision)
+        older.iter().rev().find(|version| version.main() <= revision)
+    }
+
+    pub(crate) fn found_at(&self, revision: Revision) -> Option<Found<'_>> {
+        Some(Found { key: &self.key, version: self.version_at(revision)? })
     }
 
     /// The version that exists at a revision.
-    pub(crate) fn live_at(&self, revision: Revision) -> Option<&Arc<Record>> {
-        self.record_at(revision).filter(|record| !record.is_tombstone())
+    pub(crate) fn live_at(&self, revision: Revision) -> Option<Found<'_>> {
+        self.found_at(revision).filter(|found| !found.is_tombstone())
     }
 
-    /// The versions a compaction keeps, whether or not the others have been swept.
-    pub(crate) fn kept(&self, compacted: Revision) -> impl Iterator<Item = &Arc<Record>> {
-        let oldest = self.record_at(compacted);
-        let oldest_is_gone = oldest.is_some_and(|record| record.is_tombstone() && record.main < compacted);
-        let from = oldest.map(|record| (record.main, record.sub));
-        self.records().filter(move |record| match (from, (record.main, record.sub)) {
+    /// The versions a compaction keeps, oldest first, whether or not the others have been swept.
+    pub(crate) fn kept(&self, compacted: Revision) -> impl Iterator<Item = Found<'_>> {
+        let oldest = self.version_at(compacted);
+        let oldest_is_gone = oldest.is_some_and(|version| version.is_tombstone() && version.main() < compacted);
+        let from = oldest.map(Version::at);
+        let kept = self.versions().filter(move |version| match (from, version.at()) {
             (None, _) => true,
             (Some(from), at) => at > from || (at == from && !oldest_is_gone),
-        })
+        });
+        kept.map(|version| Found { key: &self.key, version })
     }
 
-    fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+    fn versions(&self) -> impl Iterator<Item = &Version> {
         self.older.iter().flat_map(|older| older.iter()).chain(std::iter::once(&self.head))
+    }
+
+    fn version_mut(&mut self, at: (Revision, i64)) -> Option<&mut Version> {
+        if self.head.at() == at {
+            return Some(&mut self.head);
+        }
+        let older = self.older.as_mut()?;
+        let place = older.binary_search_by_key(&at, Version::at).ok()?;
+        older.get_mut(place)
+    }
+}
+
+/// What pruning took out of the index.
+#[derive(Debug, Default)]
+pub(crate) struct Pruned {
+    pub(crate) rows: Vec<RevisionKey>,
+    /// How many of them were in memory, and what they took there.
+    pub(crate) n_hot: usize,
+    pub(crate) hot_bytes: usize,
+}
+
+impl Pruned {
+    fn add(&mut self, version: &Version) {
+        self.rows.push(version.revision_key());
+        self.n_hot += usize::from(matches!(version, Version::Hot(_)));
+        self.hot_bytes += version.hot_bytes();
     }
 }
 
@@ -98,7 +245,7 @@ impl Index {
         let leaf = &mut self.leaves[position.leaf];
         leaf.newest = leaf.newest.max(record.main);
         leaf.n_live += usize::from(!record.is_tombstone());
-        let entry = Entry { key: record.key.clone(), head: record, older: None };
+        let entry = Entry { key: record.key.as_ref().into(), head: Version::Hot(record), older: None };
         leaf.entries.insert(position.entry, entry);
         if leaf.entries.len() >= LEAF_ENTRIES_MAX {
             // Keys that only grow (events, leases) fill leaves instead of leaving halves behind.
@@ -110,35 +257,45 @@ impl Index {
 
     /// Drops the versions of a key that no read at or above `compacted` can see: all older than the newest one at or before
     /// it, and that one too if it is a tombstone from before. Reports the rows that went.
-    pub(crate) fn prune(&mut self, key: &[u8], compacted: Revision, dropped: &mut Vec<RevisionKey>) {
+    pub(crate) fn prune(&mut self, key: &[u8], compacted: Revision, pruned: &mut Pruned) {
         let (position, found) = self.position(key);
         if !found {
             return;
         }
         let leaf = &mut self.leaves[position.leaf];
         let entry = &mut leaf.entries[position.entry];
-        let Some(kept) = entry.record_at(compacted) else { return };
-        let kept = kept.clone();
-        let kept_is_gone = kept.is_tombstone() && kept.main < compacted;
-        let is_garbage = |record: &Record| {
-            let order = (record.main, record.sub).cmp(&(kept.main, kept.sub));
+        let Some(kept) = entry.version_at(compacted) else { return };
+        let kept_at = kept.at();
+        let kept_is_gone = kept.is_tombstone() && kept.main() < compacted;
+        let is_garbage = |version: &Version| {
+            let order = version.at().cmp(&kept_at);
             order.is_lt() || (order.is_eq() && kept_is_gone)
         };
         if let Some(older) = &mut entry.older {
-            let n_garbage = older.partition_point(|record| is_garbage(record));
-            dropped.extend(older.drain(..n_garbage).map(|record| record.revision_key()));
+            let n_garbage = older.partition_point(is_garbage);
+            older.drain(..n_garbage).for_each(|version| pruned.add(&version));
             if older.is_empty() {
                 entry.older = None;
             }
         }
         if is_garbage(&entry.head) {
             debug_assert!(entry.older.is_none(), "the head is the newest");
-            dropped.push(entry.head.revision_key());
+            pruned.add(&entry.head);
             leaf.entries.remove(position.entry);
             if leaf.entries.is_empty() {
                 self.leaves.remove(position.leaf);
             }
         }
+    }
+
+    /// Lets go of a version's value, which must be on disk. Returns the bytes that this frees.
+    pub(crate) fn chill(&mut self, key: &[u8], main: Revision, sub: i64) -> usize {
+        let (position, found) = self.position(key);
+        if !found {
+            return 0;
+        }
+        let entry = &mut self.leaves[position.leaf].entries[position.entry];
+        entry.version_mut((main, sub)).map_or(0, Version::chill)
     }
 
     /// Entries of a range in key order.
@@ -170,7 +327,7 @@ impl Index {
             }
             let Some(part) = leaf.entries.get(from..to).filter(|part| !part.is_empty()) else { continue };
             if n_walked >= n_walked_max {
-                return (count, Some(part[0].key.clone()));
+                return (count, Some(Bytes::copy_from_slice(&part[0].key)));
             }
             n_walked += part.len();
             count += part.iter().filter(|entry| entry.live_at(revision).is_some()).count();
@@ -191,15 +348,22 @@ impl Index {
     }
 
     fn position(&self, key: &[u8]) -> (Position, bool) {
-        let n_starting_before = self.leaves.partition_point(|leaf| leaf.entries[0].key.as_ref() <= key);
+        let n_starting_before = self.leaves.partition_point(|leaf| *leaf.entries[0].key <= *key);
         let leaf = n_starting_before.saturating_sub(1);
         let Some(entries) = self.leaves.get(leaf).map(|leaf| &leaf.entries) else {
             return (Position { leaf: 0, entry: 0 }, false);
         };
-        match entries.binary_search_by(|entry| entry.key.as_ref().cmp(key)) {
+        match entries.binary_search_by(|entry| (*entry.key).cmp(key)) {
             Ok(entry) => (Position { leaf, entry }, true),
             Err(entry) => (Position { leaf, entry }, false),
         }
+    }
+
+    /// Bytes of the versions whose values are in memory.
+    #[cfg(test)]
+    pub(crate) fn hot_bytes(&self) -> usize {
+        let entries = self.leaves.iter().flat_map(|leaf| &leaf.entries);
+        entries.flat_map(Entry::versions).map(Version::hot_bytes).sum()
     }
 
     /// Panics when the structure contradicts itself.
@@ -213,9 +377,10 @@ impl Index {
             let n_live = leaf.entries.iter().filter(|entry| !entry.head.is_tombstone()).count();
             assert_eq!(leaf.n_live, n_live);
             for entry in &leaf.entries {
-                assert!(entry.head.main <= leaf.newest);
-                assert!(entry.records().is_sorted_by_key(|record| (record.main, record.sub)));
-                assert!(entry.records().all(|record| record.key == entry.key));
+                assert!(entry.head.main() <= leaf.newest);
+                assert!(entry.versions().is_sorted_by(|a, b| a.at() < b.at()));
+                let is_own = |version: &Version| !matches!(version, Version::Hot(record) if *record.key != *entry.key);
+                assert!(entry.versions().all(is_own));
                 assert!(entry.older.as_ref().is_none_or(|older| !older.is_empty()));
             }
         }
@@ -225,11 +390,11 @@ impl Index {
 impl Leaf {
     fn supersede(&mut self, at: usize, record: Arc<Record>) {
         let entry = &mut self.entries[at];
-        assert!((record.main, record.sub) > (entry.head.main, entry.head.sub), "versions of a key only grow");
+        assert!((record.main, record.sub) > entry.head.at(), "versions of a key only grow");
         self.newest = self.newest.max(record.main);
         self.n_live += usize::from(!record.is_tombstone());
         self.n_live -= usize::from(!entry.head.is_tombstone());
-        let superseded = std::mem::replace(&mut entry.head, record);
+        let superseded = std::mem::replace(&mut entry.head, Version::Hot(record));
         entry.older.get_or_insert_default().push(superseded);
     }
 

@@ -5,6 +5,7 @@
 //! a revision, both share the same records. Invariants: revisions only grow; a record is never changed once made; reads at or
 //! above the compacted revision do not depend on how much of the garbage below it has been swept.
 
+mod cache;
 pub(crate) mod check;
 mod compare;
 pub(crate) mod history;
@@ -13,15 +14,20 @@ mod keyspace;
 mod prune;
 mod range;
 mod record;
+mod rows;
 mod txn;
 
 #[cfg(test)]
 mod model_tests;
 
-pub(crate) use history::Change;
+pub(crate) use cache::Cache;
+pub(crate) use history::{Change, with_previous};
+pub(crate) use index::Found;
 pub(crate) use keyspace::Keyspace;
+pub(crate) use prune::Kept;
 pub(crate) use range::RangeCursor;
 pub(crate) use record::{Record, RevisionKey};
+pub(crate) use rows::{Rows, decode_record};
 pub(crate) use txn::{is_read_only, is_serializable};
 
 /// Keys looked at under one hold of the keyspace's lock: some tens of microseconds.

@@ -1,11 +1,14 @@
 //! The keyspace against a model: a list of whole states, one per revision, each a plain map.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::{CHUNK_KEYS_MAX, Keyspace, RangeCursor};
+use super::{CHUNK_KEYS_MAX, Cache, Keyspace, RangeCursor, Record, RevisionKey, Rows, with_previous};
+use crate::backend::record_row;
 use crate::lease::{Lessor, Now};
 use crate::{
     Compare, CompareResult, CompareTarget, DeleteRange, EventKind, KeyRange, KeyValue, LeaseId, Op, OpResponse, Put,
@@ -28,6 +31,33 @@ enum Step {
 }
 
 const LEASE: LeaseId = LeaseId(77);
+
+/// What the backend would hold.
+#[derive(Debug, Default)]
+struct Disk(Mutex<BTreeMap<RevisionKey, Bytes>>);
+
+impl Disk {
+    fn store(&self, records: &[Arc<Record>]) {
+        let row = |record: &Arc<Record>| (record.revision_key(), record_row(record).value.unwrap().into());
+        self.0.lock().extend(records.iter().map(row));
+    }
+
+    fn forget(&self, rows: &[RevisionKey]) {
+        let mut disk = self.0.lock();
+        rows.iter().for_each(|at| assert!(disk.remove(at).is_some()));
+    }
+}
+
+impl Rows for Disk {
+    fn get(&self, versions: &[RevisionKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let disk = self.0.lock();
+        Ok(versions.iter().map(|at| disk.get(at).cloned()).collect())
+    }
+
+    fn scan(&self, _: Revision, _: Revision, _: usize) -> Result<Vec<(RevisionKey, Bytes)>, StoreError> {
+        unreachable!("only watches scan")
+    }
+}
 
 impl Model {
     fn new() -> Self {
@@ -232,8 +262,10 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..40),
         reads in prop::collection::vec(any_range_request(), 4),
         chunk in 1..5_usize,
+        budget in prop_oneof![Just(0_usize), 500..5000_usize, Just(usize::MAX)],
     ) {
-        let mut keyspace = Keyspace::default();
+        let disk = Arc::new(Disk::default());
+        let mut keyspace = Keyspace::with_cache(Cache::backed_by(disk.clone(), budget));
         let mut lessor = Lessor::default();
         lessor.grant(LEASE, 60, Now::ZERO).unwrap();
         let mut model = Model::new();
@@ -250,6 +282,9 @@ proptest! {
                     prop_assert_eq!(response.revision, model.newest());
                     let subs: Vec<_> = changes.iter().map(|record| record.sub).collect();
                     prop_assert_eq!(subs, (0..changes.len() as i64).collect::<Vec<_>>());
+                    disk.store(&changes);
+                    drop(changes);
+                    keyspace.evict(keyspace.revision(), chunk);
                 }
                 Step::Compact(revision) => {
                     let revision = Revision(revision);
@@ -264,13 +299,19 @@ proptest! {
                     prop_assert_eq!(keyspace.compact(revision), expected);
                 }
                 Step::Sweep(n) => {
-                    keyspace.sweep(Revision(i64::MAX), n);
+                    disk.forget(&keyspace.sweep(Revision(i64::MAX), n).rows);
                 }
             }
             keyspace.check_invariants();
         }
         for swept in [false, true] {
-            while swept && !keyspace.sweep(Revision(i64::MAX), 3).finished {}
+            let mut has_more = swept;
+            while has_more {
+                let step = keyspace.sweep(Revision(i64::MAX), 3);
+                disk.forget(&step.rows);
+                has_more = !step.finished;
+            }
+            keyspace.check_invariants();
             check_reads(&keyspace, &model, &reads, chunk)?;
             check_history(&keyspace, &model)?;
         }
@@ -295,6 +336,7 @@ fn check_reads(keyspace: &Keyspace, model: &Model, reads: &[RangeRequest], chunk
             let mut cursor = RangeCursor::new(keyspace, request).unwrap();
             while !cursor.is_done() {
                 cursor.step(keyspace, chunk);
+                cursor.fill_in(keyspace.cache().rows()).unwrap();
             }
             prop_assert_eq!(cursor.finish(), expected);
         }
@@ -305,12 +347,13 @@ fn check_reads(keyspace: &Keyspace, model: &Model, reads: &[RangeRequest], chunk
 /// Replaying the history onto the state it starts at gives every later state, and previous versions are those of the state
 /// before.
 fn check_history(keyspace: &Keyspace, model: &Model) -> Result<(), TestCaseError> {
-    let first = Revision(model.compacted.0.max(1));
+    let first = Revision(model.compacted.0.max(1)).max(keyspace.cache().forgotten());
     for revision in first.0 + 1..=model.newest().0 {
         let revision = Revision(revision);
         let mut state = model.at(Revision(revision.0 - 1)).clone();
-        let changes: Vec<_> =
-            keyspace.changes_since(revision).take_while(|change| change.record.main == revision).collect();
+        let changes = keyspace.changes_since(revision).take_while(|change| change.record.main == revision);
+        let mut changes: Vec<_> = changes.cloned().collect();
+        with_previous(keyspace.cache().rows(), &mut changes).unwrap();
         prop_assert!(!changes.is_empty());
         for change in changes {
             let event = change.to_event(true);
@@ -365,4 +408,44 @@ fn many_keys_in_any_order_are_found_counted_and_forgotten() {
         1000,
         "the deletes at the compacted revision stay for watches"
     );
+}
+
+#[test]
+fn values_beyond_the_budget_leave_in_order_of_revision() {
+    let disk = Arc::new(Disk::default());
+    let mut keyspace = Keyspace::with_cache(Cache::backed_by(disk.clone(), 10_000));
+    let mut lessor = Lessor::default();
+    for n in 0..100 {
+        let mut write = keyspace.begin(&mut lessor);
+        write.put(Bytes::from(format!("k{n}")), Bytes::from(vec![b'v'; 1000]), LeaseId(0));
+        disk.store(&write.finish());
+    }
+    assert!(!keyspace.evict(Revision(1), usize::MAX), "nothing is on disk yet");
+    assert_eq!(keyspace.cache().forgotten(), Revision(0));
+    while keyspace.evict(keyspace.revision(), 7) {}
+    keyspace.check_invariants();
+    let is_hot = |n: usize| keyspace.get(format!("k{n}").as_bytes(), Revision(101)).unwrap().hot().is_some();
+    let n_hot = (0..100).filter(|n| is_hot(*n)).count();
+    assert!((5..=10).contains(&n_hot), "{n_hot}");
+    assert!((100 - n_hot..100).all(is_hot), "the newest ones");
+    assert_eq!(keyspace.changes_since(Revision(0)).count(), n_hot);
+    assert_eq!(keyspace.cache().forgotten(), Revision(101 - n_hot as i64));
+}
+
+#[test]
+fn places_of_swept_versions_do_not_pile_up() {
+    let disk = Arc::new(Disk::default());
+    let mut keyspace = Keyspace::with_cache(Cache::backed_by(disk.clone(), usize::MAX));
+    let mut lessor = Lessor::default();
+    for n in 0..10_000 {
+        let mut write = keyspace.begin(&mut lessor);
+        write.put(Bytes::from_static(b"renewed"), Bytes::from(format!("{n}")), LeaseId(0));
+        disk.store(&write.finish());
+        if n % 100 == 99 {
+            keyspace.compact(keyspace.revision()).unwrap();
+            while !keyspace.sweep(Revision(i64::MAX), CHUNK_KEYS_MAX).finished {}
+        }
+    }
+    keyspace.check_invariants();
+    assert!(keyspace.cache().n_places() < 3000, "{}", keyspace.cache().n_places());
 }

@@ -1,13 +1,14 @@
 //! Compaction: a revision below which reads are refused, and the sweeping of what only they could see.
 //!
 //! The first is part of the replicated state and instant. The second is each member's own housekeeping in small steps. It needs
-//! no scan of the keyspace: every superseded version was superseded by a change, and the history lists those in order.
+//! no scan of the keyspace: every superseded version was superseded by a change, and history and garbage list those in order.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Keyspace;
+use super::index::Pruned;
 use super::record::{Record, RevisionKey};
 use crate::{KeyRange, Revision, StoreError};
 
@@ -39,32 +40,55 @@ impl Keyspace {
     /// revision but not beyond `pinned`, which somebody still reads.
     pub(crate) fn sweep(&mut self, pinned: Revision, n_max: usize) -> Swept {
         let limit = self.compacted.min(pinned);
+        let mut pruned = Pruned::default();
         let mut swept = Swept::default();
         for _ in 0..n_max {
-            let Some(front) = self.history.front().filter(|change| change.record.main < limit) else {
-                self.sweep_boundary(limit, &mut swept);
-                swept.finished = limit == self.compacted;
-                return swept;
+            // What left memory is older than what is still there.
+            let key = match self.garbage.pop_front_if(|garbage| garbage.main < limit) {
+                Some(garbage) => garbage.key,
+                None => {
+                    let front = self.history.front().filter(|change| change.record.main < limit);
+                    let Some(key) = front.map(|change| change.record.key.as_ref().into()) else {
+                        self.sweep_boundary(limit, &mut pruned);
+                        swept.finished = limit == self.compacted;
+                        break;
+                    };
+                    self.history.pop_front();
+                    key
+                }
             };
-            let key = front.record.key.clone();
             swept.advanced = true;
-            self.history.pop_front();
-            self.index.prune(&key, limit, &mut swept.rows);
+            self.index.prune(&key, limit, &mut pruned);
         }
+        self.cache.remove(pruned.n_hot, pruned.hot_bytes);
+        swept.rows = pruned.rows;
         swept
     }
 
     /// Changes at the limit itself stay for watches that start there, but what they replaced goes.
-    fn sweep_boundary(&mut self, limit: Revision, swept: &mut Swept) {
+    fn sweep_boundary(&mut self, limit: Revision, pruned: &mut Pruned) {
         if limit <= self.swept {
             return;
         }
+        for garbage in self.garbage.iter().take_while(|garbage| garbage.main == limit) {
+            self.index.prune(&garbage.key, limit, pruned);
+        }
         for change in self.history.at_mut(limit) {
             change.prev = None;
-            self.index.prune(&change.record.key, limit, &mut swept.rows);
+            self.index.prune(&change.record.key, limit, pruned);
         }
         self.swept = limit;
     }
+}
+
+/// A version that compaction keeps.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) at: RevisionKey,
+    /// `None` when it is only on disk.
+    pub(crate) hot: Option<Arc<Record>>,
+    /// The newest of its key, up to the revision asked for.
+    pub(crate) is_newest: bool,
 }
 
 impl Keyspace {
@@ -76,14 +100,23 @@ impl Keyspace {
         n_keys_max: usize,
         revision: Revision,
         compacted: Revision,
-        records: &mut Vec<Arc<Record>>,
+        kept: &mut Vec<Kept>,
     ) -> Option<Bytes> {
         let rest = KeyRange { start: start.clone(), end: Bytes::from_static(b"\0") };
         for (n_seen, entry) in self.index.scan(&rest).enumerate() {
             if n_seen == n_keys_max {
-                return Some(entry.key().clone());
+                return Some(Bytes::copy_from_slice(entry.key()));
             }
-            records.extend(entry.kept(compacted).filter(|record| record.main <= revision).cloned());
+            let versions = entry.kept(compacted).filter(|found| found.revision_key().main <= revision);
+            let n_before = kept.len();
+            kept.extend(versions.map(|found| Kept {
+                at: found.revision_key(),
+                hot: found.hot().cloned(),
+                is_newest: false,
+            }));
+            if let Some(newest) = kept[n_before..].last_mut() {
+                newest.is_newest = true;
+            }
         }
         None
     }

@@ -1,8 +1,12 @@
 //! Reading a range at one revision, in one go or in chunks between which the keyspace may change.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Keyspace;
+use super::record::RevisionKey;
+use super::rows::{Rows, fill_in};
 use crate::{KeyRange, KeyValue, RangeRequest, RangeResponse, Revision, Sort, SortTarget, StoreError};
 
 /// How a request is read: what can stop early, what has to see everything.
@@ -12,6 +16,7 @@ pub(crate) struct RangePlan {
     enough: usize,
     /// A sort that key order does not give for free.
     sort: Option<Sort>,
+    wants_values: bool,
 }
 
 impl RangePlan {
@@ -30,7 +35,9 @@ impl RangePlan {
             _ if is_filtered || sort.is_some() => usize::MAX,
             limit => limit,
         };
-        Self { enough, sort }
+        let sorts_by_value = sort.is_some_and(|sort| sort.target == SortTarget::Value);
+        let wants_values = !request.count_only && (!request.keys_only || sorts_by_value);
+        Self { enough, sort, wants_values }
     }
 }
 
@@ -45,6 +52,8 @@ pub(crate) struct RangeCursor {
     /// What is left of the range; `None` when done.
     rest: Option<KeyRange>,
     kvs: Vec<KeyValue>,
+    /// Places in `kvs` whose values are only on disk.
+    missing: Vec<(usize, RevisionKey)>,
     count: usize,
 }
 
@@ -57,6 +66,7 @@ impl RangeCursor {
             newest: keyspace.revision(),
             rest: Some(request.range.clone()),
             kvs: Vec::new(),
+            missing: Vec::new(),
             count: 0,
             request,
         })
@@ -68,7 +78,17 @@ impl RangeCursor {
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.rest.is_none()
+        self.rest.is_none() && self.missing.is_empty()
+    }
+
+    /// Values to be read from disk before the next step.
+    pub(crate) fn n_missing(&self) -> usize {
+        self.missing.len()
+    }
+
+    /// Reads the values that the last step did not find in memory. Needs no lock, but the revision must be pinned.
+    pub(crate) fn fill_in(&mut self, rows: Option<&Arc<dyn Rows>>) -> Result<(), StoreError> {
+        fill_in(rows, &mut self.kvs, &mut self.missing)
     }
 
     /// Looks at up to about `n_keys_max` more keys.
@@ -80,7 +100,7 @@ impl RangeCursor {
         for (n_seen, entry) in keyspace.index.scan(&rest).enumerate() {
             let has_enough = self.kvs.len() >= self.plan.enough;
             if has_enough || n_seen >= n_keys_max {
-                let behind = KeyRange { start: entry.key().clone(), end: rest.end.clone() };
+                let behind = KeyRange { start: Bytes::copy_from_slice(entry.key()), end: rest.end.clone() };
                 if has_enough {
                     self.count_rest(keyspace, behind, n_keys_max);
                 } else {
@@ -88,9 +108,12 @@ impl RangeCursor {
                 }
                 return;
             }
-            let Some(record) = entry.live_at(self.revision) else { continue };
+            let Some(found) = entry.live_at(self.revision) else { continue };
             self.count += 1;
-            self.kvs.push(record.to_key_value());
+            if found.hot().is_none() && self.plan.wants_values {
+                self.missing.push((self.kvs.len(), found.revision_key()));
+            }
+            self.kvs.push(found.to_key_value());
         }
     }
 
@@ -127,6 +150,7 @@ impl Keyspace {
     pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, StoreError> {
         let mut cursor = RangeCursor::new(self, request.clone())?;
         cursor.step(self, usize::MAX);
+        cursor.fill_in(self.cache.rows())?;
         Ok(cursor.finish())
     }
 }

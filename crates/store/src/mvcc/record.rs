@@ -8,7 +8,7 @@ use crate::{KeyValue, LeaseId, Revision};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) key: Bytes,
-    pub(crate) value: Bytes,
+    pub(crate) value: Value,
     pub(crate) create: Revision,
     /// The revision of the change, and its place among the changes of that revision.
     pub(crate) main: Revision,
@@ -17,9 +17,27 @@ pub(crate) struct Record {
     pub(crate) lease: LeaseId,
 }
 
+/// Where a version's value is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    Here(Bytes),
+    /// Only in the row on disk.
+    Stored,
+}
+
+impl Value {
+    pub(crate) fn here(&self) -> Option<&Bytes> {
+        match self {
+            Self::Here(value) => Some(value),
+            Self::Stored => None,
+        }
+    }
+}
+
 impl Record {
     pub(crate) fn tombstone(key: Bytes, main: Revision, sub: i64) -> Self {
-        Self { key, value: Bytes::new(), create: Revision(0), main, sub, version: 0, lease: LeaseId(0) }
+        let value = Value::Here(Bytes::new());
+        Self { key, value, create: Revision(0), main, sub, version: 0, lease: LeaseId(0) }
     }
 
     pub(crate) fn is_tombstone(&self) -> bool {
@@ -30,17 +48,32 @@ impl Record {
         RevisionKey { main: self.main, sub: self.sub, tombstone: self.is_tombstone() }
     }
 
+    /// Without the value if that is not in memory.
     pub(crate) fn to_key_value(&self) -> KeyValue {
         KeyValue {
             key: self.key.clone(),
-            value: self.value.clone(),
+            value: self.value.here().cloned().unwrap_or_default(),
             create_revision: self.create,
             mod_revision: self.main,
             version: self.version,
             lease: self.lease,
         }
     }
+
+    /// All but the value.
+    pub(super) fn shallow(&self) -> Self {
+        let Self { ref key, value: _, create, main, sub, version, lease } = *self;
+        Self { key: key.clone(), value: Value::Stored, create, main, sub, version, lease }
+    }
+
+    /// Bytes that leave memory with the value, and what goes with it.
+    pub(super) fn cost_bytes(&self) -> usize {
+        RECORD_BYTES + self.key.len() + self.value.here().map_or(0, Bytes::len)
+    }
 }
+
+/// About what a record takes besides key and value: itself, its counters, its places in index and history.
+const RECORD_BYTES: usize = 200;
 
 /// The key of a record's row in the `key` bucket.
 ///

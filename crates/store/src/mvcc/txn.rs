@@ -4,10 +4,11 @@
 //! anything changes, and everything on it that could fail is checked before anything changes.
 
 use super::check::KEY_NOT_FOUND;
-use super::keyspace::{KeyspaceWrite, key_values};
+use super::index::Found;
+use super::keyspace::KeyspaceWrite;
 use super::{Keyspace, Record};
 use crate::lease::Lessor;
-use crate::{DeleteRange, Op, OpResponse, Put, Revision, StoreError, Txn, TxnResponse};
+use crate::{DeleteRange, KeyValue, Op, OpResponse, Put, Revision, StoreError, Txn, TxnResponse};
 use std::sync::Arc;
 
 /// Which branch a transaction takes, and the same for the nested transactions of that branch, in order.
@@ -34,7 +35,7 @@ impl Keyspace {
         lessor: &mut Lessor,
         txn: &Txn,
     ) -> Result<(TxnResponse, Vec<Arc<Record>>), StoreError> {
-        let path = self.path(txn);
+        let path = self.path(txn)?;
         self.check(lessor, txn, &path)?;
         let mut write = self.begin(lessor);
         let mut response = write.execute(txn, &path)?;
@@ -44,7 +45,7 @@ impl Keyspace {
 
     /// Runs a transaction for which [`is_read_only`] holds.
     pub(crate) fn read_only_txn(&self, txn: &Txn) -> Result<TxnResponse, StoreError> {
-        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+        let succeeded = self.succeeds(txn)?;
         let mut responses = Vec::new();
         for op in if succeeded { &txn.success } else { &txn.failure } {
             if let Op::Range(range) = op {
@@ -54,13 +55,22 @@ impl Keyspace {
         Ok(TxnResponse { revision: self.revision(), succeeded, responses })
     }
 
-    fn path(&self, txn: &Txn) -> Path {
-        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+    fn succeeds(&self, txn: &Txn) -> Result<bool, StoreError> {
+        for compare in &txn.compare {
+            if !self.holds(compare)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn path(&self, txn: &Txn) -> Result<Path, StoreError> {
+        let succeeded = self.succeeds(txn)?;
         let nested = branch(txn, succeeded).iter().filter_map(|op| match op {
             Op::Txn(nested) => Some(self.path(nested)),
             _ => None,
         });
-        Path { succeeded, nested: nested.collect() }
+        Ok(Path { succeeded, nested: nested.collect::<Result<_, _>>()? })
     }
 
     fn check(&self, lessor: &Lessor, txn: &Txn, path: &Path) -> Result<(), StoreError> {
@@ -99,8 +109,8 @@ impl KeyspaceWrite<'_> {
         for op in ops {
             responses.push(match op {
                 Op::Range(range) => OpResponse::Range(self.view().range(range)?),
-                Op::Put(put) => self.execute_put(put),
-                Op::Delete(delete) => self.execute_delete(delete),
+                Op::Put(put) => self.execute_put(put)?,
+                Op::Delete(delete) => self.execute_delete(delete)?,
                 Op::Txn(nested) => match nested_paths.next() {
                     Some(path) => OpResponse::Txn(self.execute(nested, path)?),
                     None => unreachable!("the path was computed from this transaction"),
@@ -111,36 +121,42 @@ impl KeyspaceWrite<'_> {
         Ok(TxnResponse { revision: Revision(0), succeeded: path.succeeded, responses })
     }
 
-    fn execute_put(&mut self, put: &Put) -> OpResponse {
-        let before = self.previous(put);
+    fn execute_put(&mut self, put: &Put) -> Result<OpResponse, StoreError> {
+        let before = self.previous(put)?;
         let (mut value, mut lease) = (put.value.clone(), put.lease);
-        if let Some(before) = &before {
+        if let Some(before) = before {
             if put.ignore_value {
-                value = before.value.clone();
+                value = before.value;
             }
             if put.ignore_lease {
                 lease = before.lease;
             }
         }
         let prev = self.put(put.key.clone(), value, lease);
-        OpResponse::Put { prev_kv: prev.filter(|_| put.prev_kv).map(|record| record.to_key_value()) }
+        let prev_kv = match prev.filter(|_| put.prev_kv) {
+            Some(record) => self.view().key_values(vec![record])?.pop(),
+            None => None,
+        };
+        Ok(OpResponse::Put { prev_kv })
     }
 
     /// What `ignore_value` and `ignore_lease` keep. If an operation of this very transaction deleted the key, the check before
     /// still found it, and it is that version which is kept.
-    fn previous(&self, put: &Put) -> Option<Arc<Record>> {
+    fn previous(&self, put: &Put) -> Result<Option<KeyValue>, StoreError> {
         if !put.ignore_value && !put.ignore_lease {
-            return None;
+            return Ok(None);
         }
         let view = self.view();
         let newest = view.get(&put.key, view.revision());
-        newest.or_else(|| view.get(&put.key, self.before())).cloned()
+        let kept = newest.or_else(|| view.get(&put.key, self.before()));
+        Ok(view.key_values(kept.map(Found::to_record).into_iter().collect())?.pop())
     }
 
-    fn execute_delete(&mut self, delete: &DeleteRange) -> OpResponse {
+    fn execute_delete(&mut self, delete: &DeleteRange) -> Result<OpResponse, StoreError> {
         let deleted = self.delete_range(&delete.range);
-        let prev_kvs = if delete.prev_kv { key_values(&deleted) } else { Vec::new() };
-        OpResponse::Delete { deleted: deleted.len(), prev_kvs }
+        let n_deleted = deleted.len();
+        let prev_kvs = if delete.prev_kv { self.view().key_values(deleted)? } else { Vec::new() };
+        Ok(OpResponse::Delete { deleted: n_deleted, prev_kvs })
     }
 }
 

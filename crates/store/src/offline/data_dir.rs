@@ -2,17 +2,21 @@
 
 use std::fs::File;
 use std::path::Path;
-
-use bytes::Bytes;
+use std::time::{Duration, Instant};
 
 use super::OfflineError;
 use crate::backend::{
     Backend, BackendError, Bucket, LoadError, Loaded, RedbBackend, Row, STORAGE_VERSION, SnapshotFile, load,
 };
 use crate::bolt::Reader;
-use crate::embedded::{LOG_DIR, STATE_FILE, check_agreement, claim, hash_of};
+use crate::embedded::{LOG_DIR, STATE_FILE, Versions, check_agreement, claim};
 use crate::raft::{EngineLog, LogStore};
 use crate::{HashKv, OpenError, Revision};
+
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// A tool reads everything once.
+const VALUE_CACHE_BYTES: usize = 16 << 20;
 
 /// What a check found, all of it well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +42,7 @@ pub fn defragment(dir: &Path) -> Result<(u64, u64), OfflineError> {
 /// The hash of the history up to a revision (0: all of it) of a snapshot file or a data directory.
 pub fn hash_kv(path: &Path, revision: Revision) -> Result<HashKv, OfflineError> {
     let (_lock, backend) = open_readable(path)?;
-    let loaded = load(backend.as_ref()).map_err(load_error)?;
+    let loaded = load(backend.as_ref(), VALUE_CACHE_BYTES).map_err(load_error)?;
     hash_loaded(&loaded, revision)
 }
 
@@ -46,13 +50,13 @@ pub fn hash_kv(path: &Path, revision: Revision) -> Result<HashKv, OfflineError> 
 pub fn verify(path: &Path) -> Result<Verified, OfflineError> {
     if !path.is_dir() {
         let backend = SnapshotFile(Reader::open_any(path)?);
-        return verified(&load(&backend).map_err(load_error)?, None);
+        return verified(&load(&backend, VALUE_CACHE_BYTES).map_err(load_error)?, None);
     }
     let (_lock, mut backend) = open_state(path)?;
     if !backend.check().map_err(backend_error)? {
         return Err(OfflineError::Data("the state file was damaged and has been repaired; verify again".to_owned()));
     }
-    let loaded = load(&backend).map_err(load_error)?;
+    let loaded = load(&backend, VALUE_CACHE_BYTES).map_err(load_error)?;
     let log = EngineLog::open(&path.join(LOG_DIR)).and_then(|mut log| log.load());
     let logged = log.map_err(|error| OfflineError::Data(error.to_string()))?;
     let index = loaded.machine.applied.0;
@@ -63,27 +67,21 @@ pub fn verify(path: &Path) -> Result<Verified, OfflineError> {
 
 fn verified(loaded: &Loaded, n_log_entries_ahead: Option<u64>) -> Result<Verified, OfflineError> {
     let keyspace = &loaded.machine.keyspace;
-    let mut records = Vec::new();
-    let (revision, compact_revision) = (keyspace.revision(), keyspace.compacted());
-    keyspace.collect_kept(&Bytes::new(), usize::MAX, revision, compact_revision, &mut records);
+    let versions = Versions::of(keyspace, Revision(0)).map_err(OfflineError::Revision)?;
     Ok(Verified {
-        revision,
-        compact_revision,
-        n_versions: records.len(),
+        revision: keyspace.revision(),
+        compact_revision: keyspace.compacted(),
+        n_versions: versions.len(),
         n_leases: loaded.machine.lessor.ids().len(),
-        hash: hash_loaded(loaded, Revision(0))?,
+        hash: versions.hash().map_err(OfflineError::Revision)?,
         n_log_entries_ahead,
     })
 }
 
 fn hash_loaded(loaded: &Loaded, revision: Revision) -> Result<HashKv, OfflineError> {
-    let keyspace = &loaded.machine.keyspace;
-    let hash_revision = keyspace.readable(revision).map_err(OfflineError::Revision)?;
-    let compact_revision = keyspace.compacted();
-    let mut records = Vec::new();
-    keyspace.collect_kept(&Bytes::new(), usize::MAX, hash_revision, compact_revision, &mut records);
-    records.sort_unstable_by_key(|record| (record.main, record.sub));
-    Ok(HashKv { hash: hash_of(&records, compact_revision), compact_revision, hash_revision })
+    Versions::of(&loaded.machine.keyspace, revision)
+        .and_then(|versions| versions.hash())
+        .map_err(OfflineError::Revision)
 }
 
 /// The version of etcd whose data this is; `None` stands for etcd 3.5 and older, which do not tell.
@@ -113,8 +111,19 @@ pub fn set_storage_version(dir: &Path, version: Option<&str>) -> Result<(), Offl
 fn open_state(dir: &Path) -> Result<(File, RedbBackend), OfflineError> {
     let path = dir.join(STATE_FILE);
     std::fs::metadata(&path).map_err(|source| OfflineError::Io { path: path.display().to_string(), source })?;
-    let lock = claim(dir)?;
+    let lock = patiently_claim(dir)?;
     Ok((lock, RedbBackend::open(path).map_err(backend_error)?))
+}
+
+/// A store that is just stopping, or a child that one is just starting, holds the lock for another moment.
+fn patiently_claim(dir: &Path) -> Result<File, OpenError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match claim(dir) {
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
+            claimed => return claimed,
+        }
+    }
 }
 
 /// A data directory, locked, or a snapshot file.

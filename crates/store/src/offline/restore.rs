@@ -128,7 +128,7 @@ fn make(request: &Restore, reader: &Reader, making: &Path, config: &EmbeddedConf
     }
     batch.commit()?;
     // Rows that cannot be read are found now, not at the first start.
-    crate::backend::load(&backend).map_err(|error| OfflineError::Data(error.to_string()))?;
+    crate::backend::load(&backend, 0).map_err(|error| OfflineError::Data(error.to_string()))?;
     drop(backend);
 
     let log_error = |error: crate::raft::LogError| OfflineError::Data(error.to_string());

@@ -12,6 +12,7 @@ use super::config::PeerError;
 use super::dial::{SILENCE_MAX, Stream, connect, within};
 use super::frame::{self, Kind};
 use super::net::{Inner, Link};
+use crate::StoreError;
 use crate::backend::{Bucket, Loader, StateRows};
 use crate::machine::Machine;
 use crate::proto::peer as pb;
@@ -65,13 +66,15 @@ async fn try_send(inner: &Inner, link: &Link, mut message: pb::Message) -> Resul
         within(SILENCE_MAX, async { Ok(stream.write_all(&chunk).await?) }).await?;
     }
     let n_rows = encoding.await.map_err(|error| PeerError::Io(std::io::Error::other(error)))?;
+    // Without the end, the receiver takes nothing of it.
+    let n_rows = n_rows.map_err(|error| PeerError::Io(std::io::Error::other(error)))?;
     within(SILENCE_MAX, frame::write(&mut stream, Kind::SnapshotEnd, &pb::SnapshotEnd { n_rows })).await?;
     let done: pb::SnapshotDone = within(ACCEPT_TIMEOUT, frame::expect(&mut stream, Kind::SnapshotDone)).await?;
     if done.accepted { Ok(n_rows) } else { Err(PeerError::Protocol("that it cannot take the state now")) }
 }
 
 /// Returns the number of rows.
-fn encode(state: StateRows, chunks: &mpsc::Sender<BytesMut>) -> u64 {
+fn encode(state: StateRows, chunks: &mpsc::Sender<BytesMut>) -> Result<u64, StoreError> {
     let mut n_rows = 0;
     let mut frame = pb::SnapshotRows::default();
     let mut n_bytes = 0;
@@ -81,6 +84,7 @@ fn encode(state: StateRows, chunks: &mpsc::Sender<BytesMut>) -> u64 {
         chunks.blocking_send(buffer).is_ok()
     };
     for row in state.into_rows() {
+        let row = row?;
         let value = row.value.unwrap_or_default();
         n_bytes += row.key.len() + value.len();
         n_rows += 1;
@@ -88,12 +92,12 @@ fn encode(state: StateRows, chunks: &mpsc::Sender<BytesMut>) -> u64 {
         if n_bytes >= CHUNK_BYTES {
             n_bytes = 0;
             if !emit(&mut frame) {
-                return n_rows;
+                return Ok(n_rows);
             }
         }
     }
     emit(&mut frame);
-    n_rows
+    Ok(n_rows)
 }
 
 /// Places in this list are numbers on the wire.

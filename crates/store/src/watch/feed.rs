@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::hub::{BatchSender, Hub};
-use crate::{Revision, WatchRequest};
+use super::hub::{BatchSender, CatchUp, Hub};
+use crate::{Revision, StoreError, WatchRequest};
 
 pub(super) async fn feed(
     hub: Arc<Hub>,
@@ -46,9 +46,14 @@ pub(super) async fn feed(
 }
 
 /// Sends history until there is no more; returns the revision to go on from, or `None` when the watch is over.
-async fn catch_up(hub: &Hub, request: &WatchRequest, mut next: Revision, batches: &BatchSender) -> Option<Revision> {
+async fn catch_up(
+    hub: &Arc<Hub>,
+    request: &Arc<WatchRequest>,
+    mut next: Revision,
+    batches: &BatchSender,
+) -> Option<Revision> {
     loop {
-        let part = match hub.catch_up(request, next) {
+        let part = match part(hub, request, next).await {
             Ok(part) => part,
             Err(error) => {
                 let _watch_was_dropped = batches.send(Err(error)).await;
@@ -64,4 +69,13 @@ async fn catch_up(hub: &Hub, request: &WatchRequest, mut next: Revision, batches
         }
         tokio::task::yield_now().await;
     }
+}
+
+async fn part(hub: &Arc<Hub>, request: &Arc<WatchRequest>, next: Revision) -> Result<CatchUp, StoreError> {
+    if !hub.is_on_disk(next) {
+        return hub.catch_up(request, next);
+    }
+    let (hub, request) = (hub.clone(), request.clone());
+    let read = tokio::task::spawn_blocking(move || hub.catch_up(&request, next)).await;
+    read.map_err(|error| StoreError::Fatal(format!("watch: {error}")))?
 }

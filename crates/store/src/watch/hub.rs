@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::feed;
 use super::interest::{Interest, WatcherId};
 use crate::machine::Machine;
-use crate::mvcc::Change;
+use crate::mvcc::{Change, Found, Rows, decode_record, with_previous};
 use crate::{EventKind, Revision, StoreError, Watch, WatchBatch, WatchEvent, WatchRequest};
 
 /// Batches a watcher may be behind before it is fed from the history.
@@ -26,6 +26,8 @@ pub(super) type BatchSender = mpsc::Sender<Result<WatchBatch, StoreError>>;
 #[derive(Debug)]
 pub(crate) struct Hub {
     machine: Arc<RwLock<Machine>>,
+    /// Older history than memory has.
+    rows: Option<Arc<dyn Rows>>,
     state: Mutex<State>,
     /// Everything up to here has been handed out.
     published: AtomicI64,
@@ -65,9 +67,13 @@ pub(super) struct CatchUp {
 
 impl Hub {
     pub(crate) fn start(machine: Arc<RwLock<Machine>>) -> std::io::Result<(Arc<Self>, JoinHandle<()>)> {
-        let published = machine.read().keyspace.revision();
+        let (published, rows) = {
+            let keyspace = &machine.read().keyspace;
+            (keyspace.revision(), keyspace.cache().rows().cloned())
+        };
         let hub = Arc::new(Self {
             machine,
+            rows,
             state: Mutex::default(),
             published: AtomicI64::new(published.0),
             has_news: AtomicBool::new(false),
@@ -97,10 +103,14 @@ impl Hub {
     }
 
     /// Replaces the state by a newer one. Watchers go on from its history, or learn that it does not reach back to them.
-    pub(crate) fn replace(&self, new: Machine) {
+    pub(crate) fn replace(&self, mut new: Machine) {
         let mut state = self.state.lock();
         // Nothing is published in between: the histories need not fit together.
-        *self.machine.write() = new;
+        {
+            let mut machine = self.machine.write();
+            new.keyspace.take_over_cache(&mut machine.keyspace);
+            *machine = new;
+        }
         let next = Revision(self.published().0 + 1);
         let ids: Vec<_> = state.watchers.keys().copied().collect();
         for watcher in ids.into_iter().filter_map(|id| state.remove(id)) {
@@ -160,7 +170,7 @@ impl Hub {
     fn publish(&self) -> bool {
         let mut state = self.state.lock();
         let first = Revision(self.published().0 + 1);
-        let (changes, last) = {
+        let (mut changes, last) = {
             let machine = self.machine.read();
             let last = machine.keyspace.revision().min(Revision(self.published().0 + BATCH_REVISIONS_MAX));
             let new = machine.keyspace.changes_since(first).take_while(|change| change.record.main <= last);
@@ -168,6 +178,10 @@ impl Hub {
         };
         if last < first {
             return false;
+        }
+        if let Err(error) = with_previous(self.rows.as_ref(), &mut changes) {
+            tracing::error!(%error, "the version before a change cannot be read: all watches end");
+            *state = State::default();
         }
         state.deliver(&changes, last);
         self.published.store(last.0, Ordering::Release);
@@ -220,22 +234,53 @@ impl Hub {
         self.state.lock().remove(id);
     }
 
+    /// Whether the history from a revision on has to be read from disk.
+    pub(super) fn is_on_disk(&self, next: Revision) -> bool {
+        next <= self.machine.read().keyspace.cache().forgotten()
+    }
+
     /// The next part of the history for a watcher that is behind.
     pub(super) fn catch_up(&self, request: &WatchRequest, next: Revision) -> Result<CatchUp, StoreError> {
+        let mut part = loop {
+            let forgotten = {
+                let keyspace = &self.machine.read().keyspace;
+                let compact_revision = keyspace.compacted();
+                if next < compact_revision {
+                    return Err(StoreError::Compacted { compact_revision });
+                }
+                keyspace.cache().forgotten()
+            };
+            if next <= forgotten {
+                break self.read_history(request, next, forgotten)?;
+            }
+            // It may have left memory just now.
+            if let Some(part) = self.recall_history(request, next) {
+                break part;
+            }
+        };
+        if request.prev_kv {
+            with_previous(self.rows.as_ref(), &mut part.changes)?;
+        }
+        let events = part.changes.iter().filter_map(|change| event_for(request, change)).collect();
+        let batch = WatchBatch { revision: part.last, events };
+        Ok(CatchUp { batch, next: Revision(part.last.0 + 1), is_current: part.is_current })
+    }
+
+    /// From memory, where the history from `next` on must be.
+    fn recall_history(&self, request: &WatchRequest, next: Revision) -> Option<Part> {
         let machine = self.machine.read();
         let keyspace = &machine.keyspace;
-        let compact_revision = keyspace.compacted();
-        if next < compact_revision {
-            return Err(StoreError::Compacted { compact_revision });
+        if next <= keyspace.cache().forgotten() {
+            return None;
         }
         let current = keyspace.revision();
         if next > current {
-            return Ok(CatchUp { batch: WatchBatch::default(), next, is_current: true });
+            return Some(Part { changes: Vec::new(), last: Revision(next.0 - 1), is_current: true });
         }
         // The history has gaps where compaction was; a chunk is bounded by changes, and ends with a whole revision.
         let mut last = current;
         let mut last_seen = next;
-        let mut events = Vec::new();
+        let mut changes = Vec::new();
         for (n_seen, change) in keyspace.changes_since(next).enumerate() {
             if n_seen >= CATCH_UP_CHANGES_MAX && change.record.main > last_seen {
                 last = last_seen;
@@ -243,12 +288,47 @@ impl Hub {
             }
             last_seen = change.record.main;
             if request.range.contains(&change.record.key) {
-                events.extend(event_for(request, change));
+                changes.push(change.clone());
             }
         }
-        let is_current = last == current;
-        Ok(CatchUp { batch: WatchBatch { revision: last, events }, next: Revision(last.0 + 1), is_current })
+        Some(Part { changes, last, is_current: last == current })
     }
+
+    /// From disk, where the history up to `forgotten` is.
+    fn read_history(&self, request: &WatchRequest, next: Revision, forgotten: Revision) -> Result<Part, StoreError> {
+        let rows = self.rows.as_ref().ok_or_else(|| StoreError::Fatal("the history has a gap".to_owned()))?;
+        let rows = rows.scan(next, forgotten, CATCH_UP_CHANGES_MAX)?;
+        let is_cut = rows.len() >= CATCH_UP_CHANGES_MAX;
+        let last = rows.last().filter(|_| is_cut).map_or(forgotten, |(at, _)| at.main);
+        let machine = self.machine.read();
+        let keyspace = &machine.keyspace;
+        let compact_revision = keyspace.compacted();
+        // Had it been compacted while being read, rows could be missing.
+        if next < compact_revision {
+            return Err(StoreError::Compacted { compact_revision });
+        }
+        let mut changes = Vec::new();
+        for (at, row) in rows.into_iter().filter(|(_, row)| !row.is_empty()) {
+            let record = decode_record(at, row);
+            let record =
+                record.ok_or_else(|| StoreError::Fatal(format!("the row of revision {} is damaged", at.main)))?;
+            if !request.range.contains(&record.key) {
+                continue;
+            }
+            let before = Revision(at.main.0 - 1);
+            let prev = keyspace.get(&record.key, before).filter(|_| before >= compact_revision);
+            changes.push(Change { prev: prev.map(Found::to_record), record: Arc::new(record) });
+        }
+        Ok(Part { changes, last, is_current: false })
+    }
+}
+
+/// Part of the history, filtered by key.
+struct Part {
+    changes: Vec<Change>,
+    /// The last revision looked at.
+    last: Revision,
+    is_current: bool,
 }
 
 fn event_for(request: &WatchRequest, change: &Change) -> Option<WatchEvent> {

@@ -114,7 +114,7 @@ impl Plan {
             listen_metrics_urls,
             advertise_client_urls,
             quota_backend_bytes,
-            value_cache_bytes: _,
+            value_cache_bytes,
             max_txn_ops,
             max_request_bytes,
             max_concurrent_streams,
@@ -204,6 +204,7 @@ impl Plan {
             client_urls,
             quota_bytes: quota_bytes(quota_backend_bytes),
             txn_ops_max: max_txn_ops as usize,
+            value_cache_bytes: usize::try_from(value_cache_bytes).unwrap_or(usize::MAX),
             ..cluster_config(&cluster)?
         };
         let server = ServerConfig {
