@@ -98,6 +98,19 @@ pub(crate) async fn body(
     webhook::validate(gateway, &attributes, body, old, &mut traces).await
 }
 
+/// Both phases of a CONNECT, whose object is its options.
+pub(crate) async fn connect(gateway: &Gateway, request: &Request, mut options: Value) -> Result<Value, Status> {
+    let suffix = suffix();
+    {
+        let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
+        let view = view(request, Operation::Connect, None);
+        gateway.admission.admit(&view, &mut options, &mut context)?;
+        gateway.admission.validate(&view, &options, &mut context)?;
+    }
+    body(gateway, request, Operation::Connect, &mut options, &Value::Null).await?;
+    Ok(options)
+}
+
 /// Waits while something is missing that may still come.
 async fn patience(gateway: &Gateway, view: &admission::Request<'_>, object: &Value) {
     let started = tokio::time::Instant::now();

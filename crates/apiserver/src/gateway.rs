@@ -1,5 +1,6 @@
 //! The pipeline of a request: authenticate, impersonate, authorize, route to a verb, present the answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +28,9 @@ use crate::http::query::Query;
 use crate::inflight::{InFlight, too_many_requests};
 use crate::metrics::Metrics;
 use crate::outbound::{Outbound, ServiceResolver};
+use crate::relay::forward::Raw;
+use crate::relay::kubelet::KubeletConfig;
+use crate::relay::{self, Passing};
 use crate::storage::Objects;
 use crate::verbs::{self, Content, Notes, Presenter, Reply, Request};
 use crate::webhook::Webhooks;
@@ -45,6 +49,7 @@ pub(crate) struct Gateway {
     pub webhooks: Webhooks,
     pub outbound: Outbound,
     pub services: ServiceResolver,
+    pub kubelets: KubeletConfig,
     pub allocations: Allocations,
     pub documents: Documents,
     pub health: Health,
@@ -70,7 +75,7 @@ pub struct Tokens {
 #[derive(Clone, Debug)]
 pub(crate) enum Peer {
     /// A network connection, with the DER of the verified client certificate if there was one.
-    Network { certificate: Option<Bytes> },
+    Network { certificate: Option<Bytes>, address: IpAddr },
     /// A component in this process, which is who it says it is.
     InProcess(Arc<UserInfo>),
 }
@@ -82,9 +87,21 @@ pub(crate) struct Call {
     pub uri: Uri,
     pub headers: HeaderMap,
     pub body: Result<Bytes, Status>,
+    /// The body unread, instead, when the request is [passed on](Gateway::passes_on).
+    pub raw: Option<Raw>,
 }
 
 impl Gateway {
+    /// Is the request answered elsewhere, so that its body is not to be read here?
+    pub(crate) fn passes_on(&self, path: &str) -> bool {
+        match parse(path) {
+            Some(Target::Resource(path)) => {
+                path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource)
+            }
+            _ => false,
+        }
+    }
+
     /// Answers a request. Never fails: every refusal is a response.
     pub(crate) async fn handle(&self, peer: &Peer, call: Call) -> Response<ResponseBody> {
         let started = Instant::now();
@@ -130,7 +147,7 @@ impl Gateway {
     fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<UserInfo, Status> {
         match peer {
             Peer::InProcess(user) => Ok(user.as_ref().clone()),
-            Peer::Network { certificate } => {
+            Peer::Network { certificate, .. } => {
                 match self.authn.authenticate(headers, certificate.as_deref(), jiff::Timestamp::now()) {
                     Ok(Some(identity)) => Ok(identity.user),
                     Ok(None) => Ok(UserInfo::anonymous()),
@@ -168,13 +185,22 @@ impl Gateway {
         }
         let asks_watch = query.flag("watch") && call.method == Method::GET && path.subresource.is_empty();
         let watching = path.watch_prefix || asks_watch;
-        let verb = verb(&call.method, !path.name.is_empty(), watching).ok_or_else(Status::method_not_allowed)?;
+        let relayed = path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource);
+        let method = match call.method {
+            // Proxies take it for whoever is behind them.
+            Method::OPTIONS if relayed => &Method::GET,
+            ref method => method,
+        };
+        let verb = verb(method, !path.name.is_empty(), watching).ok_or_else(Status::method_not_allowed)?;
         let allowed = match subresource {
             Some(subresource) => subresource.verbs.iter().any(|v| v == verb),
             None => kind.has_verb(if verb == "watch" && !kind.has_verb("watch") { "list" } else { verb }),
         };
         self.check_route(&kind, &path, verb, allowed)?;
-        let Some(_place) = self.in_flight.take(&user, verb) else { return Ok(too_many_requests()) };
+        let place = self.in_flight.take(&user, verb);
+        if place.is_none() {
+            return Ok(too_many_requests());
+        }
         let shape = match verb {
             "watch" => Shape::Watch,
             "list" | "deletecollection" => Shape::List,
@@ -183,7 +209,10 @@ impl Gateway {
         let accept_header = header(&call.headers, ACCEPT.as_str());
         // Bodies of subresources are built-in types, also those of custom resources.
         let has_protobuf = matches!(kind.schema, SchemaRef::Builtin(_)) || path.subresource == "scale";
-        let accept = negotiate_for(accept_header, shape, query.flag("pretty"), has_protobuf)?;
+        let accept = match relayed {
+            true => Accept::JSON,
+            false => negotiate_for(accept_header, shape, query.flag("pretty"), has_protobuf)?,
+        };
         let request = Request {
             namespace: if kind.namespaced { path.namespace } else { String::new() },
             name: path.name,
@@ -201,6 +230,17 @@ impl Gateway {
         };
         let deprecation = api::kinds::deprecation(&request.kind).map(str::to_owned);
         deprecation.into_iter().for_each(|text| request.notes.push(text));
+        if relayed {
+            // As long as it takes: nobody else waits for the place.
+            drop(place);
+            let Call { method, uri, headers, raw, .. } = call;
+            let accept = header(&headers, ACCEPT.as_str()).map(str::to_owned);
+            let passing = Passing { method, uri, headers, raw: raw.unwrap_or_default() };
+            let answered = Box::pin(relay::answer(self, &request, passing)).await;
+            let mut response = answered.unwrap_or_else(|status| respond_status(&status, accept.as_deref()));
+            add_warnings(&mut response, &request.notes.take());
+            return Ok(response);
+        }
         let presented = match self.dispatch(&request).await {
             Ok(mut reply) => {
                 reply.warnings.splice(0..0, request.notes.take());
@@ -251,9 +291,6 @@ impl Gateway {
             ("scale", "get") => verbs::get_scale(self, request).await,
             ("scale", "update") => verbs::update_scale(self, request).await,
             ("scale", "patch") => verbs::patch_scale(self, request).await,
-            (_, _) if crate::node_proxy::is_proxied(&request.subresource) => {
-                crate::node_proxy::refuse(self, request).await
-            }
             (sub, "create") if !sub.is_empty() => verbs::create_named(self, request).await,
             (_, "get") => verbs::get(self, request).await,
             ("", "list") => verbs::list(self, request).await,

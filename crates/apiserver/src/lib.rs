@@ -22,9 +22,9 @@ mod health;
 pub mod http;
 mod inflight;
 mod metrics;
-mod node_proxy;
 pub mod outbound;
 mod ownership;
+mod relay;
 mod select;
 mod serve;
 mod server;
@@ -37,5 +37,6 @@ mod webhook;
 mod write;
 
 pub use gateway::Tokens;
+pub use relay::kubelet::KubeletConfig;
 pub use serve::InProcess;
 pub use server::{ApiServer, Config};

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +12,7 @@ use ::bytes::Bytes;
 use api::Status;
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +24,7 @@ use crate::attributes::UserInfo;
 use crate::gateway::{Call, Gateway, Peer};
 use crate::http::ResponseBody;
 use crate::http::body::{self, BoxError};
+use crate::relay::forward::{Raw, is_upgrade};
 
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,12 +86,34 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    if gateway.passes_on(request.uri().path()) {
+        return pass_on(gateway, peer, request).await;
+    }
     let (head, incoming) = request.into_parts();
     let mut incoming = Box::pin(incoming);
     let body: Result<Bytes, Status> = body::read(&mut incoming).await;
     let refused = body.is_err();
-    let response = gateway.handle(peer, Call { method: head.method, uri: head.uri, headers: head.headers, body }).await;
+    let call = Call { method: head.method, uri: head.uri, headers: head.headers, body, raw: None };
+    let response = gateway.handle(peer, call).await;
     if refused { response.map(|answer| body::hold(answer, incoming)) } else { response }
+}
+
+/// A request whose body is for somebody else, and whose connection may be as well.
+async fn pass_on<B>(gateway: &Gateway, peer: &Peer, mut request: Request<B>) -> Response<ResponseBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let upgrade = is_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
+    let (head, incoming) = request.into_parts();
+    let client = match peer {
+        Peer::Network { address, .. } => Some(*address),
+        Peer::InProcess(_) => None,
+    };
+    let raw = Raw { body: incoming.map_err(Into::into).boxed_unsync(), upgrade, client };
+    let call =
+        Call { method: head.method, uri: head.uri, headers: head.headers, body: Ok(Bytes::new()), raw: Some(raw) };
+    gateway.handle(peer, call).await
 }
 
 /// Accepts connections until `shutdown` turns true, then lets running requests finish for a moment.
@@ -103,8 +128,9 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let connection = connection(Arc::clone(&gateway), stream, acceptor.clone(), shutdown.clone());
+                Ok((stream, client)) => {
+                    let (gateway, acceptor) = (Arc::clone(&gateway), acceptor.clone());
+                    let connection = connection(gateway, stream, client.ip(), acceptor, shutdown.clone());
                     connections.spawn(connection);
                 }
                 Err(error) => {
@@ -132,6 +158,7 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 async fn connection(
     gateway: Arc<Gateway>,
     stream: TcpStream,
+    address: IpAddr,
     acceptor: TlsAcceptor,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -143,7 +170,7 @@ async fn connection(
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = Peer::Network { certificate: certificate.map(|der| Bytes::copy_from_slice(der)) };
+    let peer = Peer::Network { certificate: certificate.map(|der| Bytes::copy_from_slice(der)), address };
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let gateway = Arc::clone(&gateway);
         let peer = peer.clone();

@@ -23,6 +23,7 @@ use crate::health::Health;
 use crate::inflight::InFlight;
 use crate::metrics::Metrics;
 use crate::outbound::{Outbound, Routing, ServiceResolver};
+use crate::relay::kubelet::KubeletConfig;
 use crate::serve::{self, InProcess};
 use crate::startup;
 use crate::storage::Objects;
@@ -45,6 +46,8 @@ pub struct Config {
     pub secure_port: u16,
     /// How webhooks and aggregated servers behind a Service are reached.
     pub service_routing: Routing,
+    /// How kubelets are reached.
+    pub kubelets: KubeletConfig,
     /// What extension servers need to trust the same clients.
     pub authentication: AuthenticationInfo,
 }
@@ -84,6 +87,7 @@ impl ApiServer {
             admission_config: admission::Config::default(),
             webhooks: Webhooks::default(),
             outbound: Outbound::default(),
+            kubelets: config.kubelets,
             services: ServiceResolver::new(Arc::clone(&source), config.service_routing, config.secure_port),
             allocations: Allocations::new(allocator),
             documents: Documents::default(),

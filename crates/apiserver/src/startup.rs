@@ -176,7 +176,7 @@ pub(crate) async fn write(
     let mut headers = HeaderMap::new();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    let response = gateway.handle(&loopback(), Call { method, uri, headers, body: Ok(body) }).await;
+    let response = gateway.handle(&loopback(), Call { method, uri, headers, body: Ok(body), raw: None }).await;
     if response.status().is_success() {
         return Ok(());
     }

@@ -31,7 +31,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct ConnectError(pub String);
 
 /// A connection, with or without TLS.
-pub(super) struct Link(Box<dyn Stream>);
+pub(crate) struct Link(Box<dyn Stream>);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -88,6 +88,12 @@ impl tower::Service<Uri> for Connector {
         let tls = self.tls.clone();
         Box::pin(async move { connect(tls, &uri).await.map(TokioIo::new) })
     }
+}
+
+/// Opens a connection of its own, outside the pool.
+pub(crate) async fn open(tls: Option<&Tls>, uri: &Uri) -> Result<Link, OutboundError> {
+    let connector = Connector::new(tls)?;
+    connect(connector.tls, uri).await.map_err(|error| OutboundError::Connect(error.0))
 }
 
 async fn connect(tls: Option<(Arc<rustls::ClientConfig>, Option<String>)>, uri: &Uri) -> Result<Link, ConnectError> {

@@ -24,6 +24,8 @@ use crate::http::ResponseBody;
 use crate::http::body;
 use connect::{ConnectError, Connector};
 
+pub(crate) use connect::open;
+pub(crate) use services::authority;
 pub use services::{Routing, ServiceResolver};
 pub use tls::{ClientIdentity, Tls};
 

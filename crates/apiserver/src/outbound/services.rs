@@ -77,7 +77,7 @@ impl ServiceResolver {
             let list = if slice["addressType"] == preferred { &mut preferred_ones } else { &mut others };
             let endpoints = slice["endpoints"].as_array().into_iter().flatten();
             let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false && fit(endpoint));
-            list.extend(ready.filter_map(|endpoint| Some(join(endpoint["addresses"][0].as_str()?, port))));
+            list.extend(ready.filter_map(|endpoint| Some(authority(endpoint["addresses"][0].as_str()?, port))));
         }
         let choice = if preferred_ones.is_empty() { others } else { preferred_ones };
         let index = rand::random_range(0..choice.len().max(1));
@@ -111,15 +111,15 @@ fn cluster_address(service: &Value, name: &str, port: i64) -> Result<String, Str
         "ClusterIP" if spec["clusterIP"] == "None" => Err("cannot route to service with ClusterIP \"None\"".into()),
         "ClusterIP" | "NodePort" | "LoadBalancer" => {
             service_port(service, name, port)?;
-            Ok(join(spec["clusterIP"].as_str().unwrap_or(""), port))
+            Ok(authority(spec["clusterIP"].as_str().unwrap_or(""), port))
         }
-        "ExternalName" => Ok(join(spec["externalName"].as_str().unwrap_or(""), port)),
+        "ExternalName" => Ok(authority(spec["externalName"].as_str().unwrap_or(""), port)),
         other => Err(format!("unsupported service type {other:?}")),
     }
 }
 
 /// `host:port`, with brackets around an IPv6 address.
-pub(crate) fn join(host: &str, port: i64) -> String {
+pub(crate) fn authority(host: &str, port: i64) -> String {
     match (host.parse::<IpAddr>(), u16::try_from(port)) {
         (Ok(ip), Ok(port)) => SocketAddr::new(ip, port).to_string(),
         _ => format!("{host}:{port}"),

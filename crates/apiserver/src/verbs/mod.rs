@@ -156,10 +156,6 @@ impl Reply {
         Self { code, content: Content::Object(object), warnings }
     }
 
-    pub(crate) fn text(code: u16, text: &'static str) -> Self {
-        Self::new(code, Content::Body("text/plain", crate::http::body::full(text)))
-    }
-
     pub(crate) fn document(code: u16, document: Value) -> Self {
         Self::new(code, Content::Document(document))
     }

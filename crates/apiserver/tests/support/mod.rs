@@ -66,7 +66,7 @@ impl Ca {
         Identity { certificate, key: key.serialize_pem() }
     }
 
-    fn server_config(&self, dns: &[&str]) -> Arc<rustls::ServerConfig> {
+    pub(crate) fn server_config(&self, dns: &[&str]) -> Arc<rustls::ServerConfig> {
         let identity = self.identity("server", "", dns);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
@@ -184,6 +184,7 @@ impl Cluster {
             advertise_address: "127.0.0.1".parse().expect("an address"),
             secure_port: 6443,
             service_routing: apiserver::outbound::Routing::Endpoints,
+            kubelets: apiserver::KubeletConfig::default(),
             authentication: AuthenticationInfo { client_ca: String::new(), request_header: None },
         };
         change(&mut config);

@@ -80,6 +80,19 @@ pub(crate) struct ApiServerFlags {
     /// Reach webhooks and aggregated servers at the endpoints of their Service instead of its cluster IP.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub enable_aggregator_routing: bool,
+    /// Client certificate for kubelets (PEM); `server` makes one if not given.
+    #[arg(long, requires = "kubelet_client_key")]
+    pub kubelet_client_certificate: Option<PathBuf>,
+    /// Key of the client certificate for kubelets.
+    #[arg(long, requires = "kubelet_client_certificate")]
+    pub kubelet_client_key: Option<PathBuf>,
+    /// CAs of the kubelets' serving certificates (PEM); any certificate is taken if not given.
+    #[arg(long)]
+    pub kubelet_certificate_authority: Option<PathBuf>,
+    /// Types of node addresses to reach kubelets at, best first, comma separated.
+    #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP",
+        value_parser = ["Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"])]
+    pub kubelet_preferred_address_types: Vec<String>,
     /// How long events are kept, in Go's notation (1h0m0s).
     #[arg(long, default_value = "1h0m0s", value_parser = super::super::duration::parse)]
     pub event_ttl: std::time::Duration,

@@ -13,8 +13,8 @@ use apiserver::attributes::UserInfo;
 use apiserver::authn::token_request::TokenIssuer;
 use apiserver::authn::{PublicKeys, SigningKey};
 use apiserver::bootstrap::objects::AuthenticationInfo;
-use apiserver::outbound::Routing;
-use apiserver::{ApiServer, Config, Tokens};
+use apiserver::outbound::{ClientIdentity, Routing};
+use apiserver::{ApiServer, Config, KubeletConfig, Tokens};
 use client::{Connection, LeaderConfig, Shutdown};
 use controllers::{ControllerManager, ManagerConfig, Selection};
 use store::{RemoteStore, RemoteTls, Store};
@@ -26,6 +26,7 @@ use crate::args::{
     ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, LeaderFlags, SchedulerArgs,
     SimulateArgs,
 };
+use crate::pki::Identity;
 
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const SCHEDULER: &str = "kube-scheduler";
@@ -37,6 +38,8 @@ const AUTHENTICATED: &str = "system:authenticated";
 pub(super) struct Trust {
     pub signing_key_pem: String,
     pub client_ca_pem: String,
+    /// Shown to kubelets when the flags give nothing else.
+    pub kubelet_client: Option<Identity>,
 }
 
 pub(super) fn service_ranges(flags: &ApiServerFlags) -> Result<Vec<Cidr>> {
@@ -86,8 +89,28 @@ pub(super) fn api_server_config(
         event_ttl: flags.event_ttl,
         advertise_address,
         secure_port,
+        kubelets: kubelets(flags, trust.kubelet_client)?,
         service_routing: if flags.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp },
         authentication: AuthenticationInfo { client_ca: trust.client_ca_pem, request_header: None },
+    })
+}
+
+fn kubelets(flags: &ApiServerFlags, own: Option<Identity>) -> Result<KubeletConfig> {
+    let read = |path: &Path| tls::read(path).map(String::into_bytes);
+    let identity = match (&flags.kubelet_client_certificate, &flags.kubelet_client_key) {
+        (Some(certificate), Some(key)) => {
+            Some(ClientIdentity { certificate_pem: read(certificate)?.into(), key_pem: read(key)?.into() })
+        }
+        _ => own.map(|own| ClientIdentity {
+            certificate_pem: own.certificate_pem.into_bytes().into(),
+            key_pem: own.key_pem.into_bytes().into(),
+        }),
+    };
+    let ca = flags.kubelet_certificate_authority.as_deref().map(read).transpose()?;
+    Ok(KubeletConfig {
+        identity,
+        certificate_authority: ca.unwrap_or_default().into(),
+        preferred_address_types: flags.kubelet_preferred_address_types.clone(),
     })
 }
 
@@ -120,7 +143,8 @@ pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Resul
     let client_ca_pem = tls::read(&args.client_ca_file)?;
     let server_tls =
         tls::server_config(&tls::read(&args.tls_cert_file)?, &tls::read(&args.tls_private_key_file)?, &client_ca_pem)?;
-    let trust = Trust { signing_key_pem: tls::read(&args.service_account_signing_key_file)?, client_ca_pem };
+    let signing_key_pem = tls::read(&args.service_account_signing_key_file)?;
+    let trust = Trust { signing_key_pem, client_ca_pem, kubelet_client: None };
     let advertise = args.flags.advertise_address.unwrap_or_else(|| super::server::own_address(args.flags.bind_address));
     let port = listener.local_addr().context("listening address")?.port();
     let api_server = ApiServer::start(api_server_config(&args.flags, store, trust, advertise, port)?);

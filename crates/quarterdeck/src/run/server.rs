@@ -41,10 +41,16 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     let serving = place.pki.identity("apiserver", &Purpose::Serving(&sans))?;
     let tls = tls::server_config(&serving.certificate_pem, &serving.key_pem, place.pki.ca_pem())?;
     let signing_key = place.pki.service_account_key()?;
+    let purpose = Purpose::Client { user: "kube-apiserver-kubelet-client", groups: &[MASTERS] };
+    let kubelet_client = place.pki.identity("apiserver-kubelet-client", &purpose)?;
     let config = components::api_server_config(
         &args.api_server,
         store.as_dyn(),
-        components::Trust { signing_key_pem: signing_key, client_ca_pem: place.pki.ca_pem().to_owned() },
+        components::Trust {
+            signing_key_pem: signing_key,
+            client_ca_pem: place.pki.ca_pem().to_owned(),
+            kubelet_client: Some(kubelet_client),
+        },
         advertise_address,
         address.port(),
     )?;
