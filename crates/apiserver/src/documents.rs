@@ -62,16 +62,34 @@ impl Documents {
                 return Some(document.clone());
             }
         }
-        let bytes = make()?;
-        let hash: String = Sha512::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
-        let etag = HeaderValue::from_str(&go_quote(&hash)).ok()?;
-        let document = Document { content_type, bytes, etag };
+        let document = Document::new(content_type, make()?)?;
         let mut made = self.made.lock();
         if made.serial == snapshot.serial {
             made.documents.insert(key, document.clone());
         }
         Some(document)
     }
+}
+
+impl Document {
+    fn new(content_type: &'static str, bytes: Bytes) -> Option<Self> {
+        let hash: String = Sha512::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
+        let etag = HeaderValue::from_str(&go_quote(&hash)).ok()?;
+        Some(Self { content_type, bytes, etag })
+    }
+}
+
+/// The list of groups with those that aggregated servers have.
+fn with_aggregated(gateway: &Gateway, document: Document) -> Document {
+    let source = gateway.cache.as_ref();
+    if !gateway.aggregation.has_remotes(source) {
+        return document;
+    }
+    let merged = match document.content_type {
+        JSON => gateway.aggregation.merge_group_list(source, &document.bytes),
+        _ => gateway.aggregation.merge_aggregated(source, &document.bytes),
+    };
+    merged.and_then(|bytes| Document::new(document.content_type, bytes)).unwrap_or(document)
 }
 
 /// The document at a path; `None` when there is none.
@@ -106,7 +124,11 @@ pub(crate) fn find(
     let snapshot = gateway.catalog.snapshot();
     let about = About { gateway, snapshot: &snapshot };
     let document = match segments.as_slice() {
-        ["api"] | ["apis"] => about.aggregated(path, accept).or_else(|| about.root(headers, segments[0])),
+        ["api"] => about.aggregated(path, accept).or_else(|| about.root(headers, "api")),
+        ["apis"] => {
+            let document = about.aggregated(path, accept).or_else(|| about.root(headers, "apis"));
+            document.map(|document| with_aggregated(gateway, document))
+        }
         ["openapi", "v2"] => return about.openapi_v2(accept).map(Some),
         ["openapi", "v3"] => {
             return Ok(Some(respond(200, "text/plain; charset=utf-8", body::full(about.v3_index()))));
@@ -114,7 +136,12 @@ pub(crate) fn find(
         ["openapi", "v3", path @ ..] => return Ok(Some(about.openapi_v3(path, headers))),
         ["api", "v1"] => about.resources("", "v1"),
         ["api", _] => return Err(Status::unknown_endpoint()),
-        ["apis", group] => about.one_group(group),
+        ["apis", group] => {
+            let ours = about.one_group(group);
+            let bytes = ours.as_ref().map(|document| document.bytes.as_ref());
+            let merged = gateway.aggregation.merge_group(gateway.cache.as_ref(), group, bytes);
+            merged.and_then(|bytes| Document::new(JSON, bytes)).or(ours)
+        }
         ["apis", group, version] => {
             let document = about.resources(group, version);
             if document.is_none() && gateway.catalog.builtin().group(group).is_some() {
@@ -228,7 +255,12 @@ impl About<'_> {
             }
             Some(openapi::v3_index(hashes.iter().map(|(path, hash)| (path.as_str(), hash.as_str()))))
         });
-        index.map(|document| document.bytes).unwrap_or_default()
+        let index = index.map(|document| document.bytes).unwrap_or_default();
+        let (aggregation, source) = (&self.gateway.aggregation, self.gateway.cache.as_ref());
+        if !aggregation.has_remotes(source) {
+            return index;
+        }
+        aggregation.merge_openapi_index(source, &index).unwrap_or(index)
     }
 
     fn builtin_hashes(&self) -> &[(String, String)] {

@@ -12,10 +12,12 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use tokio::sync::watch;
 
 use crate::admission;
+use crate::aggregation::{self, Aggregation};
 use crate::allocations::Allocations;
 use crate::attributes::{Action, UserInfo};
+use crate::authn::request_header::FrontProxies;
 use crate::authn::token_request::TokenIssuer;
-use crate::authn::{Authenticator, PublicKeys, impersonation};
+use crate::authn::{Authenticator, PublicKeys, bearer_token, impersonation, named_by_proxy};
 use crate::authz::Authorizer;
 use crate::cache::Cache;
 use crate::custom::Catalog;
@@ -42,6 +44,7 @@ pub(crate) struct Gateway {
     pub objects: Objects,
     pub cache: Arc<Cache>,
     pub authn: Authenticator,
+    pub front_proxies: Option<FrontProxies>,
     pub tokens: Tokens,
     pub authz: Authorizer,
     pub admission: admission::Chain,
@@ -49,6 +52,7 @@ pub(crate) struct Gateway {
     pub webhooks: Webhooks,
     pub outbound: Outbound,
     pub services: ServiceResolver,
+    pub aggregation: Aggregation,
     pub kubelets: KubeletConfig,
     pub allocations: Allocations,
     pub documents: Documents,
@@ -75,7 +79,12 @@ pub struct Tokens {
 #[derive(Clone, Debug)]
 pub(crate) enum Peer {
     /// A network connection, with the DER of the verified client certificate if there was one.
-    Network { certificate: Option<Bytes>, address: IpAddr },
+    Network {
+        certificate: Option<Bytes>,
+        /// The certificate is a front proxy's, which names the user in headers.
+        is_proxy: bool,
+        address: IpAddr,
+    },
     /// A component in this process, which is who it says it is.
     InProcess(Arc<UserInfo>),
 }
@@ -94,12 +103,10 @@ pub(crate) struct Call {
 impl Gateway {
     /// Is the request answered elsewhere, so that its body is not to be read here?
     pub(crate) fn passes_on(&self, path: &str) -> bool {
-        match parse(path) {
-            Some(Target::Resource(path)) => {
-                path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource)
-            }
-            _ => false,
-        }
+        let Some(target) = parse(path) else { return false };
+        let relayed = matches!(&target, Target::Resource(path)
+            if path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource));
+        relayed || self.aggregation.remote_for(self.cache.as_ref(), &target).is_some()
     }
 
     /// Answers a request. Never fails: every refusal is a response.
@@ -138,6 +145,14 @@ impl Gateway {
             }
         };
         self.authz.require(&user, &action, &fields)?;
+        if let Some(service) = self.aggregation.remote_for(self.cache.as_ref(), &target) {
+            let Call { method, uri, headers, body, raw } = call;
+            let raw = match raw {
+                Some(raw) => raw,
+                None => Raw { body: body::full(body?), ..Raw::default() },
+            };
+            return Ok(aggregation::answer(self, &service, &user, Passing { method, uri, headers, raw }).await);
+        }
         match target {
             Target::Other(path) => self.other(&path, call, &query).await,
             Target::Resource(path) => self.resource(path, user, call, query).await,
@@ -147,7 +162,16 @@ impl Gateway {
     fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<UserInfo, Status> {
         match peer {
             Peer::InProcess(user) => Ok(user.as_ref().clone()),
-            Peer::Network { certificate, .. } => {
+            Peer::Network { certificate, is_proxy, .. } => {
+                if *is_proxy && let Some(proxies) = &self.front_proxies {
+                    if let Some(user) = proxies.user(headers) {
+                        return Ok(named_by_proxy(user));
+                    }
+                    // It must say who asks, or ask as somebody itself.
+                    if bearer_token(headers).is_none() {
+                        return Err(Status::unauthorized());
+                    }
+                }
                 match self.authn.authenticate(headers, certificate.as_deref(), jiff::Timestamp::now()) {
                     Ok(Some(identity)) => Ok(identity.user),
                     Ok(None) => Ok(UserInfo::anonymous()),

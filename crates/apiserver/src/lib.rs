@@ -7,6 +7,7 @@
 
 pub mod admission;
 mod admit;
+mod aggregation;
 pub mod allocate;
 mod allocations;
 pub mod attributes;

@@ -15,12 +15,14 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::attributes::UserInfo;
+use crate::authn::request_header::Standing;
 use crate::gateway::{Call, Gateway, Peer};
 use crate::http::ResponseBody;
 use crate::http::body::{self, BoxError};
@@ -155,6 +157,16 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _either_way_the_server_stops = shutdown.wait_for(|stop| *stop).await.is_ok();
 }
 
+/// Who is at the other end, by the certificates that TLS verified.
+fn peer(gateway: &Gateway, chain: &[CertificateDer<'_>], address: IpAddr) -> Peer {
+    let standing = match &gateway.front_proxies {
+        None => Standing { is_user: true, is_proxy: false },
+        Some(proxies) => proxies.standing(chain, UnixTime::now()),
+    };
+    let certificate = chain.first().filter(|_| standing.is_user).map(|der| Bytes::copy_from_slice(der));
+    Peer::Network { certificate, is_proxy: standing.is_proxy, address }
+}
+
 async fn connection(
     gateway: Arc<Gateway>,
     stream: TcpStream,
@@ -169,8 +181,7 @@ async fn connection(
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = Peer::Network { certificate: certificate.map(|der| Bytes::copy_from_slice(der)), address };
+    let peer = peer(&gateway, stream.get_ref().1.peer_certificates().unwrap_or_default(), address);
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let gateway = Arc::clone(&gateway);
         let peer = peer.clone();

@@ -9,9 +9,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admission;
+use crate::aggregation::{self, Aggregation};
 use crate::allocate::{Allocator, Cidr, PortRange};
 use crate::allocations::Allocations;
 use crate::attributes::UserInfo;
+use crate::authn::request_header::FrontProxies;
 use crate::authn::{Authenticator, Settings};
 use crate::authz::Authorizer;
 use crate::bootstrap::objects::AuthenticationInfo;
@@ -22,7 +24,7 @@ use crate::gateway::{Gateway, Tokens};
 use crate::health::Health;
 use crate::inflight::InFlight;
 use crate::metrics::Metrics;
-use crate::outbound::{Outbound, Routing, ServiceResolver};
+use crate::outbound::{ClientIdentity, Outbound, Routing, ServiceResolver};
 use crate::relay::kubelet::KubeletConfig;
 use crate::serve::{self, InProcess};
 use crate::startup;
@@ -46,6 +48,8 @@ pub struct Config {
     pub secure_port: u16,
     /// How webhooks and aggregated servers behind a Service are reached.
     pub service_routing: Routing,
+    /// Shown to aggregated servers, whom it tells that the identity headers are ours.
+    pub front_proxy: Option<ClientIdentity>,
     /// How kubelets are reached.
     pub kubelets: KubeletConfig,
     /// What extension servers need to trust the same clients.
@@ -81,6 +85,7 @@ impl ApiServer {
                     bootstrap_tokens: false,
                 },
             ),
+            front_proxies: FrontProxies::new(&config.authentication),
             tokens: config.tokens,
             authz: Authorizer::new(Arc::clone(&source)),
             admission: config.admission,
@@ -88,6 +93,7 @@ impl ApiServer {
             webhooks: Webhooks::default(),
             outbound: Outbound::default(),
             kubelets: config.kubelets,
+            aggregation: Aggregation::new(config.front_proxy),
             services: ServiceResolver::new(Arc::clone(&source), config.service_routing, config.secure_port),
             allocations: Allocations::new(allocator),
             documents: Documents::default(),
@@ -113,6 +119,7 @@ impl ApiServer {
             }
             tokio::spawn(keeper.run(Arc::clone(&starting), stopped.clone()));
             startup::bootstrap(&starting, &identity).await;
+            tokio::spawn(aggregation::run(Arc::clone(&starting), stopped.clone()));
             startup::run_keeper(starting, identity, stopped).await;
         });
         Self { gateway, shutdown: Arc::new(shutdown) }

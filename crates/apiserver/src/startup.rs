@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use store::Revision;
 use tokio::sync::watch;
 
+use crate::aggregation;
 use crate::attributes::UserInfo;
 use crate::bootstrap::objects::{AuthenticationInfo, KubernetesService};
 use crate::bootstrap::{Change, ChangeAction, flowcontrol, objects, rbac};
@@ -65,6 +66,7 @@ async fn bootstrap_once(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(
         changes.extend(objects::priority_classes(source));
         changes.extend(flowcontrol::plan(source));
         changes.extend(objects::service_cidr(source, ranges));
+        changes.extend(aggregation::builtin(source));
         changes.extend(objects::authentication_config(source, &identity.authentication));
         changes
     })
@@ -102,7 +104,7 @@ fn kubernetes_service(gateway: &Gateway, identity: &Identity) -> Option<Kubernet
 }
 
 /// Repeats a plan until nothing is left to do.
-async fn settle(gateway: &Arc<Gateway>, plan: impl Fn(&Gateway) -> Vec<Change>) -> Result<(), Status> {
+pub(crate) async fn settle(gateway: &Arc<Gateway>, plan: impl Fn(&Gateway) -> Vec<Change>) -> Result<(), Status> {
     for _ in 0..ROUNDS_MAX {
         let changes = plan(gateway);
         if changes.is_empty() {
@@ -129,6 +131,10 @@ async fn apply(gateway: &Arc<Gateway>, change: &Change) -> Result<(), Status> {
     let result = match change.action {
         ChangeAction::Create => write(gateway, Method::POST, change.group, change.resource, "", &change.object).await,
         ChangeAction::Update => write(gateway, Method::PUT, change.group, change.resource, "", &change.object).await,
+        ChangeAction::Delete => {
+            let gone = write(gateway, Method::DELETE, change.group, change.resource, "", &change.object).await;
+            if matches!(&gone, Err(status) if status.code == 404) { Ok(()) } else { gone }
+        }
         ChangeAction::Recreate => {
             let gone = write(gateway, Method::DELETE, change.group, change.resource, "", &change.object).await;
             if let Err(status) = gone

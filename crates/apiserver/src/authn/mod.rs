@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod impersonation;
 pub mod jwt;
 pub mod oidc;
+pub mod request_header;
 pub mod review;
 pub mod service_account;
 pub mod token_request;
@@ -142,8 +143,13 @@ impl Authenticator {
     }
 }
 
+/// A user that a front proxy named, with the group of everybody who is known.
+pub(crate) fn named_by_proxy(user: UserInfo) -> UserInfo {
+    authenticated(user)
+}
+
 /// The token of an `Authorization: Bearer` header. Any other scheme, and an empty token, is as good as no header.
-fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let header = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.trim();
     let (scheme, token) = header.split_once(' ')?;
     let token = token.split(' ').next().unwrap_or_default();

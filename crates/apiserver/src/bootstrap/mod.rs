@@ -26,11 +26,17 @@ pub enum ChangeAction {
     Update,
     /// A field that cannot change is wrong (a binding's roleRef): delete, then create.
     Recreate,
+    /// It should not exist.
+    Delete,
 }
 
 impl Change {
     pub fn create(group: &'static str, resource: &'static str, object: Value) -> Self {
         Self { group, resource, action: ChangeAction::Create, object }
+    }
+
+    pub fn delete(group: &'static str, resource: &'static str, object: Value) -> Self {
+        Self { group, resource, action: ChangeAction::Delete, object }
     }
 
     pub fn update(group: &'static str, resource: &'static str, object: Value) -> Self {

@@ -146,6 +146,11 @@ impl Cache {
         *self.revision.borrow()
     }
 
+    /// Wakes whenever anything changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
     /// Has the first complete copy arrived?
     pub fn is_ready(&self) -> bool {
         self.revision() > Revision(0)

@@ -184,6 +184,7 @@ impl Cluster {
             advertise_address: "127.0.0.1".parse().expect("an address"),
             secure_port: 6443,
             service_routing: apiserver::outbound::Routing::Endpoints,
+            front_proxy: None,
             kubelets: apiserver::KubeletConfig::default(),
             authentication: AuthenticationInfo { client_ca: String::new(), request_header: None },
         };

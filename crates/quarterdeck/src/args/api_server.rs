@@ -93,6 +93,30 @@ pub(crate) struct ApiServerFlags {
     #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP",
         value_parser = ["Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"])]
     pub kubelet_preferred_address_types: Vec<String>,
+    /// Client certificate for aggregated API servers (PEM); `server` makes one if not given.
+    #[arg(long, requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Key of the client certificate for aggregated API servers.
+    #[arg(long, requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
+    /// CAs of front proxies, which name the user in headers (PEM); `server` makes one if not given.
+    #[arg(long)]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of front proxies, comma separated; any name of the CA if empty.
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers in which front proxies name the user, comma separated.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-User")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers in which front proxies name the user's uid, comma separated.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Uid")]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Headers in which front proxies name the user's groups, comma separated.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Group")]
+    pub requestheader_group_headers: Vec<String>,
+    /// Prefixes of headers in which front proxies send more about the user, comma separated.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Extra-")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
     /// How long events are kept, in Go's notation (1h0m0s).
     #[arg(long, default_value = "1h0m0s", value_parser = super::super::duration::parse)]
     pub event_ttl: std::time::Duration,

@@ -12,7 +12,7 @@ use apiserver::allocate::{Cidr, PortRange};
 use apiserver::attributes::UserInfo;
 use apiserver::authn::token_request::TokenIssuer;
 use apiserver::authn::{PublicKeys, SigningKey};
-use apiserver::bootstrap::objects::AuthenticationInfo;
+use apiserver::bootstrap::objects::{AuthenticationInfo, RequestHeaderInfo};
 use apiserver::outbound::{ClientIdentity, Routing};
 use apiserver::{ApiServer, Config, KubeletConfig, Tokens};
 use client::{Connection, LeaderConfig, Shutdown};
@@ -32,6 +32,8 @@ const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const SCHEDULER: &str = "kube-scheduler";
 const CONTROLLER_MANAGER_USER: &str = "system:kube-controller-manager";
 const SCHEDULER_USER: &str = "system:kube-scheduler";
+/// Common name of the certificate shown to aggregated API servers.
+pub(super) const FRONT_PROXY_USER: &str = "front-proxy-client";
 const AUTHENTICATED: &str = "system:authenticated";
 
 /// Keys and certificates that the API server goes by.
@@ -40,6 +42,16 @@ pub(super) struct Trust {
     pub client_ca_pem: String,
     /// Shown to kubelets when the flags give nothing else.
     pub kubelet_client: Option<Identity>,
+    /// The same for aggregated API servers, with the CA it is of.
+    pub front_proxy: Option<(Identity, String)>,
+}
+
+impl Trust {
+    /// CAs whose client certificates TLS lets in.
+    pub(super) fn client_cas(&self, flags: &ApiServerFlags) -> Result<String> {
+        let proxies = request_header(flags, self.front_proxy.as_ref())?.map(|info| info.client_ca).unwrap_or_default();
+        Ok(format!("{}\n{proxies}", self.client_ca_pem))
+    }
 }
 
 pub(super) fn service_ranges(flags: &ApiServerFlags) -> Result<Vec<Cidr>> {
@@ -89,24 +101,50 @@ pub(super) fn api_server_config(
         event_ttl: flags.event_ttl,
         advertise_address,
         secure_port,
+        authentication: AuthenticationInfo {
+            client_ca: trust.client_ca_pem,
+            request_header: request_header(flags, trust.front_proxy.as_ref())?,
+        },
+        front_proxy: front_proxy(flags, trust.front_proxy)?,
         kubelets: kubelets(flags, trust.kubelet_client)?,
         service_routing: if flags.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp },
-        authentication: AuthenticationInfo { client_ca: trust.client_ca_pem, request_header: None },
     })
 }
 
-fn kubelets(flags: &ApiServerFlags, own: Option<Identity>) -> Result<KubeletConfig> {
-    let read = |path: &Path| tls::read(path).map(String::into_bytes);
-    let identity = match (&flags.kubelet_client_certificate, &flags.kubelet_client_key) {
-        (Some(certificate), Some(key)) => {
-            Some(ClientIdentity { certificate_pem: read(certificate)?.into(), key_pem: read(key)?.into() })
-        }
-        _ => own.map(|own| ClientIdentity {
-            certificate_pem: own.certificate_pem.into_bytes().into(),
-            key_pem: own.key_pem.into_bytes().into(),
-        }),
+/// What front proxies are known by; `None` when there are none.
+fn request_header(flags: &ApiServerFlags, own: Option<&(Identity, String)>) -> Result<Option<RequestHeaderInfo>> {
+    let (client_ca, own_name) = match (&flags.requestheader_client_ca_file, own) {
+        (Some(path), _) => (tls::read(path)?, None),
+        (None, Some((_, ca))) => (ca.clone(), Some(FRONT_PROXY_USER.to_owned())),
+        (None, None) => return Ok(None),
     };
-    let ca = flags.kubelet_certificate_authority.as_deref().map(read).transpose()?;
+    Ok(Some(RequestHeaderInfo {
+        client_ca,
+        username_headers: flags.requestheader_username_headers.clone(),
+        uid_headers: flags.requestheader_uid_headers.clone(),
+        group_headers: flags.requestheader_group_headers.clone(),
+        extra_header_prefixes: flags.requestheader_extra_headers_prefix.clone(),
+        allowed_names: flags.requestheader_allowed_names.iter().cloned().chain(own_name).collect(),
+    }))
+}
+
+fn front_proxy(flags: &ApiServerFlags, own: Option<(Identity, String)>) -> Result<Option<ClientIdentity>> {
+    match (&flags.proxy_client_cert_file, &flags.proxy_client_key_file) {
+        (Some(certificate), Some(key)) => Ok(Some(client_identity(tls::read(certificate)?, tls::read(key)?))),
+        _ => Ok(own.map(|(own, _)| client_identity(own.certificate_pem, own.key_pem))),
+    }
+}
+
+fn client_identity(certificate_pem: String, key_pem: String) -> ClientIdentity {
+    ClientIdentity { certificate_pem: certificate_pem.into(), key_pem: key_pem.into() }
+}
+
+fn kubelets(flags: &ApiServerFlags, own: Option<Identity>) -> Result<KubeletConfig> {
+    let identity = match (&flags.kubelet_client_certificate, &flags.kubelet_client_key) {
+        (Some(certificate), Some(key)) => Some(client_identity(tls::read(certificate)?, tls::read(key)?)),
+        _ => own.map(|own| client_identity(own.certificate_pem, own.key_pem)),
+    };
+    let ca = flags.kubelet_certificate_authority.as_deref().map(tls::read).transpose()?;
     Ok(KubeletConfig {
         identity,
         certificate_authority: ca.unwrap_or_default().into(),
@@ -141,10 +179,10 @@ pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Resul
     let bind = (args.flags.bind_address, args.flags.secure_port);
     let listener = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on {}:{}", bind.0, bind.1))?;
     let client_ca_pem = tls::read(&args.client_ca_file)?;
-    let server_tls =
-        tls::server_config(&tls::read(&args.tls_cert_file)?, &tls::read(&args.tls_private_key_file)?, &client_ca_pem)?;
     let signing_key_pem = tls::read(&args.service_account_signing_key_file)?;
-    let trust = Trust { signing_key_pem, client_ca_pem, kubelet_client: None };
+    let trust = Trust { signing_key_pem, client_ca_pem, kubelet_client: None, front_proxy: None };
+    let (certificate, key) = (tls::read(&args.tls_cert_file)?, tls::read(&args.tls_private_key_file)?);
+    let server_tls = tls::server_config(&certificate, &key, &trust.client_cas(&args.flags)?)?;
     let advertise = args.flags.advertise_address.unwrap_or_else(|| super::server::own_address(args.flags.bind_address));
     let port = listener.local_addr().context("listening address")?.port();
     let api_server = ApiServer::start(api_server_config(&args.flags, store, trust, advertise, port)?);

@@ -39,21 +39,21 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     let ranges = components::service_ranges(&args.api_server)?;
     let sans = serving_names(&args, advertise_address, &ranges);
     let serving = place.pki.identity("apiserver", &Purpose::Serving(&sans))?;
-    let tls = tls::server_config(&serving.certificate_pem, &serving.key_pem, place.pki.ca_pem())?;
-    let signing_key = place.pki.service_account_key()?;
     let purpose = Purpose::Client { user: "kube-apiserver-kubelet-client", groups: &[MASTERS] };
     let kubelet_client = place.pki.identity("apiserver-kubelet-client", &purpose)?;
-    let config = components::api_server_config(
-        &args.api_server,
-        store.as_dyn(),
-        components::Trust {
-            signing_key_pem: signing_key,
-            client_ca_pem: place.pki.ca_pem().to_owned(),
-            kubelet_client: Some(kubelet_client),
-        },
-        advertise_address,
-        address.port(),
-    )?;
+    // A CA of its own: whoever has a certificate of it may speak for anybody.
+    let purpose = Purpose::Client { user: components::FRONT_PROXY_USER, groups: &[] };
+    let front_proxy = place.front_proxy.identity(components::FRONT_PROXY_USER, &purpose)?;
+    let trust = components::Trust {
+        signing_key_pem: place.pki.service_account_key()?,
+        client_ca_pem: place.pki.ca_pem().to_owned(),
+        kubelet_client: Some(kubelet_client),
+        front_proxy: Some((front_proxy, place.front_proxy.ca_pem().to_owned())),
+    };
+    let client_cas = trust.client_cas(&args.api_server)?;
+    let tls = tls::server_config(&serving.certificate_pem, &serving.key_pem, &client_cas)?;
+    let config =
+        components::api_server_config(&args.api_server, store.as_dyn(), trust, advertise_address, address.port())?;
     let api_server = ApiServer::start(config);
     let serving_task = tokio::spawn({
         let api_server = api_server.clone();
@@ -87,6 +87,8 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
 struct Place {
     dir: PathBuf,
     pki: Pki,
+    /// The PKI of front proxies.
+    front_proxy: Pki,
     ephemeral: bool,
     /// Removes an ephemeral server's directory at the end.
     _temporary: Option<TemporaryDir>,
@@ -102,13 +104,15 @@ impl Place {
             args.api_server.advertise_address.get_or_insert(loopback);
             let temporary = TemporaryDir::create()?;
             let dir = temporary.0.clone();
-            return Ok(Self { dir, pki: Pki::in_memory()?, ephemeral: true, _temporary: Some(temporary) });
+            let (pki, front_proxy) = (Pki::in_memory()?, Pki::in_memory()?);
+            return Ok(Self { dir, pki, front_proxy, ephemeral: true, _temporary: Some(temporary) });
         }
         std::fs::create_dir_all(&args.data_dir)
             .with_context(|| format!("cannot create {}", args.data_dir.display()))?;
         let dir = std::path::absolute(&args.data_dir).context("the data directory's path")?;
         let pki = Pki::open(&dir.join("pki"))?;
-        Ok(Self { dir, pki, ephemeral: false, _temporary: None })
+        let front_proxy = Pki::open(&dir.join("pki").join("front-proxy"))?;
+        Ok(Self { dir, pki, front_proxy, ephemeral: false, _temporary: None })
     }
 }
 
