@@ -19,11 +19,9 @@ mod writer;
 pub(crate) use discard::DiscardBackend;
 pub(crate) use load::{LoadError, Loaded, Loader, load};
 pub(crate) use redb_backend::RedbBackend;
-#[cfg(test)]
-pub(crate) use rows::record_row;
 pub(crate) use rows::{
     Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, Row, STORAGE_VERSION, StateRows, alarm_row, encode_versions,
-    initial_rows, lease_row, progress_rows, rows_of,
+    initial_rows, lease_row, progress_rows, record_row, rows_of,
 };
 pub(crate) use snapshot_file::SnapshotFile;
 pub(crate) use writer::{Writer, WriterHandle};

@@ -84,6 +84,11 @@ impl std::fmt::Debug for EmbeddedStore {
 }
 
 impl EmbeddedStore {
+    /// True when the other members say that this one was removed for good. It does nothing any more.
+    pub fn is_removed(&self) -> bool {
+        matches!(self.raft.failure(), Some(crate::StoreError::Fatal(reason)) if reason == crate::raft::REMOVED)
+    }
+
     /// Stops the store: finishes what was accepted, brings everything to the state file, ends all watches and releases the data
     /// directory. Waits for the threads, so call it outside of async code or through `spawn_blocking`. Later calls do nothing.
     pub fn shutdown(&self) {

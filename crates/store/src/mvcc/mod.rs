@@ -26,7 +26,7 @@ pub(crate) use index::Found;
 pub(crate) use keyspace::Keyspace;
 pub(crate) use prune::Kept;
 pub(crate) use range::RangeCursor;
-pub(crate) use record::{Record, RevisionKey};
+pub(crate) use record::{Record, RevisionKey, Value};
 pub(crate) use rows::{Rows, decode_record};
 pub(crate) use txn::{is_read_only, is_serializable};
 

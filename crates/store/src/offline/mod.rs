@@ -6,7 +6,7 @@ mod restore;
 mod snapshot_status;
 
 pub use data_dir::{Verified, defragment, hash_kv, set_storage_version, storage_version, verify};
-pub use restore::{Restore, restore};
+pub use restore::{Replay, Restore, restore, restore_at};
 pub use snapshot_status::{SnapshotStatus, snapshot_status};
 
 use crate::bolt::BoltError;

@@ -3,23 +3,33 @@
 //! Everything is made in a directory beside the wanted one and renamed when it is complete and on disk, so that a data directory is either
 //! whole or not there.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ::raft::eraftpb::HardState;
+use bytes::Bytes;
+use prost::Message;
 
 use super::OfflineError;
-use crate::Revision;
 use crate::backend::{
-    Backend, Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, RedbBackend, Row, initial_rows, progress_rows,
+    Backend, Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, RedbBackend, Row, initial_rows, lease_row,
+    progress_rows, record_row,
 };
 use crate::bolt::Reader;
 use crate::embedded::{EmbeddedConfig, FIRST_ENTRY, InitialMember, LOG_DIR, Newcomer, STATE_FILE, claim};
-use crate::mvcc::RevisionKey;
+use crate::lease::StoredLease;
+use crate::mvcc::{Record, RevisionKey, Value};
+use crate::proto::mvccpb;
 use crate::raft::{EngineLog, LogStore};
+use crate::{EventKind, LeaseId, Revision, WatchEvent};
 
 /// Rows gathered before they are committed.
 const BATCH_BYTES: usize = 8 << 20;
+
+/// Changes tell to which lease a key belongs, and not how long it lives: long enough for whoever owns it to come back, and as long as
+/// Kubernetes keeps events.
+const LEASE_TTL_SECONDS: i64 = 3600;
 
 /// etcdutl's `snapshot restore`.
 #[derive(Clone, Debug)]
@@ -38,7 +48,30 @@ pub struct Restore {
     pub bump_revision: u64,
 }
 
+/// What a restore adds to a snapshot, or leaves out.
+pub struct Replay<'a> {
+    /// Nothing that was written later; none for all there is. Must not be before the snapshot's compaction.
+    pub revision_max: Option<Revision>,
+    /// Changes after the snapshot's: all events of a revision at a time, in order. Those the snapshot has already are passed over.
+    pub changes: &'a mut dyn Iterator<Item = Result<Vec<WatchEvent>, OfflineError>>,
+    /// Keys that the restored store never had.
+    pub leave_out: &'a dyn Fn(&[u8]) -> bool,
+}
+
+impl std::fmt::Debug for Replay<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replay").field("revision_max", &self.revision_max).finish_non_exhaustive()
+    }
+}
+
+/// The snapshot as it is.
 pub fn restore(request: &Restore) -> Result<(), OfflineError> {
+    let replay = Replay { revision_max: None, changes: &mut std::iter::empty(), leave_out: &|_| false };
+    restore_at(request, replay).map(drop)
+}
+
+/// The snapshot and the changes after it. Returns the revision of the data, before it is raised by `bump_revision`.
+pub fn restore_at(request: &Restore, replay: Replay<'_>) -> Result<Revision, OfflineError> {
     let member = local_member(request)?;
     let dir = &request.data_dir;
     let is_empty = match std::fs::read_dir(dir) {
@@ -51,9 +84,10 @@ pub fn restore(request: &Restore) -> Result<(), OfflineError> {
     let reader = open(request)?;
     let making = beside(dir);
     discard_leftovers(&making)?;
-    let made = make(request, &reader, &making, &member).and_then(|()| {
+    let made = make(request, replay, &reader, &making, &member).and_then(|revision| {
         std::fs::rename(&making, dir).map_err(|source| OfflineError::io(dir, source))?;
-        sync_dir(parent(dir))
+        sync_dir(parent(dir))?;
+        Ok(revision)
     });
     if made.is_err() {
         // What is left is in nobody's way: the next attempt begins with removing it.
@@ -90,12 +124,19 @@ fn local_member(request: &Restore) -> Result<EmbeddedConfig, OfflineError> {
 }
 
 /// Fills `making` with everything a data directory has.
-fn make(request: &Restore, reader: &Reader, making: &Path, config: &EmbeddedConfig) -> Result<(), OfflineError> {
+fn make(
+    request: &Restore,
+    replay: Replay<'_>,
+    reader: &Reader,
+    making: &Path,
+    config: &EmbeddedConfig,
+) -> Result<Revision, OfflineError> {
     let _lock = claim(making)?;
     let Newcomer { identity, membership } = Newcomer::of(config)?;
     let mut backend = RedbBackend::open(making.join(STATE_FILE))?;
     let mut batch = Batch { backend: &mut backend, rows: Vec::new(), bytes: 0 };
     let mut newest = Revision(0);
+    let mut leases = BTreeSet::new();
     // The members, the log position and the versions are the new cluster's own.
     let own = [Bucket::Cluster, Bucket::Members, Bucket::MembersRemoved, Bucket::Meta];
     let carried = Bucket::ALL.into_iter().filter(|bucket| !own.contains(bucket));
@@ -105,7 +146,13 @@ fn make(request: &Restore, reader: &Reader, making: &Path, config: &EmbeddedConf
             if bucket == Bucket::Key {
                 let at = RevisionKey::decode(&key);
                 let at = at.ok_or_else(|| OfflineError::Data(format!("bucket key has a damaged row {key:02x?}")))?;
+                if replay.revision_max.is_some_and(|max| at.main > max) || is_left_out(&replay, &value)? {
+                    continue;
+                }
                 newest = newest.max(at.main);
+            }
+            if bucket == Bucket::Lease {
+                leases.insert(key.clone());
             }
             batch.add(Row::put(bucket, key.to_vec(), value.to_vec()))?;
         }
@@ -113,9 +160,18 @@ fn make(request: &Restore, reader: &Reader, making: &Path, config: &EmbeddedConf
     for row in reader.bucket(Bucket::Meta.name())?.into_iter().flatten() {
         let (key, value) = row?;
         if key == COMPACTION_SCHEDULED || key == COMPACTION_FINISHED {
+            let compacted = RevisionKey::decode(&value).map(|at| at.main);
+            if let (Some(compacted), Some(max)) = (compacted, replay.revision_max)
+                && compacted > max
+            {
+                return Err(OfflineError::Refused(format!(
+                    "revision {max} was compacted: the snapshot begins at {compacted}"
+                )));
+            }
             batch.add(Row::put(Bucket::Meta, key.to_vec(), value.to_vec()))?;
         }
     }
+    newest = add_changes(replay, newest, &leases, &mut batch)?;
     if request.bump_revision > 0 {
         let amount = i64::try_from(request.bump_revision).ok().and_then(|amount| newest.0.checked_add(amount));
         let bumped = amount.ok_or_else(|| OfflineError::Refused("--bump-revision is too large".to_owned()))?;
@@ -139,7 +195,64 @@ fn make(request: &Restore, reader: &Reader, making: &Path, config: &EmbeddedConf
     log.truncate(FIRST_ENTRY.0, FIRST_ENTRY.1).map_err(log_error)?;
     drop(log);
     sync_dir(&making.join(LOG_DIR))?;
-    sync_dir(making)
+    sync_dir(making)?;
+    Ok(newest)
+}
+
+/// Whether a row of the `key` bucket belongs to a key that is not wanted.
+fn is_left_out(replay: &Replay<'_>, value: &Bytes) -> Result<bool, OfflineError> {
+    let kv = mvccpb::KeyValue::decode(value.clone());
+    let kv = kv.map_err(|_| OfflineError::Data("bucket key has a row that is no key and value".to_owned()))?;
+    Ok((replay.leave_out)(&kv.key))
+}
+
+/// Adds the rows of later changes; returns the newest revision then.
+fn add_changes(
+    replay: Replay<'_>,
+    snapshot: Revision,
+    known_leases: &BTreeSet<Bytes>,
+    batch: &mut Batch<'_>,
+) -> Result<Revision, OfflineError> {
+    let mut newest = snapshot;
+    let mut leases = BTreeMap::new();
+    for events in replay.changes {
+        let events = events?;
+        let Some(main) = events.first().map(|event| event.kv.mod_revision) else { continue };
+        if main <= snapshot {
+            continue;
+        }
+        if replay.revision_max.is_some_and(|max| main > max) {
+            break;
+        }
+        for (event, sub) in events.into_iter().zip(0..) {
+            let kv = event.kv;
+            if (replay.leave_out)(&kv.key) {
+                continue;
+            }
+            let record = match event.kind {
+                EventKind::Delete => Record::tombstone(kv.key, main, sub),
+                EventKind::Put => Record {
+                    key: kv.key,
+                    value: Value::Here(kv.value),
+                    create: kv.create_revision,
+                    main,
+                    sub,
+                    version: kv.version,
+                    lease: kv.lease,
+                },
+            };
+            if record.lease != LeaseId(0) {
+                let lease = StoredLease { id: record.lease, ttl_seconds: LEASE_TTL_SECONDS, remaining_seconds: 0 };
+                leases.insert(record.lease, lease_row(lease));
+            }
+            batch.add(record_row(&record))?;
+        }
+        newest = main;
+    }
+    for lease in leases.into_values().filter(|row| !known_leases.contains(row.key.as_slice())) {
+        batch.add(lease)?;
+    }
+    Ok(newest)
 }
 
 struct Batch<'a> {

@@ -20,7 +20,7 @@ mod storage;
 mod wal;
 
 pub(crate) use self::core::CoreConfig;
-pub(crate) use driver::{Applied, Apply, Committed, Driver, DriverConfig, Outbox};
+pub(crate) use driver::{Applied, Apply, Committed, Driver, DriverConfig, Outbox, REMOVED};
 pub(crate) use engine_log::EngineLog;
 pub(crate) use handle::Raft;
 pub(crate) use log::{Identity, LogError, LogStore, LoggedState};
