@@ -20,6 +20,7 @@ use crate::authn::token_request::TokenIssuer;
 use crate::authn::{Authenticator, PublicKeys, bearer_token, impersonation, named_by_proxy};
 use crate::authz::Authorizer;
 use crate::cache::Cache;
+use crate::control::{self, Control, ControlCall};
 use crate::custom::Catalog;
 use crate::documents::Documents;
 use crate::health::Health;
@@ -59,6 +60,7 @@ pub(crate) struct Gateway {
     pub health: Health,
     pub in_flight: InFlight,
     pub metrics: Metrics,
+    pub control: Option<Arc<dyn Control>>,
     /// Turns true when the server stops: long-running answers end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -144,7 +146,10 @@ impl Gateway {
                 impersonation::impersonate(&wanted, &user, &action, &authorize)?
             }
         };
-        self.authz.require(&user, &action, &fields)?;
+        let is_open = matches!(&target, Target::Other(path) if path.starts_with(control::OPEN));
+        if !is_open {
+            self.authz.require(&user, &action, &fields)?;
+        }
         if let Some(service) = self.aggregation.remote_for(self.cache.as_ref(), &target) {
             let Call { method, uri, headers, body, raw } = call;
             let raw = match raw {
@@ -154,7 +159,7 @@ impl Gateway {
             return Ok(aggregation::answer(self, &service, &user, Passing { method, uri, headers, raw }).await);
         }
         match target {
-            Target::Other(path) => self.other(&path, call, &query).await,
+            Target::Other(path) => self.other(&path, user, call, &query).await,
             Target::Resource(path) => self.resource(path, user, call, query).await,
         }
     }
@@ -349,7 +354,21 @@ impl Gateway {
     }
 
     /// Everything that is not a resource: discovery, documents, health, version, metrics.
-    async fn other(&self, path: &str, call: Call, query: &Query) -> Result<Response<ResponseBody>, Status> {
+    async fn other(
+        &self,
+        path: &str,
+        user: UserInfo,
+        call: Call,
+        query: &Query,
+    ) -> Result<Response<ResponseBody>, Status> {
+        if let (Some(control), Some(path)) = (&self.control, path.strip_prefix(control::PREFIX)) {
+            let (method, path, query) = (call.method, path.to_owned(), query.pairs().to_vec());
+            let call = ControlCall { method, path, query, user, body: call.body? };
+            return match control.call(call).await {
+                Some(reply) => reply.map(control::ControlReply::into_response),
+                None => Ok(not_found_page()),
+            };
+        }
         let accept = header(&call.headers, ACCEPT.as_str());
         if let Some(response) = self.health.respond(self, path, query).await {
             return Ok(response);

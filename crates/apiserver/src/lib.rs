@@ -15,6 +15,7 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod cache;
+pub mod control;
 mod custom;
 mod documents;
 mod error;

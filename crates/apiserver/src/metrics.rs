@@ -119,6 +119,11 @@ impl Metrics {
         }
     }
 
+    /// Adds somebody else's metrics.
+    pub(crate) fn extend(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry.write());
+    }
+
     /// The text exposition.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();

@@ -18,6 +18,7 @@ use crate::authn::{Authenticator, Settings};
 use crate::authz::Authorizer;
 use crate::bootstrap::objects::AuthenticationInfo;
 use crate::cache::Cache;
+use crate::control::Control;
 use crate::custom::{Catalog, Keeper};
 use crate::documents::Documents;
 use crate::gateway::{Gateway, Tokens};
@@ -54,6 +55,8 @@ pub struct Config {
     pub kubelets: KubeletConfig,
     /// What extension servers need to trust the same clients.
     pub authentication: AuthenticationInfo,
+    /// Endpoints of the master as a whole, if it has any.
+    pub control: Option<Arc<dyn Control>>,
 }
 
 /// A running API server. Dropping it does not stop it; [`ApiServer::stop`] does.
@@ -100,8 +103,12 @@ impl ApiServer {
             health: Health::default(),
             in_flight: InFlight::default(),
             metrics: Metrics::new(),
+            control: config.control,
             shutdown: stopped.clone(),
         });
+        if let Some(control) = &gateway.control {
+            gateway.metrics.extend(|registry| control.register(registry));
+        }
         let identity = startup::Identity {
             advertise_address: config.advertise_address,
             secure_port: config.secure_port,

@@ -12,6 +12,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use rand::Rng;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -22,11 +23,38 @@ use crate::{Connection, Shutdown};
 pub struct LeaderConfig {
     pub namespace: String,
     pub name: String,
-    /// `<hostname>_<uuid>`: unique to this process.
+    /// `<hostname>_<uuid>`: unique to this process, or to what only one process at a time can own.
     pub identity: String,
-    pub lease_duration: Duration,
+    /// The times in force; a change is followed at the next renewal.
+    pub times: watch::Receiver<LeaseTimes>,
+}
+
+/// Upstream's three times of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTimes {
+    /// How long others wait after the last renewal that they saw. Whole seconds, at least one.
+    pub duration: Duration,
+    /// How long a leader tries to renew before it stops acting.
     pub renew_deadline: Duration,
+    /// Between two tries.
     pub retry_period: Duration,
+}
+
+impl Default for LeaseTimes {
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+}
+
+impl LeaseTimes {
+    /// Times that never change.
+    pub fn fixed(self) -> watch::Receiver<Self> {
+        watch::channel(self).1
+    }
 }
 
 impl LeaderConfig {
@@ -36,10 +64,12 @@ impl LeaderConfig {
             namespace: "kube-system".into(),
             name: name.into(),
             identity: format!("{host}_{}", uuid::Uuid::new_v4()),
-            lease_duration: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            retry_period: Duration::from_secs(2),
+            times: LeaseTimes::default().fixed(),
         }
+    }
+
+    fn times(&self) -> LeaseTimes {
+        *self.times.borrow()
     }
 }
 
@@ -132,7 +162,7 @@ impl LeaderElection {
             // Candidates that lost together should not try together.
             let jitter = 1.0 + 1.2 * rand::rng().random::<f64>();
             tokio::select! {
-                () = tokio::time::sleep(self.config.retry_period.mul_f64(jitter)) => {}
+                () = tokio::time::sleep(self.config.times().retry_period.mul_f64(jitter)) => {}
                 () = shutdown.cancelled() => {}
             }
         }
@@ -144,17 +174,17 @@ impl LeaderElection {
         let mut renewed = Instant::now();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(self.config.retry_period) => {}
+                () = tokio::time::sleep(self.config.times().retry_period) => {}
                 () = shutdown.cancelled() => return,
             }
-            let deadline = renewed + self.config.renew_deadline;
+            let deadline = renewed + self.config.times().renew_deadline;
             match tokio::time::timeout_at(deadline, self.try_once()).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
                 Ok(Ok(false)) => debug!(lease = self.config.name, "lease is held by another"),
                 Ok(Err(error)) => debug!(lease = self.config.name, %error, "could not renew the lease"),
                 Err(_) => {}
             }
-            if Instant::now() >= deadline.max(renewed + self.config.renew_deadline) {
+            if Instant::now() >= deadline.max(renewed + self.config.times().renew_deadline) {
                 return;
             }
         }
@@ -195,7 +225,7 @@ impl LeaderElection {
     fn held(&self, acquired: MicroTime, renewed: MicroTime, transitions: i32) -> LeaseSpec {
         LeaseSpec {
             holder_identity: Some(self.config.identity.clone()),
-            lease_duration_seconds: Some(i32::try_from(self.config.lease_duration.as_secs()).unwrap_or(i32::MAX)),
+            lease_duration_seconds: Some(i32::try_from(self.config.times().duration.as_secs()).unwrap_or(i32::MAX)),
             acquire_time: Some(acquired),
             renew_time: Some(renewed),
             lease_transitions: Some(transitions),
@@ -223,7 +253,7 @@ impl LeaderElection {
             spec.renew_time = Some(now);
             leases.replace(&self.config.name, &PostParams::default(), &lease).await.map(drop)
         };
-        match tokio::time::timeout(self.config.retry_period, released).await {
+        match tokio::time::timeout(self.config.times().retry_period, released).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(lease = self.config.name, %error, "could not give the lease up"),
             Err(_) => debug!(lease = self.config.name, "giving the lease up took too long"),

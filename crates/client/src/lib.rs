@@ -20,7 +20,7 @@ pub use connection::{Connection, ConnectionError};
 pub use events::{EventRecorder, EventType};
 pub use informer::{Event, Informer, InformerFactory, Object};
 pub use key::ObjectKey;
-pub use leader::{LeaderConfig, LeaderElection};
+pub use leader::{LeaderConfig, LeaderElection, LeaseTimes};
 pub use selector::LabelSelectorExt;
 pub use workqueue::WorkQueue;
 

@@ -31,6 +31,11 @@ pub(crate) fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Resp
     StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
 }
 
+/// A body from a stream that may fail, which cuts the response short.
+pub(crate) fn fallible_stream(chunks: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> ResponseBody {
+    StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data))).boxed_unsync()
+}
+
 /// The whole request body, or the Status that refuses it. What is left of `body` then belongs to the answer: see [`hold`].
 pub(crate) async fn read<B>(body: &mut B) -> Result<Bytes, Status>
 where

@@ -26,6 +26,11 @@ impl Query {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
+    /// All parameters in the order they came.
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
+        &self.0
+    }
+
     /// The first value, or the empty string.
     pub(crate) fn text(&self, name: &str) -> &str {
         self.get(name).unwrap_or("")

@@ -175,6 +175,7 @@ impl Cluster {
             jwks_uri: None,
         };
         let mut config = Config {
+            control: None,
             store,
             tokens,
             admission: Chain::new(&[], &["ServiceAccount".to_owned()]).expect("plugins"),
