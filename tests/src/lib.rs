@@ -36,6 +36,11 @@ impl Process {
         self.0.id()
     }
 
+    /// How the process ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        Ok(self.0.try_wait()?)
+    }
+
     /// SIGKILL, and wait until it is gone.
     pub fn kill(&mut self) {
         let _already_gone = self.0.kill();
@@ -159,11 +164,19 @@ pub struct Durable {
     pub dir: tempfile::TempDir,
     pub secure_port: u16,
     pub store_port: u16,
+    pub peer_port: u16,
 }
 
 impl Durable {
     pub fn new() -> Result<Self> {
-        Ok(Self { dir: tempfile::tempdir()?, secure_port: free_port()?, store_port: free_port()? })
+        let (secure_port, store_port, peer_port) = (free_port()?, free_port()?, free_port()?);
+        Ok(Self { dir: tempfile::tempdir()?, secure_port, store_port, peer_port })
+    }
+
+    /// An empty directory at the same addresses.
+    pub fn emptied(&self) -> Result<Self> {
+        let Self { dir: _, secure_port, store_port, peer_port } = *self;
+        Ok(Self { dir: tempfile::tempdir()?, secure_port, store_port, peer_port })
     }
 
     pub fn start(&self) -> Result<Server> {
@@ -176,10 +189,39 @@ impl Durable {
             .args(["server", "--bind-address=127.0.0.1"])
             .arg(format!("--secure-port={}", self.secure_port))
             .arg(format!("--store-client-address=127.0.0.1:{}", self.store_port))
+            .arg(format!("--store-peer-address=127.0.0.1:{}", self.peer_port))
             .arg("--data-dir")
             .arg(self.dir.path());
         command
     }
+}
+
+/// Runs the binary's own commands.
+pub fn quarterdeck(args: &[&str]) -> Result<Output> {
+    Command::new(binary()).args(args).env_remove("KUBECONFIG").output().context("quarterdeck")
+}
+
+/// Runs a command that must succeed and prints JSON.
+pub fn quarterdeck_json(args: &[&str]) -> Result<serde_json::Value> {
+    let output = quarterdeck(args)?;
+    if !output.status.success() {
+        bail!("{args:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{args:?} does not print JSON"))
+}
+
+/// Runs a command that must fail; what it says.
+pub fn quarterdeck_err(args: &[&str]) -> Result<String> {
+    let output = quarterdeck(args)?;
+    if output.status.success() {
+        bail!("{args:?} succeeded: {}", String::from_utf8_lossy(&output.stdout));
+    }
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A path on a command line.
+pub fn text(path: &std::path::Path) -> Result<&str> {
+    path.to_str().context("a path is not text")
 }
 
 /// A port nobody listens on right now.

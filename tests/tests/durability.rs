@@ -82,6 +82,7 @@ fn a_data_directory_serves_one_process_at_a_time() -> Result<()> {
         .args(["server", "--bind-address=127.0.0.1"])
         .arg(format!("--secure-port={}", quarterdeck_tests::free_port()?))
         .arg(format!("--store-client-address=127.0.0.1:{}", quarterdeck_tests::free_port()?))
+        .arg(format!("--store-peer-address=127.0.0.1:{}", quarterdeck_tests::free_port()?))
         .arg("--data-dir")
         .arg(durable.dir.path())
         .output()?;

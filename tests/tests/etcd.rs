@@ -10,7 +10,7 @@ fn etcdctl(durable: &Durable, args: &[&str]) -> Result<Output> {
     Command::new("etcdctl")
         .env("ETCDCTL_API", "3")
         .arg(format!("--endpoints=https://127.0.0.1:{}", durable.store_port))
-        .arg(format!("--cacert={}", pki.join("ca.crt").display()))
+        .arg(format!("--cacert={}", pki.join("store-ca.crt").display()))
         .arg(format!("--cert={}", pki.join("store-client.crt").display()))
         .arg(format!("--key={}", pki.join("store-client.key").display()))
         .args(args)

@@ -1,7 +1,10 @@
 //! The binary: parses the command line, wires the components together, supervises them. It decides nothing about objects.
 
 mod args;
+mod backup;
+mod control;
 mod duration;
+mod join;
 mod kubeconfig;
 mod logging;
 mod pki;
@@ -33,6 +36,10 @@ async fn main() -> ExitCode {
         Command::ControllerManager(args) => run::controller_manager(*args, shutdown).await,
         Command::Scheduler(args) => run::scheduler(*args, shutdown).await,
         Command::Store(args) => run::store(*args, &warnings, shutdown).await,
+        Command::Snapshot(command) => run::snapshot(*command).await,
+        Command::Token(command) => run::token(command).await,
+        Command::Member(command) => run::member(command).await,
+        Command::Status(args) => run::status(args, shutdown).await,
         Command::SimulateNodes(args) => run::simulate_nodes(args, shutdown).await,
         Command::Version => {
             run::print_line(&format!("quarterdeck v{} (Kubernetes {KUBERNETES_VERSION})", env!("CARGO_PKG_VERSION")));

@@ -1,4 +1,6 @@
-//! The cluster's own PKI: one CA, serving and client certificates below it, and the service account key.
+//! The cluster's own PKI: a CA for the API and everything that uses it, one for the store and its members, one for front
+//! proxies, certificates below them, and the service account key. The store has a CA of its own because every node has a client
+//! certificate of the first one; whoever has a certificate of the front proxies' CA may speak for anybody.
 //!
 //! Files live in `DATA/pki`, keys with mode 0600, each written whole or not at all. What exists is used as it is; a serving
 //! certificate that does not cover an address that is asked for now, or is about to expire, is issued again.
@@ -17,7 +19,11 @@ use rcgen::{
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-/// Validity of the CA.
+/// Common names of the CAs.
+const CLUSTER_CA: &str = "quarterdeck-ca";
+const STORE_CA: &str = "quarterdeck-store-ca";
+const FRONT_PROXY_CA: &str = "quarterdeck-front-proxy-ca";
+/// Validity of a CA.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Validity of everything below it.
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -30,8 +36,16 @@ const BACKDATE: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(crate) struct Pki {
     dir: PathBuf,
-    ca_pem: String,
-    ca_key_pem: String,
+    cluster: Authority,
+    store: Authority,
+    front_proxy: Authority,
+}
+
+/// A CA: its certificate, and the key that signs with it.
+#[derive(Debug)]
+struct Authority {
+    pem: String,
+    key_pem: String,
 }
 
 /// A certificate and its key, PEM.
@@ -48,6 +62,24 @@ pub(crate) enum Purpose<'a> {
     Serving(&'a [San]),
     /// A client: user name and groups.
     Client { user: &'a str, groups: &'a [&'a str] },
+    /// A server of the store's API.
+    StoreServing(&'a [San]),
+    /// A client of the store's API.
+    StoreClient { user: &'a str },
+    /// A client of aggregated servers that says for whom it speaks.
+    FrontProxy { user: &'a str },
+    /// A member of the store: a server and a client to the other members.
+    StorePeer(&'a [San]),
+}
+
+impl Purpose<'_> {
+    /// The names a server is to be reached by.
+    fn sans(&self) -> &[San] {
+        match self {
+            Self::Serving(sans) | Self::StoreServing(sans) | Self::StorePeer(sans) => sans,
+            Self::Client { .. } | Self::StoreClient { .. } | Self::FrontProxy { .. } => &[],
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,29 +96,42 @@ impl San {
 }
 
 impl Pki {
-    /// Opens the PKI in `dir`, making the CA on the first start.
+    /// Opens the PKI in `dir`, making the CAs on the first start.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
-        if !certificate.exists() {
-            if key.exists() {
-                bail!("{} exists but {} does not: restore the certificate", key.display(), certificate.display());
-            }
-            let ca = make_ca()?;
-            write_file(&key, ca.key_pem.as_bytes(), 0o600)?;
-            write_file(&certificate, ca.certificate_pem.as_bytes(), 0o644)?;
-        }
-        Ok(Self { dir: dir.to_owned(), ca_pem: read(&certificate)?, ca_key_pem: read(&key)? })
+        let cluster = Authority::open(dir, "ca", CLUSTER_CA)?;
+        let store = Authority::open(dir, "store-ca", STORE_CA)?;
+        let front_proxy = Authority::open(dir, "front-proxy-ca", FRONT_PROXY_CA)?;
+        Ok(Self { dir: dir.to_owned(), cluster, store, front_proxy })
     }
 
     /// A PKI that exists only in memory.
     pub(crate) fn in_memory() -> Result<Self> {
-        let ca = make_ca()?;
-        Ok(Self { dir: PathBuf::new(), ca_pem: ca.certificate_pem, ca_key_pem: ca.key_pem })
+        let [cluster, store, front_proxy] = [CLUSTER_CA, STORE_CA, FRONT_PROXY_CA].map(Authority::make);
+        Ok(Self { dir: PathBuf::new(), cluster: cluster?, store: store?, front_proxy: front_proxy? })
     }
 
+    /// The certificate of the API's CA.
     pub(crate) fn ca_pem(&self) -> &str {
-        &self.ca_pem
+        &self.cluster.pem
+    }
+
+    /// The certificate of the store's CA.
+    pub(crate) fn store_ca_pem(&self) -> &str {
+        &self.store.pem
+    }
+
+    /// The certificate of the front proxies' CA.
+    pub(crate) fn front_proxy_ca_pem(&self) -> &str {
+        &self.front_proxy.pem
+    }
+
+    fn authority(&self, purpose: &Purpose<'_>) -> &Authority {
+        match purpose {
+            Purpose::Serving(_) | Purpose::Client { .. } => &self.cluster,
+            Purpose::StoreServing(_) | Purpose::StoreClient { .. } | Purpose::StorePeer(_) => &self.store,
+            Purpose::FrontProxy { .. } => &self.front_proxy,
+        }
     }
 
     /// The identity kept as `name.crt` and `name.key`, issued when missing, outdated or not covering `purpose`.
@@ -98,7 +143,7 @@ impl Pki {
         let key = self.dir.join(format!("{name}.key"));
         if certificate.exists() && key.exists() {
             let identity = Identity { certificate_pem: read(&certificate)?, key_pem: read(&key)? };
-            if is_usable(&identity.certificate_pem, purpose) {
+            if is_usable(&identity.certificate_pem, &self.authority(purpose).pem, purpose) {
                 return Ok(identity);
             }
         }
@@ -124,34 +169,70 @@ impl Pki {
     }
 
     fn issue(&self, purpose: &Purpose<'_>) -> Result<Identity> {
-        let ca_key = KeyPair::from_pem(&self.ca_key_pem).context("the CA key is unreadable")?;
-        let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, ca_key).context("the CA certificate is unreadable")?;
+        let authority = self.authority(purpose);
+        let ca_key = KeyPair::from_pem(&authority.key_pem).context("the CA key is unreadable")?;
+        let issuer = Issuer::from_ca_cert_pem(&authority.pem, ca_key).context("the CA certificate is unreadable")?;
         let mut params = parameters(LEAF_LIFETIME);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        match purpose {
-            Purpose::Serving(sans) => {
-                params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-                params.subject_alt_names = sans.iter().map(subject_alt_name).collect::<Result<_>>()?;
+        let mut name = |kind: DnType, value: &str| params.distinguished_name.push(kind, value);
+        let (is_server, is_client) = match purpose {
+            Purpose::Serving(_) => {
+                name(DnType::CommonName, "kube-apiserver");
+                (true, false)
             }
             Purpose::Client { user, groups } => {
-                for group in *groups {
-                    params.distinguished_name.push(DnType::OrganizationName, *group);
-                }
-                params.distinguished_name.push(DnType::CommonName, *user);
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                groups.iter().for_each(|group| name(DnType::OrganizationName, group));
+                name(DnType::CommonName, user);
+                (false, true)
             }
-        }
+            Purpose::StoreServing(_) => {
+                name(DnType::CommonName, "quarterdeck-store");
+                (true, false)
+            }
+            Purpose::StoreClient { user } | Purpose::FrontProxy { user } => {
+                name(DnType::CommonName, user);
+                (false, true)
+            }
+            Purpose::StorePeer(_) => {
+                name(DnType::CommonName, "quarterdeck-store-peer");
+                (true, true)
+            }
+        };
+        let usages =
+            [(is_server, ExtendedKeyUsagePurpose::ServerAuth), (is_client, ExtendedKeyUsagePurpose::ClientAuth)];
+        params.extended_key_usages = usages.into_iter().filter(|(wanted, _)| *wanted).map(|(_, usage)| usage).collect();
+        params.subject_alt_names = purpose.sans().iter().map(subject_alt_name).collect::<Result<_>>()?;
         let key = KeyPair::generate().context("cannot generate a key")?;
         let certificate = params.signed_by(&key, &issuer).context("cannot sign a certificate")?;
         Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 }
 
-fn make_ca() -> Result<Identity> {
+impl Authority {
+    /// The CA kept as `name.crt` and `name.key`, made when there is none.
+    fn open(dir: &Path, name: &str, common_name: &str) -> Result<Self> {
+        let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+        if !certificate.exists() {
+            if key.exists() {
+                bail!("{} exists but {} does not: restore the certificate", key.display(), certificate.display());
+            }
+            let made = Self::make(common_name)?;
+            write_file(&key, made.key_pem.as_bytes(), 0o600)?;
+            write_file(&certificate, made.pem.as_bytes(), 0o644)?;
+        }
+        Ok(Self { pem: read(&certificate)?, key_pem: read(&key)? })
+    }
+
+    fn make(common_name: &str) -> Result<Self> {
+        let made = make_ca(common_name)?;
+        Ok(Self { pem: made.certificate_pem, key_pem: made.key_pem })
+    }
+}
+
+fn make_ca(common_name: &str) -> Result<Identity> {
     let mut params = parameters(CA_LIFETIME);
-    params.distinguished_name.push(DnType::CommonName, "quarterdeck-ca");
+    params.distinguished_name.push(DnType::CommonName, common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().context("cannot generate the CA key")?;
@@ -177,23 +258,39 @@ fn subject_alt_name(san: &San) -> Result<SanType> {
     })
 }
 
-/// Valid for long enough and, for a server, for every name.
-fn is_usable(certificate_pem: &str, purpose: &Purpose<'_>) -> bool {
+/// Valid for long enough, from this CA and, for a server, for every name.
+fn is_usable(certificate_pem: &str, ca_pem: &str, purpose: &Purpose<'_>) -> bool {
     let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()) else { return false };
     let Ok((_, certificate)) = X509Certificate::from_der(&pem.contents) else { return false };
+    let Ok((_, ca)) = x509_parser::pem::parse_x509_pem(ca_pem.as_bytes()) else { return false };
+    let Ok((_, ca)) = X509Certificate::from_der(&ca.contents) else { return false };
     let left = certificate.validity().time_to_expiration().map_or(Duration::ZERO, |left| left.unsigned_abs());
-    if left < RENEW_BEFORE {
+    if left < RENEW_BEFORE || certificate.issuer().as_raw() != ca.subject().as_raw() {
         return false;
     }
-    match purpose {
-        Purpose::Client { .. } => true,
-        Purpose::Serving(wanted) => {
-            let names = certificate.subject_alternative_name().ok().flatten();
-            let covered: Vec<San> =
-                names.map(|ext| ext.value.general_names.iter().filter_map(san).collect()).unwrap_or_default();
-            wanted.iter().all(|san| covered.contains(san))
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let covered: Vec<San> =
+        names.map(|ext| ext.value.general_names.iter().filter_map(san).collect()).unwrap_or_default();
+    purpose.sans().iter().all(|san| covered.contains(san))
+}
+
+/// When each certificate in a PKI directory expires, by file name without its ending.
+pub(crate) fn expirations(dir: &Path) -> Result<Vec<(String, jiff::Timestamp)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "crt") {
+            continue;
         }
+        let text = read(&path)?;
+        let shown = || format!("{} is not a certificate", path.display());
+        let (_, pem) = x509_parser::pem::parse_x509_pem(text.as_bytes()).with_context(shown)?;
+        let (_, certificate) = X509Certificate::from_der(&pem.contents).with_context(shown)?;
+        let expires = jiff::Timestamp::from_second(certificate.validity().not_after.timestamp()).with_context(shown)?;
+        found.push((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), expires));
     }
+    found.sort();
+    Ok(found)
 }
 
 fn san(name: &GeneralName<'_>) -> Option<San> {

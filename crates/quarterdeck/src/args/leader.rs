@@ -7,15 +7,17 @@ use crate::duration;
 /// How the lease is held that decides which of several controller managers or schedulers acts.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LeaderFlags {
-    /// How long others wait after the last renewal they saw before they take the lease.
-    #[arg(long = "leader-elect-lease-duration", default_value = "15s", value_parser = duration::parse)]
-    pub lease_duration: Duration,
-    /// How long a leader tries to renew before it stops acting. Shorter than the lease's duration.
-    #[arg(long = "leader-elect-renew-deadline", default_value = "10s", value_parser = duration::parse)]
-    pub renew_deadline: Duration,
-    /// Time between two tries to take or renew the lease.
-    #[arg(long = "leader-elect-retry-period", default_value = "2s", value_parser = duration::parse)]
-    pub retry_period: Duration,
+    /// How long others wait after the last renewal they saw before they take the lease; 15s, or 1s between masters that share a
+    /// store.
+    #[arg(long = "leader-elect-lease-duration", value_parser = duration::parse)]
+    pub lease_duration: Option<Duration>,
+    /// How long a leader tries to renew before it stops acting. Shorter than the lease's duration; 10s, or 800ms between masters
+    /// that share a store.
+    #[arg(long = "leader-elect-renew-deadline", value_parser = duration::parse)]
+    pub renew_deadline: Option<Duration>,
+    /// Time between two tries to take or renew the lease; 2s, or 200ms between masters that share a store.
+    #[arg(long = "leader-elect-retry-period", value_parser = duration::parse)]
+    pub retry_period: Option<Duration>,
     /// Namespace of the lease.
     #[arg(long = "leader-elect-resource-namespace", default_value = "kube-system")]
     pub resource_namespace: String,

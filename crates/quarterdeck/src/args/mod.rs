@@ -3,26 +3,41 @@
 //! Flags carry upstream's names and meaning. A flag that is not listed here is refused by name: nothing is swallowed.
 
 mod api_server;
+mod backup;
 mod controller_manager;
 mod leader;
+mod member;
 mod scheduler;
 mod server;
+mod snapshot;
+mod status;
 mod store;
+mod token;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub(crate) use api_server::{ApiServerArgs, ApiServerFlags, EtcdFlags};
+pub(crate) use backup::BackupFlags;
 pub(crate) use controller_manager::{ControllerFlags, ControllerManagerArgs};
 pub(crate) use leader::{ElectFlags, LeaderFlags};
+pub(crate) use member::MemberCommand;
 pub(crate) use scheduler::SchedulerArgs;
 pub(crate) use server::ServerArgs;
+pub(crate) use snapshot::{AccessFlags, PrintFormat, SnapshotCommand, TargetFlags};
+pub(crate) use status::MasterStatusArgs;
 pub(crate) use store::{
     ClusterFlags, DataDirArgs, HashKvArgs, InitialClusterState, MigrateArgs, OutputFormat, RestoreArgs, SaveArgs,
     SnapshotTool, StatusArgs, StoreArgs, StoreFlags, StoreTool, VerifyArgs,
 };
+pub(crate) use token::TokenCommand;
+
+/// Flags of `server` that must be the same for all masters of a cluster.
+pub(crate) const SHARED_FLAGS: [&str; 4] =
+    ["service_cluster_ip_range", "service_node_port_range", "service_account_issuer", "cluster_cidr"];
 
 /// A Kubernetes master in one binary: API server, controller manager, scheduler and cluster store.
 #[derive(Debug, Parser)]
@@ -44,6 +59,17 @@ pub(crate) enum Command {
     Scheduler(Box<SchedulerArgs>),
     /// Run only the cluster store, with etcd's API, flags and ETCD_* variables.
     Store(Box<StoreArgs>),
+    /// Save, list, check, restore and remove backups.
+    #[command(subcommand)]
+    Snapshot(Box<SnapshotCommand>),
+    /// Make, list and remove tokens with which other masters join.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// List, remove and replace the members of the store.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Show a running master and its cluster.
+    Status(MasterStatusArgs),
     /// Register simulated nodes and run their pods as kubelets would.
     SimulateNodes(SimulateArgs),
     /// Print the version of Quarterdeck and of the Kubernetes API it serves.
@@ -89,7 +115,11 @@ fn parse_from(
         args[2..].iter_mut().for_each(double_dash);
     }
     let matches = Cli::command().try_get_matches_from(&args)?;
-    let cli = Cli::from_arg_matches(&matches)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let (Command::Server(args), Some((_, given))) = (&mut cli.command, matches.subcommand()) {
+        let is_given = |flag: &&str| given.value_source(flag).is_some_and(|source| source != ValueSource::DefaultValue);
+        args.given = SHARED_FLAGS.into_iter().filter(is_given).collect();
+    }
     let (Command::Store(store), Some((_, matches))) = (&cli.command, matches.subcommand()) else {
         return Ok(Parsed { command: cli.command, warnings: Vec::new() });
     };

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ApiServerFlags, ControllerFlags, EtcdFlags, LeaderFlags};
+use super::{ApiServerFlags, BackupFlags, ControllerFlags, EtcdFlags, LeaderFlags};
 
 /// `quarterdeck server`.
 #[derive(Debug, Args)]
@@ -21,9 +21,26 @@ pub(crate) struct ServerArgs {
     pub api_server: ApiServerFlags,
     #[command(flatten)]
     pub etcd: EtcdFlags,
+    /// Name of this master, different from all others; the host's name if not given.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Join the cluster of the master at this URL, as one of its masters; once joined, it is not looked at again.
+    #[arg(long, value_name = "https://HOST:PORT", requires = "token", conflicts_with_all = ["ephemeral", "etcd_servers"])]
+    pub join: Option<String>,
+    /// Token that lets this master join (`quarterdeck token create` on the other one).
+    #[arg(long, env = "QUARTERDECK_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Address for the stores of other masters (TLS, certificates of the store's own CA required).
+    #[arg(long, default_value = "0.0.0.0:2380", conflicts_with = "etcd_servers")]
+    pub store_peer_address: SocketAddr,
+    /// Flags that were given and must be the same for all masters. Filled in after parsing.
+    #[arg(skip)]
+    pub given: Vec<&'static str>,
     /// Address of the embedded store's etcd API (TLS, client certificates required).
     #[arg(long, default_value = "127.0.0.1:2379", conflicts_with = "etcd_servers")]
     pub store_client_address: SocketAddr,
+    #[command(flatten)]
+    pub backup: BackupFlags,
     #[command(flatten)]
     pub controllers: ControllerFlags,
     #[command(flatten)]

@@ -23,8 +23,7 @@ use tokio::task::JoinSet;
 
 use super::{elect, tls};
 use crate::args::{
-    ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, LeaderFlags, SchedulerArgs,
-    SimulateArgs,
+    ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
 };
 use crate::pki::Identity;
 
@@ -108,6 +107,7 @@ pub(super) fn api_server_config(
         front_proxy: front_proxy(flags, trust.front_proxy)?,
         kubelets: kubelets(flags, trust.kubelet_client)?,
         service_routing: if flags.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp },
+        control: None,
     })
 }
 
@@ -242,12 +242,12 @@ impl Components {
     pub(super) fn start(
         api_server: &ApiServer,
         flags: &ControllerFlags,
-        lease: &LeaderFlags,
+        elections: &elect::Elections,
         root_ca_pem: &str,
         shutdown: &Shutdown,
     ) -> Result<Self> {
         let mut tasks = JoinSet::new();
-        let election = elect::lease_config(lease, CONTROLLER_MANAGER)?;
+        let election = elections.of(CONTROLLER_MANAGER);
         let config = manager_config(flags, root_ca_pem.to_owned(), Some(election))?;
         let own = in_process(api_server, CONTROLLER_MANAGER_USER, CONTROLLER_MANAGER)?;
         let door = api_server.clone();
@@ -255,10 +255,7 @@ impl Components {
         let manager = ControllerManager::new(connect, config);
         let stop = shutdown.clone();
         tasks.spawn(async move { manager.run(stop).await });
-        let config = SchedulerConfig {
-            leader_election: Some(elect::lease_config(lease, SCHEDULER)?),
-            ..SchedulerConfig::default()
-        };
+        let config = SchedulerConfig { leader_election: Some(elections.of(SCHEDULER)), ..SchedulerConfig::default() };
         let scheduler = Scheduler::new(in_process(api_server, SCHEDULER_USER, SCHEDULER)?, config);
         let stop = shutdown.clone();
         tasks.spawn(async move {
@@ -289,6 +286,13 @@ fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connect
     }
     let user = UserInfo { name: user.to_owned(), groups, ..UserInfo::default() };
     Connection::in_process(api_server.in_process(user), agent)
+}
+
+/// A connection within the process that may do anything: for what a master does for itself.
+pub(super) fn as_master(api_server: &ApiServer) -> Result<Connection> {
+    let groups = vec!["system:masters".to_owned(), AUTHENTICATED.to_owned()];
+    let user = UserInfo { name: "system:apiserver".to_owned(), groups, ..UserInfo::default() };
+    Ok(Connection::in_process(api_server.in_process(user), "quarterdeck")?)
 }
 
 /// Says what is wrong with the controllers' flags, before anything is started.
@@ -337,7 +341,7 @@ fn manager_config(
     })
 }
 
-fn kubeconfig_ca(path: &Path) -> Result<String> {
+pub(super) fn kubeconfig_ca(path: &Path) -> Result<String> {
     let kubeconfig = kube::config::Kubeconfig::read_from(path).context("kubeconfig")?;
     let cluster = kubeconfig.clusters.first().and_then(|named| named.cluster.as_ref());
     let data = cluster.and_then(|c| c.certificate_authority_data.clone());

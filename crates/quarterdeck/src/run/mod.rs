@@ -1,10 +1,15 @@
 //! What each command does: configuration checked, components made, wired and stopped in order.
 
+mod access;
 mod components;
 mod elect;
+mod member;
 mod server;
+mod snapshot;
+mod status;
 mod store;
 mod tls;
+mod token;
 
 use std::io::Write as _;
 
@@ -12,8 +17,12 @@ use client::Shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use components::{api_server, controller_manager, scheduler, simulate_nodes};
+pub(crate) use member::member;
 pub(crate) use server::server;
+pub(crate) use snapshot::snapshot;
+pub(crate) use status::status;
 pub(crate) use store::store;
+pub(crate) use token::token;
 
 /// Cancelled by the first SIGTERM or SIGINT; the second ends the process at once.
 pub(crate) fn shutdown_on_signals() -> Shutdown {
@@ -44,4 +53,24 @@ pub(crate) fn shutdown_on_signals() -> Shutdown {
 pub(crate) fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
     let _closed_pipe = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Columns under a head, as wide as they must be.
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row.get(column).map_or(0, |cell| cell.chars().count()));
+        cells.chain([head[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        padded.join("   ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut head.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.join("\n")
+}
+
+fn print_table(head: &[&str], rows: &[Vec<String>]) {
+    print_line(&table(head, rows));
 }

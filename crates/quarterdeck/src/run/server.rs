@@ -3,18 +3,23 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use apiserver::ApiServer;
 use apiserver::allocate::Cidr;
 use client::Shutdown;
 use store::etcd::ServerTls;
-use store::{EmbeddedConfig, EmbeddedStore, Store};
+use store::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Store};
 use tokio::net::TcpListener;
 
 use super::components::{self, Components};
+use super::elect::{Elections, Pace};
 use super::{print_line, tls};
 use crate::args::ServerArgs;
+use crate::backup::{BackupService, ServerInfo, Source};
+use crate::control::{MasterControl, StatusSource};
+use crate::join::{self, ClusterSettings, JoinMember, JoinServer, Joined};
 use crate::kubeconfig;
 use crate::pki::{Pki, Purpose, San};
 
@@ -23,11 +28,16 @@ const SERVICE_NAMES: [&str; 4] =
     ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
 /// Group that may do anything; the admin kubeconfig's user is in it.
 const MASTERS: &str = "system:masters";
+/// Time without a leader until another is elected: masters are near each other, and a dead one must not be noticed.
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
+/// How often learners are looked at.
+const CARE_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<()> {
     components::check(&args.controllers)?;
+    let joined = join_if_asked(&mut args).await?;
     let place = Place::open(&mut args)?;
-    let store = open_store(&args, &place).await?;
+    let store = open_store(&args, &place, joined.as_ref()).await?;
     let listener =
         TcpListener::bind((args.api_server.bind_address, args.api_server.secure_port)).await.with_context(|| {
             format!("cannot listen on {}:{}", args.api_server.bind_address, args.api_server.secure_port)
@@ -42,24 +52,43 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     let purpose = Purpose::Client { user: "kube-apiserver-kubelet-client", groups: &[MASTERS] };
     let kubelet_client = place.pki.identity("apiserver-kubelet-client", &purpose)?;
     // A CA of its own: whoever has a certificate of it may speak for anybody.
-    let purpose = Purpose::Client { user: components::FRONT_PROXY_USER, groups: &[] };
-    let front_proxy = place.front_proxy.identity(components::FRONT_PROXY_USER, &purpose)?;
+    let purpose = Purpose::FrontProxy { user: components::FRONT_PROXY_USER };
+    let front_proxy = place.pki.identity(components::FRONT_PROXY_USER, &purpose)?;
     let trust = components::Trust {
         signing_key_pem: place.pki.service_account_key()?,
         client_ca_pem: place.pki.ca_pem().to_owned(),
         kubelet_client: Some(kubelet_client),
-        front_proxy: Some((front_proxy, place.front_proxy.ca_pem().to_owned())),
+        front_proxy: Some((front_proxy, place.pki.front_proxy_ca_pem().to_owned())),
     };
     let client_cas = trust.client_cas(&args.api_server)?;
     let tls = tls::server_config(&serving.certificate_pem, &serving.key_pem, &client_cas)?;
-    let config =
+    let mut config =
         components::api_server_config(&args.api_server, store.as_dyn(), trust, advertise_address, address.port())?;
+    let backup = backup_service(&args, &place, &store)?;
+    let join = join_server(&args, &place, &store);
+    config.control = Some(Arc::new(MasterControl {
+        backup: Arc::clone(&backup),
+        status: StatusSource {
+            store: store.as_dyn(),
+            pki_dir: place.pki_dir(),
+            started: jiff::Timestamp::now(),
+            is_external: store.is_external(),
+        },
+        join: join.clone(),
+    }));
     let api_server = ApiServer::start(config);
+    if let Some(join) = &join {
+        join.open(components::as_master(&api_server)?);
+    }
     let serving_task = tokio::spawn({
         let api_server = api_server.clone();
         async move { api_server.serve(listener, tls).await }
     });
     let store_api = serve_store(&args, &place, &store, &shutdown).await?;
+
+    let identity = store.member_id().await.map(|id| format!("{}_{id:016x}", name(&args)));
+    let (elections, pace) = Elections::new(&args.lease, identity)?;
+    let caring = store.embedded().map(|store| tokio::spawn(care_for_members(store, pace, shutdown.clone())));
 
     let url = local_url(address);
     let kubeconfigs = write_kubeconfigs(&place, &url)?;
@@ -71,24 +100,28 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         print_line(&format!("export KUBECONFIG={}", kubeconfigs.display()));
         tracing::info!(%url, data_dir = %place.dir.display(), "ready");
     }
-    let components = Components::start(&api_server, &args.controllers, &args.lease, place.pki.ca_pem(), &shutdown)?;
+    let backing_up = tokio::spawn(backup.run(shutdown.clone()));
+    let components = Components::start(&api_server, &args.controllers, &elections, place.pki.ca_pem(), &shutdown)?;
 
     shutdown.cancelled().await;
     components.stopped().await;
+    backing_up.await.context("the backup failed")?;
     api_server.stop();
     serving_task.await.context("the API server failed")?;
     if let Some(task) = store_api {
         task.await.context("the store's API failed")?;
     }
-    store.close().await
+    store.close().await?;
+    match caring {
+        Some(caring) => caring.await.context("the care for members failed")?,
+        None => Ok(()),
+    }
 }
 
 /// Where a server keeps what it has.
 struct Place {
     dir: PathBuf,
     pki: Pki,
-    /// The PKI of front proxies.
-    front_proxy: Pki,
     ephemeral: bool,
     /// Removes an ephemeral server's directory at the end.
     _temporary: Option<TemporaryDir>,
@@ -104,16 +137,29 @@ impl Place {
             args.api_server.advertise_address.get_or_insert(loopback);
             let temporary = TemporaryDir::create()?;
             let dir = temporary.0.clone();
-            let (pki, front_proxy) = (Pki::in_memory()?, Pki::in_memory()?);
-            return Ok(Self { dir, pki, front_proxy, ephemeral: true, _temporary: Some(temporary) });
+            return Ok(Self { dir, pki: Pki::in_memory()?, ephemeral: true, _temporary: Some(temporary) });
         }
         std::fs::create_dir_all(&args.data_dir)
             .with_context(|| format!("cannot create {}", args.data_dir.display()))?;
         let dir = std::path::absolute(&args.data_dir).context("the data directory's path")?;
         let pki = Pki::open(&dir.join("pki"))?;
-        let front_proxy = Pki::open(&dir.join("pki").join("front-proxy"))?;
-        Ok(Self { dir, pki, front_proxy, ephemeral: false, _temporary: None })
+        Ok(Self { dir, pki, ephemeral: false, _temporary: None })
     }
+
+    /// Where certificates and keys are, when they are kept.
+    fn pki_dir(&self) -> Option<PathBuf> {
+        (!self.ephemeral).then(|| self.dir.join("pki"))
+    }
+}
+
+/// The backup of this server. Nobody but this process writes to the store of a server that keeps it itself.
+fn backup_service(args: &ServerArgs, place: &Place, store: &ServerStore) -> Result<Arc<BackupService>> {
+    let source = Source {
+        store: store.as_dyn(),
+        pki_dir: place.pki_dir(),
+        server: ServerInfo { arguments: std::env::args().skip(1).collect() },
+    };
+    BackupService::new(source, args.backup.clone(), !store.is_external())
 }
 
 /// A directory in the system's temporary folder that only we can read, gone when dropped.
@@ -154,6 +200,23 @@ impl ServerStore {
         }
     }
 
+    fn is_external(&self) -> bool {
+        matches!(self, Self::External(_))
+    }
+
+    fn embedded(&self) -> Option<Arc<EmbeddedStore>> {
+        match self {
+            Self::Embedded(store) => Some(Arc::clone(store)),
+            Self::External(_) => None,
+        }
+    }
+
+    /// The embedded store's member.
+    async fn member_id(&self) -> Option<u64> {
+        let Self::Embedded(store) = self else { return None };
+        store.status().await.ok().map(|status| status.member_id)
+    }
+
     async fn close(self) -> Result<()> {
         match self {
             Self::External(_) => Ok(()),
@@ -164,18 +227,121 @@ impl ServerStore {
     }
 }
 
-async fn open_store(args: &ServerArgs, place: &Place) -> Result<ServerStore> {
+/// Lets this master in when it is to join and has not yet; what a joined master knows of its cluster.
+async fn join_if_asked(args: &mut ServerArgs) -> Result<Option<Joined>> {
+    if args.ephemeral || !args.etcd.etcd_servers.is_empty() {
+        return Ok(None);
+    }
+    let joined = match (Joined::read(&args.data_dir)?, &args.join, &args.token) {
+        (Some(joined), ..) => joined,
+        (None, Some(url), Some(token)) => {
+            let store = args.data_dir.join("store");
+            anyhow::ensure!(
+                !store.exists(),
+                "{} belongs to another cluster: join with an empty data directory",
+                store.display()
+            );
+            join::join(url, token, &name(args), &peer_urls(args), &args.data_dir).await?
+        }
+        (None, ..) => return Ok(None),
+    };
+    joined.settings.adopt(args)?;
+    Ok(Some(joined))
+}
+
+/// What this master is called among masters.
+fn name(args: &ServerArgs) -> String {
+    args.name.clone().unwrap_or_else(super::elect::host_name)
+}
+
+/// Where the stores of other masters reach this one's.
+fn peer_urls(args: &ServerArgs) -> Vec<String> {
+    let listen = args.store_peer_address;
+    let ip = match args.api_server.advertise_address {
+        _ if !listen.ip().is_unspecified() => listen.ip(),
+        Some(ip) => ip,
+        None => own_address(args.api_server.bind_address),
+    };
+    vec![format!("https://{}", SocketAddr::new(ip, listen.port()))]
+}
+
+async fn open_store(args: &ServerArgs, place: &Place, joined: Option<&Joined>) -> Result<ServerStore> {
     if !args.etcd.etcd_servers.is_empty() {
         return Ok(ServerStore::External(components::external_store(&args.etcd)?));
     }
-    let config = EmbeddedConfig {
-        data_dir: (!place.ephemeral).then(|| place.dir.join("store")),
-        name: "quarterdeck".into(),
+    let mut config = EmbeddedConfig {
+        name: name(args),
         client_urls: vec![format!("https://{}", args.store_client_address)],
         ..EmbeddedConfig::default()
     };
+    if !place.ephemeral {
+        config.data_dir = Some(place.dir.join("store"));
+        config.peer_urls = peer_urls(args);
+        config.peer = Some(peer_config(args, place)?);
+        config.election_timeout = ELECTION_TIMEOUT;
+    }
+    if let Some(joined) = joined {
+        let member =
+            |member: &JoinMember| InitialMember { name: member.name.clone(), peer_urls: member.peer_urls.clone() };
+        config.cluster_state = ClusterState::Existing;
+        config.initial_cluster = joined.members.iter().map(member).collect();
+    }
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(config)).await.context("opening the store")?;
     Ok(ServerStore::Embedded(Arc::new(store.context("cannot open the store")?)))
+}
+
+/// How the embedded store listens for those of other masters.
+fn peer_config(args: &ServerArgs, place: &Place) -> Result<PeerConfig> {
+    let mut sans = vec![San::parse("localhost"), San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST))];
+    for url in peer_urls(args) {
+        let uri: http::Uri = url.parse().context("the peer URL")?;
+        sans.extend(uri.host().map(|host| San::parse(host.trim_start_matches('[').trim_end_matches(']'))));
+    }
+    sans.extend(args.tls_san.iter().map(|text| San::parse(text)));
+    let identity = place.pki.identity("store-peer", &Purpose::StorePeer(&sans))?;
+    let tls = PeerTls {
+        certificate: identity.certificate_pem.into_bytes(),
+        key: identity.key_pem.into_bytes(),
+        ca: Some(place.pki.store_ca_pem().as_bytes().to_vec()),
+        client_cert_auth: true,
+    };
+    Ok(PeerConfig { listen_urls: vec![format!("https://{}", args.store_peer_address)], tls: Some(tls) })
+}
+
+/// Lets other masters join this one.
+fn join_server(args: &ServerArgs, place: &Place, store: &ServerStore) -> Option<Arc<JoinServer>> {
+    let pki_dir = place.pki_dir()?;
+    let store: Arc<dyn Store> = store.embedded()?;
+    let ca_pem = place.pki.ca_pem().to_owned();
+    Some(Arc::new(JoinServer::new(store, ca_pem, pki_dir, ClusterSettings::of(args))))
+}
+
+/// While this member leads, makes learners that have caught up voters; tells the elections how many masters there are. Ends the
+/// server, with an error, when this member was removed.
+async fn care_for_members(store: Arc<EmbeddedStore>, pace: Pace, shutdown: Shutdown) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(CARE_INTERVAL) => {}
+        }
+        if store.is_removed() {
+            shutdown.cancel();
+            anyhow::bail!(
+                "this master was removed from its cluster; to join again, start it with an empty data directory"
+            );
+        }
+        let (Ok(status), Ok(members)) = (store.status().await, store.members().await) else { continue };
+        pace.follow(members.iter().filter(|member| !member.is_learner).count());
+        if status.leader_id != status.member_id {
+            continue;
+        }
+        for learner in members.iter().filter(|member| member.is_learner && !member.name.is_empty()) {
+            match store.member_promote(learner.id).await {
+                Ok(_) => tracing::info!(name = learner.name, "a master has caught up and votes now"),
+                Err(error) => tracing::debug!(name = learner.name, %error, "a master does not vote yet"),
+            }
+        }
+    }
 }
 
 /// The embedded store's etcd API. An ephemeral server has none.
@@ -191,10 +357,10 @@ async fn serve_store(
     }
     let address = args.store_client_address;
     let sans = [San::parse("localhost"), San::Ip(address.ip()), San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST))];
-    let serving = place.pki.identity("store", &Purpose::Serving(&sans))?;
+    let serving = place.pki.identity("store", &Purpose::StoreServing(&sans))?;
     // For etcdctl: a client that the store's API lets in.
-    place.pki.identity("store-client", &Purpose::Client { user: "root", groups: &[] })?;
-    let client_ca = place.pki.ca_pem().as_bytes().to_vec().into();
+    place.pki.identity("store-client", &Purpose::StoreClient { user: "root" })?;
+    let client_ca = place.pki.store_ca_pem().as_bytes().to_vec().into();
     let tls = ServerTls::new(serving.certificate_pem.into_bytes(), serving.key_pem.into_bytes(), Some(client_ca));
     let task = super::store::serve(Arc::clone(embedded), vec![address], Some(tls), shutdown.clone()).await?;
     Ok(Some(task))

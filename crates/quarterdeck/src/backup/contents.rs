@@ -1,0 +1,169 @@
+//! What a snapshot archive holds, and making one from a running store.
+//!
+//! ```text
+//! store.db      the store's snapshot, a file as etcdctl saves it
+//! pki/NAME      every file of DATA/pki
+//! server.json   how the server was started
+//! check.json    HashKV of the running store, to compare a restored one with
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use store::Store;
+use tokio::sync::mpsc;
+
+use super::archive::{ArchiveKind, ArchiveWriter, BackupKey, Manifest};
+
+pub(super) const STORE_ENTRY: &str = "store.db";
+pub(super) const PKI_PREFIX: &str = "pki/";
+pub(super) const SERVER_ENTRY: &str = "server.json";
+pub(super) const CHECK_ENTRY: &str = "check.json";
+/// Chunks made ahead of whoever writes them.
+const CHUNKS_AHEAD: usize = 8;
+
+/// How the server was started, so that whoever restores can start it in the same way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServerInfo {
+    /// Arguments after `quarterdeck`.
+    pub arguments: Vec<String>,
+}
+
+/// The running store's checksum when the backup began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Check {
+    pub revision: i64,
+    pub compact_revision: i64,
+    pub hash: u32,
+}
+
+/// Where the contents of a snapshot archive come from.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub store: Arc<dyn Store>,
+    /// Not there for a server that keeps nothing.
+    pub pki_dir: Option<PathBuf>,
+    pub server: ServerInfo,
+}
+
+/// An archive while it is made.
+#[derive(Debug)]
+pub(crate) struct Making {
+    pub manifest: Manifest,
+    pub chunks: mpsc::Receiver<Result<Vec<u8>>>,
+}
+
+impl Source {
+    /// Begins a snapshot archive: sealed with `key`, or readable by anyone. `bandwidth` bounds how fast it is made, in bytes
+    /// per second; writers of the store are never held up.
+    pub(crate) async fn snapshot(&self, key: Option<BackupKey>, bandwidth: Option<u64>) -> Result<Making> {
+        let status = self.store.status().await.context("the store")?;
+        let revision = self.store.current_revision().await.context("the store")?;
+        let manifest = Manifest {
+            kind: ArchiveKind::Snapshot,
+            created: jiff::Timestamp::now().round(jiff::Unit::Second).context("the time")?.to_string(),
+            writer: env!("CARGO_PKG_VERSION").into(),
+            cluster_id: format!("{:016x}", status.cluster_id),
+            revision: revision.0,
+            from_revision: None,
+        };
+        let mut files = self.files()?;
+        let hash = self.store.hash_kv(revision).await.context("the store's checksum")?;
+        let (compact_revision, hash) = (hash.compact_revision.0, hash.hash);
+        let check = Check { revision: revision.0, compact_revision, hash };
+        files.push((CHECK_ENTRY.to_owned(), serde_json::to_vec(&check)?));
+        let snapshot = self.store.snapshot().await.context("the store's snapshot")?;
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let (writer, header) = ArchiveWriter::new(&manifest, key.as_ref(), rand::random());
+        tokio::spawn(async move {
+            let mut throttle = Throttle::new(bandwidth);
+            if let Err(error) = make(writer, header, snapshot, files, &sender, &mut throttle).await {
+                let _nobody_listens = sender.send(Err(error)).await;
+            }
+        });
+        Ok(Making { manifest, chunks })
+    }
+
+    /// Name and bytes of everything beside the store.
+    fn files(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files = Vec::new();
+        if let Some(dir) = &self.pki_dir {
+            let read = || -> std::io::Result<Vec<(String, Vec<u8>)>> {
+                let mut found = Vec::new();
+                for entry in std::fs::read_dir(dir)? {
+                    let entry = entry?;
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    if entry.file_type()?.is_file() && !name.ends_with(".tmp") {
+                        found.push((format!("{PKI_PREFIX}{name}"), std::fs::read(entry.path())?));
+                    }
+                }
+                Ok(found)
+            };
+            files = read().with_context(|| format!("cannot read {}", dir.display()))?;
+        }
+        files.push((SERVER_ENTRY.to_owned(), serde_json::to_vec(&self.server)?));
+        files.sort();
+        Ok(files)
+    }
+}
+
+/// The receiver hung up; its own error says why.
+fn hung_up<T>(_: mpsc::error::SendError<T>) -> anyhow::Error {
+    anyhow::anyhow!("the backup was given up")
+}
+
+async fn make(
+    mut writer: ArchiveWriter,
+    header: Vec<u8>,
+    mut snapshot: store::Snapshot,
+    files: Vec<(String, Vec<u8>)>,
+    out: &mpsc::Sender<Result<Vec<u8>>>,
+    throttle: &mut Throttle,
+) -> Result<()> {
+    out.send(Ok(header)).await.map_err(hung_up)?;
+    writer.begin_entry(STORE_ENTRY, snapshot.size_bytes);
+    while let Some(chunk) = snapshot.chunks.next().await {
+        let chunk = chunk.context("the store's snapshot")?;
+        throttle.pass(chunk.len() as u64).await;
+        let frames = writer.write(&chunk);
+        if !frames.is_empty() {
+            out.send(Ok(frames)).await.map_err(hung_up)?;
+        }
+    }
+    for (name, bytes) in files {
+        writer.begin_entry(&name, bytes.len() as u64);
+        let frames = writer.write(&bytes);
+        if !frames.is_empty() {
+            out.send(Ok(frames)).await.map_err(hung_up)?;
+        }
+    }
+    out.send(Ok(writer.finish())).await.map_err(hung_up)
+}
+
+/// Lets at most so many bytes per second pass, over the whole time since it was made.
+struct Throttle {
+    bytes_per_second: Option<u64>,
+    started: Instant,
+    passed: u64,
+}
+
+impl Throttle {
+    fn new(bytes_per_second: Option<u64>) -> Self {
+        Self { bytes_per_second, started: Instant::now(), passed: 0 }
+    }
+
+    async fn pass(&mut self, n_bytes: u64) {
+        let Some(rate) = self.bytes_per_second else { return };
+        self.passed += n_bytes;
+        let due = Duration::from_secs_f64(self.passed as f64 / rate as f64);
+        let early = due.saturating_sub(self.started.elapsed());
+        if early > Duration::from_millis(5) {
+            tokio::time::sleep(early).await;
+        }
+    }
+}

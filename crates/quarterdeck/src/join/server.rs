@@ -1,0 +1,129 @@
+//! The side of the cluster: checks tokens, adds members, hands out what masters share.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use api::Status;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
+use serde_json::json;
+use store::{Member, Store, StoreError};
+
+use super::messages::{ClusterSettings, JoinMember, JoinRequest, JoinResponse};
+use super::token::{KeptToken, NAME_PREFIX, NAMESPACE};
+
+/// Files in DATA/pki that every master has the same. All others are a master's own.
+const SHARED: [&str; 8] = [
+    "ca.crt",
+    "ca.key",
+    "store-ca.crt",
+    "store-ca.key",
+    "front-proxy-ca.crt",
+    "front-proxy-ca.key",
+    "sa.key",
+    "sa.pub",
+];
+
+/// Lets masters in.
+pub(crate) struct JoinServer {
+    store: Arc<dyn Store>,
+    ca_pem: String,
+    pki_dir: PathBuf,
+    settings: ClusterSettings,
+    /// The way to the tokens, once the API server runs.
+    connection: OnceLock<client::Connection>,
+}
+
+impl std::fmt::Debug for JoinServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinServer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl JoinServer {
+    pub(crate) fn new(store: Arc<dyn Store>, ca_pem: String, pki_dir: PathBuf, settings: ClusterSettings) -> Self {
+        Self { store, ca_pem, pki_dir, settings, connection: OnceLock::new() }
+    }
+
+    /// From now on tokens can be checked.
+    pub(crate) fn open(&self, connection: client::Connection) {
+        let _opened_before = self.connection.set(connection);
+    }
+
+    /// The CA's certificate: public, and worth nothing without a hash to compare it with.
+    pub(crate) fn ca(&self) -> serde_json::Value {
+        json!({ "ca": self.ca_pem })
+    }
+
+    pub(crate) async fn admit(&self, body: &[u8]) -> Result<JoinResponse, Status> {
+        let request: JoinRequest =
+            serde_json::from_slice(body).map_err(|error| Status::bad_request(format!("join request: {error}")))?;
+        self.check_token(&request).await?;
+        let fits = request.version == env!("CARGO_PKG_VERSION");
+        if !fits {
+            let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &request.version);
+            return Err(Status::bad_request(format!("this cluster runs quarterdeck {ours}, the new master {theirs}")));
+        }
+        let (member, members) = self.add(&request).await?;
+        tracing::info!(name = request.name, id = format!("{:016x}", member.id), "a master joins");
+        let pki = SHARED.iter().filter_map(|name| {
+            // Not every cluster has every file.
+            Some(((*name).to_owned(), std::fs::read_to_string(self.pki_dir.join(name)).ok()?))
+        });
+        let named = |listed: Member| {
+            let name = if listed.id == member.id { request.name.clone() } else { listed.name };
+            JoinMember { name, peer_urls: listed.peer_urls }
+        };
+        Ok(JoinResponse {
+            pki: pki.collect(),
+            member_id: format!("{:016x}", member.id),
+            members: members.into_iter().map(named).collect(),
+            settings: self.settings.clone(),
+        })
+    }
+
+    async fn check_token(&self, request: &JoinRequest) -> Result<(), Status> {
+        // One answer for every reason: a guesser learns nothing.
+        let refused = Status::unauthorized;
+        let Some(connection) = self.connection.get() else {
+            return Err(Status::internal("the API server is starting"));
+        };
+        let is_name = request.token_id.bytes().all(|byte| byte.is_ascii_alphanumeric()) && request.token_id.len() <= 16;
+        if !is_name {
+            return Err(refused());
+        }
+        let secrets: Api<Secret> = connection.namespaced(NAMESPACE);
+        let secret = secrets.get_opt(&format!("{NAME_PREFIX}{}", request.token_id)).await.map_err(Status::internal)?;
+        let kept = secret.as_ref().and_then(KeptToken::read).ok_or_else(refused)?;
+        if kept.admits(&request.token_secret, jiff::Timestamp::now()) {
+            return Ok(());
+        }
+        tracing::warn!(id = request.token_id, name = request.name, "a join token was wrong or has expired");
+        Err(refused())
+    }
+
+    /// The member for a joining master: a new one, or the one that an earlier attempt added.
+    async fn add(&self, request: &JoinRequest) -> Result<(Member, Vec<Member>), Status> {
+        let members = self.store.members().await.map_err(unavailable)?;
+        if let Some(other) = members.iter().find(|member| member.name == request.name) {
+            let (name, urls) = (&request.name, other.peer_urls.join(","));
+            return Err(Status::bad_request(format!(
+                "there is a member named {name} at {urls}: remove it first (quarterdeck member rm {name}), or give another --name"
+            )));
+        }
+        let same_place = members.iter().find(|member| member.peer_urls == request.peer_urls);
+        match same_place {
+            Some(begun) if begun.name.is_empty() => Ok((begun.clone(), members.clone())),
+            Some(other) => {
+                let (urls, name) = (request.peer_urls.join(","), &other.name);
+                Err(Status::bad_request(format!("member {name} is at {urls} already: remove it first")))
+            }
+            None => self.store.member_add(request.peer_urls.clone(), true).await.map_err(unavailable),
+        }
+    }
+}
+
+/// The joining master tries again.
+fn unavailable(error: StoreError) -> Status {
+    Status::service_unavailable(&error.to_string())
+}
