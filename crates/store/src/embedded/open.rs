@@ -31,7 +31,8 @@ use crate::membership::Membership;
 use crate::peer::{Local, PeerNet};
 use crate::pins::Pins;
 use crate::raft::{
-    CoreConfig, Driver, DriverConfig, EngineLog, Identity, LogError, LogStore, LoggedState, MemoryLog, Outbox, Raft,
+    CoreConfig, Driver, DriverConfig, EngineLog, Identity, KEPT_ENTRIES_MAX, LogError, LogStore, LoggedState,
+    MemoryLog, Outbox, Raft,
 };
 use crate::watch::Hub;
 
@@ -134,7 +135,14 @@ pub(super) fn start<L: LogStore>(
         election_timeout: config.election_timeout,
     };
     let election_ticks = config.election_timeout.div_duration_f64(config.heartbeat_interval).ceil() as usize;
-    let core = CoreConfig { member_id: identity.member_id, conf_state, applied, election_ticks, election_seed: None };
+    let core = CoreConfig {
+        member_id: identity.member_id,
+        conf_state,
+        applied,
+        election_ticks,
+        kept_entries_max: KEPT_ENTRIES_MAX,
+        election_seed: None,
+    };
     let driver_config = DriverConfig { core, tick: config.heartbeat_interval };
     let outbox: Box<dyn Outbox> = match &peers {
         Some(peers) => Box::new(peers.clone()),

@@ -49,7 +49,7 @@ pub(crate) enum PeerError {
     Timeout,
     #[error("the other member belongs to another cluster, or is another member")]
     WrongCluster,
-    #[error("this member was removed from the cluster")]
+    #[error("the member was removed from the cluster")]
     Removed,
     #[error("the other member speaks another version")]
     Version,

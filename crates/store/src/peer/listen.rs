@@ -82,7 +82,7 @@ async fn converse(inner: &Arc<Inner>, stream: TcpStream, is_https: bool) -> Resu
         return Ok(());
     }
     match hello.purpose() {
-        pb::Purpose::Control | pb::Purpose::Bulk => take_messages(inner, stream).await,
+        pb::Purpose::Control | pb::Purpose::Bulk => take_messages(inner, stream, hello.from).await,
         pb::Purpose::Call | pb::Purpose::Inquiry => answer_calls(inner, stream, hello.purpose()).await,
         pb::Purpose::Snapshot => snapshot::receive(inner, stream).await,
     }
@@ -112,11 +112,15 @@ async fn next(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Kind, bytes::Byt
     within(SILENCE_MAX, frame::read(reader)).await
 }
 
-async fn take_messages(inner: &Inner, stream: Box<dyn Stream>) -> Result<(), PeerError> {
+async fn take_messages(inner: &Inner, stream: Box<dyn Stream>, from: u64) -> Result<(), PeerError> {
     let (mut reader, mut writer): (ReadHalf<_>, WriteHalf<_>) = tokio::io::split(stream);
     loop {
         match next(&mut reader).await? {
             (Kind::Ping, _) => {
+                // Raft sends nothing to a member that was removed: it hears of it when it connects again.
+                if inner.is_removed(from) {
+                    return Err(PeerError::Removed);
+                }
                 let nothing = pb::Messages::default();
                 within(SILENCE_MAX, frame::write(&mut writer, Kind::Pong, &nothing)).await?;
             }

@@ -20,7 +20,7 @@ const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// As etcd.
 const INFLIGHT_MESSAGES_MAX: usize = 512;
 /// Entries kept in memory for slow followers, in number and bytes, as etcd's catch-up entries.
-const KEPT_ENTRIES_MAX: u64 = 5_000;
+pub(crate) const KEPT_ENTRIES_MAX: u64 = 5_000;
 const KEPT_BYTES_MAX: usize = 64 << 20;
 /// Kept for followers that are being sent a snapshot, so that they can go on from it.
 const KEPT_FOR_SNAPSHOTS_BYTES_MAX: usize = 256 << 20;
@@ -35,6 +35,8 @@ pub(crate) struct CoreConfig {
     pub(crate) applied: (u64, u64),
     /// Heartbeats without a leader until an election.
     pub(crate) election_ticks: usize,
+    /// Entries kept for followers that are behind; those further behind get the state.
+    pub(crate) kept_entries_max: u64,
     /// Decides by itself how long to wait for an election if `None`; the simulator fixes it.
     pub(crate) election_seed: Option<u64>,
 }
@@ -121,7 +123,15 @@ impl Core {
     }
 
     pub(crate) fn tick(&mut self) {
-        self.node.tick();
+        if !self.is_taking_over() {
+            self.node.tick();
+        }
+    }
+
+    /// A state is on its way to the disk, and the log before it is gone: raft-rs would look there for changes of the members
+    /// if it began an election now.
+    fn is_taking_over(&self) -> bool {
+        self.outstanding.iter().any(|write| write.snapshot.is_some())
     }
 
     /// Shortens the wait for the first election: whoever starts has waited long enough.
@@ -137,7 +147,9 @@ impl Core {
 
     /// Takes a message of another member. Messages that make no sense any more are ignored.
     pub(crate) fn step(&mut self, message: Message) {
-        if message.to != self.config.member_id || self.is_unanswerable(&message) {
+        let begins_election = message.get_msg_type() == MessageType::MsgTimeoutNow;
+        let is_untimely = begins_election && self.is_taking_over();
+        if message.to != self.config.member_id || is_untimely || self.is_unanswerable(&message) {
             return;
         }
         if let Err(error) = self.node.step(message) {
@@ -308,6 +320,11 @@ impl Core {
     pub(crate) fn apply_change(&mut self, change: &ConfChange) -> raft::Result<ConfState> {
         let conf_state = self.node.apply_conf_change(change)?;
         self.node.mut_store().set_conf_state(conf_state.clone());
+        // raft-rs lets a leader that was removed go on, and panics when it next counts itself.
+        if self.leads() && self.node.raft.prs().get(self.config.member_id).is_none() {
+            let term = self.node.raft.term;
+            self.node.raft.become_follower(term, raft::INVALID_ID);
+        }
         Ok(conf_state)
     }
 
@@ -338,10 +355,11 @@ impl Core {
         let (n_kept, bytes_kept) = self.node.store().kept();
         let first = self.node.store().first();
         // Twice as many before anything is done: truncation moves memory.
-        if n_kept as u64 <= 2 * KEPT_ENTRIES_MAX && bytes_kept <= KEPT_BYTES_MAX {
+        let kept_max = self.config.kept_entries_max;
+        if n_kept as u64 <= 2 * kept_max && bytes_kept <= KEPT_BYTES_MAX {
             return None;
         }
-        let keep = if bytes_kept > KEPT_BYTES_MAX { KEPT_ENTRIES_MAX / 10 } else { KEPT_ENTRIES_MAX };
+        let keep = if bytes_kept > KEPT_BYTES_MAX { kept_max / 10 } else { kept_max };
         let mut index = durable.checked_sub(keep)?;
         if bytes_kept <= KEPT_FOR_SNAPSHOTS_BYTES_MAX {
             let on_their_way = self.node.raft.prs().iter();
@@ -453,8 +471,14 @@ mod tests {
 
     fn core(id: u64, n_members: u64) -> Core {
         let conf_state = ConfState { voters: (1..=n_members).collect(), ..ConfState::default() };
-        let config =
-            CoreConfig { member_id: id, conf_state, applied: (1, 1), election_ticks: 10, election_seed: Some(id) };
+        let config = CoreConfig {
+            member_id: id,
+            conf_state,
+            applied: (1, 1),
+            election_ticks: 10,
+            kept_entries_max: KEPT_ENTRIES_MAX,
+            election_seed: Some(id),
+        };
         let hard_state = HardState { term: 1, vote: 0, commit: 1, ..HardState::default() };
         Core::new(config, LoggedState { hard_state, truncated: (1, 1), ..LoggedState::default() }).unwrap()
     }

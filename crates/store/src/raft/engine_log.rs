@@ -178,3 +178,39 @@ fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
     let chunks: &[[u8; 8]; N] = chunks.try_into().ok()?;
     rest.is_empty().then(|| chunks.map(u64::from_be_bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry { index, term, data: vec![7; 100].into(), ..Entry::default() }
+    }
+
+    #[test]
+    fn a_log_that_starts_over_keeps_its_identity_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity { cluster_id: 1, member_id: 2 };
+        let hard_state = |commit| HardState { term: 5, vote: 2, commit, ..HardState::default() };
+        {
+            let mut log = EngineLog::open(dir.path()).unwrap();
+            log.set_identity(identity).unwrap();
+            log.append(&[entry(1, 1), entry(2, 1), entry(3, 1)], Some(&hard_state(2)), true).unwrap();
+            log.reset(50, 4, &hard_state(50)).unwrap();
+            let logged = log.load().unwrap();
+            assert_eq!((logged.truncated, logged.entries.len()), ((50, 4), 0));
+        }
+        for _ in 0..2 {
+            let mut log = EngineLog::open(dir.path()).unwrap();
+            let logged = log.load().unwrap();
+            assert_eq!(logged.identity, Some(identity));
+            assert_eq!((logged.truncated, logged.entries.len()), ((50, 4), 0));
+            assert_eq!(logged.hard_state, hard_state(50));
+        }
+        let mut log = EngineLog::open(dir.path()).unwrap();
+        log.append(&[entry(51, 5)], None, true).unwrap();
+        drop(log);
+        let logged = EngineLog::open(dir.path()).unwrap().load().unwrap();
+        assert_eq!(logged.entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [51]);
+    }
+}

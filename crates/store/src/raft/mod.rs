@@ -16,10 +16,12 @@ mod logger;
 mod memory_log;
 pub(crate) mod message;
 mod reads;
+#[cfg(test)]
+mod sim;
 mod storage;
 mod wal;
 
-pub(crate) use self::core::CoreConfig;
+pub(crate) use self::core::{CoreConfig, KEPT_ENTRIES_MAX};
 pub(crate) use driver::{Applied, Apply, Committed, Driver, DriverConfig, Outbox, REMOVED};
 pub(crate) use engine_log::EngineLog;
 pub(crate) use handle::Raft;
