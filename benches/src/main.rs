@@ -4,6 +4,7 @@
 //! ports, temporary directories, gone afterwards) and prints one table. Clients and servers share the machine, so every figure
 //! includes what the client costs. Names given on the command line select measurements.
 
+mod beside_etcd;
 mod idle;
 mod list;
 mod objects;
@@ -40,6 +41,15 @@ struct Options {
     /// Pods to schedule.
     #[arg(long, default_value_t = 3_000)]
     pods: usize,
+    /// Keys of 1 KiB for the store's memory and restart.
+    #[arg(long, default_value_t = 100_000)]
+    store_keys: usize,
+    /// How long each load on the store lasts.
+    #[arg(long, default_value_t = 3)]
+    store_seconds: u64,
+    /// How often each load on the store is repeated; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
     /// How long an idle server is watched.
     #[arg(long, default_value_t = 30)]
     idle_seconds: u64,
@@ -53,6 +63,8 @@ enum Measurement {
     List,
     Watch,
     Schedule,
+    /// `quarterdeck store` beside the etcd on PATH.
+    Store,
 }
 
 #[tokio::main]
@@ -70,6 +82,7 @@ async fn main() -> Result<()> {
             Measurement::Restart => ready::full(&options, &mut report).await?,
             Measurement::List => list::list(&options, &mut report).await?,
             Measurement::Watch => watch::latency(&mut report).await?,
+            Measurement::Store => beside_etcd::compare(&options).await?,
             Measurement::Schedule => schedule::schedule(&options, &mut report).await?,
         }
     }

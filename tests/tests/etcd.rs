@@ -168,3 +168,38 @@ fn a_stand_alone_store_is_saved_restored_and_looked_at_as_an_etcd() -> Result<()
     assert!(etcdctl(&["get", "a", "-w", "json"])?.contains("\"revision\":1003"));
     Ok(())
 }
+
+#[test]
+fn a_full_store_takes_writes_again_once_it_was_compacted_shrunk_and_told_so() -> Result<()> {
+    if !has_program("etcdctl") {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let port = free_port()?;
+    let etcdctl = |args: &[&str]| {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints=127.0.0.1:{port}")).args(args);
+        command.output().context("etcdctl")
+    };
+    let text = |output: &Output| String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
+    let _store = start_store(dir.path(), port, &["--quota-backend-bytes=20000000", "--unsafe-no-fsync"])?;
+    let value = "v".repeat(100_000);
+    let refused = eventually("the quota is reached", || {
+        let put = etcdctl(&["put", "large", &value])?;
+        Ok((!put.status.success()).then(|| text(&put)))
+    })?;
+    assert!(refused.contains("etcdserver: mvcc: database space exceeded"), "{refused}");
+    assert!(text(&etcdctl(&["alarm", "list"])?).contains("alarm:NOSPACE"));
+    let small = etcdctl(&["put", "small", "1"])?;
+    assert!(!small.status.success(), "an alarm refuses everything that adds data");
+    assert!(etcdctl(&["get", "large", "--keys-only"])?.status.success());
+    let status = text(&etcdctl(&["get", "large", "-w", "json", "--keys-only"])?);
+    let revision = status.split("\"revision\":").nth(1).and_then(|rest| rest.split(',').next()).context("revision")?;
+    assert!(etcdctl(&["compact", revision, "--physical"])?.status.success());
+    assert!(etcdctl(&["defrag"])?.status.success());
+    assert!(!etcdctl(&["put", "small", "1"])?.status.success(), "the alarm stays until it is lowered");
+    assert!(etcdctl(&["alarm", "disarm"])?.status.success());
+    let put = etcdctl(&["put", "small", "1"])?;
+    assert!(put.status.success(), "{}", text(&put));
+    Ok(())
+}

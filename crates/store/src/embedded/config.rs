@@ -26,6 +26,8 @@ pub struct EmbeddedConfig {
     /// Bytes of the newest values to keep in memory; the others are read from the state file. Without a data directory, all are
     /// kept.
     pub value_cache_bytes: usize,
+    /// Acknowledge writes before they are on disk: for tests, whose data nobody misses.
+    pub unsafe_no_sync: bool,
     /// The first members of the cluster, this one among them; none means this one alone. Looked at only when the store is new.
     pub initial_cluster: Vec<InitialMember>,
     /// Whether a new store begins a cluster or joins one.
@@ -143,6 +145,7 @@ impl Default for EmbeddedConfig {
             quota_bytes: 0,
             txn_ops_max: TXN_OPS_MAX,
             value_cache_bytes: 256 << 20,
+            unsafe_no_sync: false,
             initial_cluster: Vec::new(),
             cluster_state: ClusterState::New,
             peer: None,

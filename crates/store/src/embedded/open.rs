@@ -51,6 +51,7 @@ impl EmbeddedStore {
             Some(dir) => {
                 let lock = claim(&dir)?;
                 let log = EngineLog::open(&dir.join(LOG_DIR)).map_err(|error| log_error(&dir, &error))?;
+                let log = if config.unsafe_no_sync { log.without_sync() } else { log };
                 let backend = RedbBackend::open(dir.join(STATE_FILE));
                 let backend = backend.map_err(|error| backend_error(&dir, &error))?;
                 start(config, log, Box::new(backend), &dir, Some(lock))

@@ -26,6 +26,7 @@ const LOAD_BYTES: usize = 16 << 20;
 
 pub(crate) struct EngineLog {
     engine: Engine,
+    syncs: bool,
     has_failed: bool,
 }
 
@@ -54,14 +55,19 @@ impl EngineLog {
             ..Config::default()
         };
         let engine = guarded(|| Engine::open(config))?;
-        Ok(Self { engine, has_failed: false })
+        Ok(Self { engine, syncs: true, has_failed: false })
+    }
+
+    /// Never waits for the disk: after a crash of the machine, acknowledged writes may be gone.
+    pub(crate) fn without_sync(self) -> Self {
+        Self { syncs: false, ..self }
     }
 
     fn write(&mut self, mut batch: LogBatch, sync: bool) -> Result<(), LogError> {
         if self.has_failed {
             return Err(LogError::Failed("an earlier write failed".into()));
         }
-        let written = guarded(|| self.engine.write(&mut batch, sync));
+        let written = guarded(|| self.engine.write(&mut batch, sync && self.syncs));
         self.has_failed |= matches!(written, Err(LogError::Failed(_)));
         written.map(|_bytes| ())
     }

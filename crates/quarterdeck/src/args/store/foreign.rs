@@ -29,12 +29,16 @@ const DISCOVERY: &str = "discovery services are not supported, list the members 
 const NO_PEER_OPTION: &str = "connections between members do not have this option";
 const LOG_SEGMENTS: &str = "log files are recycled by size";
 const TRACING: &str = "there is no trace exporter";
+const AUTH: &str = "tokens are of the default type";
 const OLD_PROXY: &str = "etcd has no proxy mode of this kind any more";
 const SOCKET_OPTION: &str = "listeners are opened with the system's default options";
 const NO_CHECK: &str = "members do not compare their hashes by themselves";
 
 /// Bool flags may be given without a value; their defaults say which they are.
 const ROWS: &[Row] = &[
+    row("auth-token", "simple", Refused, AUTH),
+    row("auth-token-ttl", "300", Refused, AUTH),
+    row("bcrypt-cost", "10", Refused, AUTH),
     row("backend-batch-interval", "0s", NoEffect, "the state file is written behind the log"),
     row("backend-batch-limit", "0", NoEffect, "the state file is written behind the log"),
     row("backend-bbolt-freelist-type", "map", NoEffect, "the state file has another format"),
@@ -67,6 +71,7 @@ const ROWS: &[Row] = &[
     row("distributed-tracing-service-name", "etcd", NoEffect, TRACING),
     row("downgrade-check-time", "5s", NoEffect, "the stored data has only one version"),
     row("enable-distributed-tracing", "false", Refused, TRACING),
+    row("enable-grpc-gateway", "true", NoEffect, "what HTTP clients may do is the same as with gRPC"),
     row("enable-log-rotation", "false", Refused, "log files are rotated by whoever collects them"),
     row("enable-pprof", "false", NoEffect, "there are no profiles in Go's format"),
     row("experimental-compact-hash-check-enabled", "false", Refused, NO_CHECK),
@@ -93,6 +98,7 @@ const ROWS: &[Row] = &[
     row("experimental-warning-unary-request-duration", "300ms", NoEffect, "slow requests are not logged one by one"),
     row("force-new-cluster", "false", Refused, "restore a snapshot of the member instead"),
     row("grpc-keepalive-min-time", "5s", NoEffect, "clients may ask as often as they like"),
+    row("host-whitelist", "*", Refused, "the host of a request is not looked at"),
     row("initial-election-tick-advance", "true", NoEffect, "a member alone leads at once"),
     row("log-rotation-config-json", "", NoEffect, "log files are rotated by whoever collects them"),
     row("max-learners", "1", NoEffect, "the number of learners is fixed"),
@@ -123,7 +129,6 @@ const ROWS: &[Row] = &[
     row("socket-reuse-address", "false", NoEffect, SOCKET_OPTION),
     row("socket-reuse-port", "false", Refused, SOCKET_OPTION),
     row("strict-reconfig-check", "true", NoEffect, "a change that would cost the quorum is always refused"),
-    row("unsafe-no-fsync", "false", Refused, "every write is synced"),
     row("wal-dir", "", Refused, "the log is in the data directory"),
     row("warning-apply-duration", "100ms", NoEffect, "slow requests are not logged one by one"),
     row("warning-unary-request-duration", "300ms", NoEffect, "slow requests are not logged one by one"),
@@ -199,9 +204,8 @@ mod tests {
 
     #[test]
     fn a_flag_that_asks_for_nothing_is_taken_and_others_are_named() {
-        let flags =
-            parse(&["--snapshot-count=10000", "--pre-vote", "--wal-dir=", "--enable-pprof", "--unsafe-no-fsync"]);
+        let flags = parse(&["--snapshot-count=10000", "--pre-vote", "--wal-dir=", "--enable-pprof", "--memory-mlock"]);
         assert_eq!(flags.without_effect.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["enable-pprof"]);
-        assert_eq!(flags.refused.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["unsafe-no-fsync"]);
+        assert_eq!(flags.refused.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["memory-mlock"]);
     }
 }

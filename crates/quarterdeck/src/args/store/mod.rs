@@ -86,6 +86,9 @@ pub(crate) struct StoreFlags {
     /// Streams that one client connection may have open.
     #[arg(long, default_value_t = u32::MAX, hide_default_value = true)]
     pub max_concurrent_streams: u32,
+    /// Acknowledge writes before they are on disk. For tests only: a crash of the machine loses data.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub unsafe_no_fsync: bool,
     /// How long a silent client connection is left alone before it is asked whether it is there; 0 is forever.
     #[arg(long, default_value = "2h", value_parser = duration::parse)]
     pub grpc_keepalive_interval: Duration,

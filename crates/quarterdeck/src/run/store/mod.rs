@@ -118,6 +118,7 @@ impl Plan {
             max_txn_ops,
             max_request_bytes,
             max_concurrent_streams,
+            unsafe_no_fsync,
             grpc_keepalive_interval,
             grpc_keepalive_timeout,
             watch_progress_notify_interval,
@@ -205,6 +206,7 @@ impl Plan {
             quota_bytes: quota_bytes(quota_backend_bytes),
             txn_ops_max: max_txn_ops as usize,
             value_cache_bytes: usize::try_from(value_cache_bytes).unwrap_or(usize::MAX),
+            unsafe_no_sync: unsafe_no_fsync,
             ..cluster_config(&cluster)?
         };
         let server = ServerConfig {
