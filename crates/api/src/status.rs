@@ -218,6 +218,11 @@ impl Status {
         Self::failure(415, "UnsupportedMediaType", message, None)
     }
 
+    /// A body that is a patch in no form that there is.
+    pub fn unsupported_patch_type() -> Self {
+        Self::failure(415, "UnsupportedMediaType", "415: Unsupported Media Type", Some(Details::default()))
+    }
+
     pub fn request_entity_too_large(limit_bytes: usize) -> Self {
         let message = format!("Request entity too large: limit is {limit_bytes}");
         Self::failure(413, "RequestEntityTooLarge", message, None)

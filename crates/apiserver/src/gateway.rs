@@ -273,7 +273,9 @@ impl Gateway {
         let presented = match self.dispatch(&request).await {
             Ok(mut reply) => {
                 reply.warnings.splice(0..0, request.notes.take());
+                let warnings = reply.warnings.clone();
                 self.present(&request, reply)
+                    .inspect_err(|_| warnings.into_iter().for_each(|text| request.notes.push(text)))
             }
             Err(status) => Err(status),
         };

@@ -16,6 +16,7 @@ use crate::attributes::UserInfo;
 use crate::authn::request_header::FrontProxies;
 use crate::authn::{Authenticator, Settings};
 use crate::authz::Authorizer;
+use crate::bootstrap::alive::Alive;
 use crate::bootstrap::objects::AuthenticationInfo;
 use crate::cache::Cache;
 use crate::control::Control;
@@ -113,9 +114,11 @@ impl ApiServer {
             advertise_address: config.advertise_address,
             secure_port: config.secure_port,
             authentication: config.authentication,
+            alive: Alive::default(),
         };
         tokio::spawn(Arc::clone(&cache).run());
         tokio::spawn(startup::run_compactor(Arc::clone(&gateway), stopped.clone()));
+        tokio::spawn(startup::run_flow_conditions(Arc::clone(&gateway), stopped.clone()));
         let starting = Arc::clone(&gateway);
         tokio::spawn(async move {
             starting.cache.ready().await;

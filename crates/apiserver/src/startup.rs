@@ -15,10 +15,12 @@ use tokio::sync::watch;
 
 use crate::aggregation;
 use crate::attributes::UserInfo;
+use crate::bootstrap::alive::Alive;
 use crate::bootstrap::objects::{AuthenticationInfo, KubernetesService};
 use crate::bootstrap::{Change, ChangeAction, flowcontrol, objects, rbac};
 use crate::gateway::{Call, Gateway, Peer};
 use crate::serve::stopped;
+use crate::source::ObjectSource as _;
 
 /// The server's own user, as upstream's loopback client.
 const LOOPBACK_USER: &str = "system:apiserver";
@@ -30,15 +32,18 @@ const WRITES_AT_ONCE: usize = 64;
 const ROUNDS_MAX: usize = 10;
 /// How often what the control plane keeps is looked after.
 const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// How often FlowSchemas are looked at.
+const CONDITIONS_INTERVAL: Duration = Duration::from_millis(500);
 /// Revisions older than this are compacted, and as often; upstream's `--etcd-compaction-interval`.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What the objects of the control plane say about this server.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Identity {
     pub advertise_address: IpAddr,
     pub secure_port: u16,
     pub authentication: AuthenticationInfo,
+    pub alive: Alive,
 }
 
 /// Creates what is missing. Errors are logged and tried again: a server without its objects still serves.
@@ -76,6 +81,10 @@ async fn bootstrap_once(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(
 
 /// What has to be looked after while the server runs.
 async fn keep(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(), Status> {
+    let masters = match identity.advertise_address {
+        own if own.is_loopback() => BTreeSet::new(),
+        own => identity.alive.say(gateway.objects.store().as_ref(), own).await.map_err(Status::internal)?,
+    };
     settle(gateway, |gateway| {
         let source = gateway.cache.as_ref();
         let mut changes = objects::namespaces(source);
@@ -83,7 +92,6 @@ async fn keep(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(), Status>
         changes.extend(service.as_ref().and_then(|wanted| objects::kubernetes_service(source, wanted)));
         // An endpoint cannot be a loopback address: such a server is reachable from this machine only.
         if !identity.advertise_address.is_loopback() {
-            let masters = BTreeSet::from([identity.advertise_address]);
             changes.extend(objects::kubernetes_endpoints(source, &masters, identity.secure_port));
         }
         let now = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
@@ -204,10 +212,37 @@ pub(crate) async fn run_keeper(gateway: Arc<Gateway>, identity: Identity, mut sh
     loop {
         tokio::select! {
             () = tokio::time::sleep(KEEP_INTERVAL) => {}
-            () = stopped(&mut shutdown) => return,
+            () = stopped(&mut shutdown) => break,
         }
         if let Err(status) = keep(&gateway, &identity).await {
             tracing::warn!(%status, "cannot keep the objects of the control plane");
+        }
+    }
+    identity.alive.stop(gateway.objects.store().as_ref()).await;
+}
+
+/// Keeps the conditions of FlowSchemas true, looking only when something has changed.
+pub(crate) async fn run_flow_conditions(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
+    const RESOURCES: [&str; 2] = ["flowschemas", "prioritylevelconfigurations"];
+    let mut seen = [Revision(0); 2];
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CONDITIONS_INTERVAL) => {}
+            () = stopped(&mut shutdown) => return,
+        }
+        let source = gateway.cache.as_ref();
+        let newest = RESOURCES.map(|resource| source.last_change(flowcontrol::GROUP, resource));
+        if newest == seen || !gateway.cache.is_ready() {
+            continue;
+        }
+        seen = newest;
+        let now = crate::write::rfc3339(jiff::Timestamp::now());
+        for schema in flowcontrol::with_conditions(source, &now) {
+            let written = write(&gateway, Method::PUT, flowcontrol::GROUP, "flowschemas", "status", &schema).await;
+            // A conflict means another change, after which this is done again.
+            if let Err(status) = written.or_else(|status| if status.code == 409 { Ok(()) } else { Err(status) }) {
+                tracing::warn!(%status, "cannot set the condition of a flow schema");
+            }
         }
     }
 }

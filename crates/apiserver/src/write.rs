@@ -74,15 +74,19 @@ pub(crate) fn options_error(request: &Request, errors: &ErrorList) -> Status {
 /// Checks the query parameters that every write takes.
 pub(crate) fn check_options(request: &Request) -> Result<(), Status> {
     let mut errors = ErrorList::new();
-    for value in request.query.all("dryRun").filter(|value| *value != "All") {
-        // Upstream names the whole list here; one value is the only case clients produce.
-        errors.not_supported(api::Path::new("dryRun"), value, &["All"]);
-    }
+    check_dry_run(&request.query.all("dryRun").collect::<Vec<_>>(), &mut errors);
     let manager = request.query.text("fieldManager");
     if manager.chars().count() > 128 {
         errors.too_long(api::Path::new("fieldManager"), 128);
     }
     if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
+}
+
+/// `All` or nothing.
+pub(crate) fn check_dry_run(values: &[&str], errors: &mut ErrorList) {
+    if values.iter().any(|value| *value != "All") {
+        errors.not_supported(api::Path::new("dryRun"), values.to_vec(), &["All"]);
+    }
 }
 
 /// Decodes the body as an object of the request's kind and applies defaults.

@@ -105,6 +105,14 @@ fn required_handler(handler: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 pub const LEASE: Strategy = Strategy {
+    // Coordinated leader election is off: its fields are not kept.
+    prepare_for_create: |lease, _| drop_coordination(lease),
+    prepare_for_update: |new, old, _| {
+        let is_used = |field: &str| !old["spec"][field].is_null();
+        if !is_used("strategy") && !is_used("preferredHolder") {
+            drop_coordination(new);
+        }
+    },
     validate: |lease, errors| lease_spec(&lease.field("spec"), errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
@@ -112,6 +120,13 @@ pub const LEASE: Strategy = Strategy {
     },
     ..Strategy::DEFAULT
 };
+
+fn drop_coordination(lease: &mut Value) {
+    if let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("strategy");
+        spec.remove("preferredHolder");
+    }
+}
 
 fn lease_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     let (duration, transitions) = (spec.field("leaseDurationSeconds"), spec.field("leaseTransitions"));

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Change;
 use crate::source::ObjectSource;
 
-const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+pub(crate) const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const AUTOUPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 
 struct Level {
@@ -193,6 +193,36 @@ const SCHEMAS: &[Schema] = &[
 ];
 
 /// What has to change so that the defaults hold.
+/// FlowSchemas whose condition `Dangling` does not say whether their priority level exists, as they should be.
+pub fn with_conditions(source: &dyn ObjectSource, now: &str) -> Vec<Value> {
+    source
+        .list(GROUP, "flowschemas", "")
+        .iter()
+        .filter_map(|stored| with_condition(source, stored.parse()?, now))
+        .collect()
+}
+
+fn with_condition(source: &dyn ObjectSource, mut schema: Value, now: &str) -> Option<Value> {
+    let level = schema["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
+    let exists = source.get(GROUP, "prioritylevelconfigurations", "", level).is_some();
+    let (status, reason, how) = match exists {
+        true => ("False", "Found", "and it exists"),
+        false => ("True", "NotFound", "but there is no such object"),
+    };
+    let message = format!("This FlowSchema references the PriorityLevelConfiguration object named \"{level}\" {how}");
+    let mut conditions = schema["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let wanted = json!({
+        "type": "Dangling", "status": status, "lastTransitionTime": now, "reason": reason, "message": message,
+    });
+    match conditions.iter_mut().find(|condition| condition["type"] == "Dangling") {
+        Some(present) if present["status"] == status && present["message"] == message => return None,
+        Some(present) => *present = wanted,
+        None => conditions.push(wanted),
+    }
+    schema["status"]["conditions"] = conditions.into();
+    Some(schema)
+}
+
 pub fn plan(source: &dyn ObjectSource) -> Vec<Change> {
     let levels = LEVELS.iter().map(|l| ("prioritylevelconfigurations", l.mandatory, l.object()));
     let schemas = SCHEMAS.iter().map(|s| ("flowschemas", s.mandatory, s.object()));
@@ -305,6 +335,22 @@ impl Resources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flow_schema_says_whether_its_level_exists() {
+        let source = crate::source::testing::MemorySource::new();
+        let schema = json!({"metadata": {"name": "a"}, "spec": {"priorityLevelConfiguration": {"name": "x"}}});
+        source.put(GROUP, "flowschemas", schema);
+        let marked = with_conditions(&source, "2026-01-01T00:00:00Z");
+        assert_eq!(marked[0]["status"]["conditions"][0]["reason"], "NotFound");
+        source.put(GROUP, "flowschemas", marked[0].clone());
+        assert_eq!(with_conditions(&source, "2026-01-01T00:00:01Z"), Vec::<Value>::new());
+        source.put(GROUP, "prioritylevelconfigurations", json!({"metadata": {"name": "x"}}));
+        let found = with_conditions(&source, "2026-01-01T00:00:02Z");
+        assert_eq!(found[0]["status"]["conditions"][0]["status"], "False");
+        assert_eq!(found[0]["status"]["conditions"].as_array().map(Vec::len), Some(1));
+    }
+
     use crate::source::testing::MemorySource;
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing is written here: each function takes what exists and returns the changes, for a caller that repeats it until there
 //! are none. What a user changed is kept wherever upstream keeps it.
 
+pub(crate) mod alive;
 pub mod flowcontrol;
 pub mod objects;
 pub mod rbac;

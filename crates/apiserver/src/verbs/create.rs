@@ -124,8 +124,10 @@ fn prepare(request: &Request, object: &mut Value, moment: &Moment) {
     }
     set_metadata(object, "creationTimestamp", moment.now.clone().into());
     set_metadata(object, "uid", moment.uid.clone().into());
-    let generation = rules::generation_on_create(kind).map_or(Value::Null, Value::from);
-    set_metadata(object, "generation", generation);
+    // Kinds without generations keep what the client says.
+    if let Some(generation) = rules::generation_on_create(kind) {
+        set_metadata(object, "generation", generation.into());
+    }
     rules::reset_for_create(kind, object);
     (kind.strategy.prepare_for_create)(object, &moment.context(request));
 }

@@ -12,7 +12,7 @@ use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
 use crate::storage::{Current, ObjectKey, WriteOutcome};
-use crate::write::{
+use crate::write::{check_dry_run, 
     Moment, body_format, check_options, decode_stored, encode_for_storage, options_error, rfc3339, set_metadata,
     written,
 };
@@ -55,6 +55,12 @@ impl DeleteOptions {
     fn from_body(request: &Request) -> Result<Self, Status> {
         let format = body_format(&request.content_type)?;
         let value = api::codec::decode_delete_options(&request.body, format)?;
+        let dry_run = value.get("dryRun").and_then(Value::as_array);
+        let mut errors = ErrorList::new();
+        check_dry_run(&dry_run.into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>(), &mut errors);
+        if !errors.is_empty() {
+            return Err(options_error(request, &errors));
+        }
         Ok(Self::from_value(&value, request.is_dry_run()))
     }
 

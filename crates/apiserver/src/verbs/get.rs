@@ -22,7 +22,7 @@ pub(crate) async fn read(gateway: &Gateway, request: &Request, version: &str) ->
         let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "get", e))?.ok_or_else(missing)?;
         return storage::read(kind, &current.value, current.mod_revision).map_err(from_read);
     }
-    let wanted = parse_resource_version(version).map_err(Status::internal)?;
+    let wanted = parse_resource_version(version).map_err(|error| Status::unknown(error.to_string()))?;
     gateway.cache.wait_for(wanted).await.map_err(from_not_fresh)?;
     let resource = gateway.cache.resource(kind).ok_or_else(missing)?;
     let object = resource.get(&request.namespace, &request.name).ok_or_else(missing)?;
