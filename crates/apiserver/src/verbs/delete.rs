@@ -12,9 +12,9 @@ use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
 use crate::storage::{Current, ObjectKey, WriteOutcome};
-use crate::write::{check_dry_run, 
-    Moment, body_format, check_options, decode_stored, encode_for_storage, options_error, rfc3339, set_metadata,
-    written,
+use crate::write::{
+    Moment, body_format, check_dry_run, check_options, decode_stored, encode_for_storage, options_error, rfc3339,
+    set_metadata, written,
 };
 
 const ORPHAN: &str = "orphan";

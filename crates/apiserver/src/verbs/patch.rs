@@ -50,8 +50,7 @@ pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply,
 pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
     let is_scale = request.subresource == "scale";
     let takes = |media_type: &str| media_type != STRATEGIC_MEDIA_TYPE || request.kind.custom().is_none() || is_scale;
-    let patch_type =
-        PatchType::from_media_type(&request.content_type).ok_or_else(Status::unsupported_patch_type)?;
+    let patch_type = PatchType::from_media_type(&request.content_type).ok_or_else(Status::unsupported_patch_type)?;
     if !takes(&request.content_type) {
         let taken: Vec<&str> = PATCH_MEDIA_TYPES.into_iter().filter(|media_type| takes(media_type)).collect();
         return Err(Status::unsupported_media_type(&taken));
