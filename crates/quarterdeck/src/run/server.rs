@@ -287,7 +287,23 @@ async fn open_store(args: &ServerArgs, place: &Place, joined: Option<&Joined>) -
         config.initial_cluster = joined.members.iter().map(member).collect();
     }
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(config)).await.context("opening the store")?;
-    Ok(ServerStore::Embedded(Arc::new(store.context("cannot open the store")?)))
+    let store = store.context("cannot open the store")?;
+    if !place.ephemeral {
+        announce(&store, peer_urls(args)).await?;
+    }
+    Ok(ServerStore::Embedded(Arc::new(store)))
+}
+
+/// A store that is alone, and was made before it listened for others or listened elsewhere, notes where those who join find it.
+async fn announce(store: &EmbeddedStore, peer_urls: Vec<String>) -> Result<()> {
+    // A learner is not alone, and does not say who the others are.
+    if let Ok(members) = store.members().await
+        && let [own] = &members[..]
+        && own.peer_urls != peer_urls
+    {
+        store.member_update(own.id, peer_urls).await.context("--store-peer-address")?;
+    }
+    Ok(())
 }
 
 /// How the embedded store listens for those of other masters.
