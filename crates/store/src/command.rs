@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::auth::{AuthChange, Identity};
 use crate::proto::etcdserverpb as pb;
 use crate::{Alarm, AlarmKind, LeaseId, Op, Revision, StoreError, Txn};
 
@@ -37,6 +38,20 @@ pub(crate) enum Command {
         id: u64,
         peer_urls: Vec<String>,
     },
+    /// Users and roles. Passwords are hashed before.
+    Auth(AuthChange),
+    /// Hands a simple token to a user whose password was checked before.
+    Authenticate {
+        user: String,
+        token: String,
+    },
+    /// The version that the cluster is prepared for; `None` ends the preparation.
+    Downgrade(Option<String>),
+    /// The command of a client, to be refused if its user may not give it. Without a user, the client showed no credentials.
+    As {
+        who: Option<Identity>,
+        command: Box<Self>,
+    },
 }
 
 /// Why a log entry could not be understood.
@@ -51,10 +66,23 @@ pub(crate) enum PayloadError {
 }
 
 impl Command {
+    /// The command without who gives it.
+    pub(crate) fn bare(&self) -> &Self {
+        match self {
+            Self::As { command, .. } => command.bare(),
+            command => command,
+        }
+    }
+
     /// The log entry's bytes; `id` finds whoever waits for the outcome.
     pub(crate) fn encode(self, id: u64) -> Vec<u8> {
         let header = Some(pb::RequestHeader { id, ..Default::default() });
         let mut request = pb::InternalRaftRequest { header, ..Default::default() };
+        self.put_into(&mut request);
+        request.encode_to_vec()
+    }
+
+    fn put_into(self, request: &mut pb::InternalRaftRequest) {
         match self {
             Self::Txn(txn) => request.txn = Some(txn.into()),
             Self::Compact { revision, physical } => {
@@ -83,13 +111,31 @@ impl Command {
             Self::MemberUpdate { id, peer_urls } => {
                 request.member_update = Some(pb::MemberUpdateRequest { id, peer_ur_ls: peer_urls });
             }
+            Self::Auth(change) => change.put_into(request),
+            Self::Authenticate { user, token } => {
+                let login = pb::InternalAuthenticateRequest { name: user, simple_token: token, ..Default::default() };
+                request.authenticate = Some(login);
+            }
+            Self::Downgrade(target) => {
+                let enabled = target.is_some();
+                let info = pb::DowngradeInfoSetRequest { enabled, ver: target.unwrap_or_default() };
+                request.downgrade_info_set = Some(info);
+            }
+            Self::As { who, command } => {
+                if let Some(header) = &mut request.header {
+                    header.anonymous = who.is_none();
+                    (header.username, header.auth_revision) =
+                        who.map(|who| (who.user, who.revision)).unwrap_or_default();
+                }
+                command.put_into(request);
+            }
         }
-        request.encode_to_vec()
     }
 
     pub(crate) fn decode(payload: Bytes) -> Result<(u64, Self), PayloadError> {
-        let request = pb::InternalRaftRequest::decode(payload)?;
-        let id = request.header.map_or(request.id, |header| header.id);
+        let mut request = pb::InternalRaftRequest::decode(payload)?;
+        let header = request.header.take().unwrap_or_default();
+        let id = if header.id == 0 { request.id } else { header.id };
         let command = if let Some(txn) = request.txn {
             Self::Txn(txn.try_into()?)
         } else if let Some(put) = request.put {
@@ -112,10 +158,19 @@ impl Command {
             Self::MemberAttributes { id: set.member_id, name, client_urls }
         } else if let Some(update) = request.member_update {
             Self::MemberUpdate { id: update.id, peer_urls: update.peer_ur_ls }
+        } else if let Some(login) = request.authenticate {
+            Self::Authenticate { user: login.name, token: login.simple_token }
+        } else if let Some(info) = request.downgrade_info_set {
+            Self::Downgrade(info.enabled.then_some(info.ver))
         } else {
-            return Err(PayloadError::Unknown);
+            Self::Auth(AuthChange::take_from(&mut request).ok_or(PayloadError::Unknown)?)
         };
-        Ok((id, command))
+        let is_users = !header.username.is_empty();
+        if !is_users && !header.anonymous {
+            return Ok((id, command));
+        }
+        let who = is_users.then_some(Identity { user: header.username, revision: header.auth_revision });
+        Ok((id, Self::As { who, command: Box::new(command) }))
     }
 }
 
@@ -151,7 +206,29 @@ fn alarm_from_pb(request: pb::AlarmRequest) -> Option<Command> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{NewPassword, Permission, PermissionKind};
     use crate::{Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Put, RangeRequest, Sort, SortTarget};
+
+    fn auth_changes() -> impl Iterator<Item = AuthChange> {
+        let (name, user, role) = (|| "n".to_owned(), || "u".to_owned(), || "r".to_owned());
+        let permission = Permission { kind: PermissionKind::Write, range: KeyRange::prefix("a") };
+        [
+            AuthChange::Enable,
+            AuthChange::Disable,
+            AuthChange::UserAdd { name: name(), password: NewPassword::None },
+            AuthChange::UserAdd { name: name(), password: NewPassword::Hashed("aGFzaA==".into()) },
+            AuthChange::UserDelete { name: name() },
+            AuthChange::UserChangePassword { name: name(), password: NewPassword::Hashed(String::new()) },
+            AuthChange::UserGrantRole { user: user(), role: role() },
+            AuthChange::UserRevokeRole { user: user(), role: role() },
+            AuthChange::RoleAdd { name: name() },
+            AuthChange::RoleDelete { role: role() },
+            AuthChange::RoleGrantPermission { role: role(), permission: Some(permission) },
+            AuthChange::RoleGrantPermission { role: role(), permission: None },
+            AuthChange::RoleRevokePermission { role: role(), range: KeyRange::key("k") },
+        ]
+        .into_iter()
+    }
 
     #[test]
     fn commands_survive_the_log() {
@@ -188,7 +265,16 @@ mod tests {
             Command::AlarmLower(alarm),
             Command::MemberAttributes { id: 8, name: "a".into(), client_urls: vec!["http://c".into()] },
             Command::MemberUpdate { id: 8, peer_urls: vec!["http://p".into()] },
+            Command::Authenticate { user: "u".into(), token: "t".into() },
+            Command::Downgrade(Some("3.5.0".into())),
+            Command::Downgrade(None),
         ];
+        let owners = commands.into_iter().chain(auth_changes().map(Command::Auth));
+        let who = Identity { user: "u".into(), revision: 3 };
+        let commands = owners.flat_map(|command| {
+            let of = |who| Command::As { who, command: Box::new(command.clone()) };
+            [of(None), of(Some(who.clone())), command.clone()]
+        });
         for command in commands {
             assert_eq!(Command::decode(command.clone().encode(42).into()), Ok((42, command)));
         }

@@ -5,6 +5,7 @@
 //! Kubernetes. Start reading at [`Store`], the door that the API server uses, then `mvcc` (the pure keyspace) and `raft`
 //! (the driver around it).
 
+mod auth;
 mod backend;
 pub mod bolt;
 mod command;
@@ -29,11 +30,17 @@ mod testing;
 mod types;
 mod watch;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
+pub use auth::{
+    AuthChange, AuthConfig, AuthConfigError, AuthRequest, AuthResponse, Credentials, NewPassword, Permission,
+    PermissionKind,
+};
 pub use compactor::Retention;
 pub use embedded::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, OpenError};
 pub use peer::{PeerConfig, PeerTls};
@@ -97,17 +104,33 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// The alarms raised in the cluster.
     async fn alarms(&self) -> Result<Vec<Alarm>, StoreError>;
 
+    /// Raises one alarm; returns the alarms that are raised now.
+    async fn arm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError>;
+
     /// Lowers one alarm; returns the alarms that were lowered.
     async fn disarm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError>;
 
     /// A checksum over every kept version up to `revision` (0: the newest), equal on all members.
     async fn hash_kv(&self, revision: Revision) -> Result<HashKv, StoreError>;
 
+    /// A checksum over everything stored, as a bare help in tests: members may differ.
+    async fn hash(&self) -> Result<Hash, StoreError>;
+
     /// Gives free pages of this member's state file back to the file system.
     async fn defragment(&self) -> Result<(), StoreError>;
 
     /// The whole keyspace as an etcd snapshot file (bbolt, with the SHA-256 trailer).
     async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+
+    /// Prepares the cluster for members of an older version, or takes that back. Returns the cluster's version.
+    async fn downgrade(&self, request: Downgrade) -> Result<String, StoreError>;
+
+    /// Users, roles, and whether they matter.
+    async fn auth(&self, request: AuthRequest) -> Result<AuthResponse, StoreError>;
+
+    /// This store as a client of its API sees it: once authentication is enabled, every call is checked against what the
+    /// credentials allow. The store itself refuses nothing: its owner is trusted.
+    fn on_behalf_of(self: Arc<Self>, credentials: Credentials) -> Arc<dyn Store>;
 }
 
 /// A snapshot file on its way.
@@ -177,6 +200,9 @@ pub enum StoreError {
     /// The request itself is wrong; the text is etcd's.
     #[error("etcdserver: {0}")]
     InvalidArgument(&'static str),
+    /// Something else forbids the request, in etcd's words: what is stored, who asks, or a fault of the cluster.
+    #[error("etcdserver: {0}")]
+    Refused(&'static str),
     #[error("etcdserver: request is too large")]
     RequestTooLarge,
     /// The disk or the quota is full: writes are refused, reads go on.
@@ -189,9 +215,6 @@ pub enum StoreError {
     /// Another member leads now; a read that was under way may be repeated.
     #[error("etcdserver: leader changed")]
     LeaderChanged,
-    /// The cluster's state does not allow it; the text is etcd's.
-    #[error("etcdserver: {0}")]
-    Refused(&'static str),
     /// The outcome of a write is unknown.
     #[error("etcdserver: request timed out")]
     Timeout,

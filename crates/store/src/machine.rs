@@ -1,14 +1,17 @@
-//! The replicated state and how a command changes it: keyspace, leases, alarms. Pure: the clock's reading is passed in and only
+//! The replicated state and how a command changes it: keyspace, leases, alarms, users. Pure: the clock's reading is passed in and only
 //! reaches what is not replicated (when a lease ends).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::auth::{Auth, AuthWrite};
 use crate::command::Command;
 use crate::lease::{Lessor, Now, StoredLease};
 use crate::membership::{MemberChange, Membership};
 use crate::mvcc::{Keyspace, Record, RevisionKey};
 use crate::{Alarm, AlarmKind, LeaseId, Member, Op, Revision, StoreError, Txn, TxnResponse};
+
+const CORRUPT: StoreError = StoreError::Refused("corrupt cluster");
 
 #[derive(Debug, Default)]
 pub(crate) struct Machine {
@@ -18,6 +21,9 @@ pub(crate) struct Machine {
     pub(crate) membership: Membership,
     /// Index and term of the log entry that led to this state.
     pub(crate) applied: (u64, u64),
+    pub(crate) auth: Auth,
+    /// The version that the cluster is prepared for.
+    pub(crate) downgrade: Option<String>,
 }
 
 /// What a command led to.
@@ -49,6 +55,8 @@ pub(crate) enum Write {
         voters: Vec<u64>,
         learners: Vec<u64>,
     },
+    Auth(AuthWrite),
+    Downgrade(Option<String>),
 }
 
 impl Machine {
@@ -56,6 +64,10 @@ impl Machine {
     pub(crate) fn apply(&mut self, command: Command, now: Now, writes: &mut Vec<Write>) -> Result<Outcome, StoreError> {
         self.refuse_under_alarm(&command)?;
         match command {
+            Command::As { who, command } => {
+                self.auth.permit(who.as_ref(), &command, &self.lessor)?;
+                self.apply(*command, now, writes)
+            }
             Command::Txn(txn) => {
                 let (response, changes) = self.keyspace.txn(&mut self.lessor, &txn)?;
                 writes.extend(changes.into_iter().map(Write::Record));
@@ -111,6 +123,21 @@ impl Machine {
                 writes.push(Write::Member(changed.clone()));
                 Ok(Outcome::Members(self.membership.list()))
             }
+            Command::Auth(change) => {
+                let mut changed = Vec::new();
+                self.auth.apply(change, &mut changed)?;
+                writes.extend(changed.into_iter().map(Write::Auth));
+                Ok(Outcome::Done)
+            }
+            Command::Authenticate { user, token } => {
+                self.auth.assign_token(&user, token, now)?;
+                Ok(Outcome::Done)
+            }
+            Command::Downgrade(target) => {
+                self.downgrade.clone_from(&target);
+                writes.push(Write::Downgrade(target));
+                Ok(Outcome::Done)
+            }
         }
     }
 
@@ -128,13 +155,21 @@ impl Machine {
     }
 
     fn refuse_under_alarm(&self, command: &Command) -> Result<(), StoreError> {
+        let is_raised = |kind| self.alarms.iter().any(|alarm| alarm.kind == kind);
+        let changes_data = matches!(
+            command.bare(),
+            Command::Txn(_) | Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. }
+        );
+        if changes_data && is_raised(AlarmKind::Corrupt) {
+            return Err(CORRUPT);
+        }
         let adds_data = match command {
             Command::Txn(txn) => has_put(txn),
             Command::LeaseGrant { .. } => true,
+            // A client's command comes by here again, once it is known that the client may give it.
             _ => false,
         };
-        let is_full = self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace);
-        if adds_data && is_full { Err(StoreError::NoSpace) } else { Ok(()) }
+        if adds_data && is_raised(AlarmKind::NoSpace) { Err(StoreError::NoSpace) } else { Ok(()) }
     }
 
     /// Puts a stored record back, with its lease. Records come in revision order, after the leases.

@@ -7,6 +7,21 @@ pub mod mvccpb {
     tonic::include_proto!("mvccpb");
 }
 
+/// Users and roles as stored.
+pub mod authpb {
+    tonic::include_proto!("authpb");
+}
+
+/// Locks.
+pub mod v3lockpb {
+    tonic::include_proto!("v3lockpb");
+}
+
+/// Elections.
+pub mod v3electionpb {
+    tonic::include_proto!("v3electionpb");
+}
+
 /// Leases as stored.
 pub mod leasepb {
     tonic::include_proto!("leasepb");

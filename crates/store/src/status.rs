@@ -134,9 +134,13 @@ pub(crate) fn from_text(text: &str) -> StoreError {
     if let Some(plain) = PLAIN.iter().find(|plain| plain.to_string() == text) {
         return plain.clone();
     }
-    let invalid = text.strip_prefix(PREFIX).and_then(|text| INVALID.iter().find(|invalid| **invalid == text));
-    match invalid {
-        Some(invalid) => StoreError::InvalidArgument(invalid),
+    let fixed = text.strip_prefix(PREFIX).unwrap_or_default();
+    if let Some(invalid) = INVALID.iter().find(|invalid| **invalid == fixed) {
+        return StoreError::InvalidArgument(invalid);
+    }
+    let mut refusals = OTHERS.iter().flat_map(|(_, texts)| texts.iter());
+    match refusals.find(|refusal| **refusal == fixed) {
+        Some(refusal) => StoreError::Refused(refusal),
         None => StoreError::Remote(text.to_owned()),
     }
 }
@@ -150,8 +154,8 @@ mod tests {
         let compacted = StoreError::Compacted { compact_revision: Revision(0) };
         let invalid = INVALID.iter().map(|text| StoreError::InvalidArgument(text));
         let others = OTHERS.iter().flat_map(|(_, texts)| *texts);
-        let remote = others.map(|text| StoreError::Remote(format!("{PREFIX}{text}")));
-        for error in PLAIN.iter().cloned().chain([compacted]).chain(invalid).chain(remote) {
+        let refused = others.map(|text| StoreError::Refused(text));
+        for error in PLAIN.iter().cloned().chain([compacted]).chain(invalid).chain(refused) {
             assert_eq!(from_status(&Status::from(error.clone())), error);
         }
     }
@@ -164,7 +168,8 @@ mod tests {
         assert_eq!(code(StoreError::NoSpace), Code::ResourceExhausted);
         assert_eq!(code(StoreError::LeaseExists), Code::FailedPrecondition);
         assert_eq!(code(StoreError::Timeout), Code::Unavailable);
-        assert_eq!(code(StoreError::Remote("etcdserver: permission denied".to_owned())), Code::PermissionDenied);
+        assert_eq!(code(StoreError::Refused("permission denied")), Code::PermissionDenied);
+        assert_eq!(code(StoreError::Refused("corrupt cluster")), Code::DataLoss);
         assert_eq!(code(StoreError::Remote("something else".to_owned())), Code::Unknown);
     }
 }

@@ -240,6 +240,8 @@ pub struct StoreStatus {
     /// Quota of the state file; 0 when there is none.
     pub db_size_quota_bytes: i64,
     pub is_learner: bool,
+    /// The version that the cluster is prepared for, while a downgrade is enabled.
+    pub downgrade_target: Option<String>,
     /// What is wrong with this member, in etcd's words; empty when healthy.
     pub errors: Vec<String>,
 }
@@ -269,6 +271,23 @@ pub enum AlarmKind {
     NoSpace,
     /// The member's data differ from the others': everything is refused.
     Corrupt,
+}
+
+/// A step towards an older version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Downgrade {
+    /// Whether a downgrade to this version could be enabled.
+    Validate(String),
+    Enable(String),
+    Cancel,
+}
+
+/// CRC-32C over everything stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hash {
+    pub hash: u32,
+    /// The newest revision at the time.
+    pub revision: Revision,
 }
 
 /// CRC-32C over the kept versions, as etcd's HashKV.

@@ -3,13 +3,17 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::rows::{COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, INSTALLED, TERM, decode_member};
+use super::rows::{
+    AUTH_ENABLED, AUTH_REVISION, COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, DOWNGRADE, INSTALLED,
+    TERM, decode_member,
+};
 use super::{Backend, BackendError, Bucket};
+use crate::auth::AuthWrite;
 use crate::command::alarm_kind_from_pb;
 use crate::lease::StoredLease;
 use crate::machine::Machine;
 use crate::mvcc::{Cache, Keyspace, RevisionKey, decode_record};
-use crate::proto::{etcdserverpb, leasepb};
+use crate::proto::{authpb, etcdserverpb, leasepb};
 use crate::{Alarm, LeaseId, Revision};
 
 /// A state, with the log position it is whole up to.
@@ -28,9 +32,19 @@ pub(crate) enum LoadError {
     Damaged { bucket: &'static str, key: Vec<u8> },
 }
 
-/// Buckets in the order in which their rows are read: leases before the keys that hang on them.
-const ORDER: [Bucket; 7] =
-    [Bucket::Lease, Bucket::Alarm, Bucket::Cluster, Bucket::Members, Bucket::MembersRemoved, Bucket::Key, Bucket::Meta];
+/// Buckets in the order in which their rows are read: leases before the keys that hang on them, roles before who has them.
+const ORDER: [Bucket; 10] = [
+    Bucket::Lease,
+    Bucket::Alarm,
+    Bucket::AuthRoles,
+    Bucket::AuthUsers,
+    Bucket::Auth,
+    Bucket::Cluster,
+    Bucket::Members,
+    Bucket::MembersRemoved,
+    Bucket::Key,
+    Bucket::Meta,
+];
 
 /// Keeps the newest values, up to `value_cache_bytes` of them, in memory if the backend can be asked for the others.
 pub(crate) fn load(backend: &dyn Backend, value_cache_bytes: usize) -> Result<Loaded, LoadError> {
@@ -92,7 +106,19 @@ impl Loader {
                 let member = etcdserverpb::AlarmMember::decode(key).ok()?;
                 machine.alarms.insert(Alarm { member_id: member.member_id, kind: alarm_kind_from_pb(member.alarm)? });
             }
+            Bucket::Cluster if key == DOWNGRADE => {
+                let info: serde_json::Value = serde_json::from_slice(value).ok()?;
+                let target = info.get("target-version")?.as_str()?;
+                machine.downgrade = info.get("enabled")?.as_bool()?.then(|| target.to_owned());
+            }
             Bucket::Cluster => {}
+            Bucket::AuthRoles => machine.auth.restore(AuthWrite::Role(authpb::Role::decode(value).ok()?))?,
+            Bucket::AuthUsers => machine.auth.restore(AuthWrite::User(authpb::User::decode(value).ok()?))?,
+            Bucket::Auth => machine.auth.restore(match key {
+                AUTH_ENABLED => AuthWrite::Enabled(value == [1]),
+                AUTH_REVISION => AuthWrite::Revision(u64::from_be_bytes(value.try_into().ok()?)),
+                _ => return Some(()),
+            })?,
             Bucket::Members => {
                 let member = decode_member(value)?;
                 machine.membership.members.insert(member.id, member);

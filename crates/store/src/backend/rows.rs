@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::AuthWrite;
 use crate::command::alarm_kind_to_pb;
 use crate::lease::StoredLease;
 use crate::machine::{Machine, Write};
@@ -17,6 +18,9 @@ use crate::{Alarm, LeaseId, Member, Revision, StoreError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Bucket {
     Alarm,
+    Auth,
+    AuthRoles,
+    AuthUsers,
     Cluster,
     Key,
     Lease,
@@ -26,15 +30,25 @@ pub(crate) enum Bucket {
 }
 
 impl Bucket {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Alarm, Self::Cluster, Self::Key, Self::Lease, Self::Members, Self::MembersRemoved, Self::Meta];
-
-    /// Buckets of etcd's that are empty here.
-    pub(crate) const EMPTY: [&'static str; 3] = ["auth", "authRoles", "authUsers"];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Alarm,
+        Self::Auth,
+        Self::AuthRoles,
+        Self::AuthUsers,
+        Self::Cluster,
+        Self::Key,
+        Self::Lease,
+        Self::Members,
+        Self::MembersRemoved,
+        Self::Meta,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Alarm => "alarm",
+            Self::Auth => "auth",
+            Self::AuthRoles => "authRoles",
+            Self::AuthUsers => "authUsers",
             Self::Cluster => "cluster",
             Self::Key => "key",
             Self::Lease => "lease",
@@ -53,6 +67,9 @@ pub(crate) const COMPACTION_SCHEDULED: &[u8] = b"scheduledCompactRev";
 pub(crate) const COMPACTION_FINISHED: &[u8] = b"finishedCompactRev";
 /// Not etcd's: the index of the last snapshot that was installed, see [`installed_row`].
 pub(crate) const INSTALLED: &[u8] = b"installedSnapshot";
+pub(crate) const AUTH_ENABLED: &[u8] = b"authEnabled";
+pub(crate) const AUTH_REVISION: &[u8] = b"authRevision";
+pub(crate) const DOWNGRADE: &[u8] = b"downgrade";
 const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 /// The schema written here is that of etcd 3.6.
 pub(crate) const STORAGE_VERSION_NOW: &[u8] = b"3.6.0";
@@ -93,6 +110,8 @@ pub(crate) fn rows_of(write: &Write) -> Row {
         Write::Member(member) => member_row(member),
         Write::MemberRemoved(id) => Row::delete(Bucket::Members, member_key(*id)),
         Write::ConfState { voters, learners } => conf_state_row(voters, learners),
+        Write::Auth(write) => auth_row(write),
+        Write::Downgrade(target) => downgrade_row(target.as_deref()),
     }
 }
 
@@ -218,6 +237,24 @@ pub(crate) fn alarm_row(alarm: Alarm) -> Row {
     Row::put(Bucket::Alarm, member.encode_to_vec(), Vec::new())
 }
 
+pub(crate) fn auth_row(write: &AuthWrite) -> Row {
+    match write {
+        AuthWrite::Enabled(enabled) => Row::put(Bucket::Auth, AUTH_ENABLED, [u8::from(*enabled)]),
+        AuthWrite::Revision(revision) => Row::put(Bucket::Auth, AUTH_REVISION, revision.to_be_bytes()),
+        AuthWrite::User(user) => Row::put(Bucket::AuthUsers, user.name.to_vec(), user.encode_to_vec()),
+        AuthWrite::UserGone(name) => Row::delete(Bucket::AuthUsers, name.as_bytes()),
+        AuthWrite::Role(role) => Row::put(Bucket::AuthRoles, role.name.to_vec(), role.encode_to_vec()),
+        AuthWrite::RoleGone(name) => Row::delete(Bucket::AuthRoles, name.as_bytes()),
+    }
+}
+
+/// A downgrade as etcd writes it.
+pub(crate) fn downgrade_row(target: Option<&str>) -> Row {
+    let version = serde_json::Value::from(target.unwrap_or_default());
+    let json = format!("{{\"target-version\":{version},\"enabled\":{}}}", target.is_some());
+    Row::put(Bucket::Cluster, DOWNGRADE, json)
+}
+
 /// The rows of versions, read from disk where they are not in memory.
 pub(crate) fn encode_versions(
     versions: &[Kept],
@@ -262,6 +299,8 @@ impl StateRows {
     pub(crate) fn of(machine: &Machine) -> Self {
         let mut small: Vec<Row> = machine.lessor.stored().map(lease_row).collect();
         small.extend(machine.alarms.iter().copied().map(alarm_row));
+        small.extend(machine.auth.stored().iter().map(auth_row));
+        small.extend(machine.downgrade.as_deref().map(|target| downgrade_row(Some(target))));
         let membership = machine.membership.clone();
         small.extend(initial_rows(&membership));
         let (revision, compacted) = (machine.keyspace.revision(), machine.keyspace.compacted());

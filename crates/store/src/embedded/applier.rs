@@ -116,6 +116,8 @@ impl Apply for Applier {
     }
 
     fn install(&mut self, machine: Machine) {
+        // Tokens are handed out by the log, and so are not in the state; those of the log so far are known here.
+        std::mem::swap(&mut *machine.auth.tokens().lock(), &mut *self.machine.read().auth.tokens().lock());
         self.hub.replace(machine);
         self.hub.notify();
         self.update_peers();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::AuthConfig;
 use crate::mvcc::check::TXN_OPS_MAX;
 use crate::peer::PeerConfig;
 
@@ -28,6 +29,8 @@ pub struct EmbeddedConfig {
     pub value_cache_bytes: usize,
     /// Acknowledge writes before they are on disk: for tests, whose data nobody misses.
     pub unsafe_no_sync: bool,
+    /// How users prove who they are, once authentication is enabled.
+    pub auth: AuthConfig,
     /// The first members of the cluster, this one among them; none means this one alone. Looked at only when the store is new.
     pub initial_cluster: Vec<InitialMember>,
     /// Whether a new store begins a cluster or joins one.
@@ -146,6 +149,7 @@ impl Default for EmbeddedConfig {
             txn_ops_max: TXN_OPS_MAX,
             value_cache_bytes: 256 << 20,
             unsafe_no_sync: false,
+            auth: AuthConfig::default(),
             initial_cluster: Vec::new(),
             cluster_state: ClusterState::New,
             peer: None,

@@ -5,18 +5,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::EmbeddedStore;
-use crate::backend::{Bucket, Row, alarm_row, encode_versions, initial_rows, lease_row, progress_rows, rows_of};
+use crate::backend::{
+    Bucket, CONSISTENT_INDEX, Row, STORAGE_VERSION, TERM, alarm_row, auth_row, downgrade_row, encode_versions,
+    initial_rows, lease_row, progress_rows, rows_of,
+};
 use crate::machine::Write;
 use crate::mvcc::{CHUNK_KEYS_MAX, Kept, Keyspace, Rows};
 use crate::pins::Pin;
-use crate::{HashKv, Revision, Snapshot, StoreError, bolt};
+use crate::{Hash, HashKv, Revision, Snapshot, StoreError, bolt};
+
+/// Rows of the `meta` bucket that are about the member, not about the data.
+const IGNORED_IN_HASH: [&[u8]; 3] = [CONSISTENT_INDEX, TERM, STORAGE_VERSION];
 
 /// Rows read from disk at a time.
 const BATCH_ROWS: usize = 256;
 
 impl EmbeddedStore {
     /// etcd's HashKV: the name of the bucket, then the rows in order of revision.
-    pub(super) async fn hash(&self, revision: Revision) -> Result<HashKv, StoreError> {
+    pub(super) async fn hash_at(&self, revision: Revision) -> Result<HashKv, StoreError> {
         let versions = self.versions_at(revision).await?;
         let hash = tokio::task::spawn_blocking(move || versions.hash()).await;
         hash.map_err(|error| StoreError::Fatal(format!("hash: {error}")))?
@@ -24,6 +30,38 @@ impl EmbeddedStore {
 
     /// An etcd snapshot file of the newest revision.
     pub(super) async fn take_snapshot(&self) -> Result<Snapshot, StoreError> {
+        let (rows, versions) = self.everything().await?;
+        // The first pass over the lengths reads every row.
+        let planned = tokio::task::spawn_blocking(move || bolt::Writer::plan(buckets(rows, Arc::new(versions))));
+        let writer = planned.await.map_err(|error| StoreError::Fatal(format!("snapshot: {error}")))??;
+        Ok(writer.into_snapshot())
+    }
+
+    /// etcd's Hash: every bucket's name and rows, but for what differs between members anyway.
+    pub(super) async fn hash_all(&self) -> Result<Hash, StoreError> {
+        let (mut rows, versions) = self.everything().await?;
+        let revision = versions.revision;
+        rows.retain(|row| row.bucket != Bucket::Meta || !IGNORED_IN_HASH.contains(&row.key.as_slice()));
+        let hash = tokio::task::spawn_blocking(move || {
+            let mut buckets = buckets(rows, Arc::new(versions));
+            buckets.sort_by_key(|bucket| bucket.name);
+            let mut hash = 0;
+            for bucket in buckets {
+                hash = crc32c::crc32c_append(hash, bucket.name.as_bytes());
+                for row in bucket.rows {
+                    let (key, value) = row?;
+                    hash = crc32c::crc32c_append(hash, &key);
+                    hash = crc32c::crc32c_append(hash, &value);
+                }
+            }
+            Ok::<_, StoreError>(hash)
+        });
+        let hash = hash.await.map_err(|error| StoreError::Fatal(format!("hash: {error}")))??;
+        Ok(Hash { hash, revision })
+    }
+
+    /// All small rows, and all versions up to the newest revision.
+    async fn everything(&self) -> Result<(Vec<Row>, Versions), StoreError> {
         self.raft.read_index().await?;
         let mut rows;
         {
@@ -32,16 +70,15 @@ impl EmbeddedStore {
             rows.extend(progress_rows(machine.applied.0, machine.applied.1));
             rows.extend(machine.lessor.stored().map(lease_row));
             rows.extend(machine.alarms.iter().copied().map(alarm_row));
+            rows.extend(machine.auth.stored().iter().map(auth_row));
+            rows.extend(machine.downgrade.as_deref().map(|target| downgrade_row(Some(target))));
         }
         let versions = self.versions_at(Revision(0)).await?;
         if versions.compacted > Revision(0) {
             rows.push(rows_of(&Write::CompactionScheduled(versions.compacted)));
             rows.push(rows_of(&Write::CompactionFinished(versions.compacted)));
         }
-        // The first pass over the lengths reads every row.
-        let planned = tokio::task::spawn_blocking(move || bolt::Writer::plan(buckets(rows, Arc::new(versions))));
-        let writer = planned.await.map_err(|error| StoreError::Fatal(format!("snapshot: {error}")))??;
-        Ok(writer.into_snapshot())
+        Ok((rows, versions))
     }
 
     async fn versions_at(&self, revision: Revision) -> Result<Versions, StoreError> {
@@ -148,7 +185,6 @@ fn buckets(mut rows: Vec<Row>, versions: Arc<Versions>) -> Vec<bolt::Bucket> {
         bolt::Bucket::of(bucket.name(), rows.collect())
     };
     let mut buckets: Vec<_> = Bucket::ALL.into_iter().filter(|bucket| *bucket != Bucket::Key).map(small).collect();
-    buckets.extend(Bucket::EMPTY.map(|name| bolt::Bucket::of(name, Vec::new())));
     let lengths = versions.clone().stream().map(|row| row.map(|(key, value)| (key.len(), value.len())));
     let rows = versions.stream();
     buckets.push(bolt::Bucket { name: Bucket::Key.name(), lengths: Box::new(lengths), rows: Box::new(rows) });

@@ -4,11 +4,14 @@
 //! module ties them together and is the only one that knows threads, files and the clock all at once.
 
 mod applier;
+mod auth;
+mod client;
 #[cfg(test)]
 mod cluster_tests;
 mod config;
 #[cfg(test)]
 mod crash_tests;
+mod downgrade;
 mod export;
 #[cfg(test)]
 mod fault_tests;
@@ -35,6 +38,7 @@ pub(crate) use open::{FIRST_ENTRY, LOG_DIR, STATE_FILE, check_agreement, claim};
 use self::leases::LeaseDesk;
 #[cfg(test)]
 use crate::Revision;
+use crate::auth::{Passwords, Tokens};
 use crate::backend::WriterHandle;
 use crate::machine::Machine;
 use crate::peer::PeerNet;
@@ -55,6 +59,8 @@ pub struct EmbeddedStore {
     peers: Option<PeerNet>,
     quota_bytes: i64,
     txn_ops_max: usize,
+    tokens: Tokens,
+    passwords: Passwords,
     threads: Mutex<Threads>,
 }
 

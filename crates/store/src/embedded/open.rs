@@ -21,9 +21,10 @@ use super::identity::Newcomer;
 use super::leases::LeaseDesk;
 use super::members::MemberDesk;
 use super::{Clock, ClusterState, EmbeddedConfig, EmbeddedStore, OpenError, Threads, join};
-use crate::StoreError;
+use crate::auth::Passwords;
 use crate::backend::{
-    Backend, BackendError, DiscardBackend, LoadError, Loaded, RedbBackend, Writer, initial_rows, load, progress_rows,
+    Backend, BackendError, DiscardBackend, LoadError, Loaded, RedbBackend, Writer, auth_row, initial_rows, load,
+    progress_rows,
 };
 use crate::command::Command;
 use crate::machine::Machine;
@@ -35,6 +36,7 @@ use crate::raft::{
     MemoryLog, Outbox, Raft,
 };
 use crate::watch::Hub;
+use crate::{AuthConfig, StoreError};
 
 const FORMAT: u32 = 1;
 pub(crate) const LOG_DIR: &str = "wal";
@@ -187,9 +189,26 @@ pub(super) fn start<L: LogStore>(
             peers.spawn(publish(raft.clone(), attributes));
         }
     }
-    let EmbeddedConfig { quota_bytes, txn_ops_max, .. } = config;
+    let EmbeddedConfig { quota_bytes, txn_ops_max, auth, .. } = config;
+    let AuthConfig { tokens, simple_ttl, bcrypt_cost } = auth;
+    machine.read().auth.tokens().lock().set_ttl(simple_ttl);
+    let passwords = Passwords::new(bcrypt_cost);
     let threads = Mutex::new(threads);
-    Ok(EmbeddedStore { machine, pins, raft, hub, writer, leases, identity, peers, quota_bytes, txn_ops_max, threads })
+    Ok(EmbeddedStore {
+        machine,
+        pins,
+        raft,
+        hub,
+        writer,
+        leases,
+        identity,
+        peers,
+        quota_bytes,
+        txn_ops_max,
+        tokens,
+        passwords,
+        threads,
+    })
 }
 
 /// For a store that listens to nobody.
@@ -261,6 +280,7 @@ fn begin(
                 machine.membership = newcomer.membership;
                 machine.applied = FIRST_ENTRY;
                 let mut rows = initial_rows(&machine.membership);
+                rows.extend(machine.auth.settings().iter().map(auth_row));
                 rows.extend(progress_rows(FIRST_ENTRY.0, FIRST_ENTRY.1));
                 log.set_identity(identity).map_err(log_failed)?;
                 backend.commit(&rows).map_err(|error| backend_error(dir, &error))?;

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::EmbeddedStore;
+use super::client::ClientView;
 use super::leases::at_leader;
+use crate::auth::Requester;
 use crate::command::Command;
 use crate::machine::{Outcome, cost_bytes, has_put};
 use crate::mvcc::check::{check_range, check_txn};
 use crate::mvcc::{CHUNK_KEYS_MAX, RangeCursor, Rows, is_read_only, is_serializable};
 use crate::proto::peer as pb;
 use crate::{
-    Alarm, AlarmKind, HashKv, LeaseId, LeaseStatus, Member, RangeRequest, RangeResponse, Revision, Snapshot, Store,
-    StoreError, StoreStatus, Txn, TxnResponse, Watch, WatchRequest,
+    Alarm, AlarmKind, AuthRequest, AuthResponse, Credentials, Downgrade, Hash, HashKv, LeaseId, LeaseStatus, Member,
+    RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn, TxnResponse, Watch,
+    WatchRequest,
 };
 
 /// What a lease takes, as etcd estimates it.
@@ -60,13 +63,7 @@ impl Store for EmbeddedStore {
             }
             return self.machine.read().keyspace.read_only_txn(&txn);
         }
-        if has_put(&txn) {
-            self.refuse_more_data(cost_bytes(&txn)).await?;
-        }
-        match self.raft.propose(Command::Txn(txn)).await? {
-            Outcome::Txn(response) => Ok(response),
-            other => Err(unexpected(&other)),
-        }
+        self.write(&Requester::Owner, txn).await
     }
 
     async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
@@ -81,25 +78,16 @@ impl Store for EmbeddedStore {
     }
 
     async fn compact(&self, revision: Revision, physical: bool) -> Result<(), StoreError> {
-        self.refuse_learner()?;
-        self.raft.propose(Command::Compact { revision, physical }).await?;
-        if physical { self.writer.flush().await } else { Ok(()) }
+        self.compact_for(&Requester::Owner, revision, physical).await
     }
 
     async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<(LeaseId, i64), StoreError> {
-        crate::lease::granted_ttl(ttl_seconds)?;
-        self.refuse_learner()?;
-        self.refuse_more_data(LEASE_BYTES).await?;
-        let id = if id.0 == 0 { self.new_lease_id() } else { id };
-        match self.raft.propose(Command::LeaseGrant { id, ttl_seconds }).await? {
-            Outcome::Granted { id, ttl_seconds } => Ok((id, ttl_seconds)),
-            other => Err(unexpected(&other)),
-        }
+        self.grant(&Requester::Owner, id, ttl_seconds).await
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
         self.refuse_learner()?;
-        self.raft.propose(Command::LeaseRevoke { id }).await.map(|_done| ())
+        self.raft.propose(Command::LeaseRevoke { id }).await.map(drop)
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {
@@ -149,6 +137,7 @@ impl Store for EmbeddedStore {
             db_size_in_use_bytes: i64::try_from(sizes.in_use_bytes).unwrap_or(i64::MAX),
             db_size_quota_bytes: self.quota_bytes,
             is_learner: machine.membership.is_learner(self.identity.member_id),
+            downgrade_target: machine.downgrade.clone(),
             errors,
         })
     }
@@ -189,16 +178,20 @@ impl Store for EmbeddedStore {
         Ok(self.machine.read().alarms.iter().copied().collect())
     }
 
+    async fn arm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
+        self.arm_for(&Requester::Owner, alarm).await
+    }
+
     async fn disarm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
-        self.refuse_learner()?;
-        match self.raft.propose(Command::AlarmLower(alarm)).await? {
-            Outcome::Lowered(lowered) => Ok(lowered.into_iter().collect()),
-            other => Err(unexpected(&other)),
-        }
+        self.disarm_for(&Requester::Owner, alarm).await
+    }
+
+    async fn hash(&self) -> Result<Hash, StoreError> {
+        self.hash_all().await
     }
 
     async fn hash_kv(&self, revision: Revision) -> Result<HashKv, StoreError> {
-        self.hash(revision).await
+        self.hash_at(revision).await
     }
 
     async fn defragment(&self) -> Result<(), StoreError> {
@@ -208,9 +201,75 @@ impl Store for EmbeddedStore {
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         self.take_snapshot().await
     }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<String, StoreError> {
+        self.downgrade_for(&Requester::Owner, request).await
+    }
+
+    async fn auth(&self, request: AuthRequest) -> Result<AuthResponse, StoreError> {
+        self.auth_for(&Requester::Owner, request).await
+    }
+
+    fn on_behalf_of(self: Arc<Self>, credentials: Credentials) -> Arc<dyn Store> {
+        Arc::new(ClientView::new(self, credentials))
+    }
 }
 
+// What the store does for its owner, or for a client whose permission is checked when the command is applied.
 impl EmbeddedStore {
+    /// A transaction that changes something.
+    pub(super) async fn write(&self, requester: &Requester, txn: Txn) -> Result<TxnResponse, StoreError> {
+        self.refuse_learner()?;
+        if has_put(&txn) {
+            self.refuse_more_data(cost_bytes(&txn)).await?;
+        }
+        match self.raft.propose(requester.command(Command::Txn(txn))).await? {
+            Outcome::Txn(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(super) async fn compact_for(
+        &self,
+        requester: &Requester,
+        revision: Revision,
+        physical: bool,
+    ) -> Result<(), StoreError> {
+        self.refuse_learner()?;
+        self.raft.propose(requester.command(Command::Compact { revision, physical })).await?;
+        if physical { self.writer.flush().await } else { Ok(()) }
+    }
+
+    pub(super) async fn grant(
+        &self,
+        requester: &Requester,
+        id: LeaseId,
+        ttl_seconds: i64,
+    ) -> Result<(LeaseId, i64), StoreError> {
+        crate::lease::granted_ttl(ttl_seconds)?;
+        self.refuse_learner()?;
+        self.refuse_more_data(LEASE_BYTES).await?;
+        let id = if id.0 == 0 { self.new_lease_id() } else { id };
+        match self.raft.propose(requester.command(Command::LeaseGrant { id, ttl_seconds })).await? {
+            Outcome::Granted { id, ttl_seconds } => Ok((id, ttl_seconds)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(super) async fn arm_for(&self, requester: &Requester, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
+        self.refuse_learner()?;
+        self.raft.propose(requester.command(Command::AlarmRaise(alarm))).await?;
+        Ok(vec![alarm])
+    }
+
+    pub(super) async fn disarm_for(&self, requester: &Requester, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
+        self.refuse_learner()?;
+        match self.raft.propose(requester.command(Command::AlarmLower(alarm))).await? {
+            Outcome::Lowered(lowered) => Ok(lowered.into_iter().collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Refuses `n_bytes` more if they do not fit: on the disk, or under the quota, which then raises the alarm.
     async fn refuse_more_data(&self, n_bytes: usize) -> Result<(), StoreError> {
         if let Some(error) = self.writer.refusal() {

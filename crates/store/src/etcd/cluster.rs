@@ -21,7 +21,7 @@ impl Cluster for ClusterService {
             self.0.admit(&request)?;
             self.0.store.current_revision().await?;
         }
-        let members = self.0.store.members().await?.into_iter().map(Into::into).collect();
+        let members = self.0.store_for(&request).members().await?.into_iter().map(Into::into).collect();
         Ok(Response::new(pb::MemberListResponse { header: self.0.header(Revision(0)), members }))
     }
 
@@ -30,8 +30,9 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
         let pb::MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
-        let (member, members) = self.0.store.member_add(peer_ur_ls, is_learner).await?;
+        let (member, members) = store.member_add(peer_ur_ls, is_learner).await?;
         let (header, members) = self.members(members);
         Ok(Response::new(pb::MemberAddResponse { header, member: Some(member.into()), members }))
     }
@@ -41,7 +42,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         self.0.admit(&request)?;
-        let (header, members) = self.members(self.0.store.member_remove(request.into_inner().id).await?);
+        let (header, members) = self.members(self.0.store_for(&request).member_remove(request.into_inner().id).await?);
         Ok(Response::new(pb::MemberRemoveResponse { header, members }))
     }
 
@@ -50,8 +51,9 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
         let pb::MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
-        let (header, members) = self.members(self.0.store.member_update(id, peer_ur_ls).await?);
+        let (header, members) = self.members(store.member_update(id, peer_ur_ls).await?);
         Ok(Response::new(pb::MemberUpdateResponse { header, members }))
     }
 
@@ -60,7 +62,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         self.0.admit(&request)?;
-        let (header, members) = self.members(self.0.store.member_promote(request.into_inner().id).await?);
+        let (header, members) = self.members(self.0.store_for(&request).member_promote(request.into_inner().id).await?);
         Ok(Response::new(pb::MemberPromoteResponse { header, members }))
     }
 }

@@ -9,7 +9,7 @@ use super::shared::Shared;
 use crate::convert::{delete_response, put_response};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_server::Kv;
-use crate::{DeleteRange, Op, OpResponse, Put, RangeRequest, Revision, StoreError, Txn, TxnResponse};
+use crate::{DeleteRange, Op, OpResponse, Put, RangeRequest, Revision, Store, StoreError, Txn, TxnResponse};
 
 /// Keys in the first message of a streamed range; from there the number follows the size of what it brought.
 const STREAM_FIRST_KEYS: usize = 10;
@@ -18,9 +18,9 @@ pub(super) struct KvService(pub(super) Arc<Shared>);
 
 impl KvService {
     /// One change as a transaction of its own.
-    async fn change(&self, op: Op) -> Result<(Revision, OpResponse), StoreError> {
+    async fn change(&self, store: Arc<dyn Store>, op: Op) -> Result<(Revision, OpResponse), StoreError> {
         let txn = Txn { success: vec![op], ..Txn::default() };
-        let TxnResponse { revision, mut responses, .. } = self.0.store.txn(txn).await?;
+        let TxnResponse { revision, mut responses, .. } = store.txn(txn).await?;
         let response = responses.pop().ok_or_else(|| unexpected("nothing"))?;
         Ok((revision, response))
     }
@@ -34,8 +34,9 @@ fn unexpected(what: &str) -> StoreError {
 impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
         let request = RangeRequest::try_from(request.into_inner())?;
-        let response = self.0.store.range(request).await?;
+        let response = store.range(request).await?;
         let header = self.0.header(response.revision);
         Ok(Response::new(pb::RangeResponse { header, ..response.into() }))
     }
@@ -43,8 +44,9 @@ impl Kv for KvService {
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.0.admit(&request)?;
         self.0.admit_size(request.get_ref())?;
+        let store = self.0.store_for(&request);
         let put = Put::from(request.into_inner());
-        let (revision, response) = self.change(Op::Put(put)).await?;
+        let (revision, response) = self.change(store, Op::Put(put)).await?;
         let OpResponse::Put { prev_kv } = response else { return Err(unexpected("another kind").into()) };
         let header = self.0.header(revision);
         Ok(Response::new(pb::PutResponse { header, ..put_response(prev_kv, revision) }))
@@ -56,8 +58,9 @@ impl Kv for KvService {
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         self.0.admit(&request)?;
         self.0.admit_size(request.get_ref())?;
+        let store = self.0.store_for(&request);
         let delete = DeleteRange::from(request.into_inner());
-        let (revision, response) = self.change(Op::Delete(delete)).await?;
+        let (revision, response) = self.change(store, Op::Delete(delete)).await?;
         let OpResponse::Delete { deleted, prev_kvs } = response else { return Err(unexpected("another kind").into()) };
         let header = self.0.header(revision);
         Ok(Response::new(pb::DeleteRangeResponse { header, ..delete_response(deleted, prev_kvs, revision) }))
@@ -66,8 +69,9 @@ impl Kv for KvService {
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         self.0.admit(&request)?;
         self.0.admit_size(request.get_ref())?;
+        let store = self.0.store_for(&request);
         let txn = Txn::try_from(request.into_inner())?;
-        let response = self.0.store.txn(txn).await?;
+        let response = store.txn(txn).await?;
         let header = self.0.header(response.revision);
         Ok(Response::new(pb::TxnResponse { header, ..response.into() }))
     }
@@ -77,8 +81,9 @@ impl Kv for KvService {
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
         let request = request.into_inner();
-        self.0.store.compact(Revision(request.revision), request.physical).await?;
+        store.compact(Revision(request.revision), request.physical).await?;
         Ok(Response::new(pb::CompactionResponse { header: self.0.header_now().await? }))
     }
 
@@ -90,18 +95,17 @@ impl Kv for KvService {
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
         let request = RangeRequest::try_from(request.into_inner())?;
-        let bounds = [
-            request.min_mod_revision,
-            request.max_mod_revision,
-            request.min_create_revision,
-            request.max_create_revision,
-        ];
-        if request.sort.is_some() || bounds.iter().any(|bound| bound.0 != 0) {
-            return Err(Status::unimplemented("range stream supports neither sorting nor revision filters"));
-        }
-        let pieces =
-            Pieces { shared: Arc::clone(&self.0), left: request.limit, request, size: STREAM_FIRST_KEYS, first: None };
+        check_streamable(&request)?;
+        let pieces = Pieces {
+            shared: Arc::clone(&self.0),
+            store,
+            left: request.limit,
+            request,
+            size: STREAM_FIRST_KEYS,
+            first: None,
+        };
         let stream = futures::stream::try_unfold(Some(pieces), |pieces| async move {
             match pieces {
                 Some(pieces) => pieces.next().await.map(Some),
@@ -112,9 +116,23 @@ impl Kv for KvService {
     }
 }
 
+/// A range can be streamed in the order in which it is stored.
+fn check_streamable(request: &RangeRequest) -> Result<(), Status> {
+    let bounds =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
+    if request.sort.is_some() {
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+    }
+    if bounds.iter().any(|bound| bound.0 != 0) {
+        return Err(Status::unimplemented("RangeStream does not support revision filters"));
+    }
+    Ok(())
+}
+
 /// A streamed range on its way.
 struct Pieces {
     shared: Arc<Shared>,
+    store: Arc<dyn Store>,
     /// What has not been read yet; its revision is pinned by the first piece.
     request: RangeRequest,
     /// Keys the client still wants; meaningful when the request had a limit.
@@ -131,7 +149,7 @@ impl Pieces {
         let limit = if limited { self.size.min(self.left) } else { self.size };
         let piece =
             if self.request.count_only { self.request.clone() } else { RangeRequest { limit, ..self.request.clone() } };
-        let mut response = self.shared.store.range(piece).await?;
+        let mut response = self.store.range(piece).await?;
         let (revision, count) = *self.first.get_or_insert((response.revision, response.count));
         if self.request.revision.0 == 0 {
             self.request.revision = response.revision;

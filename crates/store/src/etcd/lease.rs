@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::shared::{Shared, requires_leader};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::lease_server::Lease;
-use crate::{LeaseId, StoreError};
+use crate::{LeaseId, Store, StoreError};
 
 /// Answers that may wait for a slow client.
 const ANSWERS_QUEUED: usize = 16;
@@ -24,8 +24,9 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
         let request = request.into_inner();
-        let (id, ttl) = self.0.store.lease_grant(LeaseId(request.id), request.ttl).await?;
+        let (id, ttl) = store.lease_grant(LeaseId(request.id), request.ttl).await?;
         let header = self.0.header_now().await?;
         Ok(Response::new(pb::LeaseGrantResponse { header, id: id.0, ttl, error: String::new() }))
     }
@@ -35,7 +36,7 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
         self.0.admit(&request)?;
-        self.0.store.lease_revoke(LeaseId(request.into_inner().id)).await?;
+        self.0.store_for(&request).lease_revoke(LeaseId(request.into_inner().id)).await?;
         Ok(Response::new(pb::LeaseRevokeResponse { header: self.0.header_now().await? }))
     }
 
@@ -48,7 +49,8 @@ impl Lease for LeaseService {
         self.0.admit(&request)?;
         let leader_required = requires_leader(&request);
         let (answers, stream) = mpsc::channel(ANSWERS_QUEUED);
-        tokio::spawn(keep_alive(Arc::clone(&self.0), leader_required, request.into_inner(), answers));
+        let keeper = Keeper { shared: Arc::clone(&self.0), store: self.0.store_for(&request), leader_required };
+        tokio::spawn(keeper.run(request.into_inner(), answers));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -57,8 +59,9 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
         self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
         let request = request.into_inner();
-        let status = match self.0.store.lease_time_to_live(LeaseId(request.id), request.keys).await {
+        let status = match store.lease_time_to_live(LeaseId(request.id), request.keys).await {
             Err(StoreError::LeaseNotFound) => crate::LeaseStatus { ttl_seconds: -1, ..Default::default() },
             status => status?,
         };
@@ -77,45 +80,53 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         self.0.admit(&request)?;
-        let leases = self.0.store.lease_list().await?;
+        let leases = self.0.store_for(&request).lease_list().await?;
         let header = self.0.header_now().await?;
         let leases = leases.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header, leases }))
     }
 }
 
-/// Answers one client's renewals until it leaves, the store fails or the server stops.
-async fn keep_alive(
+/// Answers one client's renewals.
+struct Keeper {
     shared: Arc<Shared>,
+    store: Arc<dyn Store>,
     leader_required: bool,
-    mut requests: Streaming<pb::LeaseKeepAliveRequest>,
-    answers: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
-) {
-    let mut states = shared.states();
-    loop {
-        let request = tokio::select! {
-            request = requests.message() => request,
-            error = Shared::must_end(&mut states, leader_required) => {
-                let _client_gone = answers.try_send(Err(error.into()));
-                return;
-            }
-        };
-        let Ok(Some(request)) = request else { return };
-        let answer = renew(&shared, LeaseId(request.id)).await.map_err(Status::from);
-        let failed = answer.is_err();
-        if answers.send(answer).await.is_err() || failed {
-            return;
-        }
-    }
 }
 
-async fn renew(shared: &Shared, id: LeaseId) -> Result<pb::LeaseKeepAliveResponse, StoreError> {
-    // Taken before: a client may conclude that the lease was alive at this revision.
-    let header = shared.header_now().await?;
-    let ttl = match shared.store.lease_keep_alive(id).await {
-        // An unknown lease is an answer, not an error.
-        Err(StoreError::LeaseNotFound) => 0,
-        ttl => ttl?,
-    };
-    Ok(pb::LeaseKeepAliveResponse { header, id: id.0, ttl })
+impl Keeper {
+    /// Until the client leaves, the store fails or the server stops.
+    async fn run(
+        self,
+        mut requests: Streaming<pb::LeaseKeepAliveRequest>,
+        answers: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
+    ) {
+        let mut states = self.shared.states();
+        loop {
+            let request = tokio::select! {
+                request = requests.message() => request,
+                error = Shared::must_end(&mut states, self.leader_required) => {
+                    let _client_gone = answers.try_send(Err(error.into()));
+                    return;
+                }
+            };
+            let Ok(Some(request)) = request else { return };
+            let answer = self.renew(LeaseId(request.id)).await.map_err(Status::from);
+            let failed = answer.is_err();
+            if answers.send(answer).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    async fn renew(&self, id: LeaseId) -> Result<pb::LeaseKeepAliveResponse, StoreError> {
+        // Taken before: a client may conclude that the lease was alive at this revision.
+        let header = self.shared.header_now().await?;
+        let ttl = match self.store.lease_keep_alive(id).await {
+            // An unknown lease is an answer, not an error.
+            Err(StoreError::LeaseNotFound) => 0,
+            ttl => ttl?,
+        };
+        Ok(pb::LeaseKeepAliveResponse { header, id: id.0, ttl })
+    }
 }

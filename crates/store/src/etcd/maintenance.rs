@@ -11,8 +11,9 @@ use super::shared::Shared;
 use super::{STORAGE_VERSION, VERSION};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
-use crate::{Alarm, AlarmKind, Revision, Snapshot, StoreError};
+use crate::{Alarm, AlarmKind, Downgrade, Revision, Snapshot, StoreError};
 
 /// Bytes of one message of a snapshot.
 const BLOB_BYTES: usize = 32 * 1024;
@@ -23,8 +24,8 @@ pub(super) struct MaintenanceService(pub(super) Arc<Shared>);
 
 #[tonic::async_trait]
 impl Maintenance for MaintenanceService {
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
-        let status = self.0.store.status().await?;
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let status = self.0.store_for(&request).status().await?;
         let mut errors = status.errors;
         let no_leader = StoreError::NoLeader.to_string();
         if status.leader_id == 0 && !errors.contains(&no_leader) {
@@ -43,12 +44,16 @@ impl Maintenance for MaintenanceService {
             is_learner: status.is_learner,
             storage_version: STORAGE_VERSION.to_owned(),
             db_size_quota: status.db_size_quota_bytes,
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: status.downgrade_target.is_some(),
+                target_version: status.downgrade_target.unwrap_or_default(),
+            }),
         }))
     }
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
         self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
         let request = request.into_inner();
         let action = AlarmAction::try_from(request.action);
         let kind = match request.alarm() {
@@ -58,14 +63,14 @@ impl Maintenance for MaintenanceService {
         };
         let alarms = match (action, kind) {
             (Ok(AlarmAction::Get), kind) => {
-                let alarms = self.0.store.alarms().await?;
+                let alarms = store.alarms().await?;
                 alarms.into_iter().filter(|alarm| kind.is_none_or(|kind| kind == alarm.kind)).collect()
             }
+            (Ok(AlarmAction::Activate), Some(kind)) => store.arm(Alarm { member_id: request.member_id, kind }).await?,
             (Ok(AlarmAction::Deactivate), Some(kind)) => {
-                self.0.store.disarm(Alarm { member_id: request.member_id, kind }).await?
+                store.disarm(Alarm { member_id: request.member_id, kind }).await?
             }
-            (Ok(AlarmAction::Deactivate), None) => Vec::new(),
-            (Ok(AlarmAction::Activate), _) => return Err(Status::unimplemented("alarms are raised by members only")),
+            (Ok(AlarmAction::Activate | AlarmAction::Deactivate), None) => Vec::new(),
             (Err(_unknown), _) => return Err(Status::invalid_argument("unknown alarm action")),
         };
         let member = |alarm: Alarm| pb::AlarmMember {
@@ -76,17 +81,22 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(pb::AlarmResponse { header, alarms: alarms.into_iter().map(member).collect() }))
     }
 
-    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
-        self.0.store.defragment().await?;
+    async fn defragment(
+        &self,
+        request: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        self.0.store_for(&request).defragment().await?;
         Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        Err(Status::unimplemented("the hash of the whole state file is not comparable between members; use HashKV"))
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        let hash = self.0.store_for(&request).hash().await?;
+        Ok(Response::new(pb::HashResponse { header: self.0.header(hash.revision), hash: hash.hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
-        let hash = self.0.store.hash_kv(Revision(request.into_inner().revision)).await?;
+        let store = self.0.store_for(&request);
+        let hash = store.hash_kv(Revision(request.into_inner().revision)).await?;
         Ok(Response::new(pb::HashKvResponse {
             header: self.0.header_now().await?,
             hash: hash.hash,
@@ -97,9 +107,9 @@ impl Maintenance for MaintenanceService {
 
     type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         let header = self.0.header_now().await?;
-        let snapshot = self.0.store.snapshot().await?;
+        let snapshot = self.0.store_for(&request).snapshot().await?;
         let blobs = Blobs::new(snapshot, header);
         let stream = futures::stream::try_unfold(blobs, |mut blobs| async move {
             let next = blobs.next().await?;
@@ -112,12 +122,25 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        self.0.store.move_leader(request.into_inner().target_id).await?;
+        self.0.store_for(&request).move_leader(request.into_inner().target_id).await?;
         Ok(Response::new(pb::MoveLeaderResponse { header: None }))
     }
 
-    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
-        Err(Status::unimplemented("the stored data has only one version"))
+    async fn downgrade(
+        &self,
+        request: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        self.0.admit(&request)?;
+        let store = self.0.store_for(&request);
+        let pb::DowngradeRequest { action, version } = request.into_inner();
+        let request = match DowngradeAction::try_from(action) {
+            Ok(DowngradeAction::Validate) => Downgrade::Validate(version),
+            Ok(DowngradeAction::Enable) => Downgrade::Enable(version),
+            Ok(DowngradeAction::Cancel) => Downgrade::Cancel,
+            Err(_unknown) => return Err(Status::unknown("etcdserver: unknown method")),
+        };
+        let version = store.downgrade(request).await?;
+        Ok(Response::new(pb::DowngradeResponse { header: self.0.header_now().await?, version }))
     }
 }
 

@@ -1,12 +1,18 @@
-//! The etcd v3 API over any [`Store`](crate::Store): gRPC services, gRPC health, and etcd's plain HTTP pages, all on the same ports, with or
-//! without TLS. Nothing here decides what a request does or whether it is valid; it
+//! The etcd v3 API over any [`Store`](crate::Store): gRPC services, gRPC health, the JSON gateway, and etcd's plain HTTP pages, all on the
+//! same ports, with or without TLS. Nothing here decides what a request does or whether it is valid; it
 //! converts, limits sizes and fills headers. It must not know which store it serves. Start with [`Server`].
 
+mod auth;
+mod claim;
 mod cluster;
+mod election;
+mod gateway;
 mod health;
 mod http;
+mod json;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod server;
 mod shared;
@@ -114,5 +120,9 @@ pub enum ServeError {
     Tls(String),
 }
 
+#[cfg(test)]
+mod auth_tests;
+#[cfg(test)]
+mod gateway_tests;
 #[cfg(test)]
 mod tests;

@@ -15,22 +15,28 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::auth::AuthService;
 use super::cluster::ClusterService;
+use super::election::ElectionService;
 use super::health::HealthService;
 use super::kv::KvService;
 use super::lease::LeaseService;
+use super::lock::LockService;
 use super::maintenance::MaintenanceService;
-use super::shared::Shared;
+use super::shared::{CommonName, Shared};
 use super::tls::Acceptor;
 use super::watch::WatchService;
-use super::{Listen, ServeError, ServerConfig, Serves, http as pages};
+use super::{Listen, ServeError, ServerConfig, Serves, gateway, http as pages};
 use crate::Store;
 use crate::proto::etcdserverpb::{
-    cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
 use crate::proto::health::health_server::HealthServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for open requests to end after the shutdown signal.
@@ -118,10 +124,21 @@ async fn connection(socket: TcpStream, tls: Option<Acceptor>, services: Services
         Ok(Ok(stream)) if !tls.lets_in(stream.get_ref().1) => {
             tracing::debug!("a store client's certificate has none of the names that are let in");
         }
-        Ok(Ok(stream)) => serve(TokioIo::new(stream), services).await,
+        Ok(Ok(stream)) => {
+            let services = services.with_common_name(common_name(stream.get_ref().1));
+            serve(TokioIo::new(stream), services).await;
+        }
         Ok(Err(error)) => tracing::debug!(%error, "tls handshake with a store client failed"),
         Err(_late) => tracing::debug!("tls handshake with a store client took too long"),
     }
+}
+
+/// Whom a client's certificate names. There is one only where the server demands and has verified it.
+fn common_name(connection: &rustls::ServerConnection) -> Option<CommonName> {
+    let (_, certificate) = X509Certificate::from_der(connection.peer_certificates()?.first()?).ok()?;
+    // Of several the last counts, as in Go.
+    let name = certificate.subject().iter_common_name().last()?.as_str().ok()?;
+    Some(CommonName(name.into()))
 }
 
 async fn serve<I>(io: I, services: Services)
@@ -154,16 +171,20 @@ where
     }
 }
 
-/// Every service of the port. A clone is a handful of counters.
+/// Every service of the port, for one connection. A clone is a handful of counters.
 #[derive(Clone)]
-struct Services {
+pub(super) struct Services {
     serves: Serves,
     shared: Arc<Shared>,
+    common_name: Option<CommonName>,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
     lease: LeaseServer<LeaseService>,
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
+    auth: AuthServer<AuthService>,
+    lock: LockServer<LockService>,
+    election: ElectionServer<ElectionService>,
     health: HealthServer<HealthService>,
 }
 
@@ -178,18 +199,66 @@ impl Services {
             lease: LeaseServer::new(LeaseService(service())).max_decoding_message_size(bytes_max),
             cluster: ClusterServer::new(ClusterService(service())).max_decoding_message_size(bytes_max),
             maintenance: MaintenanceServer::new(MaintenanceService(service())).max_decoding_message_size(bytes_max),
+            auth: AuthServer::new(AuthService(service())).max_decoding_message_size(bytes_max),
+            lock: LockServer::new(LockService(service())).max_decoding_message_size(bytes_max),
+            election: ElectionServer::new(ElectionService(service())).max_decoding_message_size(bytes_max),
             health: HealthServer::new(HealthService(service())),
+            common_name: None,
             shared,
         }
     }
+
+    fn with_common_name(self, common_name: Option<CommonName>) -> Self {
+        Self { common_name, ..self }
+    }
+
+    /// Largest message that a client may send.
+    pub(super) fn request_bytes_max(&self) -> usize {
+        self.shared.decode_bytes_max()
+    }
+
+    /// Calls the service that the path of a gRPC request names, or gives the request back.
+    pub(super) fn call_grpc<B>(&self, request: Request<B>) -> Result<Answering, Request<B>>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let path = request.uri().path();
+        let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
+        Ok(match service {
+            "etcdserverpb.KV" => self.kv.clone().call(request),
+            "etcdserverpb.Watch" => self.watch.clone().call(request),
+            "etcdserverpb.Lease" => self.lease.clone().call(request),
+            "etcdserverpb.Cluster" => self.cluster.clone().call(request),
+            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request),
+            "etcdserverpb.Auth" => self.auth.clone().call(request),
+            "v3lockpb.Lock" => self.lock.clone().call(request),
+            "v3electionpb.Election" => self.election.clone().call(request),
+            "grpc.health.v1.Health" => self.health.clone().call(request),
+            _ => return Err(request),
+        })
+    }
+
+    async fn call_http(&self, request: Request<Incoming>) -> Response<Body> {
+        if is_grpc(&request) {
+            let path = request.uri().path();
+            return tonic::Status::unimplemented(format!("unknown service or method {path}")).into_http();
+        }
+        if gateway::route(request.uri().path()).is_some() {
+            return gateway::serve(self, request).await;
+        }
+        pages::serve(&self.shared, request.method(), request.uri()).await
+    }
 }
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl hyper::service::Service<Request<Incoming>> for Services {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let is_grpc = is_grpc(&request);
         let is_refused = match self.serves {
             Serves::Everything => false,
@@ -200,29 +269,17 @@ impl hyper::service::Service<Request<Incoming>> for Services {
         if is_refused {
             return Box::pin(async { Ok(pages::not_found()) });
         }
-        let path = request.uri().path();
-        let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
-        match service {
-            "etcdserverpb.KV" => self.kv.clone().call(request),
-            "etcdserverpb.Watch" => self.watch.clone().call(request),
-            "etcdserverpb.Lease" => self.lease.clone().call(request),
-            "etcdserverpb.Cluster" => self.cluster.clone().call(request),
-            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request),
-            "grpc.health.v1.Health" => self.health.clone().call(request),
-            _ => {
-                let shared = Arc::clone(&self.shared);
-                Box::pin(async move { Ok(other(&shared, &request).await) })
+        if let Some(common_name) = &self.common_name {
+            request.extensions_mut().insert(common_name.clone());
+        }
+        match self.call_grpc(request) {
+            Ok(answering) => answering,
+            Err(request) => {
+                let services = self.clone();
+                Box::pin(async move { Ok(services.call_http(request).await) })
             }
         }
     }
-}
-
-async fn other(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
-    if is_grpc(request) {
-        let path = request.uri().path();
-        return tonic::Status::unimplemented(format!("unknown service or method {path}")).into_http();
-    }
-    pages::serve(shared, request.method(), request.uri()).await
 }
 
 fn is_grpc(request: &Request<Incoming>) -> bool {

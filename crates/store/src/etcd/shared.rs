@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 
 use super::ServerConfig;
 use crate::proto::etcdserverpb::ResponseHeader;
-use crate::{Revision, Store, StoreError};
+use crate::{Credentials, Revision, Store, StoreError};
 
 /// How often term and leadership are looked at.
 const REFRESH: Duration = Duration::from_millis(300);
@@ -92,8 +92,17 @@ impl Shared {
         self.state.send_modify(|state| state.closing = true);
     }
 
+    /// The store as the client of a request sees it.
+    pub(super) fn store_for<T>(&self, request: &Request<T>) -> Arc<dyn Store> {
+        Arc::clone(&self.store).on_behalf_of(credentials(request))
+    }
+
     /// A client may ask not to be served by a member that has lost its leader.
     pub(super) fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let version = request.metadata().get("client-api-version");
+        if version.is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
+            return Err(StoreError::InvalidArgument("invalid client api version").into());
+        }
         let refused = requires_leader(request) && !self.state.borrow().leader;
         if refused { Err(StoreError::NoLeader.into()) } else { Ok(()) }
     }
@@ -117,6 +126,22 @@ impl Shared {
             _ => StoreError::Stopped,
         }
     }
+}
+
+/// The common name of the certificate that a connection's client showed, where one is required; in the extensions of a request.
+#[derive(Clone, Debug)]
+pub(super) struct CommonName(pub(super) Arc<str>);
+
+/// What a request shows of who sent it: a token under etcd's name or HTTP's, or a certificate.
+fn credentials<T>(request: &Request<T>) -> Credentials {
+    let metadata = request.metadata();
+    let token = metadata.get("token").or_else(|| metadata.get("authorization"));
+    let token = token.map(|token| {
+        let text = String::from_utf8_lossy(token.as_bytes());
+        text.strip_prefix("Bearer ").unwrap_or(&text).to_owned()
+    });
+    let common_name = request.extensions().get::<CommonName>().map(|name| Arc::clone(&name.0));
+    Credentials { token, common_name }
 }
 
 pub(super) fn requires_leader<T>(request: &Request<T>) -> bool {

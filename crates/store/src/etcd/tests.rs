@@ -25,15 +25,19 @@ use crate::testing::Etcd;
 use crate::{EmbeddedConfig, EmbeddedStore, Op, Put, RemoteStore, RemoteTls, Revision, Store, Txn};
 
 /// A server on a free port, and what has to live as long.
-struct Served {
-    url: String,
+pub(super) struct Served {
+    pub(super) url: String,
     stop: Option<oneshot::Sender<()>>,
     stopped: tokio::task::JoinHandle<()>,
     _behind: Box<dyn std::any::Any + Send>,
 }
 
 impl Served {
-    async fn over(store: Arc<dyn Store>, config: ServerConfig, behind: Box<dyn std::any::Any + Send>) -> Self {
+    pub(super) async fn over(
+        store: Arc<dyn Store>,
+        config: ServerConfig,
+        behind: Box<dyn std::any::Any + Send>,
+    ) -> Self {
         let config = ServerConfig { listen: vec!["127.0.0.1:0".parse().unwrap()], ..config };
         let server = Server::bind(store, config).await.unwrap();
         let url = format!("http://{}", server.addresses()[0]);
@@ -42,11 +46,11 @@ impl Served {
         Self { url, stop: Some(stop), stopped, _behind: behind }
     }
 
-    async fn channel(&self) -> Channel {
+    pub(super) async fn channel(&self) -> Channel {
         Channel::from_shared(self.url.clone()).unwrap().connect().await.unwrap()
     }
 
-    async fn get(&self, path: &str) -> (String, String) {
+    pub(super) async fn get(&self, path: &str) -> (String, String) {
         let mut socket = tokio::net::TcpStream::connect(self.url.strip_prefix("http://").unwrap()).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
@@ -58,7 +62,7 @@ impl Served {
 }
 
 /// Runs a test over every store, with short progress intervals.
-async fn over_every_store<F: Future<Output = ()>>(test: impl Fn(Served) -> F) {
+pub(super) async fn over_every_store<F: Future<Output = ()>>(test: impl Fn(Served) -> F) {
     let config = || ServerConfig { progress_interval: Duration::from_millis(100), ..Default::default() };
     if let Some(etcd) = Etcd::start().await {
         let store = RemoteStore::connect(&[etcd.endpoint()], None).unwrap();
@@ -71,7 +75,7 @@ async fn over_every_store<F: Future<Output = ()>>(test: impl Fn(Served) -> F) {
 }
 
 /// `None`, with a message, where etcdctl is not installed.
-async fn etcdctl(served: &Served, args: &[&str]) -> Option<(bool, String)> {
+pub(super) async fn etcdctl(served: &Served, args: &[&str]) -> Option<(bool, String)> {
     let mut command = Command::new("etcdctl");
     // Without its scheme: etcdctl 3.4 puts some endpoints as they are into `:authority`, where a scheme is malformed.
     let endpoint = served.url.strip_prefix("http://").unwrap();
@@ -88,7 +92,7 @@ async fn etcdctl(served: &Served, args: &[&str]) -> Option<(bool, String)> {
 }
 
 /// Runs commands in turn and compares what they print.
-async fn session(served: &Served, commands: &[(&str, &str)]) {
+pub(super) async fn session(served: &Served, commands: &[(&str, &str)]) {
     for (command, expected) in commands {
         let args: Vec<_> = command.split(' ').collect();
         let Some((_, printed)) = etcdctl(served, &args).await else { return };
@@ -535,13 +539,13 @@ async fn a_full_store_refuses_writes_until_its_alarm_is_lowered() {
 }
 
 /// A certificate authority and what it has signed, in PEM.
-struct Authority {
-    pem: String,
+pub(super) struct Authority {
+    pub(super) pem: String,
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -550,9 +554,10 @@ impl Authority {
     }
 
     /// Certificate and key.
-    fn sign(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn sign(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
     }

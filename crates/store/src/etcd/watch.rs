@@ -19,7 +19,7 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::mvccpb;
-use crate::{KeyRange, ProgressRequester, Revision, StoreError, WatchBatch, WatchRequest};
+use crate::{KeyRange, ProgressRequester, Revision, Store, StoreError, WatchBatch, WatchRequest};
 
 /// Responses that may wait for a slow client before its watchers are held back.
 const RESPONSES_QUEUED: usize = 32;
@@ -41,6 +41,7 @@ impl pb::watch_server::Watch for WatchService {
         let (responses, stream) = mpsc::channel(RESPONSES_QUEUED);
         let session = Session {
             shared: Arc::clone(&self.0),
+            store: self.0.store_for(&request),
             responses,
             watchers: BTreeMap::new(),
             batches: SelectAll::new(),
@@ -58,6 +59,7 @@ type Delivery = (i64, u64, Option<Result<WatchBatch, StoreError>>);
 
 struct Session {
     shared: Arc<Shared>,
+    store: Arc<dyn Store>,
     responses: mpsc::Sender<Result<pb::WatchResponse, Status>>,
     watchers: BTreeMap<i64, Watcher>,
     batches: SelectAll<Abortable<BoxStream<'static, Delivery>>>,
@@ -106,11 +108,14 @@ impl Session {
         notify.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let must_end = Shared::must_end(&mut states, leader_required);
         tokio::pin!(must_end);
+        // A client that has said all it wants to say still listens.
+        let mut has_more = true;
         loop {
             tokio::select! {
-                request = requests.message() => match request {
+                request = requests.message(), if has_more => match request {
                     Ok(Some(request)) => self.handle(request).await?,
-                    Ok(None) | Err(_) => return Err(End::ClientGone),
+                    Ok(None) => has_more = false,
+                    Err(_) => return Err(End::ClientGone),
                 },
                 Some(delivery) = self.batches.next(), if !self.batches.is_empty() => self.deliver(delivery).await?,
                 _ = notify.tick() => self.ask_quiet_watchers(),
@@ -146,11 +151,11 @@ impl Session {
                 no_delete: create.filters.contains(&FilterType::Nodelete.into()),
             },
         };
-        let watch = match self.shared.store.watch(request).await {
+        let watch = match self.store.watch(request).await {
             Ok(watch) => Ok(watch),
             Err(StoreError::Compacted { compact_revision }) => Err(compact_revision),
             Err(error) if ends_stream(&error) => return Err(End::Failed(error)),
-            Err(error) => return self.refuse(now, error.to_string()).await,
+            Err(error) => return self.refuse(now, refusal(error)).await,
         };
         let watch_id = self.take_id(create.watch_id);
         self.respond(now, pb::WatchResponse { watch_id, created: true, ..Default::default() }).await?;
@@ -343,6 +348,12 @@ fn watched(key: Bytes, range_end: Bytes) -> KeyRange {
 /// A member that cannot serve ends the stream, and the client goes on with another; any other error ends the watcher.
 fn ends_stream(error: &StoreError) -> bool {
     Status::from(error.clone()).code() == Code::Unavailable
+}
+
+/// Why a client may not watch. Here upstream shows an error as its own gRPC library prints it.
+fn refusal(error: StoreError) -> String {
+    let status = Status::from(error);
+    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
 }
 
 /// Pieces of about `bytes_max` encoded bytes, at least one event each.

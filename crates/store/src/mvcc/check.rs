@@ -1,10 +1,11 @@
 //! What is wrong with a request before anything is looked up: missing keys, contradicting options, too many operations, the
 //! same key twice.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 
+use super::Intervals;
 use crate::{DeleteRange, KeyRange, Op, Put, RangeRequest, StoreError, Txn};
 
 /// etcd's default of operations in a transaction.
@@ -70,46 +71,11 @@ struct Touched<'a> {
     deletes: Intervals,
 }
 
-/// A set of keys as disjoint intervals, start to end, the end excluded; so that thousands of nested operations stay cheap.
-#[derive(Debug, Default)]
-struct Intervals(BTreeMap<Bytes, Bytes>);
-
-impl Intervals {
-    /// An end that does not lie after the start adds nothing. That includes the open end: the delete takes every key from the
-    /// start on, but never collides with a put, because upstream compares it as the plain byte here.
-    fn insert(&mut self, range: &KeyRange) {
-        let start = range.start.clone();
-        if range.end.is_empty() {
-            let end = [&start[..], b"\0"].concat().into();
-            self.add(start, end);
-        } else if range.end > start {
-            self.add(start, range.end.clone());
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        for (start, end) in other.0 {
-            self.add(start, end);
-        }
-    }
-
-    /// Absorbs the intervals that the new one touches.
-    fn add(&mut self, mut start: Bytes, mut end: Bytes) {
-        while let Some((before, until)) = self.0.range(..=end.clone()).next_back() {
-            if *until < start {
-                break;
-            }
-            let (before, until) = (before.clone(), until.clone());
-            self.0.remove(&before);
-            start = start.min(before);
-            end = end.max(until);
-        }
-        self.0.insert(start, end);
-    }
-
-    fn contains(&self, key: &Bytes) -> bool {
-        let before = self.0.range(..=key.clone()).next_back();
-        before.is_some_and(|(_, until)| key < until)
+/// A delete up to the open end takes every key from the start on, but never collides with a put, because upstream compares that
+/// end as the plain byte here.
+fn insert_delete(deletes: &mut Intervals, range: &KeyRange) {
+    if range.end.as_ref() != b"\0" {
+        deletes.add_range(range);
     }
 }
 
@@ -119,7 +85,7 @@ fn check_intervals(ops: &[Op]) -> Result<Touched<'_>, StoreError> {
     let mut touched = Touched::default();
     for op in ops {
         if let Op::Delete(DeleteRange { range, .. }) = op {
-            touched.deletes.insert(range);
+            insert_delete(&mut touched.deletes, range);
         }
     }
     for op in ops {

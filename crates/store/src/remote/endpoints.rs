@@ -3,16 +3,20 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::StoreError;
 use crate::proto::etcdserverpb::{
-    cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
+    auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
     maintenance_client::MaintenanceClient, watch_client::WatchClient,
 };
 use crate::status::from_status;
@@ -48,25 +52,41 @@ impl std::fmt::Debug for RemoteTls {
 /// The clients of one member; a clone is cheap.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
-    pub(super) kv: KvClient<Channel>,
-    pub(super) watch: WatchClient<Channel>,
-    pub(super) lease: LeaseClient<Channel>,
-    pub(super) cluster: ClusterClient<Channel>,
-    pub(super) maintenance: MaintenanceClient<Channel>,
+    pub(super) kv: KvClient<Caller>,
+    pub(super) watch: WatchClient<Caller>,
+    pub(super) lease: LeaseClient<Caller>,
+    pub(super) cluster: ClusterClient<Caller>,
+    pub(super) maintenance: MaintenanceClient<Caller>,
+    pub(super) auth: AuthClient<Caller>,
+}
+
+/// A connection, and the token that is shown with every call.
+type Caller = InterceptedService<Channel, Token>;
+
+#[derive(Clone, Debug)]
+pub(super) struct Token(Option<AsciiMetadataValue>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 impl Member {
     /// Sizes are limited by the server, not here.
-    fn new(channel: &Channel) -> Self {
+    fn new(channel: &Channel, token: &Token) -> Self {
         const UNLIMITED: usize = usize::MAX;
-        let kv = KvClient::new(channel.clone());
-        let watch = WatchClient::new(channel.clone());
+        let caller = || InterceptedService::new(channel.clone(), token.clone());
         Self {
-            kv: kv.max_decoding_message_size(UNLIMITED),
-            watch: watch.max_decoding_message_size(UNLIMITED),
-            lease: LeaseClient::new(channel.clone()).max_decoding_message_size(UNLIMITED),
-            cluster: ClusterClient::new(channel.clone()).max_decoding_message_size(UNLIMITED),
-            maintenance: MaintenanceClient::new(channel.clone()).max_decoding_message_size(UNLIMITED),
+            kv: KvClient::new(caller()).max_decoding_message_size(UNLIMITED),
+            watch: WatchClient::new(caller()).max_decoding_message_size(UNLIMITED),
+            lease: LeaseClient::new(caller()).max_decoding_message_size(UNLIMITED),
+            cluster: ClusterClient::new(caller()).max_decoding_message_size(UNLIMITED),
+            maintenance: MaintenanceClient::new(caller()).max_decoding_message_size(UNLIMITED),
+            auth: AuthClient::new(caller()).max_decoding_message_size(UNLIMITED),
         }
     }
 }
@@ -82,9 +102,10 @@ pub(super) enum Repeat {
 
 #[derive(Debug)]
 pub(super) struct Endpoints {
+    channels: Vec<Channel>,
     members: Vec<Member>,
     /// The member that answered last.
-    current: AtomicUsize,
+    current: Arc<AtomicUsize>,
 }
 
 impl Endpoints {
@@ -92,8 +113,19 @@ impl Endpoints {
         if urls.is_empty() {
             return Err(StoreError::Remote("no etcd endpoints given".to_owned()));
         }
-        let members = urls.iter().map(|url| connect(url, tls.as_ref())).collect::<Result<_, _>>()?;
-        Ok(Self { members, current: AtomicUsize::new(0) })
+        let channels = urls.iter().map(|url| connect(url, tls.as_ref())).collect::<Result<_, _>>()?;
+        Ok(Self::over(channels, &Token(None), Arc::default()))
+    }
+
+    fn over(channels: Vec<Channel>, token: &Token, current: Arc<AtomicUsize>) -> Self {
+        let members = channels.iter().map(|channel| Member::new(channel, token)).collect();
+        Self { channels, members, current }
+    }
+
+    /// The same connections, with a token shown on every call. One that cannot be sent is sent as one that nobody has.
+    pub(super) fn with_token(&self, token: Option<&str>) -> Self {
+        let value = |token: &str| token.parse().unwrap_or_else(|_unsendable| AsciiMetadataValue::from_static("?"));
+        Self::over(self.channels.clone(), &Token(token.map(value)), Arc::clone(&self.current))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -185,7 +217,7 @@ fn causes(status: &Status) -> String {
     texts.join(": ")
 }
 
-fn connect(url: &str, tls: Option<&RemoteTls>) -> Result<Member, StoreError> {
+fn connect(url: &str, tls: Option<&RemoteTls>) -> Result<Channel, StoreError> {
     let wrong = |error: tonic::transport::Error| {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         StoreError::Remote(format!("etcd endpoint {url}: {error}{cause}"))
@@ -209,5 +241,5 @@ fn connect(url: &str, tls: Option<&RemoteTls>) -> Result<Member, StoreError> {
         }
         endpoint = endpoint.tls_config(config).map_err(wrong)?;
     }
-    Ok(Member::new(&endpoint.connect_lazy()))
+    Ok(endpoint.connect_lazy())
 }

@@ -2,6 +2,7 @@
 //! not answer. A read is repeated until it succeeds or time is up; a write is repeated only when it certainly never left, and
 //! otherwise a broken connection is [`StoreError::Timeout`], because its outcome is unknown. Start with [`RemoteStore::connect`].
 
+mod auth;
 mod endpoints;
 mod fence;
 mod watch;
@@ -18,10 +19,13 @@ use endpoints::{Endpoints, Repeat};
 
 use crate::convert::header_revision;
 use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::status::from_status;
 use crate::{
-    Alarm, AlarmKind, HashKv, KeyRange, LeaseId, LeaseStatus, Member, RangeRequest, RangeResponse, Revision, Snapshot,
-    Store, StoreError, StoreStatus, Txn, TxnResponse, Watch, WatchRequest,
+    Alarm, AlarmKind, AuthRequest, AuthResponse, Credentials, Downgrade, Hash, HashKv, KeyRange, LeaseId, LeaseStatus,
+    Member, RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn, TxnResponse, Watch,
+    WatchRequest,
 };
 
 /// Length of the SHA-256 at the end of a snapshot, which `remaining_bytes` does not count.
@@ -148,6 +152,7 @@ impl Store for RemoteStore {
             db_size_in_use_bytes: status.db_size_in_use,
             db_size_quota_bytes: status.db_size_quota,
             is_learner: status.is_learner,
+            downgrade_target: status.downgrade_info.filter(|info| info.enabled).map(|info| info.target_version),
             errors: status.errors,
         })
     }
@@ -200,13 +205,12 @@ impl Store for RemoteStore {
         self.alarm(pb::AlarmRequest::default(), Repeat::Always).await
     }
 
+    async fn arm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
+        self.set_alarm(alarm, AlarmAction::Activate).await
+    }
+
     async fn disarm(&self, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
-        let request = pb::AlarmRequest {
-            action: pb::alarm_request::AlarmAction::Deactivate.into(),
-            member_id: alarm.member_id,
-            alarm: pb::AlarmType::from(alarm.kind).into(),
-        };
-        self.alarm(request, Repeat::UnlessSent).await
+        self.set_alarm(alarm, AlarmAction::Deactivate).await
     }
 
     async fn hash_kv(&self, revision: Revision) -> Result<HashKv, StoreError> {
@@ -217,6 +221,12 @@ impl Store for RemoteStore {
         let newest = if revision.0 > 0 { revision } else { header_revision(hash.header.as_ref()) };
         let hash_revision = if hash.hash_revision > 0 { Revision(hash.hash_revision) } else { newest };
         Ok(HashKv { hash: hash.hash, compact_revision: Revision(hash.compact_revision), hash_revision })
+    }
+
+    async fn hash(&self) -> Result<Hash, StoreError> {
+        let call = |mut member: endpoints::Member| async move { member.maintenance.hash(pb::HashRequest {}).await };
+        let hash = self.endpoints.call(Repeat::Always, call).await?;
+        Ok(Hash { hash: hash.hash, revision: header_revision(hash.header.as_ref()) })
     }
 
     async fn defragment(&self) -> Result<(), StoreError> {
@@ -237,6 +247,30 @@ impl Store for RemoteStore {
         let rest = stream.map(|message| message.map(|message| message.blob).map_err(|status| from_status(&status)));
         Ok(Snapshot { size_bytes, chunks: futures::stream::iter([Ok(first.blob)]).chain(rest).boxed() })
     }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<String, StoreError> {
+        let (action, version) = match request {
+            Downgrade::Validate(version) => (DowngradeAction::Validate, version),
+            Downgrade::Enable(version) => (DowngradeAction::Enable, version),
+            Downgrade::Cancel => (DowngradeAction::Cancel, String::new()),
+        };
+        let request = pb::DowngradeRequest { action: action.into(), version };
+        let call = |mut member: endpoints::Member| {
+            let request = request.clone();
+            async move { member.maintenance.downgrade(request).await }
+        };
+        Ok(self.endpoints.call(Repeat::UnlessSent, call).await?.version)
+    }
+
+    async fn auth(&self, request: AuthRequest) -> Result<AuthResponse, StoreError> {
+        self.auth_call(request).await
+    }
+
+    /// The token is the other server's to judge; a certificate cannot be passed on.
+    fn on_behalf_of(self: Arc<Self>, credentials: Credentials) -> Arc<dyn Store> {
+        let endpoints = self.endpoints.with_token(credentials.token.as_deref());
+        Arc::new(Self { endpoints: Arc::new(endpoints) })
+    }
 }
 
 fn members_of(members: Vec<pb::Member>) -> Vec<Member> {
@@ -244,6 +278,15 @@ fn members_of(members: Vec<pb::Member>) -> Vec<Member> {
 }
 
 impl RemoteStore {
+    async fn set_alarm(&self, alarm: Alarm, action: AlarmAction) -> Result<Vec<Alarm>, StoreError> {
+        let request = pb::AlarmRequest {
+            action: action.into(),
+            member_id: alarm.member_id,
+            alarm: pb::AlarmType::from(alarm.kind).into(),
+        };
+        self.alarm(request, Repeat::UnlessSent).await
+    }
+
     async fn alarm(&self, request: pb::AlarmRequest, repeat: Repeat) -> Result<Vec<Alarm>, StoreError> {
         let call = |mut member: endpoints::Member| async move { member.maintenance.alarm(Request::new(request)).await };
         let alarms = self.endpoints.call(repeat, call).await?.alarms;
