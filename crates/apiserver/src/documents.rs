@@ -236,13 +236,22 @@ impl About<'_> {
 
     /// All definitions in one document; made for each request, because it is large and few clients still ask for it.
     fn openapi_v2(&self, accept: Option<&str>) -> Result<Response<ResponseBody>, Status> {
-        let takes_json = accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
-        if !takes_json || accept.is_some_and(|accept| !accept.contains("json") && accept.contains("protobuf")) {
+        let wants_protobuf = accept.is_some_and(|accept| {
+            let first = accept.split(',').next().unwrap_or("").trim();
+            first.replace('@', ".").starts_with(openapi::V2_PROTOBUF)
+        });
+        let takes_json =
+            wants_protobuf || accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
+        if !takes_json {
             return Ok(respond(406, "text/plain; charset=utf-8", body::full(Bytes::new())));
         }
         let schemas: Vec<(&Kind, Value)> = self.snapshot.kinds().map(|kind| with_schema(kind)).collect();
         let custom: Vec<CustomKind<'_>> = schemas.iter().map(|(kind, schema)| CustomKind { kind, schema }).collect();
-        Ok(respond(200, JSON, body::full(openapi::v2_document(&discovery::builtin(), &custom))))
+        let document = openapi::v2_document(&discovery::builtin(), &custom);
+        if wants_protobuf {
+            return Ok(respond(200, openapi::V2_PROTOBUF, body::full(openapi::v2_protobuf(&document))));
+        }
+        Ok(respond(200, JSON, body::full(document)))
     }
 
     /// Every document of OpenAPI v3 with its hash. The documents themselves are not kept: together they are large. Those of

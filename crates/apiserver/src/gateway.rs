@@ -1,7 +1,7 @@
 //! The pipeline of a request: authenticate, impersonate, authorize, route to a verb, present the answer.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use ::bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::authn::{Authenticator, PublicKeys, bearer_token, impersonation, named
 use crate::authz::Authorizer;
 use crate::cache::Cache;
 use crate::control::{self, Control, ControlCall};
-use crate::custom::Catalog;
+use crate::custom::{Catalog, conversion};
 use crate::documents::Documents;
 use crate::health::Health;
 use crate::http::accept::{Accept, Shape, negotiate, negotiate_for};
@@ -41,6 +41,8 @@ use crate::webhook::Webhooks;
 /// Everything a request may need. One per API server.
 #[derive(Debug)]
 pub(crate) struct Gateway {
+    /// Itself, for answers that outlive their request.
+    pub me: Weak<Gateway>,
     pub catalog: Catalog,
     pub objects: Objects,
     pub cache: Arc<Cache>,
@@ -272,10 +274,18 @@ impl Gateway {
         }
         let presented = match self.dispatch(&request).await {
             Ok(mut reply) => {
-                reply.warnings.splice(0..0, request.notes.take());
-                let warnings = reply.warnings.clone();
-                self.present(&request, reply)
-                    .inspect_err(|_| warnings.into_iter().for_each(|text| request.notes.push(text)))
+                let notes = request.notes.take();
+                reply.warnings.splice(0..0, notes.iter().cloned());
+                let presented = match reply.content {
+                    Content::Object(object) if conversion::is_needed(&request.kind) => {
+                        let localized = conversion::localize_one(self, &request.kind, object).await;
+                        localized.and_then(|object| {
+                            self.present(&request, Reply { content: Content::Object(object), ..reply })
+                        })
+                    }
+                    _ => self.present(&request, reply),
+                };
+                presented.inspect_err(|_| notes.into_iter().for_each(|note| request.notes.push(note)))
             }
             Err(status) => Err(status),
         };
@@ -376,7 +386,16 @@ impl Gateway {
             return Ok(response);
         }
         let read_only = call.method == Method::GET || call.method == Method::HEAD;
-        match crate::documents::find(self, path, accept, &call.headers)? {
+        // OpenAPI documents are made when asked for, which takes its time.
+        let found = match self.me.upgrade().filter(|_| path.starts_with("/openapi/")) {
+            Some(gateway) => {
+                let (path, accept, headers) = (path.to_owned(), accept.map(str::to_owned), call.headers.clone());
+                let make = move || crate::documents::find(&gateway, &path, accept.as_deref(), &headers);
+                tokio::task::spawn_blocking(make).await.map_err(Status::internal)?
+            }
+            None => crate::documents::find(self, path, accept, &call.headers),
+        };
+        match found? {
             Some(_) if !read_only => Err(Status::method_not_allowed()),
             Some(response) => Ok(response),
             None => Ok(not_found_page()),

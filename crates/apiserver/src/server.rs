@@ -76,7 +76,8 @@ impl ApiServer {
         let (shutdown, stopped) = watch::channel(false);
         let source: Arc<dyn crate::source::ObjectSource> = Arc::clone(&cache) as _;
         let allocator = Allocator { ranges: config.service_ranges, node_ports: config.node_ports };
-        let gateway = Arc::new(Gateway {
+        let gateway = Arc::new_cyclic(|me| Gateway {
+            me: me.clone(),
             catalog: Catalog::new(registry),
             objects: Objects::new(config.store, config.event_ttl),
             cache: Arc::clone(&cache),

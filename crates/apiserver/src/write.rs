@@ -243,6 +243,9 @@ pub(crate) fn decode_stored(kind: &Kind, value: &Bytes, revision: Revision) -> R
 pub(crate) fn warnings(kind: &Kind, new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
     let old = old.map(Cursor::root);
     (kind.strategy.warnings)(&Cursor::root(new), old.as_ref(), out);
+    if kind.custom().is_some() {
+        meta::finalizer_warnings(&Cursor::root(new), old.as_ref(), out);
+    }
 }
 
 /// The resource as errors name it.

@@ -2,9 +2,11 @@
 
 mod support;
 
+use base64::Engine as _;
 use http::Method;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use support::Cluster;
+use support::{Ca, Cluster, Seen, respond, stub};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const DEFINITION: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com";
@@ -138,4 +140,96 @@ async fn the_status_is_written_alone_and_the_scale_is_part_of_the_object() {
     assert_eq!(scaled.body["spec"]["replicas"], 5, "{}", scaled.text);
     assert_eq!(cluster.get(&format!("{WIDGETS}/a")).await.body["spec"]["size"], 5);
     assert_eq!(cluster.get(&format!("{WIDGETS}/a/log")).await.code, 404);
+}
+
+/// Converts `size` of v1 to `bytes` of v2 (a thousand times as many) and back.
+async fn converter(ca: &Ca) -> std::net::SocketAddr {
+    stub(ca, &["convert.ns.svc"], |Seen { request, .. }| {
+        Box::pin(async move {
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let review: Value = serde_json::from_slice(&body).expect("a review");
+            let wanted = review["request"]["desiredAPIVersion"].clone();
+            let objects = review["request"]["objects"].as_array().cloned().unwrap_or_default();
+            let convert = |mut object: Value| {
+                let spec = object["spec"].as_object_mut().expect("a spec");
+                if wanted == "example.com/v2" {
+                    let size = spec.remove("size").and_then(|n| n.as_i64()).unwrap_or(0);
+                    spec.insert("bytes".to_owned(), (size * 1000).into());
+                } else {
+                    let bytes = spec.remove("bytes").and_then(|n| n.as_i64()).unwrap_or(0);
+                    spec.insert("size".to_owned(), (bytes / 1000).into());
+                }
+                object["apiVersion"] = wanted.clone();
+                object
+            };
+            let converted: Vec<Value> = objects.into_iter().map(convert).collect();
+            let response = json!({"uid": review["request"]["uid"], "result": {"status": "Success"},
+                "convertedObjects": converted});
+            respond(
+                200,
+                json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": response}),
+            )
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn versions_that_differ_are_converted_by_their_webhook() {
+    let ca = Ca::new();
+    let address = converter(&ca).await;
+    let cluster = Cluster::start().await;
+    let mut object = definition(json!({"selectableFields": [{"jsonPath": ".spec.size"}]}));
+    let v2 = json!({"name": "v2", "served": true, "storage": false,
+        "selectableFields": [{"jsonPath": ".spec.bytes"}],
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "bytes": {"type": "integer"}, "color": {"type": "string"}}}}}}});
+    object["spec"]["versions"].as_array_mut().expect("versions").push(v2);
+    let bundle = base64::prelude::BASE64_STANDARD.encode(&ca.pem);
+    object["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": format!("https://{address}/convert"), "caBundle": bundle}}});
+    define(&cluster, object).await;
+    const V2: &str = "/apis/example.com/v2/namespaces/default/widgets";
+    cluster.make(WIDGETS, widget("a", json!({"size": 3}))).await;
+    let shown = cluster.get(&format!("{V2}/a")).await;
+    assert_eq!(shown.body["spec"], json!({"color": "red", "bytes": 3000}), "{}", shown.text);
+    assert_eq!(shown.body["apiVersion"], "example.com/v2");
+    let mut other = widget("b", json!({"bytes": 7000}));
+    other["apiVersion"] = "example.com/v2".into();
+    let made = cluster.post(V2, other).await;
+    assert_eq!((made.code, &made.body["spec"]["bytes"]), (201, &json!(7000)), "{}", made.text);
+    assert_eq!(cluster.get(&format!("{WIDGETS}/b")).await.body["spec"]["size"], 7);
+    let patched = cluster.request(Method::PATCH, &format!("{V2}/a"), &json!({"spec": {"bytes": 9000}})).await;
+    assert_eq!((patched.code, &patched.body["spec"]["bytes"]), (200, &json!(9000)), "{}", patched.text);
+    let names = |reply: support::Reply| -> Vec<Value> {
+        reply.body["items"].as_array().into_iter().flatten().map(|i| i["metadata"]["name"].clone()).collect()
+    };
+    assert_eq!(names(cluster.get(V2).await), ["a", "b"]);
+    assert_eq!(names(cluster.get(&format!("{V2}?fieldSelector=spec.bytes%3D7000")).await), ["b"]);
+    assert_eq!(names(cluster.get(&format!("{V2}?fieldSelector=spec.bytes%3D9000&limit=5")).await), ["a"]);
+    let watched = cluster.get(&format!("{V2}?watch=1&timeoutSeconds=1&fieldSelector=spec.bytes%3D9000")).await;
+    let event: Value = serde_json::from_str(watched.text.lines().next().unwrap_or("")).expect("an event");
+    assert_eq!((&event["type"], &event["object"]["spec"]["bytes"]), (&json!("ADDED"), &json!(9000)));
+}
+
+#[tokio::test]
+async fn a_conversion_that_fails_is_told() {
+    let cluster = Cluster::start().await;
+    let mut object = definition(json!({}));
+    let v2 = json!({"name": "v2", "served": true, "storage": false,
+        "schema": {"openAPIV3Schema": {"type": "object"}}});
+    object["spec"]["versions"].as_array_mut().expect("versions").push(v2);
+    object["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"service": {"namespace": "ns", "name": "none"}}}});
+    define(&cluster, object).await;
+    cluster.make(WIDGETS, widget("a", json!({"size": 3}))).await;
+    let refused = cluster.get("/apis/example.com/v2/namespaces/default/widgets/a").await;
+    assert_eq!(
+        (refused.code, refused.message()),
+        (
+            500,
+            "conversion webhook for example.com/v1, Kind=Widget failed: Post \
+             \"https://none.ns.svc:443/?timeout=30s\": service \"none\" not found"
+        )
+    );
 }

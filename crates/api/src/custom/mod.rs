@@ -13,6 +13,8 @@ mod lists;
 mod prune;
 mod rules;
 mod structural;
+#[cfg(test)]
+mod tests;
 mod typed;
 mod validate;
 mod version;

@@ -52,12 +52,12 @@ struct Compiled {
 }
 
 impl Rules {
-    /// Those of a root schema; `None` when it has none at all.
-    pub(super) fn new(schema: &Value) -> Option<Self> {
+    /// Those of a schema; `None` when it has none at all. `is_resource`: it describes a whole resource.
+    pub(super) fn new(schema: &Value, is_resource: bool) -> Option<Self> {
         if !has_rules(schema) {
             return None;
         }
-        Self::of(schema, schema, &Arc::new(cel::Structural::new(schema, true)))
+        Self::of(schema, schema, &Arc::new(cel::Structural::new(schema, is_resource)))
     }
 
     /// `part` says the rules (it may be a member of `allOf`), `node` is the schema of the value.
@@ -115,18 +115,19 @@ impl Rules {
         })
     }
 
-    /// Runs all rules on an object. What is only a warning, because nothing changed there, goes into `warnings`.
+    /// Runs all rules on a value at `path`. What is only a warning, because nothing changed there, goes into `warnings`.
     pub(super) fn validate(
         &self,
-        object: &Value,
+        path: &Path,
+        value: &Value,
         old: Option<&Value>,
         errors: &mut ErrorList,
         warnings: &mut Vec<String>,
     ) {
         let mut run = Run { budget: cel::RUNTIME_BUDGET, errors, warnings };
-        let kin = Kin { current: old.map(|old| (object, old)), parent: None };
+        let kin = Kin { current: old.map(|old| (value, old)), parent: None };
         // What is left of a spent budget is nothing to anybody.
-        let _spent = run.visit(self, &Path::root(), object, old, kin);
+        let _spent = run.visit(self, path, value, old, kin);
     }
 }
 
@@ -445,8 +446,8 @@ mod tests {
 
     fn run(schema: Value, object: Value, old: Option<Value>) -> (Vec<String>, Vec<String>) {
         let (mut errors, mut warnings) = (ErrorList::new(), Vec::new());
-        let rules = Rules::new(&schema).expect("rules");
-        rules.validate(&object, old.as_ref(), &mut errors, &mut warnings);
+        let rules = Rules::new(&schema, true).expect("rules");
+        rules.validate(&Path::root(), &object, old.as_ref(), &mut errors, &mut warnings);
         (errors.iter().map(ToString::to_string).collect(), warnings)
     }
 

@@ -57,7 +57,7 @@ impl CustomVersion {
                 schema: Structural::new(schema),
                 types: OnceLock::new(),
                 printer: Printer::custom(columns),
-                rules: Rules::new(schema),
+                rules: Rules::new(schema, true),
             }
         })
     }
@@ -138,6 +138,11 @@ impl CustomVersion {
         self.definition.generation <= 1 && stored.starts_with(self.definition.stored_head().as_bytes())
     }
 
+    /// Stored bytes are of another version than objects are stored in today, and only a webhook can tell what they are in that.
+    pub fn awaits_conversion(&self, stored: &[u8]) -> bool {
+        self.definition.conversion_webhook.is_some() && !stored.starts_with(self.definition.stored_head().as_bytes())
+    }
+
     fn renamed(&self, mut object: Value) -> Value {
         if let Some(map) = object.as_object_mut() {
             map.insert("apiVersion".to_owned(), self.api_version().into());
@@ -214,7 +219,7 @@ impl CustomVersion {
                           complete validation";
             return errors.invalid(Path::root(), Value::Null, detail);
         }
-        rules.validate(object, old, errors, warnings);
+        rules.validate(&Path::root(), object, old, errors, warnings);
     }
 
     fn validate_against(&self, object: &Value, old: Option<&Value>, errors: &mut ErrorList) {
@@ -303,8 +308,8 @@ pub(crate) fn restore_all_but_status(new: &mut Value, old: &Value) {
 }
 
 /// A schema's default against the schema itself.
-pub(crate) fn validate_default(default: &Cursor<'_>, schema: &Value, is_root: bool, errors: &mut ErrorList) {
-    let mut schema = Structural::new(schema);
+pub(crate) fn validate_default(default: &Cursor<'_>, source: &Value, is_root: bool, errors: &mut ErrorList) {
+    let mut schema = Structural::new(source);
     schema.is_embedded |= is_root;
     let mut coerced = default.value().clone();
     let path = default.path();
@@ -316,5 +321,10 @@ pub(crate) fn validate_default(default: &Cursor<'_>, schema: &Value, is_root: bo
     embedded::validate(&path, default.value(), &schema, errors);
     if errors.len() == before {
         validate::validate(&path, default.value(), None, &schema, errors);
+    }
+    if errors.len() == before
+        && let Some(rules) = Rules::new(source, schema.is_embedded)
+    {
+        rules.validate(&path, default.value(), None, errors, &mut Vec::new());
     }
 }

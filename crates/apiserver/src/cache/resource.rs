@@ -62,6 +62,12 @@ pub struct CacheEvent {
 }
 
 impl CacheEvent {
+    /// The same change of objects in another form.
+    pub(crate) fn with_objects(&self, object: Arc<CachedObject>, previous: Option<Arc<CachedObject>>) -> Self {
+        let (kind, revision, at) = (self.kind, self.revision, self.at);
+        Self { kind, revision, object, previous, frame: OnceLock::new(), at }
+    }
+
     /// The event as a line of a watch stream. Made once, whoever asks first.
     pub fn frame(&self) -> &Bytes {
         self.frame.get_or_init(|| watch_frame(self.kind, &self.object.bytes.json))

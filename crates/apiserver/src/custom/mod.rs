@@ -7,6 +7,7 @@
 
 mod catalog;
 mod cleanup;
+pub(crate) mod conversion;
 mod keeper;
 
 pub(crate) use catalog::{Catalog, Snapshot};

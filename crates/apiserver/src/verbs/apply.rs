@@ -7,13 +7,12 @@ use api::{ErrorList, Path, Status, Value, defaults, gojson, meta};
 use super::create::{authorize, create_object};
 use super::update::{Replaced, replace};
 use super::{Reply, Request};
+use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::ownership::Ownership;
 use crate::storage::ObjectKey;
-use crate::write::{
-    Moment, check_options, decode_stored, field_validation, group_resource, options_error, set_metadata,
-};
+use crate::write::{Moment, check_options, field_validation, group_resource, options_error, set_metadata};
 
 pub(super) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
 /// Tries against other writers; upstream's number.
@@ -30,7 +29,7 @@ pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply,
                 outcome => return outcome,
             }
         };
-        let old = decode_stored(&request.kind, &current.value, current.mod_revision)?;
+        let old = conversion::decode_stored(gateway, &request.kind, &current.value, current.mod_revision).await?;
         let object = merged(request, &old, &config)?;
         refuse_duplicates(request, duplicates.as_deref())?;
         match replace(gateway, request, &key, object, current, Ownership::Settled).await? {

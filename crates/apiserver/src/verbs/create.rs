@@ -6,13 +6,14 @@ use api::{Status, Value, meta, rules};
 use super::{Reply, Request, name};
 use crate::admit::{self, Operation};
 use crate::attributes::Action;
+use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_options, decode_body, deduplicate_owners, encode_for_storage, group_resource, set_metadata,
-    settle_namespace, validate_create, warnings, written,
+    Moment, check_options, decode_body, deduplicate_owners, group_resource, set_metadata, settle_namespace,
+    validate_create, warnings, written,
 };
 
 /// Tries with other suffixes before a generated name gives up, as upstream.
@@ -57,7 +58,7 @@ pub(crate) async fn create_object(
         admit::validate(gateway, request, Operation::Create, &candidate, None, &mut admission).await?;
         warnings(kind, &candidate, None, &mut notes);
         notes.append(&mut admission.warnings);
-        let stored = encode_for_storage(kind, &candidate);
+        let stored = conversion::encode_for_store(gateway, kind, &candidate).await?;
         if request.is_dry_run() {
             dry_run_conflict(gateway, request, &candidate).await?;
             return Ok(Reply::object(201, ObjectBytes::unsaved(&stored).map_err(crate::error::from_read)?, notes));

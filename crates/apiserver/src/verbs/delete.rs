@@ -8,12 +8,13 @@ use store::Revision;
 
 use super::{Reply, Request};
 use crate::admit;
+use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
 use crate::storage::{Current, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, body_format, check_dry_run, check_options, decode_stored, encode_for_storage, options_error, rfc3339,
+    Moment, body_format, check_dry_run, check_options, encode_for_storage, options_error, rfc3339,
     set_metadata, written,
 };
 
@@ -146,7 +147,7 @@ pub(crate) async fn delete_object(
         let Some(current) = current else {
             return Err(Status::not_found(kind.as_ref().into(), &request.name));
         };
-        let object = decode_stored(kind, &current.value, current.mod_revision)?;
+        let object = conversion::decode_stored(gateway, kind, &current.value, current.mod_revision).await?;
         options.check(request, &object, current.mod_revision)?;
         let moment = Moment::now();
         if !admitted {
@@ -295,7 +296,7 @@ async fn execute(
             if kind.kind == "Namespace" && kind.group.is_empty() {
                 object["status"]["phase"] = "Terminating".into();
             }
-            let stored: Bytes = encode_for_storage(kind, &object);
+            let stored: Bytes = conversion::encode_for_store(gateway, kind, &object).await?;
             if options.dry_run || stored == current.value {
                 return Ok(Some(Reply::object(200, written(&stored, current.mod_revision)?, Vec::new())));
             }

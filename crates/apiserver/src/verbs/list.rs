@@ -1,5 +1,7 @@
 //! LIST: from the cache when it is fresh enough, from the store when the client wants pages or a revision of the past.
 
+use std::sync::Arc;
+
 use ::bytes::Bytes;
 use api::Status;
 use base64::Engine as _;
@@ -10,6 +12,7 @@ use store::{Revision, StoreError};
 use super::present::{ListMetadata, Presenter};
 use super::{Content, Reply, Request};
 use crate::cache::Indexed;
+use crate::custom::conversion;
 use crate::error::{from_not_fresh, from_read, from_store};
 use crate::gateway::Gateway;
 use crate::http::options::ListOptions;
@@ -31,7 +34,8 @@ pub(crate) async fn select(gateway: &Gateway, request: &Request) -> Result<(Vec<
     let options = request.list_options()?;
     options.validate_list()?;
     let resource = gateway.cache.resource(&request.kind).ok_or_else(Status::unknown_endpoint)?;
-    let selection = Selection::new(&request.kind, &resource.kind, &request.namespace, &request.name, &options)?;
+    let indexed = conversion::indexed_kind(&request.kind, &resource.kind);
+    let selection = Selection::new(&request.kind, indexed, &request.namespace, &request.name, &options)?;
     match plan(&options)? {
         Plan::Cache(freshness) => {
             let revision = match freshness {
@@ -43,6 +47,7 @@ pub(crate) async fn select(gateway: &Gateway, request: &Request) -> Result<(Vec<
                 Some(name) => resource.get(&request.namespace, name).into_iter().collect(),
                 None => resource.list(&request.namespace),
             };
+            let objects = conversion::localize_all(gateway, &request.kind, objects).await?;
             let everything = selection.is_everything();
             let items = objects
                 .iter()
@@ -101,7 +106,8 @@ async fn page(
 ) -> Result<(Vec<ObjectBytes>, ListMetadata), Status> {
     let kind = &request.kind;
     let prefix = ObjectKey::prefix(kind, &request.namespace);
-    let fields = gateway.cache.resource(kind).map(|r| r.kind.selectable_fields.clone()).unwrap_or_default();
+    let indexed = gateway.cache.resource(kind).map(|r| Arc::clone(conversion::indexed_kind(kind, &r.kind)));
+    let fields = indexed.map(|kind| kind.selectable_fields.clone()).unwrap_or_default();
     let everything = selection.is_everything();
     let mut start_key = Bytes::from([prefix.as_ref(), start.as_bytes()].concat());
     let mut revision = revision;
@@ -114,14 +120,19 @@ async fn page(
             revision = page.revision;
         }
         let n_keys = page.kvs.len();
-        let mut last_key = Bytes::new();
+        let mut keys = Vec::with_capacity(n_keys);
+        let mut objects = Vec::with_capacity(n_keys);
         for kv in page.kvs {
-            let object = storage::read(kind, &kv.value, kv.mod_revision).map_err(from_read)?;
-            if everything || matches(selection, &prefix, request, &kv.key, &object, &fields)? {
+            objects.push(storage::read(kind, &kv.value, kv.mod_revision).map_err(from_read)?);
+            keys.push(kv.key);
+        }
+        let objects = conversion::localize(gateway, kind, objects).await?;
+        for (key, object) in keys.iter().zip(objects) {
+            if everything || matches(selection, &prefix, request, key, &object, &fields)? {
                 items.push(object);
             }
-            last_key = kv.key;
         }
+        let last_key = keys.pop().unwrap_or_default();
         let mut metadata = ListMetadata { resource_version: revision.0, ..ListMetadata::default() };
         if !page.more || n_keys == 0 {
             return Ok((items, metadata));

@@ -6,11 +6,12 @@ use api::{ErrorList, Path, Shape, Status, Value, defaults};
 
 use super::update::{Replaced, replace};
 use super::{Reply, Request, apply};
+use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
-use crate::write::{Moment, check_options, decode_stored, field_validation, group_resource};
+use crate::write::{Moment, check_options, field_validation, group_resource};
 
 /// Tries against other writers; upstream's number.
 const RACES_MAX: usize = 5;
@@ -36,7 +37,7 @@ pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply,
         let Some(current) = current else {
             return Err(Status::not_found(group_resource(request), &request.name));
         };
-        let old = decode_stored(&request.kind, &current.value, current.mod_revision)?;
+        let old = conversion::decode_stored(gateway, &request.kind, &current.value, current.mod_revision).await?;
         let object = patched_object(request, &patch, &old)?;
         match replace(gateway, request, &key, object, current, Ownership::Track).await? {
             Replaced::Done(reply) => return Ok(reply),

@@ -12,13 +12,12 @@ use super::patch::{decode_patch, patched};
 use super::update::{Replaced, replace};
 use super::{Reply, Request, get};
 use crate::admit::{self, Operation};
+use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
-use crate::write::{
-    Moment, body_format, check_options, decode_stored, field_validation, from_storage, group_resource, set_metadata,
-};
+use crate::write::{Moment, body_format, check_options, field_validation, from_storage, group_resource, set_metadata};
 
 const RACES_MAX: usize = 5;
 
@@ -107,7 +106,7 @@ async fn change(
         let Some(current) = current else {
             return Err(Status::not_found(group_resource(request), &request.name));
         };
-        let old = decode_stored(kind, &current.value, current.mod_revision)?;
+        let old = conversion::decode_stored(gateway, kind, &current.value, current.mod_revision).await?;
         let mut object = old.clone();
         let old_scale = scale_of(kind, &object)?;
         let Edited { mut scale, managed } = edit(&old, &old_scale)?;

@@ -6,14 +6,15 @@ use store::Revision;
 use super::create::{authorize, create_object};
 use super::{Reply, Request};
 use crate::admit::{self, Operation};
+use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
 use crate::ownership::{self, Ownership};
 use crate::storage::{Current, ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_options, decode_body, decode_stored, deduplicate_owners, encode_for_storage, group_resource,
-    invalid_as_it_says, reject_invalid, set_metadata, settle_namespace, warnings, written,
+    Moment, check_options, decode_body, decode_stored, deduplicate_owners, group_resource, invalid_as_it_says,
+    reject_invalid, set_metadata, settle_namespace, warnings, written,
 };
 
 /// Races with other writers before the client is asked to try again itself.
@@ -89,7 +90,7 @@ pub(super) async fn replace(
     ownership: Ownership,
 ) -> Result<Replaced, Status> {
     let kind = &request.kind;
-    let old = decode_stored(kind, &current.value, current.mod_revision)?;
+    let old = conversion::decode_stored(gateway, kind, &current.value, current.mod_revision).await?;
     check_preconditions(request, key, &object, &old, current.mod_revision)?;
     let moment = Moment::now();
     let mut notes = Vec::new();
@@ -107,7 +108,7 @@ pub(super) async fn replace(
     warnings(kind, &object, Some(&old), &mut notes);
     notes.append(&mut admission.warnings);
 
-    let stored = encode_for_storage(kind, &object);
+    let stored = conversion::encode_for_store(gateway, kind, &object).await?;
     if stored == current.value {
         let unchanged = ObjectBytes::from_stored(&current.value, current.mod_revision);
         return Ok(Replaced::Done(Reply::object(200, unchanged.map_err(crate::error::from_read)?, notes)));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::bytes::Bytes;
-use api::Status;
+use api::{Kind, Status};
 use futures::Stream;
 use rand::Rng as _;
 use store::Revision;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::present::Presenter;
 use super::{Content, Reply, Request};
 use crate::cache::{Cache, CacheEvent, CachedObject, EventKind, ResourceCache, WatchPosition};
+use crate::custom::conversion;
 use crate::error::{from_not_fresh, from_store};
 use crate::gateway::Gateway;
 use crate::http::body;
@@ -34,7 +35,8 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
     options.validate_watch()?;
     let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let resource = gateway.cache.resource(&request.kind).ok_or_else(Status::unknown_endpoint)?;
-    let selection = Selection::new(&request.kind, &resource.kind, &request.namespace, &request.name, &options)?;
+    let indexed = conversion::indexed_kind(&request.kind, &resource.kind);
+    let selection = Selection::new(&request.kind, indexed, &request.namespace, &request.name, &options)?;
     let revision = options.watch_revision()?;
     let wants_initial = options.send_initial_events;
     let timeout = options
@@ -52,6 +54,7 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
         };
         let fresh = fresh.map_err(from_not_fresh)?;
         let (objects, position) = resource.list_and_watch(&request.namespace);
+        let objects = conversion::localize_all(gateway, &request.kind, objects).await?;
         let mut columns = true;
         for object in objects.iter().filter(|object| selection.matches(object)) {
             pending.push_back(presenter.event(EventKind::Added, &object.bytes, columns)?);
@@ -86,6 +89,8 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
         next_bookmark: Instant::now() + BOOKMARK_INTERVAL,
         deadline: Instant::now() + timeout,
         shutdown: gateway.shutdown.clone(),
+        kind: Arc::clone(&request.kind),
+        converter: gateway.me.upgrade().filter(|_| conversion::is_needed(&request.kind)),
         over: false,
     };
     Ok(Reply::new(200, Content::Body(presenter.watch_content_type(), body::stream(watcher.into_stream()))))
@@ -118,6 +123,9 @@ struct Watcher {
     next_bookmark: Instant,
     deadline: Instant,
     shutdown: watch::Receiver<bool>,
+    kind: Arc<Kind>,
+    /// Who converts objects into the client's version, when that takes a webhook.
+    converter: Option<Arc<Gateway>>,
     over: bool,
 }
 
@@ -149,8 +157,12 @@ impl Watcher {
                 Ok((events, next)) if !events.is_empty() => {
                     self.position = next;
                     for event in &events {
-                        self.take(event);
+                        self.take_localized(event).await;
                     }
+                    continue;
+                }
+                Ok(_) if self.resource.is_closed() => {
+                    self.over = true;
                     continue;
                 }
                 Ok(_) => {}
@@ -192,6 +204,19 @@ impl Watcher {
         }
     }
 
+    async fn take_localized(&mut self, event: &CacheEvent) {
+        let Some(gateway) = &self.converter else { return self.take(event) };
+        match conversion::localize_event(gateway, &self.kind, event).await {
+            Ok(localized) => self.take(&localized),
+            Err(status) => self.fail(&status),
+        }
+    }
+
+    fn fail(&mut self, status: &Status) {
+        self.pending.push_back(self.presenter.error_event(status));
+        self.over = true;
+    }
+
     /// Turns a change into what it means to this client: objects come and go as selectors begin and cease to match.
     fn take(&mut self, event: &CacheEvent) {
         if event.revision <= self.start {
@@ -212,10 +237,7 @@ impl Watcher {
         };
         match line {
             Ok(line) => self.pending.push_back(line),
-            Err(status) => {
-                self.pending.push_back(self.presenter.error_event(&status));
-                self.over = true;
-            }
+            Err(status) => self.fail(&status),
         }
     }
 

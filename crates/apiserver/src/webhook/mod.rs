@@ -10,6 +10,9 @@ mod hook;
 mod review;
 mod rules;
 
+pub(crate) use call::post;
+pub(crate) use hook::ClientConfig;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
