@@ -5,6 +5,7 @@
 //! of workers, and `pod::next` decides (purely, from the pod alone) what its status is to be. Only pods on nodes of this
 //! simulation are touched.
 
+pub(crate) mod kubelet;
 mod node;
 mod pod;
 mod program;
@@ -64,10 +65,17 @@ impl Default for SimulateConfig {
 }
 
 /// Runs the nodes until `shutdown`. The Node objects stay, as they do when a kubelet stops.
-pub(crate) async fn run(config: SimulateConfig, connection: Connection, shutdown: Shutdown) -> anyhow::Result<()> {
+/// Logs and sessions are served at the `kubelet` endpoint, when there is one.
+pub(crate) async fn run(
+    config: SimulateConfig,
+    kubelet: Option<kubelet::Endpoint>,
+    connection: Connection,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let address = kubelet.as_ref().and_then(kubelet::Endpoint::address);
     let limit = config.concurrent_requests_max.max(1);
     let nodes: Vec<Arc<SimulatedNode>> =
-        (0..config.count).map(|index| Arc::new(SimulatedNode::new(&config, index))).collect();
+        (0..config.count).map(|index| Arc::new(SimulatedNode::new(&config, index, address))).collect();
     let by_name: HashMap<String, Arc<SimulatedNode>> =
         nodes.iter().map(|node| (node.name().to_owned(), node.clone())).collect();
     for_all(&nodes, limit, &shutdown, |node| {
@@ -98,6 +106,10 @@ pub(crate) async fn run(config: SimulateConfig, connection: Connection, shutdown
     for _ in 0..limit {
         let fleet = fleet.clone();
         workers.spawn(async move { fleet.work().await });
+    }
+    if let Some(endpoint) = kubelet {
+        let serving = kubelet::Kubelet::new(fleet.clone()).serve(endpoint, shutdown.clone());
+        workers.spawn(serving);
     }
     tokio::select! {
         () = heartbeats(&nodes, limit, &connection, &shutdown) => {}

@@ -15,6 +15,7 @@ mod store;
 mod token;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::parser::ValueSource;
@@ -87,6 +88,9 @@ pub(crate) struct SimulateArgs {
     /// Names are this plus a number.
     #[arg(long, default_value = "sim-")]
     pub name_prefix: String,
+    /// Address of this machine at which the API server reaches the nodes' kubelet (logs, exec, attach, port-forward).
+    #[arg(long, default_value = "127.0.0.1")]
+    pub kubelet_address: IpAddr,
 }
 
 /// What a command line said, and what its user should be warned of.

@@ -25,7 +25,7 @@ use super::{elect, tls};
 use crate::args::{
     ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
 };
-use crate::pki::Identity;
+use crate::pki::{Identity, Pki, Purpose, San};
 
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const SCHEDULER: &str = "kube-scheduler";
@@ -227,10 +227,31 @@ pub(crate) async fn simulate_nodes(args: SimulateArgs, shutdown: Shutdown) -> Re
     let connection = Connection::from_kubeconfig(&args.kubeconfig, "simulate-nodes").await?;
     let config = crate::simulate::SimulateConfig {
         count: args.count,
-        name_prefix: args.name_prefix,
+        name_prefix: args.name_prefix.clone(),
         ..crate::simulate::SimulateConfig::default()
     };
-    crate::simulate::run(config, connection, shutdown).await
+    let kubelet = match kubelet_endpoint(&args).await {
+        Ok(endpoint) => Some(endpoint),
+        Err(error) => {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the nodes have no kubelet: no logs, exec, attach, port-forward"
+            );
+            None
+        }
+    };
+    crate::simulate::run(config, kubelet, connection, shutdown).await
+}
+
+/// The kubelet of simulated nodes: a certificate of its own, and clients of the cluster's CA.
+async fn kubelet_endpoint(args: &SimulateArgs) -> Result<crate::simulate::kubelet::Endpoint> {
+    let names = [San::Ip(args.kubelet_address)];
+    let serving = Pki::in_memory()?.identity("kubelet", &Purpose::Serving(&names))?;
+    let ca = kubeconfig_ca(&args.kubeconfig)?;
+    let tls = tls::server_config(&serving.certificate_pem, &serving.key_pem, &ca)?;
+    let listener = TcpListener::bind((args.kubelet_address, 0)).await;
+    let listener = listener.with_context(|| format!("--kubelet-address {}", args.kubelet_address))?;
+    Ok(crate::simulate::kubelet::Endpoint { listener, tls })
 }
 
 /// Controllers and scheduler inside the server's process.

@@ -1,7 +1,7 @@
 //! One simulated node: its Node object, its lease, and the addresses it gives to pods.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use client::Connection;
 use jiff::Timestamp;
@@ -24,6 +24,8 @@ pub(super) struct SimulatedNode {
     name: String,
     index: usize,
     ip: Ipv4Addr,
+    /// Where its kubelet really is.
+    kubelet: Option<SocketAddr>,
     labels: BTreeMap<String, String>,
     resources: Value,
     state: Mutex<State>,
@@ -41,7 +43,7 @@ struct State {
 }
 
 impl SimulatedNode {
-    pub(super) fn new(config: &SimulateConfig, index: usize) -> SimulatedNode {
+    pub(super) fn new(config: &SimulateConfig, index: usize, kubelet: Option<SocketAddr>) -> SimulatedNode {
         let name = format!("{}{index}", config.name_prefix);
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let mut labels: BTreeMap<String, String> = [
@@ -63,6 +65,7 @@ impl SimulatedNode {
             name,
             index,
             ip: Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)).wrapping_add(number)),
+            kubelet,
             labels,
             resources: json!({"cpu": config.cpu, "memory": config.memory, "pods": config.pods.to_string(),
                 "ephemeral-storage": "100Gi"}),
@@ -207,6 +210,9 @@ impl SimulatedNode {
             json!({"type": kind, "status": status, "reason": reason, "message": message,
                 "lastHeartbeatTime": now, "lastTransitionTime": now})
         };
+        // The InternalIP is invented; an API server that starts with the Hostname, as by default, finds the kubelet.
+        let hostname = self.kubelet.map_or_else(|| self.name.clone(), |kubelet| kubelet.ip().to_string());
+        let port = self.kubelet.map_or(10_250, |kubelet| kubelet.port());
         json!({
             "capacity": self.resources,
             "allocatable": self.resources,
@@ -218,9 +224,9 @@ impl SimulatedNode {
             ],
             "addresses": [
                 {"type": "InternalIP", "address": self.ip.to_string()},
-                {"type": "Hostname", "address": self.name},
+                {"type": "Hostname", "address": hostname},
             ],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
             "nodeInfo": {
                 "machineID": format!("{:032x}", self.index),
                 "systemUUID": format!("00000000-0000-0000-0000-{:012x}", self.index),
@@ -255,7 +261,7 @@ mod tests {
 
     #[test]
     fn pods_get_addresses_of_the_nodes_range_and_give_them_back() {
-        let node = SimulatedNode::new(&SimulateConfig { zones: 2, ..SimulateConfig::default() }, 3);
+        let node = SimulatedNode::new(&SimulateConfig { zones: 2, ..SimulateConfig::default() }, 3, None);
         assert_eq!(node.name(), "node-3");
         assert_eq!(node.labels["topology.kubernetes.io/zone"], "zone-1");
         assert_eq!(node.pod_ip("a"), "100.64.3.2");
@@ -270,7 +276,7 @@ mod tests {
 
     #[test]
     fn registered_node_is_ready_and_offers_what_was_asked() {
-        let node = SimulatedNode::new(&SimulateConfig::default(), 0);
+        let node = SimulatedNode::new(&SimulateConfig::default(), 0, None);
         let object = node.object(Timestamp::UNIX_EPOCH);
         let status = object.status.unwrap();
         assert_eq!(status.capacity.unwrap()["cpu"].0, "32");
