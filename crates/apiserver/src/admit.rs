@@ -1,4 +1,4 @@
-//! Admission on the write path: the chain's two phases, webhooks, the escalation check of RBAC objects, the charge to quotas.
+//! Admission on the write path: the chain's two phases, policies, webhooks, the escalation check of RBAC objects, the charge to quotas.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use crate::admission::{self, Context};
 use crate::authz::escalation::{self, RbacWrite};
 use crate::error::{from_not_fresh, from_store};
 use crate::gateway::Gateway;
-use crate::ownership;
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::verbs::name_suffix as suffix;
 use crate::verbs::{DeleteOptions, Request};
-use crate::webhook::{self, Attributes, Rounds, Traces};
+use crate::webhook::{self, Attributes, Traces};
 use crate::write::{encode_for_storage, set_metadata};
+use crate::{ownership, policy};
 
 pub(crate) use crate::admission::Operation;
 
@@ -33,7 +33,7 @@ pub(crate) struct Admission {
 }
 
 /// The mutating phase. First it gives what the write needs and is about to come a moment to come. `managed` is the object's
-/// `managedFields`, which only webhooks get to see.
+/// `managedFields`, which only policies and webhooks get to see.
 pub(crate) async fn mutate(
     gateway: &Gateway,
     request: &Request,
@@ -46,23 +46,51 @@ pub(crate) async fn mutate(
     patience(gateway, &view, object).await;
     let mut admission = Admission::default();
     plugins(gateway, &view, object, &mut admission)?;
-    if request.admitted || !gateway.webhooks.mutates(gateway.cache.as_ref()) {
+    let source = gateway.cache.as_ref();
+    if request.admitted || (!gateway.policies.mutates(source) && !gateway.webhooks.mutates(source)) {
         return Ok(admission);
     }
     set_metadata(object, "managedFields", managed.clone());
     let attributes = Attributes::of_write(request, operation, object);
     let old = old.unwrap_or(&Value::Null);
     let mut rounds = Rounds::default();
-    let mut traces = Traces { notes: &request.notes, audit: &mut admission.audit };
-    if webhook::mutate(gateway, &attributes, object, old, &mut rounds, &mut traces).await? {
-        // Plugins see what webhooks made of the object, and webhooks that asked for it see what came after them.
+    if outsiders(gateway, request, &attributes, object, old, &mut rounds, &mut admission.audit).await? {
+        // Plugins see what others made of the object, and those that asked for it see what came after them.
         plugins(gateway, &view, object, &mut admission)?;
-        rounds.again(object);
-        let mut traces = Traces { notes: &request.notes, audit: &mut admission.audit };
-        webhook::mutate(gateway, &attributes, object, old, &mut rounds, &mut traces).await?;
+        rounds.policies.again(object);
+        outsiders(gateway, request, &attributes, object, old, &mut rounds, &mut admission.audit).await?;
     }
     ownership::take_after_admission(object, managed, &request.notes);
     Ok(admission)
+}
+
+/// What has to be remembered between two rounds of mutation.
+#[derive(Debug, Default)]
+struct Rounds {
+    policies: policy::Rounds,
+    webhooks: webhook::Rounds,
+    /// Webhooks are asked a second time in the second round.
+    second: bool,
+}
+
+/// Lets policies and then webhooks change the object. True: something did.
+async fn outsiders(
+    gateway: &Gateway,
+    request: &Request,
+    attributes: &Attributes<'_>,
+    object: &mut Value,
+    old: &Value,
+    rounds: &mut Rounds,
+    audit: &mut BTreeMap<String, String>,
+) -> Result<bool, Status> {
+    let by_policy = policy::mutate(gateway, attributes, object, old, &mut rounds.policies).await?;
+    if rounds.second {
+        rounds.webhooks.again(object);
+    }
+    rounds.second = true;
+    let mut traces = Traces { notes: &request.notes, audit };
+    let by_webhook = webhook::mutate(gateway, attributes, object, old, &mut rounds.webhooks, &mut traces).await?;
+    Ok(by_policy || by_webhook)
 }
 
 /// The mutating plugins of this process.
@@ -79,7 +107,7 @@ fn plugins(
     Ok(())
 }
 
-/// Webhooks on what is not an object of the kind: the body of an act (binding, eviction, token), a scale, a review.
+/// Policies and webhooks on what is not an object of the kind: the body of an act (binding, eviction, token), a scale, a review.
 pub(crate) async fn body(
     gateway: &Gateway,
     request: &Request,
@@ -89,13 +117,26 @@ pub(crate) async fn body(
 ) -> Result<(), Status> {
     let attributes = Attributes::of_write(request, operation, body);
     let mut audit = BTreeMap::new();
-    let mut traces = Traces { notes: &request.notes, audit: &mut audit };
     let mut rounds = Rounds::default();
-    if webhook::mutate(gateway, &attributes, body, old, &mut rounds, &mut traces).await? {
-        rounds.again(body);
-        webhook::mutate(gateway, &attributes, body, old, &mut rounds, &mut traces).await?;
+    if outsiders(gateway, request, &attributes, body, old, &mut rounds, &mut audit).await? {
+        rounds.policies.again(body);
+        outsiders(gateway, request, &attributes, body, old, &mut rounds, &mut audit).await?;
     }
-    webhook::validate(gateway, &attributes, body, old, &mut traces).await
+    judge(gateway, request, &attributes, body, old, &mut audit).await
+}
+
+/// Asks policies and then webhooks for their judgement.
+async fn judge(
+    gateway: &Gateway,
+    request: &Request,
+    attributes: &Attributes<'_>,
+    object: &Value,
+    old: &Value,
+    audit: &mut BTreeMap<String, String>,
+) -> Result<(), Status> {
+    let mut traces = Traces { notes: &request.notes, audit };
+    policy::validate(gateway, attributes, object, old, &mut traces).await?;
+    webhook::validate(gateway, attributes, object, old, &mut traces).await
 }
 
 /// Both phases of a CONNECT, whose object is its options.
@@ -142,8 +183,8 @@ pub(crate) async fn validate(
     }
     if !request.admitted {
         let attributes = Attributes::of_write(request, operation, object);
-        let mut traces = Traces { notes: &request.notes, audit: &mut admission.audit };
-        webhook::validate(gateway, &attributes, object, old.unwrap_or(&Value::Null), &mut traces).await?;
+        let old = old.unwrap_or(&Value::Null);
+        judge(gateway, request, &attributes, object, old, &mut admission.audit).await?;
     }
     if gateway.admission.enforces_quota() { charge(gateway, &view, object).await } else { Ok(()) }
 }
@@ -167,10 +208,8 @@ pub(crate) async fn delete(
     }
     let attributes = Attributes::of_delete(request, options);
     let mut audit = BTreeMap::new();
-    let mut traces = Traces { notes: &request.notes, audit: &mut audit };
-    let mut nothing = Value::Null;
-    webhook::mutate(gateway, &attributes, &mut nothing, old, &mut Rounds::default(), &mut traces).await?;
-    webhook::validate(gateway, &attributes, &Value::Null, old, &mut traces).await
+    outsiders(gateway, request, &attributes, &mut Value::Null, old, &mut Rounds::default(), &mut audit).await?;
+    judge(gateway, request, &attributes, &Value::Null, old, &mut audit).await
 }
 
 fn view<'a>(request: &'a Request, operation: Operation, old: Option<&'a Value>) -> admission::Request<'a> {

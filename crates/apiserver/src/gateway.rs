@@ -31,6 +31,7 @@ use crate::http::query::Query;
 use crate::inflight::{InFlight, too_many_requests};
 use crate::metrics::Metrics;
 use crate::outbound::{Outbound, ServiceResolver};
+use crate::policy::Policies;
 use crate::relay::forward::Raw;
 use crate::relay::kubelet::KubeletConfig;
 use crate::relay::{self, Passing};
@@ -49,10 +50,11 @@ pub(crate) struct Gateway {
     pub authn: Authenticator,
     pub front_proxies: Option<FrontProxies>,
     pub tokens: Tokens,
-    pub authz: Authorizer,
+    pub authz: Arc<Authorizer>,
     pub admission: admission::Chain,
     pub admission_config: admission::Config,
     pub webhooks: Webhooks,
+    pub policies: Policies,
     pub outbound: Outbound,
     pub services: ServiceResolver,
     pub aggregation: Aggregation,

@@ -26,6 +26,7 @@ mod inflight;
 mod metrics;
 pub mod outbound;
 mod ownership;
+mod policy;
 mod relay;
 mod select;
 mod serve;

@@ -27,6 +27,7 @@ use crate::health::Health;
 use crate::inflight::InFlight;
 use crate::metrics::Metrics;
 use crate::outbound::{ClientIdentity, Outbound, Routing, ServiceResolver};
+use crate::policy::{self, Policies};
 use crate::relay::kubelet::KubeletConfig;
 use crate::serve::{self, InProcess};
 use crate::startup;
@@ -92,10 +93,11 @@ impl ApiServer {
             ),
             front_proxies: FrontProxies::new(&config.authentication),
             tokens: config.tokens,
-            authz: Authorizer::new(Arc::clone(&source)),
+            authz: Arc::new(Authorizer::new(Arc::clone(&source))),
             admission: config.admission,
             admission_config: admission::Config::default(),
             webhooks: Webhooks::default(),
+            policies: Policies::default(),
             outbound: Outbound::default(),
             kubelets: config.kubelets,
             aggregation: Aggregation::new(config.front_proxy),
@@ -120,6 +122,7 @@ impl ApiServer {
         tokio::spawn(Arc::clone(&cache).run());
         tokio::spawn(startup::run_compactor(Arc::clone(&gateway), stopped.clone()));
         tokio::spawn(startup::run_flow_conditions(Arc::clone(&gateway), stopped.clone()));
+        tokio::spawn(policy::run_refresher(Arc::clone(&gateway), stopped.clone()));
         let starting = Arc::clone(&gateway);
         tokio::spawn(async move {
             starting.cache.ready().await;

@@ -45,6 +45,7 @@ mod template;
 mod ttl;
 mod ttl_after_finished;
 mod vac_protection;
+mod validating_admission_policy_status;
 mod volume_binder;
 
 pub use manager::{ControllerManager, ManagerConfig, Selection, SelectionError};

@@ -5,7 +5,7 @@ use crate::{
     cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoint_slice_mirroring,
     endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, pv_protection, pvc_protection,
     replica_set, resource_quota, root_ca, service_account, stateful_set, taint_eviction, ttl, ttl_after_finished,
-    vac_protection, volume_binder,
+    vac_protection, validating_admission_policy_status, volume_binder,
 };
 
 /// In upstream's order of start.
@@ -37,6 +37,7 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     vac_protection::CONTROLLER,
     ttl_after_finished::CONTROLLER,
     root_ca::CONTROLLER,
+    validating_admission_policy_status::CONTROLLER,
 ];
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod fieldset;
 mod managed;
 mod merge;
 mod node;
+mod overlay;
 mod set;
 mod update;
 
@@ -23,6 +24,7 @@ mod tests;
 pub use applying::{Applied, ApplyError, apply};
 pub use conflict::Conflicts;
 pub use managed::{ManagerId, Operation, same_but_for_times};
+pub use overlay::lay_over;
 pub use set::Set;
 pub use update::track_update;
 

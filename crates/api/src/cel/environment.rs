@@ -7,7 +7,7 @@ use super::ast::{Expr, walk};
 use super::check::{self, Checked};
 use super::escape::is_reserved;
 use super::estimate;
-use super::eval::{Bindings, Evaluation};
+use super::eval::{Bindings, Evaluation, Fields};
 use super::literals;
 use super::parse;
 use super::plan::{self, Node};
@@ -214,7 +214,17 @@ impl Program {
 
     /// The value and what it cost. Evaluation ends when it costs more than `limit`.
     pub fn evaluate<'a>(&self, bindings: &Bindings<'a>, limit: u64) -> (Result<Val<'a>, EvalError>, u64) {
-        let mut evaluation = Evaluation { bindings, locals: Vec::new(), cost: 0, limit };
+        self.evaluate_with(bindings, None, limit)
+    }
+
+    /// The same with the fields of the lazy variable.
+    pub fn evaluate_with<'a>(
+        &self,
+        bindings: &Bindings<'a>,
+        lazy: Option<&dyn Fields<'a>>,
+        limit: u64,
+    ) -> (Result<Val<'a>, EvalError>, u64) {
+        let mut evaluation = Evaluation { bindings, lazy, locals: Vec::new(), cost: 0, limit };
         let result = evaluation.eval(&self.node);
         (result, evaluation.cost)
     }

@@ -9,20 +9,19 @@ use super::standard;
 use super::strings;
 use super::value::{Eval, EvalError, Key, List, MapVal, Struct, Val, fail, insert, no_such_overload};
 
-/// Computes a field of the lazy variable.
-type Lazy<'a> = Box<dyn Fn(&str) -> Eval<Val<'a>> + 'a>;
-
-/// Values for the variables of an environment.
-#[derive(Default)]
-pub struct Bindings<'a> {
-    values: HashMap<&'static str, Val<'a>>,
-    lazy: Option<Lazy<'a>>,
+/// Where the fields of the lazy variable come from.
+pub trait Fields<'a> {
+    /// The value of a field that is declared.
+    ///
+    /// # Errors
+    /// The field cannot be computed.
+    fn get(&self, name: &str) -> Result<Val<'a>, EvalError>;
 }
 
-impl std::fmt::Debug for Bindings<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bindings").field("values", &self.values).finish_non_exhaustive()
-    }
+/// Values for the variables of an environment.
+#[derive(Debug, Default)]
+pub struct Bindings<'a> {
+    values: HashMap<&'static str, Val<'a>>,
 }
 
 impl<'a> Bindings<'a> {
@@ -39,15 +38,11 @@ impl<'a> Bindings<'a> {
         self.set(name, value);
         self
     }
-
-    /// Where the fields of the lazy variable come from.
-    pub fn set_lazy(&mut self, get: impl Fn(&str) -> Result<Val<'a>, EvalError> + 'a) {
-        self.lazy = Some(Box::new(get));
-    }
 }
 
 pub(super) struct Evaluation<'b, 'a> {
     pub bindings: &'b Bindings<'a>,
+    pub lazy: Option<&'b dyn Fields<'a>>,
     pub locals: Vec<Val<'a>>,
     pub cost: u64,
     pub limit: u64,
@@ -98,8 +93,8 @@ impl<'a> Evaluation<'_, 'a> {
 
     fn lazy(&mut self, name: &str) -> Eval<Val<'a>> {
         self.charge(2 * cost::SELECT)?;
-        match &self.bindings.lazy {
-            Some(get) => get(name),
+        match self.lazy {
+            Some(fields) => fields.get(name),
             None => fail(format!("no such key: {name}")),
         }
     }

@@ -12,6 +12,7 @@
 mod ast;
 mod check;
 mod cost;
+pub mod device;
 mod environment;
 mod escape;
 mod estimate;
@@ -36,12 +37,13 @@ mod strings;
 mod structural;
 #[cfg(test)]
 mod tests;
+pub mod typed;
 mod types;
 mod url;
 mod value;
 
 pub use environment::{Declared, Environment, Program};
-pub use eval::Bindings;
+pub use eval::{Bindings, Fields};
 pub use opaque::{Asker, Authorizer, Check, Decision, Opaque, ResourceCheck};
 pub use source::CompileErrors;
 pub use structural::Structural;

@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use super::environment::{Environment, Program};
-use super::eval::Bindings;
+use super::environment::{Declared, Environment, Program};
+use super::eval::{Bindings, Fields};
 use super::functions;
+use super::source::CompileErrors;
 use super::types::Type;
 use super::value::{EvalError, Val};
 use super::{MATCH_CONDITIONS_BUDGET, PER_CALL_LIMIT};
@@ -133,22 +134,41 @@ pub type Compiled = Result<Program, String>;
 pub struct Compiler {
     environments: HashMap<[bool; 3], Environment>,
     variables: Option<Vec<(String, Type)>>,
+    /// Types of the object and the parameters, where they are known.
+    typed: Option<(Declared, Option<Declared>)>,
 }
 
 impl Compiler {
     /// For expressions without variables: `variables` is not declared at all.
     pub fn without_variables() -> Self {
-        Self { environments: HashMap::new(), variables: None }
+        Self { environments: HashMap::new(), variables: None, typed: None }
     }
 
     pub fn with_variables() -> Self {
-        Self { environments: HashMap::new(), variables: Some(Vec::new()) }
+        Self { environments: HashMap::new(), variables: Some(Vec::new()), typed: None }
+    }
+
+    /// For checking expressions against the types of what they will be evaluated on.
+    pub fn typed(object: Declared, params: Option<Declared>) -> Self {
+        Self { typed: Some((object, params)), ..Self::with_variables() }
+    }
+
+    /// What is wrong with an expression of any type.
+    pub fn check(&mut self, text: &str, declarations: Declarations) -> Option<CompileErrors> {
+        self.environment(declarations).compile(text).err()
     }
 
     fn environment(&mut self, declarations: Declarations) -> &Environment {
         let Declarations { params, authorizer, patches } = declarations;
         self.environments.entry([params, authorizer, patches]).or_insert_with(|| {
             let mut env = environment(declarations);
+            if let Some((object, params)) = &self.typed {
+                env.declare_typed("oldObject", object.clone());
+                env.declare_typed("object", object.clone());
+                if let Some(params) = params {
+                    env.declare_typed("params", params.clone());
+                }
+            }
             if let Some(variables) = &self.variables {
                 env.declare_lazy("variables", VARIABLES);
                 for (name, t) in variables {
@@ -228,21 +248,29 @@ pub struct Named {
 
 /// Variables of a policy during one evaluation: each is computed once, when first used, and its cost is kept apart.
 #[derive(Debug)]
-pub struct Variables<'a> {
-    all: &'a [Named],
+pub struct Variables<'p, 'a> {
+    all: &'p [Named],
+    bindings: &'p Bindings<'a>,
     known: RefCell<HashMap<String, Result<Val<'a>, EvalError>>>,
     cost: Cell<u64>,
     /// Names under way: a variable can only use those before it, but this does not rest on that.
     depth: Cell<usize>,
 }
 
-impl<'a> Variables<'a> {
-    pub fn new(all: &'a [Named]) -> Self {
-        Self { all, known: RefCell::default(), cost: Cell::new(0), depth: Cell::new(0) }
+impl<'p, 'a> Variables<'p, 'a> {
+    /// `bindings`: what the variables themselves may name.
+    pub fn new(all: &'p [Named], bindings: &'p Bindings<'a>) -> Self {
+        Self { all, bindings, known: RefCell::default(), cost: Cell::new(0), depth: Cell::new(0) }
     }
 
-    /// The value of a variable, with what it may name.
-    pub fn get(&self, name: &str, bindings: &Bindings<'a>) -> Result<Val<'a>, EvalError> {
+    /// What variables have cost since this was last asked.
+    pub fn take_cost(&self) -> u64 {
+        self.cost.replace(0)
+    }
+}
+
+impl<'a> Fields<'a> for Variables<'_, 'a> {
+    fn get(&self, name: &str) -> Result<Val<'a>, EvalError> {
         if let Some(known) = self.known.borrow().get(name) {
             return known.clone();
         }
@@ -257,7 +285,7 @@ impl<'a> Variables<'a> {
         let value = match &variable.compiled {
             Err(why) => failed(format!("composited variable {name:?} fails to compile: {why}")),
             Ok(program) => {
-                let (value, cost) = program.evaluate(bindings, PER_CALL_LIMIT);
+                let (value, cost) = program.evaluate_with(self.bindings, Some(self), PER_CALL_LIMIT);
                 self.cost.set(self.cost.get().saturating_add(cost));
                 value.or_else(|error| failed(format!("composited variable {name:?} fails to evaluate: {error}")))
             }
@@ -265,11 +293,6 @@ impl<'a> Variables<'a> {
         self.depth.set(self.depth.get() - 1);
         self.known.borrow_mut().insert(name.to_owned(), value.clone());
         value
-    }
-
-    /// What variables have cost since this was last asked.
-    pub fn take_cost(&self) -> u64 {
-        self.cost.replace(0)
     }
 }
 
@@ -283,14 +306,15 @@ pub fn evaluate<'a>(
     text: &str,
     compiled: &Compiled,
     bindings: &Bindings<'a>,
-    variables: Option<&Variables<'_>>,
+    variables: Option<&Variables<'_, 'a>>,
     budget: &mut u64,
 ) -> Result<Result<Val<'a>, String>, OutOfBudget> {
     let program = match compiled {
         Ok(program) => program,
         Err(why) => return Ok(Err(format!("compilation error: {why}"))),
     };
-    let (value, cost) = program.evaluate(bindings, PER_CALL_LIMIT);
+    let lazy = variables.map(|variables| variables as &dyn Fields<'a>);
+    let (value, cost) = program.evaluate_with(bindings, lazy, PER_CALL_LIMIT);
     let cost = cost.saturating_add(variables.map_or(0, Variables::take_cost));
     *budget = budget.checked_sub(cost).ok_or(OutOfBudget)?;
     Ok(value.map_err(|error| format!("expression '{text}' resulted in error: {error}")))
@@ -307,10 +331,10 @@ pub enum Matched {
 }
 
 /// All conditions must be true; one that is false decides even if others fail. `ignore_failures`: failure policy `Ignore`.
-pub fn match_conditions(
+pub fn match_conditions<'a>(
     conditions: &[Named],
-    bindings: &Bindings<'_>,
-    variables: Option<&Variables<'_>>,
+    bindings: &Bindings<'a>,
+    variables: Option<&Variables<'_, 'a>>,
     ignore_failures: bool,
 ) -> Matched {
     let mut budget = MATCH_CONDITIONS_BUDGET;

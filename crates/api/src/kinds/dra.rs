@@ -1,6 +1,7 @@
 //! ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice: dynamic resource allocation. Source:
-//! `pkg/apis/resource/validation`. Whether a CEL selector compiles is checked where the server has CEL.
+//! `pkg/apis/resource/validation`.
 
+use crate::cel::device;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, node_selector};
 use crate::validate::text::{
@@ -227,8 +228,13 @@ fn selectors(list: &Cursor<'_>, errors: &mut ErrorList) {
         let cel = selector.field("cel");
         if !cel.is_set() {
             cel.required(errors, "");
-        } else if cel.field("expression").str().len() > OPAQUE_MAX_BYTES {
-            errors.too_long(cel.field("expression").path(), OPAQUE_MAX_BYTES);
+            continue;
+        }
+        let expression = cel.field("expression");
+        if expression.str().len() > OPAQUE_MAX_BYTES {
+            errors.too_long(expression.path(), OPAQUE_MAX_BYTES);
+        } else if let Err(why) = device::compile(expression.str()) {
+            expression.invalid(errors, &why);
         }
     }
 }

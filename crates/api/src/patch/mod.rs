@@ -62,6 +62,11 @@ impl PatchError {
             Self::Failed(message) => Status::unknown(message),
         }
     }
+
+    /// A `test` operation of a JSON patch found something else.
+    pub fn is_failed_test(&self) -> bool {
+        matches!(self, Self::Unprocessable(text) if text.ends_with("test failed"))
+    }
 }
 
 /// A decoded patch, to be applied to the current object as often as a conflict requires.

@@ -93,12 +93,17 @@ impl Request<'_> {
         GroupResource { group: self.group, resource: self.resource }
     }
 
-    /// The 403 of a plugin. An object without a name goes by what its name will start with.
+    /// The 403 of a plugin.
     pub fn forbidden(&self, object: &Value, text: &str) -> Status {
-        let named = [self.name, meta::name(object), meta::metadata_str(object, "generateName"), "Unknown"];
-        let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
-        Status::forbidden(self.group_resource(), name, text)
+        forbidden(self.group_resource(), self.name, object, text)
     }
+}
+
+/// A refusal by something in the chain. An object without a name goes by what its name will start with.
+pub fn forbidden(resource: GroupResource<'_>, name: &str, object: &Value, text: &str) -> Status {
+    let named = [name, meta::name(object), meta::metadata_str(object, "generateName"), "Unknown"];
+    let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
+    Status::forbidden(resource, name, text)
 }
 
 /// What plugins may look at, and where they put what is not the object.

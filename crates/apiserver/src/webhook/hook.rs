@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use ::bytes::Bytes;
 use api::Value;
-use api::selector::LabelSelector;
+use api::cel::policy::{Named, compile_condition};
 use base64::Engine as _;
 
-use super::rules::Rule;
+use super::selection::Selection;
 use crate::source::StoredObject;
 
 /// Upstream's default; the API defaults it as well.
@@ -21,13 +21,10 @@ pub(crate) struct Hook {
     /// Tells the hook from others of the same name in its configuration.
     pub uid: String,
     pub client: ClientConfig,
-    pub rules: Vec<Rule>,
+    pub selection: Selection,
+    pub conditions: Vec<Named>,
     /// `failurePolicy: Ignore`
     pub fails_open: bool,
-    /// `matchPolicy: Equivalent`
-    pub takes_equivalents: bool,
-    pub namespace_selector: Result<LabelSelector, String>,
-    pub object_selector: Result<LabelSelector, String>,
     /// The hook does nothing else, at least not in a dry run.
     pub dry_run_is_safe: bool,
     pub timeout: Duration,
@@ -82,10 +79,6 @@ pub(super) fn hooks(configurations: &[std::sync::Arc<StoredObject>]) -> Vec<Hook
 impl Hook {
     fn parse(configuration: &str, name: &str, nth: usize, webhook: &Value) -> Self {
         let text = |field: &str| webhook[field].as_str().unwrap_or("");
-        let selector = |field: &str| LabelSelector::from_object(&webhook[field]).map_err(|error| error.to_string());
-        // An absent selector selects everything.
-        let selector =
-            |field: &str| if webhook[field].is_null() { Ok(LabelSelector::everything()) } else { selector(field) };
         let seconds = webhook["timeoutSeconds"].as_i64().unwrap_or(TIMEOUT_SECONDS).clamp(1, 30);
         let versions = webhook["admissionReviewVersions"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let known = |version: &str| match version {
@@ -98,17 +91,21 @@ impl Hook {
             name: name.to_owned(),
             uid: format!("{configuration}/{name}/{nth}"),
             client: ClientConfig::parse(&webhook["clientConfig"]),
-            rules: webhook["rules"].as_array().into_iter().flatten().map(Rule::parse).collect(),
+            selection: Selection::of_hook(webhook),
+            conditions: webhook["matchConditions"].as_array().into_iter().flatten().map(condition).collect(),
             fails_open: text("failurePolicy") == "Ignore",
-            takes_equivalents: text("matchPolicy") == "Equivalent",
-            namespace_selector: selector("namespaceSelector"),
-            object_selector: selector("objectSelector"),
             dry_run_is_safe: ["None", "NoneOnDryRun"].contains(&text("sideEffects")),
             timeout: Duration::from_secs(seconds.unsigned_abs()),
             review_version: versions.into_iter().find_map(known),
             reinvocable: text("reinvocationPolicy") == "IfNeeded",
         }
     }
+}
+
+fn condition(condition: &Value) -> Named {
+    let text = |field: &str| condition[field].as_str().unwrap_or("");
+    let expression = text("expression").trim();
+    Named { name: text("name").to_owned(), text: expression.to_owned(), compiled: compile_condition(expression, false) }
 }
 
 impl ClientConfig {

@@ -1,14 +1,16 @@
 //! Admission webhooks: judges outside this process, asked in upstream's order.
 //!
-//! [`hook`] is a webhook as configured, [`rules`] decides whether it is asked, [`review`] is the question and its answer; these
-//! are pure. This file asks: mutating hooks one after the other, validating ones at once. A hook that hangs, lies or talks too
+//! [`hook`] is a webhook as configured, [`selection`] (with [`rules`]) and [`expressions`] decide whether it is asked, for
+//! policies as well; [`review`] is the question and its answer. This file asks: mutating hooks one after the other, validating ones at once. A hook that hangs, lies or talks too
 //! much costs its own timeout and a bounded number of bytes, and then its failure policy decides. Webhook and policy
 //! configurations are never shown to webhooks, or nobody could repair a broken one.
 
 mod call;
+mod expressions;
 mod hook;
 mod review;
 mod rules;
+mod selection;
 
 pub(crate) use call::post;
 pub(crate) use hook::ClientConfig;
@@ -16,25 +18,26 @@ pub(crate) use hook::ClientConfig;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use api::cel::policy::{self, Matched};
 use api::codec::{self, Target};
 use api::patch::{Patch, PatchType};
 use api::status::GroupResource;
 use api::{Kind, Status, Value, defaults, meta};
 use parking_lot::Mutex;
 use store::Revision;
-use tokio::sync::OnceCell;
 
 use crate::admission::Operation;
 use crate::attributes::UserInfo;
-use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::source::ObjectSource;
-use crate::storage::ObjectKey;
 use crate::verbs::{DeleteOptions, Notes, Request};
-use crate::write::{Moment, convert, decode_stored};
+use crate::write::{Moment, convert};
 use call::Failure;
 use hook::Hook;
 use review::Named;
+
+pub(crate) use expressions::{Authority, Inputs, Seen};
+pub(crate) use selection::{Selection, Surroundings};
 
 const GROUP: &str = "admissionregistration.k8s.io";
 /// Kinds that no webhook sees.
@@ -128,7 +131,11 @@ impl<'a> Attributes<'a> {
         attributes
     }
 
-    fn is_namespace(&self) -> bool {
+    pub(crate) fn group_resource(&self) -> GroupResource<'_> {
+        GroupResource { group: &self.kind.group, resource: &self.kind.resource }
+    }
+
+    pub(crate) fn is_namespace(&self) -> bool {
         self.kind.group.is_empty() && self.kind.resource == "namespaces"
     }
 
@@ -172,11 +179,11 @@ fn resource(kind: &Kind) -> Named<'_> {
 }
 
 /// The body of a subresource is a type of its own, or the object.
-fn has_own_body(kind: &Kind, subresource: &str) -> bool {
+pub(crate) fn has_own_body(kind: &Kind, subresource: &str) -> bool {
     kind.subresource(subresource).is_some_and(|sub| sub.kind != kind.kind)
 }
 
-fn target<'k>(kind: &'k Kind, subresource: &str) -> Target<'k> {
+pub(crate) fn target<'k>(kind: &'k Kind, subresource: &str) -> Target<'k> {
     match kind.subresource(subresource) {
         Some(sub) if sub.kind != kind.kind => Target::from(sub),
         _ => Target::from(kind),
@@ -229,11 +236,10 @@ pub(crate) async fn mutate(
     if hooks.is_empty() || attributes.is_exempt() {
         return Ok(changed);
     }
-    let equivalents = attributes.equivalents(gateway);
+    let surroundings = Surroundings::new(gateway, attributes);
     let round = u8::from(rounds.second);
     for (index, hook) in hooks.iter().enumerate() {
-        let labels = OnceCell::new();
-        let Some(kind) = wants(gateway, hook, attributes, &equivalents, object, old, &labels).await? else { continue };
+        let Some(kind) = wants(gateway, hook, attributes, &surroundings, object, old).await? else { continue };
         if rounds.second && !rounds.due.contains(&hook.uid) {
             continue;
         }
@@ -318,11 +324,10 @@ pub(crate) async fn validate(
     if hooks.is_empty() || attributes.is_exempt() {
         return Ok(());
     }
-    let equivalents = attributes.equivalents(gateway);
-    let labels = OnceCell::new();
+    let surroundings = Surroundings::new(gateway, attributes);
     let mut relevant = Vec::new();
     for hook in hooks.iter() {
-        if let Some(kind) = wants(gateway, hook, attributes, &equivalents, object, old, &labels).await? {
+        if let Some(kind) = wants(gateway, hook, attributes, &surroundings, object, old).await? {
             relevant.push((hook, kind));
         }
     }
@@ -372,42 +377,21 @@ async fn wants(
     gateway: &Gateway,
     hook: &Hook,
     attributes: &Attributes<'_>,
-    equivalents: &[Arc<Kind>],
+    surroundings: &Surroundings,
     object: &Value,
     old: &Value,
-    labels: &OnceCell<Value>,
 ) -> Result<Option<Arc<Kind>>, Status> {
-    let Some(kind) = rules::kind_for(hook, attributes, equivalents) else { return Ok(None) };
-    let selector = hook.object_selector.as_ref().map_err(Status::internal)?;
-    let labelled = |object: &Value| object.is_object() && selector.matches_object(object);
-    if !selector.is_everything() && !labelled(object) && !labelled(old) {
+    let Some(kind) = hook.selection.takes(gateway, attributes, surroundings, object, old).await? else {
         return Ok(None);
-    }
-    let selector = hook.namespace_selector.as_ref().map_err(Status::internal)?;
-    // What belongs to no namespace cannot be exempted by one.
-    if selector.is_everything() || (attributes.namespace.is_empty() && !attributes.is_namespace()) {
+    };
+    if hook.conditions.is_empty() {
         return Ok(Some(kind));
     }
-    let labels = labels.get_or_try_init(|| namespace_labels(gateway, attributes, object)).await?;
-    Ok(selector.matches_labels(labels).then_some(kind))
-}
-
-/// Labels of the request's namespace; of the object itself when that is what is written.
-async fn namespace_labels(gateway: &Gateway, attributes: &Attributes<'_>, object: &Value) -> Result<Value, Status> {
-    let of = |namespace: &Value| namespace.pointer("/metadata/labels").cloned().unwrap_or_default();
-    let writes = matches!(attributes.operation, Operation::Create | Operation::Update);
-    if attributes.is_namespace() && attributes.subresource.is_empty() && writes {
-        return Ok(of(object));
+    let seen = Seen::new(attributes, &kind, object, old);
+    let bindings = seen.inputs(&Value::Null, &Value::Null).bindings(Some(&Authority::new(&gateway.authz, attributes)));
+    match policy::match_conditions(&hook.conditions, &bindings, None, hook.fails_open) {
+        Matched::Yes => Ok(Some(kind)),
+        Matched::No => Ok(None),
+        Matched::Failed(text) => Err(Status::forbidden(attributes.group_resource(), &attributes.name, &text)),
     }
-    let name = &attributes.namespace;
-    if let Some(namespace) = gateway.cache.get("", "namespaces", "", name).and_then(|stored| stored.parse()) {
-        return Ok(of(&namespace));
-    }
-    // The cache may be a moment behind.
-    let kind = gateway.kind("", "v1", "namespaces")?;
-    let stored = gateway.objects.get(&ObjectKey::new(&kind, "", name)).await;
-    let stored = stored.map_err(|error| from_store(&kind, "get", error))?;
-    let missing = || Status::not_found(GroupResource { group: "", resource: "namespaces" }, name);
-    let stored = stored.ok_or_else(missing)?;
-    Ok(of(&decode_stored(&kind, &stored.value, stored.mod_revision)?))
 }

@@ -47,7 +47,17 @@ pub(super) fn request(
     object: &Value,
     old: &Value,
 ) -> Value {
-    let mut request = json!({"uid": uid, "kind": kind.kind(), "resource": resource.resource()});
+    let mut request = describe(attributes, (kind, resource));
+    let mut put = |field: &str, value: Value| request[field] = value;
+    put("uid", uid.into());
+    put("object", object.clone());
+    put("oldObject", old.clone());
+    json!({"kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{}", version.name()), "request": request})
+}
+
+/// An AdmissionRequest without the objects, and without an identity.
+pub(super) fn describe(attributes: &Attributes<'_>, (kind, resource): (Named<'_>, Named<'_>)) -> Value {
+    let mut request = json!({"uid": "", "kind": kind.kind(), "resource": resource.resource()});
     let sub = attributes.subresource;
     let mut put = |field: &str, value: Value| request[field] = value;
     if !sub.is_empty() {
@@ -65,11 +75,11 @@ pub(super) fn request(
     }
     put("operation", attributes.operation.name().into());
     put("userInfo", user_info(attributes.user));
-    put("object", object.clone());
-    put("oldObject", old.clone());
+    put("object", Value::Null);
+    put("oldObject", Value::Null);
     put("dryRun", attributes.dry_run.into());
     put("options", attributes.options.clone());
-    json!({"kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{}", version.name()), "request": request})
+    request
 }
 
 fn user_info(user: &UserInfo) -> Value {

@@ -1,13 +1,12 @@
-//! Which requests a hook is called for: its rules, on the request's resource or on one that is the same thing in another version.
+//! Which requests a rule is for, on the request's resource or on one that is the same thing in another version.
 
 use std::sync::Arc;
 
 use api::{Kind, Value};
 
 use super::Attributes;
-use super::hook::Hook;
 
-/// A `RuleWithOperations`.
+/// A `RuleWithOperations`, or a `NamedRuleWithOperations` of policies.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     operations: Vec<String>,
@@ -15,6 +14,8 @@ pub(crate) struct Rule {
     versions: Vec<String>,
     resources: Vec<String>,
     scope: Scope,
+    /// Objects by name; empty for any.
+    names: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,11 @@ enum Scope {
 }
 
 impl Rule {
-    pub(super) fn parse(rule: &Value) -> Self {
+    pub(super) fn parse_all(rules: &Value) -> Vec<Self> {
+        rules.as_array().into_iter().flatten().map(Self::parse).collect()
+    }
+
+    fn parse(rule: &Value) -> Self {
         let list = |field: &str| {
             rule[field].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
         };
@@ -43,12 +48,14 @@ impl Rule {
             versions: list("apiVersions"),
             resources: list("resources"),
             scope,
+            names: list("resourceNames"),
         }
     }
 
     fn matches(&self, attributes: &Attributes<'_>, group: &str, version: &str) -> bool {
         let any_or = |list: &[String], wanted: &str| list.iter().any(|item| item == "*" || item == wanted);
         self.matches_scope(attributes)
+            && (self.names.is_empty() || self.names.contains(&attributes.name))
             && any_or(&self.operations, attributes.operation.name())
             && any_or(&self.groups, group)
             && any_or(&self.versions, version)
@@ -71,18 +78,23 @@ impl Rule {
     }
 }
 
-/// The kind in whose version the hook wants to see the request; `None` when it is not called. `equivalents` are the other
-/// versions of the same resource.
-pub(super) fn kind_for(hook: &Hook, attributes: &Attributes<'_>, equivalents: &[Arc<Kind>]) -> Option<Arc<Kind>> {
+/// The kind in whose version a request is wanted by these rules; `None` when it is not wanted. `equivalents` are the other
+/// versions of the same resource, which count if they are taken.
+pub(super) fn kind_for(
+    rules: &[Rule],
+    takes_equivalents: bool,
+    attributes: &Attributes<'_>,
+    equivalents: &[Arc<Kind>],
+) -> Option<Arc<Kind>> {
     let kind = attributes.kind;
-    if hook.rules.iter().any(|rule| rule.matches(attributes, &kind.group, &kind.version)) {
+    if rules.iter().any(|rule| rule.matches(attributes, &kind.group, &kind.version)) {
         return Some(Arc::clone(kind));
     }
-    if !hook.takes_equivalents {
+    if !takes_equivalents {
         return None;
     }
     // Earlier rules first.
-    hook.rules.iter().find_map(|rule| {
+    rules.iter().find_map(|rule| {
         equivalents.iter().find(|other| rule.matches(attributes, &other.group, &other.version)).cloned()
     })
 }
