@@ -331,3 +331,23 @@ fn evaluation_ends_at_its_limit() {
     assert_eq!(result.unwrap_err().to_string(), "operation cancelled: actual cost limit exceeded");
     assert!(cost > PER_CALL_LIMIT);
 }
+
+#[test]
+fn estimates_of_cost_are_upstreams() {
+    let mut wrong = Vec::new();
+    for line in include_str!("testdata/estimates.tsv").lines().filter(|line| !line.starts_with('#')) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let [rule, schema, expected] = cells[..] else { panic!("{line}") };
+        let schema = Structural::new(&serde_json::from_str(schema).unwrap(), false);
+        let program = Environment::for_rules(Arc::new(schema), false).unwrap().compile(rule).unwrap();
+        let cost = program.cost_max().unwrap();
+        let is_right = match expected.strip_prefix('>') {
+            Some(least) => cost >= least.parse::<u64>().unwrap(),
+            None => cost == expected.parse::<u64>().unwrap(),
+        };
+        if !is_right {
+            wrong.push(format!("{line}: {cost}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -9,6 +9,8 @@
 mod definition;
 mod mutating;
 mod params;
+#[cfg(test)]
+mod tests;
 mod validating;
 
 use std::sync::Arc;

@@ -159,7 +159,7 @@ fn settled(object: Value, kind: &Arc<Kind>, attributes: &Attributes<'_>) -> Resu
 }
 
 /// What one mutation makes of the object; `None` leaves it.
-fn mutated(
+pub(super) fn mutated(
     policy: &Policy,
     mutation: &Mutation,
     inputs: &Inputs<'_>,

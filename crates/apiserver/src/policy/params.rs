@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use api::selector::LabelSelector;
-use api::{Kind, Value, meta};
+use api::{Kind, Value};
 
 use super::definition::{Binding, ParamKind};
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::source::ObjectSource;
 use crate::storage::ObjectKey;
-use crate::write::{convert, decode_stored};
+use crate::write::{decode_stored, from_storage};
 
 /// The kind of a policy's parameters.
 pub(super) fn kind_of(gateway: &Gateway, wanted: &ParamKind) -> Result<Arc<Kind>, String> {
     let (group, version) = wanted.api_version.split_once('/').unwrap_or(("", &wanted.api_version));
-    let found = gateway.registry.by_kind(group, version, &wanted.kind).cloned();
+    if let Some(kind) = gateway.catalog.builtin().by_kind(group, version, &wanted.kind) {
+        return Ok(Arc::clone(kind));
+    }
+    let custom = gateway.catalog.snapshot();
+    let found = custom.of_group_version(group, version).iter().find(|kind| *kind.kind == *wanted.kind).cloned();
     found.ok_or_else(|| {
         format!("failed to find resource referenced by paramKind: '{group}/{version}, Kind={}'", wanted.kind)
     })
@@ -72,11 +76,7 @@ async fn named(gateway: &Gateway, kind: &Kind, namespace: &str, name: &str) -> R
 
 /// A cached object in the version that the policy asks for.
 fn shown(kind: &Kind, object: Value) -> Value {
-    let stored = api::kinds::builtin().storage_kind(kind).map(AsRef::as_ref).unwrap_or(kind);
-    let mut object = convert(object, stored, kind);
-    if meta::metadata_str(&object, "name").is_empty() {
-        return object;
-    }
+    let mut object = from_storage(kind, object);
     object["apiVersion"] = kind.api_version().into();
     object["kind"] = kind.kind.to_string().into();
     object

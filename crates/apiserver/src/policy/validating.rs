@@ -58,20 +58,20 @@ pub(crate) async fn validate(
 
 /// What one evaluation of a policy says.
 #[derive(Debug, Default)]
-struct Verdict {
+pub(super) struct Verdict {
     /// With the index of the validation.
-    refusals: Vec<(usize, Refusal)>,
+    pub refusals: Vec<(usize, Refusal)>,
     /// Audit annotations of the policy's own: key and value.
-    annotations: Vec<(String, String)>,
+    pub annotations: Vec<(String, String)>,
     /// Annotations that failed, when failures refuse.
-    failed_annotations: Vec<String>,
+    pub failed_annotations: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
-struct Refusal {
-    message: String,
+pub(super) struct Refusal {
+    pub message: String,
     /// Empty for the default.
-    reason: String,
+    pub reason: String,
 }
 
 impl Refusal {
@@ -92,7 +92,7 @@ impl Verdict {
 }
 
 /// Evaluates a policy with one parameter.
-fn judge(policy: &Policy, inputs: &Inputs<'_>, authority: &Authority) -> Verdict {
+pub(super) fn judge(policy: &Policy, inputs: &Inputs<'_>, authority: &Authority) -> Verdict {
     match conditions(policy, inputs, authority) {
         Matched::Yes => {}
         Matched::No => return Verdict::default(),
