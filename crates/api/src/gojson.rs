@@ -81,6 +81,58 @@ fn print_into(value: &Value, out: &mut String) {
     }
 }
 
+/// A value as Go's `json.Marshal` writes it from maps: keys sorted, no spaces, and `<`, `>`, `&` and the two line separators
+/// escaped.
+pub fn marshal(value: &Value) -> String {
+    let mut out = String::new();
+    marshal_into(value, &mut out);
+    out
+}
+
+fn marshal_into(value: &Value, out: &mut String) {
+    match value {
+        Value::String(text) => marshal_text(text, out),
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                marshal_into(item, out);
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| key.as_str());
+            out.push('{');
+            for (i, (key, item)) in entries.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                marshal_text(key, out);
+                out.push(':');
+                marshal_into(item, out);
+            }
+            out.push('}');
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
+    }
+}
+
+fn marshal_text(text: &str, out: &mut String) {
+    for c in Value::from(text).to_string().chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            _ => out.push(c),
+        }
+    }
+}
+
 struct Seed<'d> {
     path: String,
     duplicates: &'d mut Vec<String>,

@@ -105,6 +105,11 @@ impl Quantity {
         amount.clamp(i64::MIN.into(), i64::MAX.into()) as i64
     }
 
+    /// The amount in nanos, the finest unit kept; saturates at 38 digits.
+    pub fn nanos(&self) -> i128 {
+        rescale(self.mantissa, self.scale, NANO).map_or_else(|| saturated(self.mantissa), |(amount, _)| amount)
+    }
+
     /// The amount as a float, for ratios only.
     pub fn to_f64(&self) -> f64 {
         self.mantissa as f64 * 10f64.powi(self.scale)

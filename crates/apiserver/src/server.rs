@@ -39,6 +39,8 @@ use crate::webhook::Webhooks;
 pub struct Config {
     pub store: Arc<dyn Store>,
     pub tokens: Tokens,
+    /// Bootstrap tokens are credentials (`--enable-bootstrap-token-auth`).
+    pub bootstrap_tokens: bool,
     /// The admission plugins to run.
     pub admission: admission::Chain,
     /// Service address ranges; the first gives the default family.
@@ -88,7 +90,7 @@ impl ApiServer {
                     keys: config.tokens.keys.clone(),
                     issuers: config.tokens.issuers.clone(),
                     audiences: config.tokens.issuer.audiences.clone(),
-                    bootstrap_tokens: false,
+                    bootstrap_tokens: config.bootstrap_tokens,
                 },
             ),
             front_proxies: FrontProxies::new(&config.authentication),

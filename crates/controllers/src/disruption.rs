@@ -1,5 +1,8 @@
 //! Disruption controller: how many pods of a PodDisruptionBudget may go now.
-//! Reads PodDisruptionBudget, Pod and the workloads that own pods. Writes PodDisruptionBudget.status. Source: policy/v1 docs.
+//! Reads PodDisruptionBudget, Pod and the workloads that own pods. Writes PodDisruptionBudget.status, Pod.status. Source:
+//! policy/v1 docs.
+//!
+//! A second queue takes back the DisruptionTarget condition of pods that were not disrupted after all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +14,10 @@ use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
 
+use crate::api_error::ApiErrorExt;
 use crate::clock::{self, seconds_between};
 use crate::deployment::resolve;
 use crate::own_writes::{LOOK_AGAIN, OwnWrites};
@@ -78,7 +83,57 @@ async fn run(ctx: Ctx) {
     controller.deployments.has_synced().await;
     controller.stateful.has_synced().await;
     controller.controllers.has_synced().await;
-    work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS).await;
+    let stale = WorkQueue::default();
+    controller.pods.on_event({
+        let stale = stale.clone();
+        move |event: &Event<Pod>| {
+            if stale_in(event.object(), &clock::now()).is_some() {
+                stale.add(ObjectKey::of(event.object().as_ref()));
+            }
+        }
+    });
+    let conditions = StaleConditions { ctx: ctx.clone(), pods: controller.pods.clone() };
+    tokio::join!(
+        work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS),
+        work(&ctx, CONTROLLER.name, Arc::new(conditions), stale, WORKERS),
+    );
+}
+
+/// Seconds until a pod's announced disruption is taken as not happening; None when none was announced, or it is on its way.
+fn stale_in(pod: &Pod, now: &Time) -> Option<i64> {
+    let announced = pods::condition(pod, "DisruptionTarget").filter(|one| one.status == "True")?;
+    // A kubelet may take as long as it wants.
+    let by_kubelet = announced.reason.as_deref() == Some("TerminationByKubelet");
+    if by_kubelet || pod.metadata.deletion_timestamp.is_some() || pods::is_terminal(pod) {
+        return None;
+    }
+    Some(DELETION_TIMEOUT_SECONDS - seconds_between(announced.last_transition_time.as_ref()?, now))
+}
+
+/// Takes back what was not done.
+struct StaleConditions {
+    ctx: Ctx,
+    pods: Informer<Pod>,
+}
+
+impl Reconciler for StaleConditions {
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
+        let now = clock::now();
+        let Some(pod) = self.pods.get(key) else { return Ok(Requeue::Never) };
+        match stale_in(&pod, &now) {
+            None => return Ok(Requeue::Never),
+            Some(left) if left > 0 => return Ok(Requeue::after_seconds(left)),
+            Some(_) => {}
+        }
+        let condition = json!({ "type": "DisruptionTarget", "status": "False", "reason": null, "message": null, "lastTransitionTime": now });
+        let change = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } });
+        let api = self.ctx.connection.namespaced::<Pod>(&key.namespace);
+        match api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(change)).await {
+            Ok(_) => Ok(Requeue::Never),
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(Requeue::Never),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
@@ -289,6 +344,21 @@ mod tests {
         let counts = (status.expected_pods, status.desired_healthy, status.current_healthy, status.disruptions_allowed);
         let expected = (Some(expected.0), Some(expected.1), Some(expected.2), Some(expected.3));
         assert_eq!(counts, expected, "{spec} with {n_ready} ready");
+    }
+
+    #[test]
+    fn a_disruption_that_does_not_come_is_taken_back() {
+        let now = Time("2024-01-01T00:03:00Z".parse().unwrap());
+        let left = |reason: &str, at: &str, phase: &str| {
+            let condition =
+                json!({ "type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": at });
+            let pod = json!({ "metadata": {}, "status": { "phase": phase, "conditions": [condition] } });
+            stale_in(&serde_json::from_value(pod).unwrap(), &now)
+        };
+        assert_eq!(left("EvictionByEvictionAPI", "2024-01-01T00:02:00Z", "Running"), Some(60));
+        assert_eq!(left("EvictionByEvictionAPI", "2024-01-01T00:00:30Z", "Running"), Some(-30));
+        assert_eq!(left("TerminationByKubelet", "2024-01-01T00:00:00Z", "Running"), None);
+        assert_eq!(left("EvictionByEvictionAPI", "2024-01-01T00:00:00Z", "Failed"), None);
     }
 
     #[test]

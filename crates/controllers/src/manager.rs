@@ -7,11 +7,10 @@ use client::{Connection, EventRecorder, InformerFactory, LeaderConfig, LeaderEle
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
+use crate::certificates::sign::ClusterSigner;
 use crate::registry::CONTROLLERS;
-use crate::spec::{ControllerSpec, Ctx};
-
-/// The user that lists, watches and holds the lease.
-const MANAGER_USER: &str = "system:kube-controller-manager";
+use crate::service_account_token::TokenMaker;
+use crate::spec::{ControllerSpec, Ctx, MANAGER_USER};
 
 /// What the controllers are told by the operator.
 #[derive(Clone, Debug)]
@@ -34,6 +33,13 @@ pub struct ManagerConfig {
     /// Prefix lengths of the pieces (`--node-cidr-mask-size-ipv4`, `-ipv6`).
     pub node_cidr_mask_size_ipv4: u8,
     pub node_cidr_mask_size_ipv6: u8,
+    /// Signs CertificateSigningRequests; without it none is signed.
+    pub cluster_signer: Option<ClusterSigner>,
+    /// Makes the tokens in Secrets; without it none is filled.
+    pub token_maker: Option<TokenMaker>,
+    /// How long an automatically made token Secret must be unused before it is marked, and marked before it is deleted
+    /// (`--legacy-service-account-token-clean-up-period`).
+    pub legacy_token_clean_up_period: Duration,
 }
 
 impl Default for ManagerConfig {
@@ -49,6 +55,9 @@ impl Default for ManagerConfig {
             cluster_cidrs: Vec::new(),
             node_cidr_mask_size_ipv4: 24,
             node_cidr_mask_size_ipv6: 64,
+            cluster_signer: None,
+            token_maker: None,
+            legacy_token_clean_up_period: Duration::from_secs(8760 * 3600),
         }
     }
 }
@@ -124,7 +133,7 @@ async fn run_controllers(connect: Connect, config: Arc<ManagerConfig>, shutdown:
     for controller in CONTROLLERS.iter().filter(|controller| config.selection.takes(controller)) {
         let connection = connect(&controller.user());
         let ctx = Ctx {
-            events: EventRecorder::new(connection.clone(), controller.name, shutdown.clone()),
+            events: EventRecorder::new(connection.clone(), controller.event_source(), shutdown.clone()),
             connection,
             informers: informers.clone(),
             config: config.clone(),

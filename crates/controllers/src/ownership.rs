@@ -62,27 +62,40 @@ pub(crate) fn claim(owner: &ObjectMeta, selector: &LabelSelector, object: &Objec
     }
 }
 
-/// Makes `owner` the controller of an orphan. Refused by the server when the object was replaced meanwhile.
-pub(crate) async fn adopt<O, K>(connection: &Connection, owner: &O, object: &ObjectMeta) -> Result<K, kube::Error>
+/// Makes `owner` the controller of an orphan, and gives it the finalizer that the owner's objects have. Refused by the server when
+/// the object was replaced meanwhile.
+pub(crate) async fn adopt<O, K>(
+    connection: &Connection,
+    owner: &O,
+    object: &ObjectMeta,
+    finalizer: Option<&str>,
+) -> Result<K, kube::Error>
 where
     O: Resource<DynamicType = ()>,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
 {
-    let change = json!({ "metadata": { "uid": object.uid, "ownerReferences": [controller_reference(owner)] } });
+    let mut change = json!({ "metadata": { "uid": object.uid, "ownerReferences": [controller_reference(owner)] } });
+    if let Some(finalizer) = finalizer {
+        change["metadata"]["finalizers"] = json!([finalizer]);
+    }
     api_of::<K>(connection, object).patch(name(object), &PatchParams::default(), &Patch::Strategic(change)).await
 }
 
-/// Takes `owner` off an object. An object that is gone, or was replaced, needs no release.
+/// Takes `owner` off an object, and the finalizer with it. An object that is gone, or was replaced, needs no release.
 pub(crate) async fn release<K>(
     connection: &Connection,
     owner: &ObjectMeta,
     object: &ObjectMeta,
+    finalizer: Option<&str>,
 ) -> Result<Option<K>, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
 {
     let gone = json!([{ "$patch": "delete", "uid": uid(owner) }]);
-    let change = json!({ "metadata": { "uid": object.uid, "ownerReferences": gone } });
+    let mut change = json!({ "metadata": { "uid": object.uid, "ownerReferences": gone } });
+    if let Some(finalizer) = finalizer {
+        change["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+    }
     match api_of::<K>(connection, object).patch(name(object), &PatchParams::default(), &Patch::Strategic(change)).await
     {
         Ok(released) => Ok(Some(released)),

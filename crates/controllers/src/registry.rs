@@ -1,15 +1,18 @@
 //! The list of controllers. A new one is a file and a line here.
 
+use crate::certificates::{approve, clean, sign};
 use crate::spec::ControllerSpec;
 use crate::{
-    cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoint_slice_mirroring,
-    endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, pv_protection, pvc_protection,
-    replica_set, resource_quota, root_ca, service_account, stateful_set, taint_eviction, ttl, ttl_after_finished,
-    vac_protection, validating_admission_policy_status, volume_binder,
+    attach_detach, bootstrap, cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice,
+    endpoint_slice_mirroring, endpoints, ephemeral_volume, garbage_collector, horizontal_pod_autoscaler, job,
+    legacy_token_cleaner, namespace, node_ipam, node_lifecycle, pod_gc, pv_protection, pvc_protection, replica_set,
+    resource_claim, resource_quota, root_ca, service_account, service_account_token, service_cidr, stateful_set,
+    taint_eviction, ttl, ttl_after_finished, vac_protection, validating_admission_policy_status, volume_binder, volume_expander,
 };
 
 /// In upstream's order of start.
 pub const CONTROLLERS: &[ControllerSpec] = &[
+    service_account_token::CONTROLLER,
     endpoints::CONTROLLER,
     endpoint_slice::CONTROLLER,
     endpoint_slice_mirroring::CONTROLLER,
@@ -23,21 +26,33 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     job::CONTROLLER,
     deployment::CONTROLLER,
     replica_set::REPLICA_SET,
+    horizontal_pod_autoscaler::CONTROLLER,
     disruption::CONTROLLER,
     stateful_set::CONTROLLER,
     cron_job::CONTROLLER,
+    sign::CONTROLLER,
+    approve::CONTROLLER,
+    clean::CONTROLLER,
     ttl::CONTROLLER,
+    bootstrap::sign::CONTROLLER,
+    bootstrap::clean::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
     cluster_role_aggregation::CONTROLLER,
     volume_binder::CONTROLLER,
+    attach_detach::CONTROLLER,
+    volume_expander::CONTROLLER,
     pvc_protection::CONTROLLER,
     pv_protection::CONTROLLER,
     vac_protection::CONTROLLER,
     ttl_after_finished::CONTROLLER,
     root_ca::CONTROLLER,
+    ephemeral_volume::CONTROLLER,
+    resource_claim::CONTROLLER,
+    legacy_token_cleaner::CONTROLLER,
     validating_admission_policy_status::CONTROLLER,
+    service_cidr::CONTROLLER,
 ];
 
 #[cfg(test)]
@@ -59,7 +74,8 @@ mod tests {
             let row = row.unwrap_or_else(|| panic!("{} is not a controller of upstream", controller.name));
             assert_eq!(row[1], controller.alias, "{}", controller.name);
             assert!(
-                row[4].split(" / ").any(|account| account == controller.account),
+                row[4].split(" / ").any(|account| account == controller.account)
+                    || (controller.account.is_empty() && row[4] == "(root client)"),
                 "{} acts as {}",
                 controller.name,
                 row[4]

@@ -24,6 +24,8 @@ pub(crate) struct History {
     /// By revision number, oldest first; `current` is the last that equals the present template.
     pub all: Vec<Arc<ControllerRevision>>,
     pub current: Arc<ControllerRevision>,
+    /// The owner's collision count, raised when the name of a new revision was taken.
+    pub collisions: Option<i32>,
 }
 
 pub(crate) fn hash_of(revision: &ControllerRevision) -> &str {
@@ -45,14 +47,48 @@ pub(crate) fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSp
     serde_json::from_value(template).ok()
 }
 
+/// `OWNER-HASH`, with so much of the owner's name as leaves room for the hash.
+fn revision_name(owner: &str, hash: &str) -> String {
+    const OWNER_MAX: usize = 223;
+    let end = owner.len().min(OWNER_MAX);
+    format!("{}-{hash}", owner.get(..end).unwrap_or(owner))
+}
+
 /// Who keeps a history, and where it is read and written.
 pub(crate) struct Keeper<'a> {
     pub connection: &'a Connection,
     pub revisions: &'a Informer<ControllerRevision>,
     pub own_writes: &'a OwnWrites,
-    /// The label of a revision that holds its hash.
-    pub hash_label: &'static str,
+    pub naming: Naming,
 }
+
+/// How a revision's hash is made and labelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// A DaemonSet's: from the template.
+    Template,
+    /// A StatefulSet's: from the revision's data.
+    Data,
+}
+
+impl Naming {
+    fn hash(self, template: &PodTemplateSpec, data: &Value, collisions: Option<i32>) -> String {
+        match self {
+            Naming::Template => template::hash(template, collisions),
+            Naming::Data => template::data_hash(data, collisions),
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Naming::Template => HASH_LABEL,
+            Naming::Data => "controller.kubernetes.io/hash",
+        }
+    }
+}
+
+/// Names tried for one revision: a collision of 32 bit hashes is rare, a second one on top is a bug.
+const COLLISIONS_MAX: usize = 8;
 
 impl Keeper<'_> {
     /// The history with the present template in it as the newest revision: found, renumbered, or made.
@@ -66,54 +102,72 @@ impl Keeper<'_> {
         all.sort_by_key(|revision| (revision.revision, name(&revision.metadata).to_owned()));
         let highest = all.last().map_or(0, |newest| newest.revision);
         let equal = |revision: &&Arc<ControllerRevision>| template_of(revision).as_ref() == Some(template);
-        let current = match all.iter().rev().find(equal).cloned() {
-            Some(current) if current.revision == highest => current,
-            Some(current) => self.renumber(owner, &current, highest + 1).await?,
+        let (current, collisions) = match all.iter().rev().find(equal).cloned() {
+            Some(current) if current.revision == highest => (current, collisions),
+            Some(current) => (self.renumber(owner, &current, highest + 1).await?, collisions),
             None => self.create(owner, template, highest + 1, collisions).await?,
         };
         all.retain(|revision| name(&revision.metadata) != name(&current.metadata));
         all.push(current.clone());
-        Ok(History { all, current })
+        Ok(History { all, current, collisions })
     }
 
+    /// Makes the revision, under another name when one of other data has it. Also returns the collision count that led there.
     async fn create<O: Resource<DynamicType = ()>>(
         &self,
         owner: &O,
         template: &PodTemplateSpec,
         number: i64,
-        collisions: Option<i32>,
-    ) -> Result<Arc<ControllerRevision>, kube::Error> {
+        mut collisions: Option<i32>,
+    ) -> Result<(Arc<ControllerRevision>, Option<i32>), kube::Error> {
         let data = data(template).map_err(kube::Error::SerdeError)?;
-        let hash = template::hash(&data, collisions);
+        let api = self.connection.namespaced::<ControllerRevision>(namespace(owner.meta()));
+        let mut tries_left = COLLISIONS_MAX;
+        loop {
+            let revision = self.revision(owner, template, &data, number, collisions);
+            let written = match api.create(&PostParams::default(), &revision).await {
+                Ok(created) => created,
+                Err(error) if error.is_already_exists() && tries_left > 0 => {
+                    let existing = api.get(name(&revision.metadata)).await?;
+                    let ours = controller_of(&existing.metadata).is_some_and(|one| one.uid == uid(owner.meta()));
+                    let same = existing.data.as_ref().is_some_and(|existing| existing.0 == data);
+                    if !(ours && same) {
+                        tries_left -= 1;
+                        collisions = Some(collisions.unwrap_or(0) + 1);
+                        continue;
+                    }
+                    // The cache was behind.
+                    existing
+                }
+                Err(error) => return Err(error),
+            };
+            self.own_writes.wrote(&ObjectKey::from_meta(owner.meta()), self.revisions, &written);
+            return Ok((Arc::new(written), collisions));
+        }
+    }
+
+    fn revision<O: Resource<DynamicType = ()>>(
+        &self,
+        owner: &O,
+        template: &PodTemplateSpec,
+        data: &Value,
+        number: i64,
+        collisions: Option<i32>,
+    ) -> ControllerRevision {
+        let hash = self.naming.hash(template, data, collisions);
         let mut labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-        labels.insert(self.hash_label.to_owned(), hash.clone());
-        let revision = ControllerRevision {
+        labels.insert(self.naming.label().to_owned(), hash.clone());
+        ControllerRevision {
             metadata: ObjectMeta {
-                name: Some(format!("{}-{hash}", name(owner.meta()))),
+                name: Some(revision_name(name(owner.meta()), &hash)),
                 labels: Some(labels),
                 annotations: owner.meta().annotations.clone(),
                 owner_references: Some(vec![controller_reference(owner)]),
                 ..ObjectMeta::default()
             },
-            data: Some(RawExtension(data)),
+            data: Some(RawExtension(data.clone())),
             revision: number,
-        };
-        let api = self.connection.namespaced::<ControllerRevision>(namespace(owner.meta()));
-        let created = match api.create(&PostParams::default(), &revision).await {
-            Ok(created) => created,
-            // Ours already, and the cache was behind; anything else of that name is an error to retry.
-            Err(error) if error.is_already_exists() => {
-                let existing = api.get(name(&revision.metadata)).await?;
-                let ours = controller_of(&existing.metadata).is_some_and(|one| one.uid == uid(owner.meta()));
-                if !ours {
-                    return Err(error);
-                }
-                existing
-            }
-            Err(error) => return Err(error),
-        };
-        self.own_writes.wrote(&ObjectKey::from_meta(owner.meta()), self.revisions, &created);
-        Ok(Arc::new(created))
+        }
     }
 
     async fn renumber<O: Resource<DynamicType = ()>>(

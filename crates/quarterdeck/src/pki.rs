@@ -134,6 +134,11 @@ impl Pki {
         }
     }
 
+    /// For those who sign with the CA.
+    pub(crate) fn ca_key_pem(&self) -> &str {
+        &self.ca_key_pem
+    }
+
     /// The identity kept as `name.crt` and `name.key`, issued when missing, outdated or not covering `purpose`.
     pub(crate) fn identity(&self, name: &str, purpose: &Purpose<'_>) -> Result<Identity> {
         if self.dir.as_os_str().is_empty() {

@@ -3,12 +3,15 @@
 use client::LeaderConfig;
 
 use crate::profile::ProfileConfig;
+use crate::queue::Backoff;
 
 /// How the scheduler runs. The default is upstream's default configuration without leader election.
 #[derive(Clone)]
 pub struct SchedulerConfig {
     /// One profile per scheduler name; at least one.
     pub profiles: Vec<ProfileConfig>,
+    /// How long pods wait after failures.
+    pub backoff: Backoff,
     /// Campaign for this lease before scheduling; `None` when the assembler sees to it.
     pub leader_election: Option<LeaderConfig>,
     /// Requests to the API server in flight at the same time, bindings and status patches together.
@@ -21,6 +24,7 @@ impl Default for SchedulerConfig {
     fn default() -> SchedulerConfig {
         SchedulerConfig {
             profiles: vec![ProfileConfig::default()],
+            backoff: Backoff::default(),
             leader_election: None,
             concurrent_requests_max: 64,
             seed: None,

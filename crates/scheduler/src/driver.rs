@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use client::{Connection, EventRecorder, EventType, Informer, InformerFactory, LeaderElection, Object, Shutdown};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::config::SchedulerConfig;
-use crate::engine::{Engine, Event, Failure, Outcome, REASON_SCHEDULER_ERROR};
+use crate::engine::{Engine, Event, Failure, Outcome, REASON_SCHEDULER_ERROR, StorageChange};
 use crate::framework::{BindContext, Status};
 use crate::model::PodInfo;
 use crate::model::labels::Selector;
@@ -83,7 +86,7 @@ async fn lead(connection: Connection, config: &SchedulerConfig, shutdown: Shutdo
         .collect();
     let seed = config.seed.unwrap_or_else(rand::random);
     let driver = Driver {
-        engine: Engine::new(profiles, seed),
+        engine: Engine::with_backoff(profiles, config.backoff, seed),
         hands: Hands {
             context: BindContext { client: connection.client() },
             permits: Arc::new(Semaphore::new(config.concurrent_requests_max.max(1))),
@@ -107,6 +110,12 @@ struct Sources {
     replica_sets: Informer<ReplicaSet>,
     stateful_sets: Informer<StatefulSet>,
     replication_controllers: Informer<ReplicationController>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
+    csi_nodes: Informer<CSINode>,
+    csi_drivers: Informer<CSIDriver>,
+    capacities: Informer<CSIStorageCapacity>,
 }
 
 impl Sources {
@@ -121,7 +130,14 @@ impl Sources {
             replica_sets: factory.informer(),
             stateful_sets: factory.informer(),
             replication_controllers: factory.informer(),
+            claims: factory.informer(),
+            volumes: factory.informer(),
+            classes: factory.informer(),
+            csi_nodes: factory.informer(),
+            csi_drivers: factory.informer(),
+            capacities: factory.informer(),
         };
+        sources.forward_storage(inbox);
         forward(&sources.nodes, inbox, Event::NodeApplied, Event::NodeDeleted);
         forward(&sources.namespaces, inbox, Event::NamespaceApplied, Event::NamespaceDeleted);
         forward(&sources.budgets, inbox, Event::BudgetApplied, Event::BudgetDeleted);
@@ -161,7 +177,53 @@ impl Sources {
         sources
     }
 
+    fn forward_storage(&self, inbox: &mpsc::UnboundedSender<Event>) {
+        use StorageChange as Change;
+        forward(
+            &self.claims,
+            inbox,
+            |claim| Event::Storage(Change::ClaimApplied(claim)),
+            |claim| Event::Storage(Change::ClaimDeleted(claim)),
+        );
+        forward(
+            &self.volumes,
+            inbox,
+            |volume| Event::Storage(Change::VolumeApplied(volume)),
+            |volume| Event::Storage(Change::VolumeDeleted(volume)),
+        );
+        forward(
+            &self.classes,
+            inbox,
+            |class| Event::Storage(Change::ClassApplied(class)),
+            |class| Event::Storage(Change::ClassDeleted(class)),
+        );
+        forward(
+            &self.csi_nodes,
+            inbox,
+            |node| Event::Storage(Change::CsiNodeApplied(node)),
+            |node| Event::Storage(Change::CsiNodeDeleted(node)),
+        );
+        forward(
+            &self.csi_drivers,
+            inbox,
+            |driver| Event::Storage(Change::CsiDriverApplied(driver)),
+            |driver| Event::Storage(Change::CsiDriverDeleted(driver)),
+        );
+        forward(
+            &self.capacities,
+            inbox,
+            |capacity| Event::Storage(Change::CapacityApplied(capacity)),
+            |capacity| Event::Storage(Change::CapacityDeleted(capacity)),
+        );
+    }
+
     async fn synced(&self) {
+        self.claims.has_synced().await;
+        self.volumes.has_synced().await;
+        self.classes.has_synced().await;
+        self.csi_nodes.has_synced().await;
+        self.csi_drivers.has_synced().await;
+        self.capacities.has_synced().await;
         self.nodes.has_synced().await;
         self.namespaces.has_synced().await;
         self.budgets.has_synced().await;
@@ -264,8 +326,11 @@ impl Driver {
                     let profile = self.engine.profile(pod.pod.scheduler_name()).cloned();
                     let hands = self.hands.clone();
                     tokio::spawn(async move {
+                        let waits = profile.as_ref().is_some_and(|profile| profile.waits(&pod.pod));
+                        // A binding that waits for something outside must not hold up the others.
+                        let held = (!waits).then_some(permit);
                         hands.bind(profile, pod, node).await;
-                        drop(permit);
+                        drop(held);
                     });
                 }
                 Some(Outcome::Failed(failure)) => {

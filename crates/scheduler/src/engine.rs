@@ -6,21 +6,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::cache::Cache;
 use crate::cycle::{Cycle, ScheduleError};
 use crate::framework::{
-    ActionType, ClusterEvent, Code, EventObject, EventResource, PostFilterResult, Status, node_change, pod_change,
+    ActionType, ClusterEvent, Code, CycleState, EventObject, EventResource, PostFilterResult, Status, node_change,
+    pod_change,
 };
 use crate::model::labels::Selector;
+use crate::model::storage::{Capacity, Claim, Class, Volume, claim_key};
 use crate::model::{NodeFacts, PodInfo};
 use crate::nominator::Nominator;
 use crate::profile::Profile;
-use crate::queue::{Pending, Queue, QueuedPod};
+use crate::queue::{Backoff, Pending, Queue, QueuedPod};
 use crate::snapshot::DisruptionBudget;
 
 /// All that can happen to the scheduler.
@@ -43,12 +47,29 @@ pub enum Event {
     OwnerDeleted {
         uid: String,
     },
+    Storage(StorageChange),
     /// A binding this scheduler asked for is finished.
     BindingFinished {
         pod: QueuedPod,
         node: Arc<str>,
         result: Result<(), Status>,
     },
+}
+
+/// A change of something that has to do with storage.
+pub enum StorageChange {
+    ClaimApplied(Arc<PersistentVolumeClaim>),
+    ClaimDeleted(Arc<PersistentVolumeClaim>),
+    VolumeApplied(Arc<PersistentVolume>),
+    VolumeDeleted(Arc<PersistentVolume>),
+    ClassApplied(Arc<StorageClass>),
+    ClassDeleted(Arc<StorageClass>),
+    CsiNodeApplied(Arc<CSINode>),
+    CsiNodeDeleted(Arc<CSINode>),
+    CsiDriverApplied(Arc<CSIDriver>),
+    CsiDriverDeleted(Arc<CSIDriver>),
+    CapacityApplied(Arc<CSIStorageCapacity>),
+    CapacityDeleted(Arc<CSIStorageCapacity>),
 }
 
 /// What to do after one cycle.
@@ -95,11 +116,15 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(profiles: Vec<Profile>, seed: u64) -> Engine {
+        Engine::with_backoff(profiles, Backoff::default(), seed)
+    }
+
+    pub fn with_backoff(profiles: Vec<Profile>, backoff: Backoff, seed: u64) -> Engine {
         let profiles: HashMap<String, Arc<Profile>> =
             profiles.into_iter().map(|profile| (profile.scheduler_name.clone(), Arc::new(profile))).collect();
         let profiles = Arc::new(profiles);
         Engine {
-            queue: Queue::new(profiles.clone()),
+            queue: Queue::new(profiles.clone(), backoff),
             profiles,
             cache: Cache::default(),
             nominator: Nominator::default(),
@@ -157,7 +182,8 @@ impl Engine {
                 self.cache.snapshot.owner_selectors.insert(uid, selector);
             }
             Event::OwnerDeleted { uid } => drop(self.cache.snapshot.owner_selectors.remove(&uid)),
-            Event::BindingFinished { pod, node: _, result } => self.binding_finished(pod, result, now),
+            Event::Storage(change) => self.storage_changed(change, now),
+            Event::BindingFinished { pod, node, result } => self.binding_finished(pod, &node, result, now),
         }
     }
 
@@ -336,10 +362,63 @@ impl Engine {
         }
     }
 
-    fn binding_finished(&mut self, pod: QueuedPod, result: Result<(), Status>, now: Duration) {
+    fn storage_changed(&mut self, change: StorageChange, now: Duration) {
+        let storage = Arc::make_mut(&mut self.cache.snapshot.storage);
+        let name = |meta: &ObjectMeta| meta.name.clone().unwrap_or_default();
+        let key = |meta: &ObjectMeta| claim_key(meta.namespace.as_deref().unwrap_or_default(), &name(meta));
+        let (resource, added) = match change {
+            StorageChange::ClaimApplied(claim) => {
+                let old = storage.claims.insert(key(&claim.metadata), Arc::new(Claim::new(&claim)));
+                (EventResource::PersistentVolumeClaim, old.is_none())
+            }
+            StorageChange::VolumeApplied(volume) => {
+                let old = storage.volumes.insert(name(&volume.metadata), Arc::new(Volume::new(&volume)));
+                (EventResource::PersistentVolume, old.is_none())
+            }
+            StorageChange::ClassApplied(class) => {
+                let old = storage.classes.insert(name(&class.metadata), Arc::new(Class::new(&class)));
+                (EventResource::StorageClass, old.is_none())
+            }
+            StorageChange::CsiNodeApplied(node) => {
+                let is_new = !storage.limits.contains_key(&name(&node.metadata));
+                storage.set_limits(&node);
+                (EventResource::CsiNode, is_new)
+            }
+            StorageChange::CsiDriverApplied(driver) => {
+                let publishes = driver.spec.storage_capacity.unwrap_or(false);
+                let old = storage.with_capacity.insert(name(&driver.metadata), publishes);
+                (EventResource::CsiDriver, old.is_none())
+            }
+            StorageChange::CapacityApplied(capacity) => {
+                let old = storage.capacities.insert(key(&capacity.metadata), Arc::new(Capacity::new(&capacity)));
+                (EventResource::CsiStorageCapacity, old.is_none())
+            }
+            // Nothing that goes makes a pod fit.
+            StorageChange::ClaimDeleted(claim) => return drop(storage.claims.remove(&key(&claim.metadata))),
+            StorageChange::VolumeDeleted(volume) => return drop(storage.volumes.remove(&name(&volume.metadata))),
+            StorageChange::ClassDeleted(class) => return drop(storage.classes.remove(&name(&class.metadata))),
+            StorageChange::CsiNodeDeleted(node) => return drop(storage.limits.remove(&name(&node.metadata))),
+            StorageChange::CsiDriverDeleted(driver) => {
+                storage.with_capacity.remove(&name(&driver.metadata));
+                return;
+            }
+            StorageChange::CapacityDeleted(capacity) => {
+                return drop(storage.capacities.remove(&key(&capacity.metadata)));
+            }
+        };
+        let action = if added { ActionType::ADD } else { ActionType::UPDATE_OTHER };
+        self.queue.on_event(ClusterEvent::new(resource, action), EventObject::None, now);
+    }
+
+    fn binding_finished(&mut self, pod: QueuedPod, node: &str, result: Result<(), Status>, now: Duration) {
         let uid = pod.pod.uid.clone();
         if result.is_ok() {
             return self.queue.done(&uid);
+        }
+        if let Some(profile) = self.profiles.get(pod.pod.scheduler_name()) {
+            for slot in profile.points.reserve.iter().rev() {
+                slot.plugin.unreserve(&mut CycleState::default(), &pod.pod, node);
+            }
         }
         let node_freed = self.cache.is_assumed(&uid);
         self.cache.forget(&uid);

@@ -29,4 +29,5 @@ mod testing;
 
 pub use config::SchedulerConfig;
 pub use driver::Scheduler;
-pub use profile::{ProfileConfig, ProfileError};
+pub use profile::{PointConfig, ProfileConfig, ProfileError};
+pub use queue::Backoff;

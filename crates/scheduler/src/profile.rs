@@ -1,6 +1,7 @@
 //! A profile: a scheduler name and the plugins, with weights and arguments, that decide for its pods.
 
 use crate::framework::ExtensionPoints;
+use crate::model::PodInfo;
 use crate::plugins::{self, PluginArgs};
 
 /// Configuration of one profile; the default is upstream's.
@@ -12,7 +13,20 @@ pub struct ProfileConfig {
     /// Plugin names in order; weights come from the registry unless given in `weights`.
     pub plugins: Vec<String>,
     pub weights: Vec<(String, i64)>,
+    /// Changes at single extension points, made after `plugins` are in place.
+    pub points: Vec<PointConfig>,
     pub args: PluginArgs,
+}
+
+/// Changes at one extension point.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PointConfig {
+    /// Upstream's name, e.g. `preFilter`.
+    pub point: String,
+    /// Plugins to take off; `*` takes all off.
+    pub disabled: Vec<String>,
+    /// Plugins to put on, with a weight where one is given.
+    pub enabled: Vec<(String, Option<i64>)>,
 }
 
 impl Default for ProfileConfig {
@@ -22,6 +36,7 @@ impl Default for ProfileConfig {
             percentage_of_nodes_to_score: 0,
             plugins: plugins::REGISTRY.iter().map(|entry| entry.name.to_owned()).collect(),
             weights: Vec::new(),
+            points: Vec::new(),
             args: PluginArgs::default(),
         }
     }
@@ -33,6 +48,9 @@ pub enum ProfileError {
     /// No plugin of this name is registered.
     #[error("plugin {0:?} does not exist")]
     UnknownPlugin(String),
+    /// The plugin serves other points only.
+    #[error("plugin {plugin:?} does not extend {point} plugin")]
+    NotServed { plugin: String, point: String },
     /// A profile needs exactly one way to order its queue.
     #[error("profile {0:?} needs exactly one queue sort plugin")]
     QueueSort(String),
@@ -49,16 +67,29 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Whether binding this pod may take long.
+    pub(crate) fn waits(&self, pod: &PodInfo) -> bool {
+        self.points.pre_bind.iter().any(|slot| slot.plugin.waits(pod))
+    }
+
     pub fn new(config: &ProfileConfig) -> Result<Profile, ProfileError> {
         let mut points = ExtensionPoints::default();
-        for (id, name) in config.plugins.iter().enumerate() {
-            let entry = plugins::REGISTRY
-                .iter()
-                .find(|entry| entry.name == name)
-                .ok_or_else(|| ProfileError::UnknownPlugin(name.clone()))?;
-            let weight = config.weights.iter().find(|(of, _)| of == name).map_or(entry.weight, |(_, weight)| *weight);
-            points.begin(u32::try_from(id).unwrap_or(u32::MAX), weight);
-            (entry.extend)(&config.args, &mut points);
+        for name in &config.plugins {
+            let weight = config.weights.iter().find(|(of, _)| of == name).map(|(_, weight)| *weight);
+            build(name, weight, &config.args, &mut points)?;
+        }
+        for change in &config.points {
+            for plugin in &change.disabled {
+                points.disable(&change.point, plugin);
+            }
+            for (plugin, weight) in &change.enabled {
+                let mut more = ExtensionPoints::default();
+                build(plugin, *weight, &config.args, &mut more)?;
+                if !points.enable(&change.point, more) {
+                    let (plugin, point) = (plugin.clone(), change.point.clone());
+                    return Err(ProfileError::NotServed { plugin, point });
+                }
+            }
         }
         if points.queue_sort.len() != 1 {
             return Err(ProfileError::QueueSort(config.scheduler_name.clone()));
@@ -71,5 +102,39 @@ impl Profile {
             percentage_of_nodes_to_score: config.percentage_of_nodes_to_score,
             points,
         })
+    }
+}
+
+/// Puts one plugin at its points. Its place in the registry is its id.
+fn build(name: &str, weight: Option<i64>, args: &PluginArgs, points: &mut ExtensionPoints) -> Result<(), ProfileError> {
+    let found = plugins::REGISTRY.iter().enumerate().find(|(_, entry)| entry.name == name);
+    let Some((id, entry)) = found else { return Err(ProfileError::UnknownPlugin(name.to_owned())) };
+    points.begin(u32::try_from(id).unwrap_or(u32::MAX), weight.unwrap_or(entry.weight));
+    (entry.extend)(args, points);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_changed_one_by_one() {
+        let change = |point: &str, disabled: &[&str], enabled: &[(&str, Option<i64>)]| PointConfig {
+            point: point.into(),
+            disabled: disabled.iter().map(|name| (*name).into()).collect(),
+            enabled: enabled.iter().map(|(name, weight)| ((*name).into(), *weight)).collect(),
+        };
+        let mut config = ProfileConfig::default();
+        config.points =
+            vec![change("score", &["*"], &[("NodeResourcesFit", Some(7))]), change("filter", &["NodePorts"], &[])];
+        let profile = Profile::new(&config).unwrap();
+        let scores: Vec<_> = profile.points.score.iter().map(|slot| (slot.plugin.name(), slot.weight)).collect();
+        assert_eq!(scores, [("NodeResourcesFit", 7)]);
+        assert!(!profile.points.filter.iter().any(|slot| slot.plugin.name() == "NodePorts"));
+        assert!(profile.points.pre_filter.iter().any(|slot| slot.plugin.name() == "NodePorts"));
+        config.points = vec![change("bind", &[], &[("NodeName", None)])];
+        let refused = ProfileError::NotServed { plugin: "NodeName".into(), point: "bind".into() };
+        assert_eq!(Profile::new(&config).err(), Some(refused));
     }
 }

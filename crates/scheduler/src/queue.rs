@@ -12,10 +12,38 @@ use crate::framework::{ClusterEvent, EventObject, EventResource, Hint, pod_chang
 use crate::model::PodInfo;
 use crate::profile::Profile;
 
-/// Wait after the first failure.
-pub const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
-/// Longest wait after failures.
-pub const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// How long pods wait after failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// After the first failure.
+    pub initial: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Backoff {
+        Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    /// When a pod may be tried again.
+    fn ends(self, queued: &QueuedPod) -> Duration {
+        let failures =
+            if queued.consecutive_errors > 0 { queued.consecutive_errors } else { queued.unschedulable_count };
+        queued.timestamp + self.after(failures)
+    }
+
+    /// The wait after so many failures; by default 1 s, 2 s, 4 s ... 10 s.
+    fn after(self, failures: u32) -> Duration {
+        match failures {
+            0 => Duration::ZERO,
+            more => self.initial.saturating_mul(1 << (more - 1).min(16)).min(self.max),
+        }
+    }
+}
+
 /// After this long without a helpful event a pod is tried again anyway.
 pub const MAX_TIME_UNSCHEDULABLE: Duration = Duration::from_secs(5 * 60);
 /// Backoffs end at multiples of this, so that pods of one moment are still ordered by priority.
@@ -74,12 +102,14 @@ pub struct Queue {
     /// Newest version of the pods that were handed out.
     in_flight: HashMap<Arc<str>, Arc<PodInfo>>,
     arrivals: u64,
+    waits: Backoff,
 }
 
 impl Queue {
-    pub fn new(profiles: Arc<HashMap<String, Arc<Profile>>>) -> Queue {
+    pub fn new(profiles: Arc<HashMap<String, Arc<Profile>>>, waits: Backoff) -> Queue {
         Queue {
             profiles,
+            waits,
             entries: HashMap::new(),
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
@@ -285,7 +315,7 @@ impl Queue {
             queued.rejectors.insert(plugin);
             return self.shelve(queued);
         }
-        let window = window_of(backoff_ends(&queued));
+        let window = window_of(self.waits.ends(&queued));
         let key = self.sort_key(&queued);
         let place =
             if queued.consecutive_errors > 0 { Place::ErrorBackoff(window, key) } else { Place::Backoff(window, key) };
@@ -294,7 +324,7 @@ impl Queue {
 
     /// From unschedulable to where it belongs now.
     fn wake(&mut self, queued: QueuedPod, now: Duration) {
-        if window_of(backoff_ends(&queued)) > window_of(now) {
+        if window_of(self.waits.ends(&queued)) > window_of(now) {
             self.back_off(queued);
         } else {
             self.activate(queued, now);
@@ -344,20 +374,6 @@ impl Queue {
     }
 }
 
-/// When a pod may be tried again.
-fn backoff_ends(queued: &QueuedPod) -> Duration {
-    let failures = if queued.consecutive_errors > 0 { queued.consecutive_errors } else { queued.unschedulable_count };
-    queued.timestamp + backoff(failures)
-}
-
-/// The wait after so many failures: 1 s, 2 s, 4 s ... 10 s.
-fn backoff(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        more => INITIAL_BACKOFF.saturating_mul(1 << (more - 1).min(16)).min(MAX_BACKOFF),
-    }
-}
-
 fn window_of(time: Duration) -> u64 {
     time.as_secs() / BACKOFF_WINDOW.as_secs()
 }
@@ -372,7 +388,7 @@ mod tests {
 
     fn queue() -> Queue {
         let profile = Arc::new(Profile::new(&ProfileConfig::default()).unwrap());
-        Queue::new(Arc::new([("default-scheduler".to_owned(), profile)].into()))
+        Queue::new(Arc::new([("default-scheduler".to_owned(), profile)].into()), Backoff::default())
     }
 
     fn waiting(name: &str, spec: Value) -> Arc<PodInfo> {
@@ -404,7 +420,7 @@ mod tests {
 
     #[test]
     fn backoff_doubles_from_one_second_to_ten() {
-        let waits: Vec<u64> = (0..7).map(|failures| backoff(failures).as_secs()).collect();
+        let waits: Vec<u64> = (0..7).map(|failures| Backoff::default().after(failures).as_secs()).collect();
         assert_eq!(waits, [0, 1, 2, 4, 8, 10, 10]);
     }
 

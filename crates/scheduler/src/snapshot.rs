@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::model::labels::{Labels, Selector};
+use crate::model::storage::{Storage, claim_key};
 use crate::model::{NodeFacts, NodeInfo, PodInfo};
 
 /// A disruption budget as preemption sees it.
@@ -41,6 +42,9 @@ pub struct Snapshot {
     pub services: BTreeMap<(String, String), Selector>,
     /// Selectors of replica sets, stateful sets and replication controllers, by uid.
     pub owner_selectors: HashMap<String, Selector>,
+    pub storage: Arc<Storage>,
+    /// How many pods on nodes use a claim (`namespace/name`).
+    claim_users: HashMap<String, u32>,
 }
 
 impl Snapshot {
@@ -152,6 +156,9 @@ impl Snapshot {
         self.with_affinity.remove(&slot);
         self.with_required_anti_affinity.remove(&slot);
         self.count_facts(&info.facts, false);
+        for pod in &info.pods {
+            self.count_claims(pod, false);
+        }
         self.unsettled = true;
         Some(info)
     }
@@ -159,6 +166,7 @@ impl Snapshot {
     /// Puts a pod on a node; `false` when the node is not known.
     pub fn add_pod(&mut self, node: &str, pod: Arc<PodInfo>) -> bool {
         let Some(slot) = self.by_name.get(node).copied() else { return false };
+        self.count_claims(&pod, true);
         self.slot_mut(slot).add_pod(pod);
         self.index_affinity(slot);
         true
@@ -167,9 +175,29 @@ impl Snapshot {
     /// Takes a pod off a node; `false` when it is not there.
     pub fn remove_pod(&mut self, node: &str, uid: &str) -> bool {
         let Some(slot) = self.by_name.get(node).copied() else { return false };
+        let leaving = self.slot(slot).pods.iter().find(|pod| &*pod.uid == uid).cloned();
+        if let Some(pod) = &leaving {
+            self.count_claims(pod, false);
+        }
         let removed = self.slot_mut(slot).remove_pod(uid);
         self.index_affinity(slot);
         removed
+    }
+
+    /// How many pods on nodes use a claim.
+    pub fn users_of_claim(&self, namespace: &str, name: &str) -> u32 {
+        self.claim_users.get(&claim_key(namespace, name)).copied().unwrap_or(0)
+    }
+
+    fn count_claims(&mut self, pod: &PodInfo, present: bool) {
+        for claim in &pod.claims {
+            let key = claim_key(&pod.namespace, &claim.name);
+            let count = self.claim_users.entry(key.clone()).or_default();
+            *count = if present { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.claim_users.remove(&key);
+            }
+        }
     }
 
     fn index_affinity(&mut self, slot: usize) {

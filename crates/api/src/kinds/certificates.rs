@@ -234,7 +234,8 @@ fn conditions(request: &Cursor<'_>, errors: &mut ErrorList) {
             _ => {}
         }
         if approved && denied {
-            kind.invalid(errors, "Approved and Denied conditions are mutually exclusive");
+            let message = "Approved and Denied conditions are mutually exclusive";
+            errors.invalid(list.path(), kind.value().clone(), message);
         }
         let is_decision = matches!(kind.str(), "Approved" | "Denied" | "Failed");
         match status.str() {

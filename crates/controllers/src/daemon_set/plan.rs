@@ -25,6 +25,7 @@ pub(super) struct View<'a> {
     pub nodes: &'a [Arc<Node>],
     /// The present template's revision.
     pub hash: &'a str,
+    pub collisions: Option<i32>,
     pub now: Time,
 }
 
@@ -208,7 +209,7 @@ fn roll_by_surge(view: &View, by_node: &ByNode, wanting: &[&Arc<Node>], surge: i
 fn status(view: &View, by_node: &ByNode) -> DaemonSetStatus {
     let mut status = DaemonSetStatus {
         observed_generation: view.set.metadata.generation,
-        collision_count: view.set.status.as_ref().and_then(|status| status.collision_count),
+        collision_count: view.collisions,
         conditions: view.set.status.as_ref().and_then(|status| status.conditions.clone()),
         ..DaemonSetStatus::default()
     };
@@ -269,7 +270,15 @@ mod tests {
             },
         });
         let set: DaemonSet = serde_json::from_value(set).unwrap();
-        plan(&View { set: &set, spec: set.spec.as_ref().unwrap(), pods, nodes, hash: "new", now: clock::now() })
+        plan(&View {
+            set: &set,
+            spec: set.spec.as_ref().unwrap(),
+            pods,
+            nodes,
+            hash: "new",
+            collisions: None,
+            now: clock::now(),
+        })
     }
 
     fn deleted(plan: &Plan) -> Vec<&str> {

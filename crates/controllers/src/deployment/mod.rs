@@ -164,13 +164,14 @@ impl Controller {
                     if live.metadata.uid != deployment.metadata.uid || live.metadata.deletion_timestamp.is_some() {
                         return Err(ReconcileError::NotYet(format!("{key} is being replaced or deleted")));
                     }
-                    let adopted: ReplicaSet = adopt(&self.ctx.connection, deployment.as_ref(), &set.metadata).await?;
+                    let adopted: ReplicaSet =
+                        adopt(&self.ctx.connection, deployment.as_ref(), &set.metadata, None).await?;
                     self.own_writes.wrote(key, &self.sets, &adopted);
                     owned.push(Arc::new(adopted));
                 }
                 Claim::Release => {
                     if let Some(released) =
-                        release::<ReplicaSet>(&self.ctx.connection, &deployment.metadata, &set.metadata).await?
+                        release::<ReplicaSet>(&self.ctx.connection, &deployment.metadata, &set.metadata, None).await?
                     {
                         self.own_writes.wrote(key, &self.sets, &released);
                     }

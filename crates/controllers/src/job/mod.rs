@@ -6,24 +6,27 @@
 
 mod indexes;
 mod plan;
+mod policy;
 
 use std::sync::Arc;
 
-use client::{Event, EventType, Informer, ObjectKey, WorkQueue};
+use client::{LabelSelectorExt, ObjectKey};
 use futures::FutureExt;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::api_error::ApiErrorExt;
 use crate::clock;
-use crate::own_writes::{LOOK_AGAIN, OwnWrites};
+use crate::own_writes::LOOK_AGAIN;
+use crate::owned_pods::{OwnedPods, PodOwner, in_slow_start};
 use crate::ownership::{self, controller_of, controller_reference, name, uid};
 use crate::pods;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::spec::{ControllerSpec, Ctx};
-use plan::{Plan, View, has_finalizer, plan};
+use plan::{NewPod, Plan, View, has_finalizer, plan};
 
 pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
     name: "job-controller",
@@ -37,35 +40,41 @@ const WORKERS: usize = 5;
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const INDEX_KEY: &str = "batch.kubernetes.io/job-completion-index";
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
+const FAILURES_KEY: &str = "batch.kubernetes.io/job-index-failure-count";
+const IGNORED_FAILURES_KEY: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 const MANAGER: &str = "kubernetes.io/job-controller";
+/// Before the name of a pod in the queue of Jobs: no Job's name has a slash.
+const ORPHAN: &str = "pod/";
 
 struct Controller {
-    ctx: Ctx,
-    jobs: Informer<Job>,
-    pods: Informer<Pod>,
-    own_writes: OwnWrites,
+    owned: OwnedPods<Job>,
+}
+
+impl PodOwner for Job {
+    const FINALIZER: Option<&'static str> = Some(FINALIZER);
+
+    fn pod_selector(&self) -> Option<LabelSelector> {
+        self.spec.as_ref()?.selector.clone()
+    }
 }
 
 async fn run(ctx: Ctx) {
-    let jobs = ctx.informers.informer::<Job>();
-    let pods = ctx.informers.informer::<Pod>();
-    pods.index_by_controller();
-    pods.add_index("job", |pod| {
+    let (owned, queue) = OwnedPods::<Job>::start(&ctx);
+    owned.pods.add_index("job", |pod| {
         job_of(pod).filter(|_| has_finalizer(pod)).map(|key| key.to_string()).into_iter().collect()
     });
-    let queue = WorkQueue::default();
-    jobs.on_event({
+    owned.pods.on_event({
         let queue = queue.clone();
-        move |event| queue.add(ObjectKey::of(event.object().as_ref()))
+        move |event| {
+            let pod = event.object();
+            if has_finalizer(pod) && controller_of(&pod.metadata).is_none() {
+                let meta = &pod.metadata;
+                queue.add(ObjectKey::new(ownership::namespace(meta), format!("{ORPHAN}{}", name(meta))));
+            }
+        }
     });
-    pods.on_event({
-        let queue = queue.clone();
-        move |event: &Event<Pod>| event.states().filter_map(|pod| job_of(pod)).for_each(|job| queue.add(job))
-    });
-    jobs.has_synced().await;
-    pods.has_synced().await;
-    let controller = Controller { ctx: ctx.clone(), jobs, pods, own_writes: OwnWrites::default() };
-    work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS).await;
+    owned.synced().await;
+    work(&ctx, CONTROLLER.name, Arc::new(Controller { owned }), queue, WORKERS).await;
 }
 
 fn job_of(pod: &Pod) -> Option<ObjectKey> {
@@ -75,33 +84,51 @@ fn job_of(pod: &Pod) -> Option<ObjectKey> {
 
 impl Reconciler for Controller {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
-        Box::pin(self.sync(key)).await
+        match key.name.strip_prefix(ORPHAN) {
+            Some(pod) => self.release_orphan(&ObjectKey::new(&key.namespace, pod)).await,
+            None => Box::pin(self.sync(key)).await,
+        }
     }
 }
 
 impl Controller {
     async fn sync(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
-        if !self.own_writes.settled(key) {
+        if !self.owned.own_writes.settled(key) {
             return Ok(LOOK_AGAIN);
         }
-        let job = self.jobs.get(key);
+        let job = self.owned.owners.get(key);
         self.release_strangers(key, job.as_deref()).await?;
         let Some(job) = job else {
-            self.own_writes.forget(key);
+            self.owned.own_writes.forget(key);
             return Ok(Requeue::Never);
         };
         let Some(spec) = &job.spec else { return Ok(Requeue::Never) };
         if spec.managed_by.as_deref().is_some_and(|manager| manager != MANAGER) {
             return Ok(Requeue::Never);
         }
-        let pods = self.pods.controlled_by(uid(&job.metadata));
+        let pods = self.owned.claim(key, &job, |_| true).await?;
         let plan = plan(&View { job: &job, spec, pods: &pods, now: clock::now() });
         self.execute(key, &job, plan).await
     }
 
+    /// A pod that no Job controls any more keeps nobody waiting; one that a Job takes (back) gets the finalizer again.
+    async fn release_orphan(&self, pod: &ObjectKey) -> Result<Requeue, ReconcileError> {
+        let orphan = self.owned.pods.get(pod).filter(|pod| controller_of(&pod.metadata).is_none());
+        let Some(orphan) = orphan else { return Ok(Requeue::Never) };
+        let takes = |job: &Arc<Job>| {
+            let selector = job.pod_selector().filter(|_| job.metadata.deletion_timestamp.is_none());
+            selector.is_some_and(|selector| selector.takes(orphan.metadata.labels.as_ref()))
+        };
+        // A Job that is about to take the pod needs the finalizer.
+        if !self.owned.owners.by_namespace(&pod.namespace).iter().any(takes) {
+            self.release(pod, &orphan).await?;
+        }
+        Ok(Requeue::Never)
+    }
+
     /// Finalizers of pods whose Job is gone, or is another of the same name, would keep them for ever.
     async fn release_strangers(&self, key: &ObjectKey, job: Option<&Job>) -> Result<(), ReconcileError> {
-        for pod in self.pods.by_index("job", &key.to_string()) {
+        for pod in self.owned.pods.by_index("job", &key.to_string()) {
             let owner = controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
             if owner != job.map(|job| uid(&job.metadata)) {
                 self.release(key, &pod).await?;
@@ -114,17 +141,20 @@ impl Controller {
         for pod in &plan.delete {
             // Without its finalizer first, the deletion would count as a failure.
             self.release(key, pod).await?;
-            self.delete(key, job, pod).await?;
+            self.owned.delete(key, job, pod).await?;
         }
-        let created = self.create_pods(key, job, &plan).await;
+        for pod in &plan.stop {
+            self.owned.delete(key, job, pod).await?;
+        }
+        let created = in_slow_start(&plan.create, |new| self.create_pod(key, job, *new)).await;
         if let Some(status) = plan.status {
             let changed = Job { status: Some(status), ..job.as_ref().clone() };
-            let api = self.ctx.connection.namespaced::<Job>(&key.namespace);
+            let api = self.owned.ctx.connection.namespaced::<Job>(&key.namespace);
             let written = api.replace_status(&key.name, &PostParams::default(), &changed).await?;
-            self.own_writes.wrote(key, &self.jobs, &written);
+            self.owned.own_writes.wrote(key, &self.owned.owners, &written);
         }
         for (type_, reason, message) in plan.events {
-            self.ctx.events.event(job.as_ref(), type_, reason, message);
+            self.owned.ctx.events.event(job.as_ref(), type_, &reason, message);
         }
         // Only now: the status that names these pods is safe.
         for pod in &plan.release {
@@ -134,59 +164,21 @@ impl Controller {
         Ok(plan.requeue_seconds.map_or(Requeue::Never, Requeue::after_seconds))
     }
 
-    async fn create_pods(&self, key: &ObjectKey, job: &Arc<Job>, plan: &Plan) -> Result<(), ReconcileError> {
-        let (mut left, mut batch) = (plan.create.as_slice(), 1);
-        while !left.is_empty() {
-            let (now, later) = left.split_at(batch.min(left.len()));
-            let results = futures::future::join_all(now.iter().map(|index| self.create_pod(key, job, *index))).await;
-            for result in results {
-                match result {
-                    Err(error) if error.is_namespace_terminating() => return Ok(()),
-                    other => other?,
-                }
-            }
-            left = later;
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn create_pod(&self, key: &ObjectKey, job: &Arc<Job>, index: Option<i32>) -> Result<(), kube::Error> {
+    async fn create_pod(&self, key: &ObjectKey, job: &Arc<Job>, new: NewPod) -> Result<(), kube::Error> {
         let Some(spec) = &job.spec else { return Ok(()) };
         let mut pod = pods::from_template(&spec.template, &job.metadata, controller_reference(job.as_ref()));
         pod.metadata.finalizers.get_or_insert_default().push(FINALIZER.to_owned());
-        if let Some(index) = index {
+        if let Some(index) = new.index {
             number(&mut pod, &key.name, index);
         }
-        match self.ctx.connection.namespaced::<Pod>(&key.namespace).create(&PostParams::default(), &pod).await {
-            Ok(created) => {
-                self.own_writes.wrote(key, &self.pods, &created);
-                let message = format!("Created pod: {}", name(&created.metadata));
-                self.ctx.events.event(job.as_ref(), EventType::Normal, "SuccessfulCreate", message);
-                Ok(())
-            }
-            Err(error) => {
-                if !error.is_namespace_terminating() {
-                    let message = format!("Error creating: {}", error.text());
-                    self.ctx.events.event(job.as_ref(), EventType::Warning, "FailedCreate", message);
-                }
-                Err(error)
+        if let Some((counted, ignored)) = new.failures {
+            let annotations = pod.metadata.annotations.get_or_insert_default();
+            annotations.insert(FAILURES_KEY.to_owned(), counted.to_string());
+            if ignored > 0 {
+                annotations.insert(IGNORED_FAILURES_KEY.to_owned(), ignored.to_string());
             }
         }
-    }
-
-    async fn delete(&self, key: &ObjectKey, job: &Arc<Job>, pod: &Arc<Pod>) -> Result<(), ReconcileError> {
-        let api = self.ctx.connection.namespaced::<Pod>(&key.namespace);
-        match api.delete(name(&pod.metadata), &DeleteParams::default()).await {
-            Ok(_) => {
-                self.own_writes.deleted(key, &self.pods, pod.as_ref());
-                let message = format!("Deleted pod: {}", name(&pod.metadata));
-                self.ctx.events.event(job.as_ref(), EventType::Normal, "SuccessfulDelete", message);
-                Ok(())
-            }
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.owned.create(key, job, &pod).await
     }
 
     async fn release(&self, key: &ObjectKey, pod: &Arc<Pod>) -> Result<(), ReconcileError> {
@@ -195,9 +187,9 @@ impl Controller {
         }
         let finalizers = json!({ "$deleteFromPrimitiveList/finalizers": [FINALIZER], "uid": pod.metadata.uid });
         let change = Patch::Strategic(json!({ "metadata": finalizers }));
-        let api = self.ctx.connection.namespaced::<Pod>(&key.namespace);
+        let api = self.owned.ctx.connection.namespaced::<Pod>(&key.namespace);
         match api.patch(name(&pod.metadata), &PatchParams::default(), &change).await {
-            Ok(written) => self.own_writes.wrote(key, &self.pods, &written),
+            Ok(written) => self.owned.own_writes.wrote(key, &self.owned.pods, &written),
             Err(error) if error.is_not_found() || error.is_conflict() || error.is_invalid() => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,24 +1,16 @@
 //! The two kinds that keep a number of pods, seen as one.
 
-use std::fmt::Debug;
-
-use client::Object;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
     PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
-use kube::Resource;
-use kube::core::NamespaceResourceScope;
-use serde::Serialize;
 
+use crate::owned_pods::PodOwner;
 use crate::ownership::map_selector;
 
 /// What the engine needs of a ReplicaSet or ReplicationController.
-pub(super) trait ReplicaOwner:
-    Object + Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + Debug
-{
-    fn selector(&self) -> LabelSelector;
+pub(super) trait ReplicaOwner: PodOwner {
     fn replicas(&self) -> i32;
     fn template(&self) -> Option<&PodTemplateSpec>;
     fn min_ready_seconds(&self) -> i32;
@@ -47,11 +39,19 @@ pub(super) struct Condition {
     pub last_transition_time: Option<Time>,
 }
 
-impl ReplicaOwner for ReplicaSet {
-    fn selector(&self) -> LabelSelector {
-        self.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default()
+impl PodOwner for ReplicaSet {
+    fn pod_selector(&self) -> Option<LabelSelector> {
+        Some(self.spec.as_ref()?.selector.clone())
     }
+}
 
+impl PodOwner for ReplicationController {
+    fn pod_selector(&self) -> Option<LabelSelector> {
+        self.spec.as_ref()?.selector.as_ref().map(map_selector)
+    }
+}
+
+impl ReplicaOwner for ReplicaSet {
     fn replicas(&self) -> i32 {
         self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
     }
@@ -106,11 +106,6 @@ impl ReplicaOwner for ReplicaSet {
 }
 
 impl ReplicaOwner for ReplicationController {
-    fn selector(&self) -> LabelSelector {
-        let selector = self.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        selector.map(map_selector).unwrap_or_default()
-    }
-
     fn replicas(&self) -> i32 {
         self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
     }

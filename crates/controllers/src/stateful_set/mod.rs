@@ -4,22 +4,23 @@
 
 mod identity;
 mod plan;
+mod retention;
 
 use std::sync::Arc;
 
-use client::{Event, EventType, Informer, LabelSelectorExt, ObjectKey, WorkQueue};
+use client::{EventType, Informer, ObjectKey};
 use futures::FutureExt;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{DeleteParams, PostParams};
 
 use crate::api_error::ApiErrorExt;
 use crate::clock;
-use crate::own_writes::{LOOK_AGAIN, OwnWrites};
-use crate::ownership::{self, Claim, adopt, claim, controller_of, name, release};
-use crate::pods;
+use crate::owned_pods::{OwnedPods, PodOwner};
+use crate::ownership::name;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
-use crate::revisions::{HASH_LABEL, History, Keeper, template_of};
+use crate::revisions::{HASH_LABEL, History, Keeper, Naming, template_of};
 use crate::spec::{ControllerSpec, Ctx};
 use plan::{Plan, Step, View, plan};
 
@@ -32,122 +33,96 @@ pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
 };
 
 const WORKERS: usize = 5;
-const REVISION_HASH_LABEL: &str = "controller.kubernetes.io/hash";
 
 struct Controller {
-    ctx: Ctx,
-    sets: Informer<StatefulSet>,
-    pods: Informer<Pod>,
+    owned: OwnedPods<StatefulSet>,
     claims: Informer<PersistentVolumeClaim>,
     revisions: Informer<ControllerRevision>,
-    own_writes: OwnWrites,
+}
+
+impl PodOwner for StatefulSet {
+    fn pod_selector(&self) -> Option<LabelSelector> {
+        Some(self.spec.as_ref()?.selector.clone())
+    }
 }
 
 async fn run(ctx: Ctx) {
-    let sets = ctx.informers.informer::<StatefulSet>();
-    let pods = ctx.informers.informer::<Pod>();
+    let (owned, queue) = OwnedPods::start(&ctx);
     let claims = ctx.informers.informer::<PersistentVolumeClaim>();
     let revisions = ctx.informers.informer::<ControllerRevision>();
-    pods.index_by_controller();
-    pods::index_orphans(&pods);
     revisions.index_by_controller();
-    let queue = WorkQueue::default();
-    sets.on_event({
-        let queue = queue.clone();
-        move |event| queue.add(ObjectKey::of(event.object().as_ref()))
-    });
-    pods.on_event({
-        let (queue, sets) = (queue.clone(), sets.clone());
-        move |event: &Event<Pod>| event.states().for_each(|pod| wake(pod, &sets, &queue))
-    });
-    sets.has_synced().await;
-    pods.has_synced().await;
+    owned.synced().await;
     claims.has_synced().await;
     revisions.has_synced().await;
-    let controller = Controller { ctx: ctx.clone(), sets, pods, claims, revisions, own_writes: OwnWrites::default() };
+    let controller = Controller { owned, claims, revisions };
     work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS).await;
-}
-
-fn wake(pod: &Pod, sets: &Informer<StatefulSet>, queue: &WorkQueue<ObjectKey>) {
-    let namespace = ownership::namespace(&pod.metadata);
-    match controller_of(&pod.metadata) {
-        Some(owner) if ownership::refers_to::<StatefulSet>(owner) => queue.add(ObjectKey::new(namespace, &owner.name)),
-        Some(_) => {}
-        None => {
-            let selects = |spec: &StatefulSetSpec| spec.selector.takes(pod.metadata.labels.as_ref());
-            let selecting =
-                sets.by_namespace(namespace).into_iter().filter(|set| set.spec.as_ref().is_some_and(selects));
-            selecting.for_each(|set| queue.add(ObjectKey::of(set.as_ref())));
-        }
-    }
 }
 
 impl Reconciler for Controller {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
-        Box::pin(self.sync(key)).await
+        match self.owned.settled(key) {
+            Ok(set) => Box::pin(self.sync(key, &set)).await,
+            Err(requeue) => Ok(requeue),
+        }
     }
 }
 
 impl Controller {
-    async fn sync(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
-        let Some(set) = self.sets.get(key) else {
-            self.own_writes.forget(key);
-            return Ok(Requeue::Never);
-        };
-        if !self.own_writes.settled(key) {
-            return Ok(LOOK_AGAIN);
-        }
+    async fn sync(&self, key: &ObjectKey, set: &Arc<StatefulSet>) -> Result<Requeue, ReconcileError> {
         let Some(spec) = &set.spec else { return Ok(Requeue::Never) };
         let keeper = Keeper {
-            connection: &self.ctx.connection,
+            connection: &self.owned.ctx.connection,
             revisions: &self.revisions,
-            own_writes: &self.own_writes,
-            hash_label: REVISION_HASH_LABEL,
+            own_writes: &self.owned.own_writes,
+            naming: Naming::Data,
         };
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
         let history = keeper.history(set.as_ref(), &spec.template, collisions).await?;
-        let owned = self.claim_pods(key, &set, spec).await?;
+        // Only pods named like its own are its to adopt.
+        let owned = self.owned.claim(key, set, |pod| identity::ordinal(set, pod).is_some()).await?;
+        self.keep_claims(key, set, spec, &owned).await?;
         let update = name(&history.current.metadata).to_owned();
-        let current = current_revision(&set, &history, &update);
-        let plan = plan(&View { set: &set, spec, pods: &owned, current: &current, update: &update, now: clock::now() });
+        let current = current_revision(set, &history, &update);
+        let view = View {
+            set,
+            spec,
+            pods: &owned,
+            current: &current,
+            update: &update,
+            collisions: history.collisions,
+            now: clock::now(),
+        };
+        let plan = plan(&view);
         let requeue = plan.requeue_seconds;
-        self.execute(key, &set, spec, &history, plan).await?;
+        self.execute(key, set, spec, &history, plan).await?;
         let hashes = owned.iter().filter_map(|pod| pod.metadata.labels.as_ref()?.get(HASH_LABEL).cloned());
         let in_use: Vec<String> = hashes.chain([current]).collect();
         keeper.trim(set.as_ref(), &history, &in_use, spec.revision_history_limit.unwrap_or(10)).await?;
         Ok(requeue.map_or(Requeue::Never, Requeue::after_seconds))
     }
 
-    /// The pods of the set, after adopting and releasing. Only pods named like its own are its to adopt.
-    async fn claim_pods(
+    /// Gives the pods' claims the owners that the set's retention policy wants, before any pod goes.
+    async fn keep_claims(
         &self,
         key: &ObjectKey,
-        set: &Arc<StatefulSet>,
+        set: &StatefulSet,
         spec: &StatefulSetSpec,
-    ) -> Result<Vec<Arc<Pod>>, ReconcileError> {
-        let mut owned = Vec::new();
-        for pod in pods::claimable(&self.pods, &set.metadata) {
-            match claim(&set.metadata, &spec.selector, &pod.metadata) {
-                Claim::Keep => owned.push(pod),
-                Claim::Leave => {}
-                Claim::Adopt if identity::ordinal(set, &pod).is_none() => {}
-                Claim::Adopt => {
-                    let live = self.ctx.connection.namespaced::<StatefulSet>(&key.namespace).get(&key.name).await?;
-                    if live.metadata.uid != set.metadata.uid || live.metadata.deletion_timestamp.is_some() {
-                        return Err(ReconcileError::NotYet(format!("{key} is being replaced or deleted")));
-                    }
-                    let adopted: Pod = adopt(&self.ctx.connection, set.as_ref(), &pod.metadata).await?;
-                    self.own_writes.wrote(key, &self.pods, &adopted);
-                    owned.push(Arc::new(adopted));
-                }
-                Claim::Release => {
-                    if let Some(released) = release::<Pod>(&self.ctx.connection, &set.metadata, &pod.metadata).await? {
-                        self.own_writes.wrote(key, &self.pods, &released);
-                    }
-                }
+        owned: &[Arc<Pod>],
+    ) -> Result<(), ReconcileError> {
+        for pod in owned {
+            let Some(ordinal) = identity::ordinal(set, pod) else { continue };
+            for claim in identity::claims(set, spec, ordinal) {
+                let claim_key = ObjectKey::new(&key.namespace, name(&claim.metadata));
+                let Some(cached) = self.claims.get(&claim_key) else { continue };
+                let Some(owners) = retention::owners(set, spec, pod, &cached) else { continue };
+                let mut changed = cached.as_ref().clone();
+                changed.metadata.owner_references = Some(owners).filter(|owners| !owners.is_empty());
+                let api = self.owned.ctx.connection.namespaced::<PersistentVolumeClaim>(&key.namespace);
+                let written = api.replace(&claim_key.name, &PostParams::default(), &changed).await?;
+                self.owned.own_writes.wrote(key, &self.claims, &written);
             }
         }
-        Ok(owned)
+        Ok(())
     }
 
     async fn execute(
@@ -164,7 +139,7 @@ impl Controller {
                 Step::Create { ordinal, revision } => self.create(key, set, spec, history, ordinal, &revision).await,
                 Step::Delete(pod) => self.delete(key, set, &pod).await,
                 Step::Replace { pod, type_, reason, message } => {
-                    self.ctx.events.event(set.as_ref(), type_, reason, message);
+                    self.owned.ctx.events.event(set.as_ref(), type_, reason, message);
                     self.delete(key, set, &pod).await
                 }
             };
@@ -174,9 +149,9 @@ impl Controller {
         }
         if let Some(status) = plan.status {
             let changed = StatefulSet { status: Some(status), ..set.as_ref().clone() };
-            let api = self.ctx.connection.namespaced::<StatefulSet>(&key.namespace);
+            let api = self.owned.ctx.connection.namespaced::<StatefulSet>(&key.namespace);
             let written = api.replace_status(&key.name, &PostParams::default(), &changed).await?;
-            self.own_writes.wrote(key, &self.sets, &written);
+            self.owned.own_writes.wrote(key, &self.owned.owners, &written);
         }
         match result {
             Err(error) if error.is_namespace_terminating() => Ok(()),
@@ -201,9 +176,9 @@ impl Controller {
         for claim in identity::claims(set, spec, ordinal) {
             self.create_claim(key, set, &pod_name, &claim).await?;
         }
-        match self.ctx.connection.namespaced::<Pod>(&key.namespace).create(&PostParams::default(), &pod).await {
+        match self.owned.ctx.connection.namespaced::<Pod>(&key.namespace).create(&PostParams::default(), &pod).await {
             Ok(created) => {
-                self.own_writes.wrote(key, &self.pods, &created);
+                self.owned.own_writes.wrote(key, &self.owned.pods, &created);
                 self.record(set, "create", &pod_name, None);
                 Ok(())
             }
@@ -227,11 +202,11 @@ impl Controller {
         if self.claims.get(&ObjectKey::new(&key.namespace, claim_name)).is_some() {
             return Ok(());
         }
-        let api = self.ctx.connection.namespaced::<PersistentVolumeClaim>(&key.namespace);
+        let api = self.owned.ctx.connection.namespaced::<PersistentVolumeClaim>(&key.namespace);
         match api.create(&PostParams::default(), claim).await {
             Ok(_) => {
                 let message = format!("create Claim {claim_name} Pod {pod} in StatefulSet {} success", key.name);
-                self.ctx.events.event(set.as_ref(), EventType::Normal, "SuccessfulCreate", message);
+                self.owned.ctx.events.event(set.as_ref(), EventType::Normal, "SuccessfulCreate", message);
                 Ok(())
             }
             Err(error) if error.is_already_exists() => Ok(()),
@@ -241,7 +216,7 @@ impl Controller {
                     key.name,
                     error.text()
                 );
-                self.ctx.events.event(set.as_ref(), EventType::Warning, "FailedCreate", message);
+                self.owned.ctx.events.event(set.as_ref(), EventType::Warning, "FailedCreate", message);
                 Err(error)
             }
         }
@@ -249,9 +224,16 @@ impl Controller {
 
     async fn delete(&self, key: &ObjectKey, set: &Arc<StatefulSet>, pod: &Arc<Pod>) -> Result<(), kube::Error> {
         let pod_name = name(&pod.metadata);
-        match self.ctx.connection.namespaced::<Pod>(&key.namespace).delete(pod_name, &DeleteParams::default()).await {
+        match self
+            .owned
+            .ctx
+            .connection
+            .namespaced::<Pod>(&key.namespace)
+            .delete(pod_name, &DeleteParams::default())
+            .await
+        {
             Ok(_) => {
-                self.own_writes.deleted(key, &self.pods, pod.as_ref());
+                self.owned.own_writes.deleted(key, &self.owned.pods, pod.as_ref());
                 self.record(set, "delete", pod_name, None);
                 Ok(())
             }
@@ -269,11 +251,11 @@ impl Controller {
         match error {
             None => {
                 let message = format!("{verb} Pod {pod} in StatefulSet {set_name} successful");
-                self.ctx.events.event(set.as_ref(), EventType::Normal, &format!("Successful{what}"), message);
+                self.owned.ctx.events.event(set.as_ref(), EventType::Normal, &format!("Successful{what}"), message);
             }
             Some(error) => {
                 let message = format!("{verb} Pod {pod} in StatefulSet {set_name} failed error: {}", error.text());
-                self.ctx.events.event(set.as_ref(), EventType::Warning, &format!("Failed{what}"), message);
+                self.owned.ctx.events.event(set.as_ref(), EventType::Warning, &format!("Failed{what}"), message);
             }
         }
     }

@@ -21,6 +21,7 @@ pub(super) struct View<'a> {
     /// The revision the rollout started from, and the one it goes to.
     pub current: &'a str,
     pub update: &'a str,
+    pub collisions: Option<i32>,
     pub now: Time,
 }
 
@@ -226,7 +227,7 @@ fn status(view: &View) -> StatefulSetStatus {
         updated_replicas: non_zero(counts(view.update)),
         current_revision: Some(view.current.to_owned()),
         update_revision: Some(view.update.to_owned()),
-        collision_count: Some(old.collision_count.unwrap_or(0)),
+        collision_count: Some(view.collisions.unwrap_or(0)),
         conditions: old.conditions,
     };
     let all = non_zero(wanted(view.spec));
@@ -268,8 +269,15 @@ mod tests {
     }
 
     fn steps(set: &StatefulSet, pods: &[Arc<Pod>]) -> Vec<String> {
-        let view =
-            View { set, spec: set.spec.as_ref().unwrap(), pods, current: "old", update: "new", now: clock::now() };
+        let view = View {
+            set,
+            spec: set.spec.as_ref().unwrap(),
+            pods,
+            current: "old",
+            update: "new",
+            collisions: None,
+            now: clock::now(),
+        };
         let word = |step: &Step| match step {
             Step::Create { ordinal, revision } => format!("create {ordinal} {revision}"),
             Step::Delete(pod) => format!("delete {}", name(&pod.metadata)),
@@ -325,6 +333,7 @@ mod tests {
             pods: &pods,
             current: "old",
             update: "new",
+            collisions: None,
             now: clock::now(),
         };
         let status = plan(&view).status.unwrap();

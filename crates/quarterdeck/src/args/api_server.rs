@@ -120,4 +120,7 @@ pub(crate) struct ApiServerFlags {
     /// How long events are kept, in Go's notation (1h0m0s).
     #[arg(long, default_value = "1h0m0s", value_parser = super::super::duration::parse)]
     pub event_ttl: std::time::Duration,
+    /// Accept bootstrap tokens (Secrets of type bootstrap.kubernetes.io/token in kube-system) as credentials.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub enable_bootstrap_token_auth: bool,
 }

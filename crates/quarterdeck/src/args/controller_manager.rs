@@ -15,6 +15,15 @@ pub(crate) struct ControllerManagerArgs {
     /// CA certificate published to every namespace as kube-root-ca.crt; the kubeconfig's CA if not given.
     #[arg(long)]
     pub root_ca_file: Option<PathBuf>,
+    /// Key that signs the tokens in service account token Secrets; none is filled without it.
+    #[arg(long)]
+    pub service_account_private_key_file: Option<PathBuf>,
+    /// Certificate of the CA that signs CertificateSigningRequests; none is signed without it.
+    #[arg(long, requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Key of the CA that signs CertificateSigningRequests.
+    #[arg(long, requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub flags: ControllerFlags,
     #[command(flatten)]
@@ -54,4 +63,10 @@ pub(crate) struct ControllerFlags {
     /// Finished pods that are kept before the oldest are deleted; 0 or less keeps all.
     #[arg(long, default_value_t = 12_500, allow_negative_numbers = true)]
     pub terminated_pod_gc_threshold: i32,
+    /// Longest lifetime of signed certificates; a request may ask for less.
+    #[arg(long, default_value = "8760h0m0s", value_parser = duration::parse)]
+    pub cluster_signing_duration: Duration,
+    /// How long an automatically made service account token Secret must be unused before it is deleted.
+    #[arg(long, default_value = "8760h0m0s", value_parser = duration::parse)]
+    pub legacy_service_account_token_clean_up_period: Duration,
 }

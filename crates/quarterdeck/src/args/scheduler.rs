@@ -7,9 +7,12 @@ use super::ElectFlags;
 /// `quarterdeck scheduler`.
 #[derive(Debug, Args)]
 pub(crate) struct SchedulerArgs {
-    /// Kubeconfig for the API server.
+    /// Kubeconfig for the API server; --config can name it instead.
+    #[arg(long, required_unless_present = "config")]
+    pub kubeconfig: Option<PathBuf>,
+    /// KubeSchedulerConfiguration file; what it says about leader election wins over the flags.
     #[arg(long)]
-    pub kubeconfig: PathBuf,
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     pub elect: ElectFlags,
 }

@@ -11,17 +11,17 @@ use apiserver::admission::Chain;
 use apiserver::allocate::{Cidr, PortRange};
 use apiserver::attributes::UserInfo;
 use apiserver::authn::token_request::TokenIssuer;
-use apiserver::authn::{PublicKeys, SigningKey};
+use apiserver::authn::{PublicKeys, SigningKey, service_account};
 use apiserver::bootstrap::objects::{AuthenticationInfo, RequestHeaderInfo};
 use apiserver::outbound::{ClientIdentity, Routing};
 use apiserver::{ApiServer, Config, KubeletConfig, Tokens};
 use client::{Connection, LeaderConfig, Shutdown};
-use controllers::{ControllerManager, ManagerConfig, Selection};
+use controllers::{ClusterSigner, ControllerManager, ManagerConfig, Selection, TokenMaker};
 use store::{RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{elect, tls};
+use super::{elect, scheduler_config, tls};
 use crate::args::{
     ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
 };
@@ -94,6 +94,7 @@ pub(super) fn api_server_config(
             issuers,
             jwks_uri: flags.service_account_jwks_uri.clone(),
         },
+        bootstrap_tokens: flags.enable_bootstrap_token_auth,
         admission: Chain::new(&flags.enable_admission_plugins, &flags.disable_admission_plugins)?,
         service_ranges: service_ranges(flags)?,
         node_ports,
@@ -203,7 +204,13 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
         None => kubeconfig_ca(&args.kubeconfig)?,
     };
     let leader_election = elect::election(&args.elect, CONTROLLER_MANAGER)?;
-    let config = manager_config(&args.flags, root_ca_pem, leader_election)?;
+    let mut config = manager_config(&args.flags, root_ca_pem, leader_election)?;
+    if let (Some(certificate), Some(key)) = (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) {
+        config.cluster_signer = Some(cluster_signer(&args.flags, &tls::read(certificate)?, &tls::read(key)?)?);
+    }
+    if let Some(path) = &args.service_account_private_key_file {
+        config.token_maker = Some(token_maker(&tls::read(path)?)?);
+    }
     // Each controller acts as its own service account, with tokens that the manager's identity may ask for.
     let transport = Connection::without_credentials(&args.kubeconfig, CONTROLLER_MANAGER).await?;
     let connect = move |user: &str| match service_account(user) {
@@ -216,9 +223,38 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
 
 /// `quarterdeck scheduler`.
 pub(crate) async fn scheduler(args: SchedulerArgs, shutdown: Shutdown) -> Result<()> {
-    let connection = Connection::from_kubeconfig(&args.kubeconfig, SCHEDULER).await?;
-    let leader_election = elect::election(&args.elect, SCHEDULER)?;
-    let config = SchedulerConfig { leader_election, ..SchedulerConfig::default() };
+    let mut elect = args.elect;
+    let mut kubeconfig = args.kubeconfig;
+    let mut scheduling = None;
+    if let Some(path) = &args.config {
+        let file = scheduler_config::parse(&tls::read(path)?).with_context(|| path.display().to_string())?;
+        let given = file.election;
+        let durations = &mut elect.lease;
+        for (field, text, flag) in [
+            ("leaseDuration", &given.lease_duration, &mut durations.lease_duration),
+            ("renewDeadline", &given.renew_deadline, &mut durations.renew_deadline),
+            ("retryPeriod", &given.retry_period, &mut durations.retry_period),
+        ] {
+            *flag = scheduler_config::Election::duration(text.as_ref(), field)?.or(*flag);
+        }
+        let lock = given.resource_lock.as_deref().unwrap_or("leases");
+        anyhow::ensure!(
+            lock == "leases",
+            "leaderElection.resourceLock: Invalid value: \"{lock}\": resourceLock value must be \"leases\""
+        );
+        elect.leader_elect = given.leader_elect.unwrap_or(elect.leader_elect);
+        elect.resource_name = given.resource_name.or(elect.resource_name);
+        elect.lease.resource_namespace = given.resource_namespace.unwrap_or(elect.lease.resource_namespace);
+        kubeconfig = kubeconfig.or(file.kubeconfig.map(Into::into));
+        scheduling = Some(file.config);
+    }
+    let kubeconfig = kubeconfig.context("--kubeconfig, or clientConnection.kubeconfig in --config, is required")?;
+    let connection = Connection::from_kubeconfig(&kubeconfig, SCHEDULER).await?;
+    let leader_election = elect::election(&elect, SCHEDULER)?;
+    let config = match scheduling {
+        Some(scheduling) => scheduling.with_election(leader_election),
+        None => SchedulerConfig { leader_election, ..SchedulerConfig::default() },
+    };
     Scheduler::new(connection, config).run(shutdown).await.context("scheduler")
 }
 
@@ -254,6 +290,25 @@ async fn kubelet_endpoint(args: &SimulateArgs) -> Result<crate::simulate::kubele
     Ok(crate::simulate::kubelet::Endpoint { listener, tls })
 }
 
+/// What the controllers of a whole master sign with.
+pub(super) struct Authority<'a> {
+    pub ca_pem: &'a str,
+    pub ca_key_pem: &'a str,
+    pub signing_key_pem: &'a str,
+}
+
+fn cluster_signer(flags: &ControllerFlags, certificate_pem: &str, key_pem: &str) -> Result<ClusterSigner> {
+    ClusterSigner::new(certificate_pem, key_pem, flags.cluster_signing_duration).context("the cluster signing CA")
+}
+
+fn token_maker(signing_key_pem: &str) -> Result<TokenMaker> {
+    let key = SigningKey::from_pem(signing_key_pem).context("the service account private key")?;
+    Ok(TokenMaker::new(move |account, secret| {
+        let account = serde_json::to_value(account).map_err(|error| error.to_string())?;
+        service_account::legacy_token(&key, &account, secret).map_err(|error| error.to_string())
+    }))
+}
+
 /// Controllers and scheduler inside the server's process.
 pub(super) struct Components {
     tasks: JoinSet<()>,
@@ -264,12 +319,14 @@ impl Components {
         api_server: &ApiServer,
         flags: &ControllerFlags,
         elections: &elect::Elections,
-        root_ca_pem: &str,
+        authority: &Authority<'_>,
         shutdown: &Shutdown,
     ) -> Result<Self> {
         let mut tasks = JoinSet::new();
         let election = elections.of(CONTROLLER_MANAGER);
-        let config = manager_config(flags, root_ca_pem.to_owned(), Some(election))?;
+        let mut config = manager_config(flags, authority.ca_pem.to_owned(), Some(election))?;
+        config.cluster_signer = Some(cluster_signer(flags, authority.ca_pem, authority.ca_key_pem)?);
+        config.token_maker = Some(token_maker(authority.signing_key_pem)?);
         let own = in_process(api_server, CONTROLLER_MANAGER_USER, CONTROLLER_MANAGER)?;
         let door = api_server.clone();
         let connect = move |user: &str| in_process(&door, user, CONTROLLER_MANAGER).unwrap_or_else(|_| own.clone());
@@ -337,6 +394,8 @@ fn manager_config(
         node_monitor_grace_period,
         node_startup_grace_period,
         terminated_pod_gc_threshold,
+        cluster_signing_duration: _,
+        legacy_service_account_token_clean_up_period,
     } = flags;
     let allocates = allocate_node_cidrs.unwrap_or(!cluster_cidr.is_empty());
     anyhow::ensure!(!allocates || !cluster_cidr.is_empty(), "--allocate-node-cidrs needs --cluster-cidr");
@@ -359,6 +418,8 @@ fn manager_config(
         cluster_cidrs: if allocates { cluster_cidr.clone() } else { Vec::new() },
         node_cidr_mask_size_ipv4: mask(*node_cidr_mask_size_ipv4, defaults.node_cidr_mask_size_ipv4),
         node_cidr_mask_size_ipv6: mask(*node_cidr_mask_size_ipv6, defaults.node_cidr_mask_size_ipv6),
+        legacy_token_clean_up_period: *legacy_service_account_token_clean_up_period,
+        ..defaults
     })
 }
 

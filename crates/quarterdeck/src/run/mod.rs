@@ -4,6 +4,7 @@ mod access;
 mod components;
 mod elect;
 mod member;
+mod scheduler_config;
 mod server;
 mod snapshot;
 mod status;

@@ -13,7 +13,7 @@ use store::etcd::ServerTls;
 use store::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Store};
 use tokio::net::TcpListener;
 
-use super::components::{self, Components};
+use super::components::{self, Authority, Components};
 use super::elect::{Elections, Pace};
 use super::{print_line, tls};
 use crate::args::ServerArgs;
@@ -34,6 +34,10 @@ const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<()> {
+    if args.controllers.controllers == ["*"] {
+        // A whole master lets machines join by bootstrap token, as kubeadm's does.
+        args.controllers.controllers.extend(["bootstrapsigner", "tokencleaner"].map(str::to_owned));
+    }
     components::check(&args.controllers)?;
     let joined = join_if_asked(&mut args).await?;
     let place = Place::open(&mut args)?;
@@ -54,8 +58,9 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     // A CA of its own: whoever has a certificate of it may speak for anybody.
     let purpose = Purpose::FrontProxy { user: components::FRONT_PROXY_USER };
     let front_proxy = place.pki.identity(components::FRONT_PROXY_USER, &purpose)?;
+    let signing_key = place.pki.service_account_key()?;
     let trust = components::Trust {
-        signing_key_pem: place.pki.service_account_key()?,
+        signing_key_pem: signing_key.clone(),
         client_ca_pem: place.pki.ca_pem().to_owned(),
         kubelet_client: Some(kubelet_client),
         front_proxy: Some((front_proxy, place.pki.front_proxy_ca_pem().to_owned())),
@@ -101,7 +106,9 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         tracing::info!(%url, data_dir = %place.dir.display(), "ready");
     }
     let backing_up = tokio::spawn(backup.run(shutdown.clone()));
-    let components = Components::start(&api_server, &args.controllers, &elections, place.pki.ca_pem(), &shutdown)?;
+    let authority =
+        Authority { ca_pem: place.pki.ca_pem(), ca_key_pem: place.pki.ca_key_pem(), signing_key_pem: &signing_key };
+    let components = Components::start(&api_server, &args.controllers, &elections, &authority, &shutdown)?;
 
     shutdown.cancelled().await;
     components.stopped().await;

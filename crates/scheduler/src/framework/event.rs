@@ -14,6 +14,12 @@ pub enum EventResource {
     /// The waiting pod itself.
     TargetPod,
     Node,
+    PersistentVolumeClaim,
+    PersistentVolume,
+    StorageClass,
+    CsiNode,
+    CsiDriver,
+    CsiStorageCapacity,
     /// Everything; used when the scheduler cannot tell what changed.
     WildCard,
 }

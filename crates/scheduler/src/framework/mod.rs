@@ -143,6 +143,11 @@ pub struct BindContext {
 
 /// Prepares a node for a pod, for instance by attaching storage.
 pub trait PreBind: Plugin {
+    /// Whether `pre_bind` may take long: it then holds none of the places of requests to the API server.
+    fn waits(&self, _pod: &PodInfo) -> bool {
+        false
+    }
+
     fn pre_bind<'a>(
         &'a self,
         ctx: &'a BindContext,

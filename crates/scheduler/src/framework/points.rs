@@ -42,31 +42,60 @@ pub struct ExtensionPoints {
     weight: i64,
 }
 
-/// Declares `fn point(&mut self, plugin)` for each extension point.
+/// Declares `fn point(&mut self, plugin)` for each extension point, and what can be done at a point by its configured name.
 macro_rules! serve {
-    ($($method:ident: $point:ident => $contract:ident),* $(,)?) => {
+    ($($method:ident: $point:ident, $name:literal => $contract:ident),* $(,)?) => {
         $(pub fn $method(&mut self, plugin: &Arc<impl $contract>) -> &mut Self {
             let plugin: Arc<dyn $contract> = plugin.clone();
             self.$point.push(Slot { id: self.id, plugin, weight: self.weight });
             self
         })*
+
+        /// Takes a plugin, or all for `*`, off the point of this name.
+        pub(crate) fn disable(&mut self, point: &str, plugin: &str) {
+            match point {
+                $($name => self.$point.retain(|slot| plugin != "*" && slot.plugin.name() != plugin),)*
+                _ => {}
+            }
+        }
+
+        /// Puts what serves the point of this name among `more` there; `false` when nothing of it does.
+        pub(crate) fn enable(&mut self, point: &str, more: ExtensionPoints) -> bool {
+            match point {
+                $($name => {
+                    let serves = !more.$point.is_empty();
+                    for slot in more.$point {
+                        // A weight given for the point wins over the plugin's.
+                        self.$point.retain(|other| other.plugin.name() != slot.plugin.name());
+                        self.$point.push(slot);
+                    }
+                    for (plugin, events) in more.hints {
+                        if !self.hints.iter().any(|(known, _)| *known == plugin) {
+                            self.hints.push((plugin, events));
+                        }
+                    }
+                    serves
+                })*
+                _ => false,
+            }
+        }
     };
 }
 
 impl ExtensionPoints {
     serve! {
-        at_pre_enqueue: pre_enqueue => PreEnqueue,
-        at_queue_sort: queue_sort => QueueSort,
-        at_pre_filter: pre_filter => PreFilter,
-        at_filter: filter => Filter,
-        at_post_filter: post_filter => PostFilter,
-        at_pre_score: pre_score => PreScore,
-        at_score: score => Score,
-        at_reserve: reserve => Reserve,
-        at_permit: permit => Permit,
-        at_pre_bind: pre_bind => PreBind,
-        at_bind: bind => Bind,
-        at_post_bind: post_bind => PostBind,
+        at_pre_enqueue: pre_enqueue, "preEnqueue" => PreEnqueue,
+        at_queue_sort: queue_sort, "queueSort" => QueueSort,
+        at_pre_filter: pre_filter, "preFilter" => PreFilter,
+        at_filter: filter, "filter" => Filter,
+        at_post_filter: post_filter, "postFilter" => PostFilter,
+        at_pre_score: pre_score, "preScore" => PreScore,
+        at_score: score, "score" => Score,
+        at_reserve: reserve, "reserve" => Reserve,
+        at_permit: permit, "permit" => Permit,
+        at_pre_bind: pre_bind, "preBind" => PreBind,
+        at_bind: bind, "bind" => Bind,
+        at_post_bind: post_bind, "postBind" => PostBind,
     }
 
     /// Opens the points for one plugin: its id, its weight and the events it waits for.

@@ -6,6 +6,7 @@ pub mod pod;
 pub mod quantity;
 pub mod requests;
 pub mod resources;
+pub mod storage;
 
 pub use node::{NodeFacts, NodeInfo};
 pub use pod::PodInfo;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 
 use super::labels::{Labels, NodeTerm, Selector};
+use super::storage::{PodClaim, claims_of};
 use super::{Resources, requests};
 
 /// A pod with everything the plugins ask of it. Cheap to share; never changed.
@@ -38,6 +39,7 @@ pub struct PodInfo {
     pub preferred_anti_affinity: Vec<Weighted<PodTerm>>,
     pub spread: Vec<SpreadConstraint>,
     pub images: Vec<String>,
+    pub claims: Vec<PodClaim>,
     pub gates: Vec<String>,
     pub container_count: usize,
 }
@@ -172,6 +174,7 @@ impl PodInfo {
             ),
             spread: spec.topology_spread_constraints.iter().flatten().map(|c| spread(c, &labels)).collect(),
             images: images(spec),
+            claims: claims_of(&pod),
             gates: spec.scheduling_gates.iter().flatten().map(|gate| gate.name.clone()).collect(),
             container_count: spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len),
             namespace,

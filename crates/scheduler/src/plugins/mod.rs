@@ -10,11 +10,15 @@ mod node_ports;
 mod node_resources_balanced_allocation;
 mod node_resources_fit;
 mod node_unschedulable;
+mod node_volume_limits;
 mod normalize;
 mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
+mod volume_binding;
+mod volume_restrictions;
+mod volume_zone;
 
 use crate::framework::ExtensionPoints;
 
@@ -23,6 +27,7 @@ pub use inter_pod_affinity::InterPodAffinityArgs;
 pub use node_affinity::NodeAffinityArgs;
 pub use node_resources_balanced_allocation::NodeResourcesBalancedAllocationArgs;
 pub use node_resources_fit::{NodeResourcesFitArgs, ResourceWeight, ScoringStrategy, ShapePoint};
+pub use volume_binding::VolumeBindingArgs;
 
 /// Arguments of all plugins that take any; the defaults are upstream's.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,6 +37,7 @@ pub struct PluginArgs {
     pub inter_pod_affinity: InterPodAffinityArgs,
     pub default_preemption: DefaultPreemptionArgs,
     pub node_resources_balanced_allocation: NodeResourcesBalancedAllocationArgs,
+    pub volume_binding: VolumeBindingArgs,
 }
 
 /// A plugin a profile can name.
@@ -57,6 +63,10 @@ pub const REGISTRY: &[Entry] = &[
     entry(node_affinity::NAME, 2, node_affinity::extend),
     entry(node_ports::NAME, 0, node_ports::extend),
     entry(node_resources_fit::NAME, 1, node_resources_fit::extend),
+    entry(volume_restrictions::NAME, 0, volume_restrictions::extend),
+    entry(node_volume_limits::NAME, 0, node_volume_limits::extend),
+    entry(volume_binding::NAME, 0, volume_binding::extend),
+    entry(volume_zone::NAME, 0, volume_zone::extend),
     entry(pod_topology_spread::NAME, 2, pod_topology_spread::extend),
     entry(inter_pod_affinity::NAME, 2, inter_pod_affinity::extend),
     entry(default_preemption::NAME, 0, default_preemption::extend),
