@@ -7,7 +7,8 @@ use crate::{
     endpoint_slice_mirroring, endpoints, ephemeral_volume, garbage_collector, horizontal_pod_autoscaler, job,
     legacy_token_cleaner, namespace, node_ipam, node_lifecycle, pod_gc, pv_protection, pvc_protection, replica_set,
     resource_claim, resource_quota, root_ca, service_account, service_account_token, service_cidr, stateful_set,
-    taint_eviction, ttl, ttl_after_finished, vac_protection, validating_admission_policy_status, volume_binder, volume_expander,
+    taint_eviction, ttl, ttl_after_finished, vac_protection, validating_admission_policy_status, volume_binder,
+    volume_expander,
 };
 
 /// In upstream's order of start.

@@ -136,7 +136,7 @@ impl Pki {
 
     /// For those who sign with the CA.
     pub(crate) fn ca_key_pem(&self) -> &str {
-        &self.ca_key_pem
+        &self.cluster.key_pem
     }
 
     /// The identity kept as `name.crt` and `name.key`, issued when missing, outdated or not covering `purpose`.

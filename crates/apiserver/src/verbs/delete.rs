@@ -14,8 +14,8 @@ use crate::gateway::Gateway;
 use crate::http::options::parse_resource_version;
 use crate::storage::{Current, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, body_format, check_dry_run, check_options, encode_for_storage, options_error, rfc3339,
-    set_metadata, written,
+    Moment, body_format, check_dry_run, check_options, encode_for_storage, options_error, rfc3339, set_metadata,
+    written,
 };
 
 const ORPHAN: &str = "orphan";

@@ -176,6 +176,7 @@ impl Cluster {
         };
         let mut config = Config {
             control: None,
+            bootstrap_tokens: false,
             store,
             tokens,
             admission: Chain::new(&[], &["ServiceAccount".to_owned()]).expect("plugins"),
