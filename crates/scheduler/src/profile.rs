@@ -125,9 +125,9 @@ mod tests {
             disabled: disabled.iter().map(|name| (*name).into()).collect(),
             enabled: enabled.iter().map(|(name, weight)| ((*name).into(), *weight)).collect(),
         };
-        let mut config = ProfileConfig::default();
-        config.points =
+        let points =
             vec![change("score", &["*"], &[("NodeResourcesFit", Some(7))]), change("filter", &["NodePorts"], &[])];
+        let mut config = ProfileConfig { points, ..ProfileConfig::default() };
         let profile = Profile::new(&config).unwrap();
         let scores: Vec<_> = profile.points.score.iter().map(|slot| (slot.plugin.name(), slot.weight)).collect();
         assert_eq!(scores, [("NodeResourcesFit", 7)]);
