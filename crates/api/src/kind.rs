@@ -105,6 +105,14 @@ pub struct SelectableField {
 }
 
 impl Kind {
+    /// The group that errors about an object name: that of the kind as it is stored, if it is.
+    pub fn stored_group(&self) -> &str {
+        if self.storage_version.is_empty() {
+            return &self.group;
+        }
+        self.storage_version.rsplit_once('/').map_or("", |(group, _)| group)
+    }
+
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
         group_version(&self.group, &self.version)

@@ -163,7 +163,7 @@ pub(crate) fn set_metadata(object: &mut Value, field: &str, value: Value) {
 
 /// 422 with all errors, if there are any.
 pub(crate) fn reject_invalid(kind: &Kind, name: &str, errors: &ErrorList) -> Result<(), Status> {
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&kind.group, &kind.kind, name, errors)) }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(kind.stored_group(), &kind.kind, name, errors)) }
 }
 
 /// 422 for an object that is not of the kind it should be: it is named as it names itself.

@@ -177,7 +177,7 @@ struct View<'a> {
     attachments: &'a [Arc<VolumeAttachment>],
     /// Attachments of a volume on any node.
     of_volume: &'a dyn Fn(&str) -> Vec<Arc<VolumeAttachment>>,
-    /// The unique name of the volume of an attachment, where it is known.
+    /// The unique name of the volume of an attachment that this controller has made; others belong to whoever made them.
     unique_name: &'a dyn Fn(&VolumeAttachment) -> Option<String>,
 }
 
@@ -229,7 +229,7 @@ fn plan(view: &View<'_>) -> Plan {
                 plan.waits = true;
                 plan.attached.extend(unique.filter(|_| is_attached(attachment)));
             }
-            None if attachment.metadata.deletion_timestamp.is_some() => {}
+            None if unique.is_none() || attachment.metadata.deletion_timestamp.is_some() => {}
             None => plan.delete.push(attachment.clone()),
         }
     }
@@ -254,7 +254,8 @@ impl Reconciler for Controller {
         let unique = |attachment: &VolumeAttachment| {
             let volume = self.volumes.get(&ObjectKey::cluster(volume_of(attachment)?))?;
             let csi = volume.spec.as_ref()?.csi.as_ref()?;
-            Some(unique_name(&csi.driver, &csi.volume_handle))
+            let is_own = name(&attachment.metadata) == attachment_name(&csi.volume_handle, &csi.driver, &key.name);
+            is_own.then(|| unique_name(&csi.driver, &csi.volume_handle))
         };
         let plan = plan(&View {
             node: node.as_deref(),
@@ -423,6 +424,19 @@ mod tests {
             of_volume: &|_| everywhere.to_vec(),
             unique_name: &|_| Some(unique_name("d", "h")),
         })
+    }
+
+    #[test]
+    fn an_attachment_that_somebody_else_made_is_left_alone() {
+        let here = [attachment("n", true)];
+        let plan = plan(&View {
+            node: Some(&node(&[], &[])),
+            wanted: &BTreeMap::new(),
+            attachments: &here,
+            of_volume: &|_| Vec::new(),
+            unique_name: &|_| None,
+        });
+        assert_eq!(plan, Plan::default());
     }
 
     #[test]

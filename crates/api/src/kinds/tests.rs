@@ -106,3 +106,13 @@ fn groups_keep_discovery_order_and_priorities() {
     assert_eq!(autoscaling.versions[0].version, "v2");
     assert_eq!(autoscaling.versions[1].priority, Some((17500, 15)));
 }
+
+#[test]
+fn errors_name_the_group_in_which_an_object_is_stored() {
+    let group = |group: &str, resource: &str| {
+        builtin().by_resource(group, "v1", resource).map(|kind| kind.stored_group().to_owned())
+    };
+    assert_eq!(group("events.k8s.io", "events").as_deref(), Some(""));
+    assert_eq!(group("apps", "deployments").as_deref(), Some("apps"));
+    assert_eq!(group("", "pods").as_deref(), Some(""));
+}

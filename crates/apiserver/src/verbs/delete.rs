@@ -102,7 +102,7 @@ impl DeleteOptions {
 
     /// The preconditions against an object; upstream names the kind here, not the resource.
     fn check(&self, request: &Request, object: &Value, revision: Revision) -> Result<(), Status> {
-        let kind = api::status::GroupResource { group: &request.kind.group, resource: &request.kind.kind };
+        let kind = api::status::GroupResource { group: request.kind.stored_group(), resource: &request.kind.kind };
         let uid = meta::uid(object);
         if let Some(wanted) = self.precondition_uid.as_deref().filter(|wanted| *wanted != uid) {
             let text = format!(
