@@ -549,8 +549,7 @@ const MUTATING_OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
 
 pub const MUTATING_POLICY: Strategy = Strategy {
     validate: |policy, errors| mutating_policy(&policy.field("spec"), errors),
-    validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+    validate_update: |new, _, errors| {
         mutating_policy(&new.field("spec"), errors);
     },
     ..Strategy::DEFAULT
@@ -612,8 +611,7 @@ fn policy_mutation(mutation: &Cursor<'_>, declared: Declarations, compiler: &mut
 
 pub const MUTATING_BINDING: Strategy = Strategy {
     validate: |binding, errors| mutating_binding(&binding.field("spec"), errors),
-    validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+    validate_update: |new, _, errors| {
         mutating_binding(&new.field("spec"), errors);
     },
     ..Strategy::DEFAULT

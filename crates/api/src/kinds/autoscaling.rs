@@ -93,6 +93,10 @@ fn metric_spec(metric: &Cursor<'_>, errors: &mut ErrorList) {
             metric_source(field, &source, errors);
         }
     }
+    if expected.is_empty() && !kind.is_empty() {
+        // Said once more where the sources are looked at, as upstream does.
+        supported(&kind, METRIC_TYPES, errors);
+    }
     let n_set = sources.iter().filter(|(_, f)| metric.field(f).is_set()).count();
     if !expected.is_empty() && !metric.field(expected).is_set() {
         metric.field(expected).required(errors, "must populate information for the given metric source");

@@ -71,6 +71,8 @@ pub(crate) async fn create_object(
             WriteOutcome::Conflict(current) => {
                 allocated.release(gateway).await;
                 if !generated {
+                    // What was said of the object goes with the refusal.
+                    notes.into_iter().for_each(|note| request.notes.push(note));
                     let deleting = current.is_some_and(|c| contains(&c.value, b"\"deletionTimestamp\":"));
                     return Err(already_exists(request, meta::name(&candidate), deleting));
                 }

@@ -295,6 +295,8 @@ async fn execute(
         Plan::Mark(mut object) => {
             if kind.kind == "Namespace" && kind.group.is_empty() {
                 object["status"]["phase"] = "Terminating".into();
+                // Its end depends on what is in it, not on time.
+                set_metadata(&mut object, "deletionGracePeriodSeconds", Value::Null);
             }
             let stored: Bytes = conversion::encode_for_store(gateway, kind, &object).await?;
             if options.dry_run || stored == current.value {

@@ -183,6 +183,11 @@ fn volume_warnings(spec: &Cursor<'_>, out: &mut Vec<String>) {
                 out.push(format!("{}: {text}", volume.field(field).path()));
             }
         }
+        for source in volume.field("projected").field("sources").items() {
+            if source.entries().next().is_none() {
+                out.push(format!("volume \"{}\" (Projected) has no sources provided", volume.field("name").str()));
+            }
+        }
         let claim = volume.field("ephemeral").field("volumeClaimTemplate").field("spec");
         super::super::persistentvolumeclaim::spec_warnings(&claim, out);
     }
