@@ -184,8 +184,10 @@ impl Encoder {
             body.extend_from_slice(&DICTIONARY_ID);
             self.greeted = true;
         }
-        // No headers.
+        // No headers. The empty block behind them is zlib's sync flush: without it Go's reader waits for more, and takes the end of
+        // the frame for the end of all compression.
         body.extend(stored(&0_u32.to_be_bytes()));
+        body.extend(stored(&[]));
         control(SYN_REPLY, &body)
     }
 
@@ -289,6 +291,14 @@ mod tests {
         let mut inflater = Decoder::default();
         inflater.inflate(&stored(&dictionary())).expect("the dictionary");
         assert_eq!(inflater.inflate(&stored(b"abc")), Ok(b"abc".to_vec()));
+    }
+
+    #[test]
+    fn every_reply_ends_with_a_sync_flush() {
+        let mut encoder = Encoder::default();
+        let replies = [encoder.reply(1), encoder.reply(3)];
+        assert_eq!(replies.each_ref().map(Vec::len), [8 + 4 + 6 + 9 + 5, 8 + 4 + 9 + 5]);
+        assert!(replies.iter().all(|frame| frame.ends_with(&[0, 0, 0, 0xff, 0xff])));
     }
 
     #[test]

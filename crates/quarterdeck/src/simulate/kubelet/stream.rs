@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::shell::{self, Command, Outcome};
 use super::{Body, Kubelet, log, text, websocket};
@@ -106,7 +107,9 @@ impl Session {
         {
             send(&mut socket, OUTCOME, status(outcome.code).to_string().as_bytes()).await;
         }
-        let _client_may_be_gone = socket.close(None).await;
+        // Without a code kubectl takes the end for an accident.
+        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        let _client_may_be_gone = socket.close(Some(normal)).await;
     }
 
     async fn once(&self, words: &[String]) -> Outcome {
