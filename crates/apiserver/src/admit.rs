@@ -9,6 +9,7 @@ use crate::admission::{self, Context};
 use crate::authz::escalation::{self, RbacWrite};
 use crate::error::{from_not_fresh, from_store};
 use crate::gateway::Gateway;
+use crate::reinvocation;
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::verbs::name_suffix as suffix;
 use crate::verbs::{DeleteOptions, Request};
@@ -67,8 +68,8 @@ pub(crate) async fn mutate(
 /// What has to be remembered between two rounds of mutation.
 #[derive(Debug, Default)]
 struct Rounds {
-    policies: policy::Rounds,
-    webhooks: webhook::Rounds,
+    policies: reinvocation::Rounds,
+    webhooks: reinvocation::Rounds,
     /// Webhooks are asked a second time in the second round.
     second: bool,
 }

@@ -27,6 +27,7 @@ mod metrics;
 pub mod outbound;
 mod ownership;
 mod policy;
+mod reinvocation;
 mod relay;
 mod select;
 mod serve;

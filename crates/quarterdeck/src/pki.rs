@@ -314,6 +314,19 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// Whether a name that came from outside is that of a file in a directory, and of nothing else.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+/// Makes a directory, and those above it, that only we can read.
+pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(path).with_context(|| format!("cannot create {}", path.display()))
+}
+
 /// Writes a file whole or not at all: a temporary neighbour, synced, then renamed. A file that says the same already is left
 /// alone, so that a server on a full disk starts again.
 pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
@@ -349,6 +362,14 @@ mod tests {
         let more = [San::parse("127.0.0.1"), San::parse("kubernetes"), San::parse("10.0.0.1")];
         let renewed = pki.identity("apiserver", &Purpose::Serving(&more)).unwrap();
         assert_ne!(first.certificate_pem, renewed.certificate_pem);
+    }
+
+    #[test]
+    fn only_plain_names_are_file_names() {
+        assert!(is_file_name("ca.key"));
+        for name in ["", ".", "..", "../ca.key", "a/b", ".hidden", "a\0b"] {
+            assert!(!is_file_name(name), "{name:?}");
+        }
     }
 
     #[test]

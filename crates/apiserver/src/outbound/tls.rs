@@ -46,7 +46,8 @@ impl Tls {
         Self { skip_verify: true, ..Self::default() }
     }
 
-    pub(super) fn client_config(&self) -> Result<Arc<rustls::ClientConfig>, OutboundError> {
+    /// What rustls makes of it: TLS 1.2 or newer, HTTP/1.1.
+    pub fn client_config(&self) -> Result<Arc<rustls::ClientConfig>, OutboundError> {
         let unfit = |text: &str| OutboundError::Certificates(text.to_owned());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -27,7 +27,7 @@ use crate::source::ObjectSource;
 use crate::webhook::{Attributes, Authority, Inputs, Surroundings};
 use definition::{Binding, Policy};
 
-pub(crate) use mutating::{Rounds, mutate};
+pub(crate) use mutating::mutate;
 pub(crate) use validating::validate;
 
 const GROUP: &str = "admissionregistration.k8s.io";

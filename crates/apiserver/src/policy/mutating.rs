@@ -1,6 +1,5 @@
 //! MutatingAdmissionPolicy: policies change the object one after the other, by configurations or by JSON patches.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::cel::policy::{self, Matched, Variables};
@@ -14,32 +13,9 @@ use super::definition::{Mutation, Policy, Rules};
 use super::{Invocation, Misconfigured, conditions, invocations, is_exempt, namespace_object};
 use crate::admission::{Operation, forbidden};
 use crate::gateway::Gateway;
+use crate::reinvocation::Rounds;
 use crate::webhook::{Attributes, Authority, Inputs, Seen, Surroundings, has_own_body, target};
 use crate::write::{Moment, convert};
-
-/// What has to be remembered between the rounds of mutation.
-#[derive(Debug, Default)]
-pub(crate) struct Rounds {
-    /// This is the second round: only policies that are due take part.
-    second: bool,
-    waiting: BTreeSet<String>,
-    due: BTreeSet<String>,
-    last_output: Value,
-}
-
-impl Rounds {
-    fn overtake(&mut self) {
-        self.due.append(&mut self.waiting);
-    }
-
-    /// Starts the second round, after the plugins of this process have run again.
-    pub(crate) fn again(&mut self, object: &Value) {
-        self.second = true;
-        if *object != self.last_output {
-            self.overtake();
-        }
-    }
-}
 
 /// Lets all policies in force change the object. True: one of them did.
 pub(crate) async fn mutate(
@@ -73,11 +49,11 @@ pub(crate) async fn mutate(
                 rounds.overtake();
             }
             if matches!(invocation.policy.rules, Rules::Mutating { reinvocable: true, .. }) {
-                rounds.waiting.insert(key(invocation));
+                rounds.wait(key(invocation));
             }
         }
     }
-    rounds.last_output = object.clone();
+    rounds.finish(object);
     if refusals.is_empty() { Ok(changed) } else { Err(denial(attributes, object, &refusals)) }
 }
 
@@ -122,7 +98,7 @@ fn invoke(
         Matched::No => return Ok(Ok(())),
         Matched::Failed(text) => return Ok(Err(text)),
     }
-    if rounds.second && !rounds.due.contains(&key(invocation)) {
+    if !rounds.includes(&key(invocation)) {
         return Ok(Ok(()));
     }
     let Rules::Mutating { mutations, .. } = &policy.rules else { return Ok(Ok(())) };

@@ -15,7 +15,6 @@ mod selection;
 pub(crate) use call::post;
 pub(crate) use hook::ClientConfig;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::cel::policy::{self, Matched};
@@ -29,6 +28,7 @@ use store::Revision;
 use crate::admission::Operation;
 use crate::attributes::UserInfo;
 use crate::gateway::Gateway;
+use crate::reinvocation::Rounds;
 use crate::source::ObjectSource;
 use crate::verbs::{DeleteOptions, Notes, Request};
 use crate::write::{Moment, convert};
@@ -190,31 +190,6 @@ pub(crate) fn target<'k>(kind: &'k Kind, subresource: &str) -> Target<'k> {
     }
 }
 
-/// What has to be remembered between the rounds of mutation.
-#[derive(Debug, Default)]
-pub(crate) struct Rounds {
-    /// This is the second round: only hooks that are due are asked.
-    second: bool,
-    /// Hooks that want to see changes made after them, and have not been overtaken yet.
-    waiting: BTreeSet<String>,
-    due: BTreeSet<String>,
-    last_output: Value,
-}
-
-impl Rounds {
-    fn overtake(&mut self) {
-        self.due.append(&mut self.waiting);
-    }
-
-    /// Starts the second round, after the plugins of this process have run again.
-    pub(crate) fn again(&mut self, object: &Value) {
-        self.second = true;
-        if *object != self.last_output {
-            self.overtake();
-        }
-    }
-}
-
 /// What hooks leave behind besides their decision.
 pub(crate) struct Traces<'t> {
     pub notes: &'t Notes,
@@ -237,10 +212,10 @@ pub(crate) async fn mutate(
         return Ok(changed);
     }
     let surroundings = Surroundings::new(gateway, attributes);
-    let round = u8::from(rounds.second);
+    let round = u8::from(rounds.is_second());
     for (index, hook) in hooks.iter().enumerate() {
         let Some(kind) = wants(gateway, hook, attributes, &surroundings, object, old).await? else { continue };
-        if rounds.second && !rounds.due.contains(&hook.uid) {
+        if !rounds.includes(&hook.uid) {
             continue;
         }
         let outcome = Box::pin(mutate_by(gateway, hook, &kind, attributes, object, old, traces)).await;
@@ -253,7 +228,7 @@ pub(crate) async fn mutate(
             rounds.overtake();
         }
         if hook.reinvocable {
-            rounds.waiting.insert(hook.uid.clone());
+            rounds.wait(hook.uid.clone());
         }
         match outcome {
             Ok(_) => {}
@@ -264,7 +239,7 @@ pub(crate) async fn mutate(
             Err(failure) => return Err(failure.status(hook)),
         }
     }
-    rounds.last_output = object.clone();
+    rounds.finish(object);
     Ok(changed)
 }
 

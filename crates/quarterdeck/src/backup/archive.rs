@@ -18,7 +18,7 @@
 //! ```
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -92,6 +92,8 @@ impl BackupKey {
 pub(crate) enum ArchiveError {
     #[error("reading the backup: {0}")]
     Io(#[from] io::Error),
+    #[error("unpacking the backup: {0}")]
+    Unpack(#[source] io::Error),
     #[error("not a backup of quarterdeck")]
     NotAnArchive,
     #[error("the backup has format {0}, this version reads format {VERSION}: use a newer quarterdeck")]
@@ -219,28 +221,27 @@ impl ArchiveWriter {
         assert!(len <= self.entry_left, "{len} bytes for an entry that lacks {}", self.entry_left);
         self.entry_left -= len;
         self.text.extend_from_slice(bytes);
-        let mut out = Vec::new();
-        // One byte more than a frame is kept back: the last frame must not be empty of meaning, nor known too late.
-        while self.text.len() > FRAME_BYTES_MAX {
-            let rest = self.text.split_off(FRAME_BYTES_MAX);
-            let frame = std::mem::replace(&mut self.text, rest);
-            self.put_frame(frame, false, &mut out);
-        }
-        out
+        self.full_frames()
     }
 
     /// The rest of the file.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         assert_eq!(self.entry_left, 0, "the last entry lacks bytes");
         self.text.extend_from_slice(&0_u16.to_be_bytes());
+        let mut out = self.full_frames();
+        let last = std::mem::take(&mut self.text);
+        self.put_frame(last, true, &mut out);
+        out
+    }
+
+    /// Frames of the text so far. At least one byte is kept back: the last frame must not be empty of meaning, nor known too late.
+    fn full_frames(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         while self.text.len() > FRAME_BYTES_MAX {
             let rest = self.text.split_off(FRAME_BYTES_MAX);
             let frame = std::mem::replace(&mut self.text, rest);
             self.put_frame(frame, false, &mut out);
         }
-        let last = std::mem::take(&mut self.text);
-        self.put_frame(last, true, &mut out);
         out
     }
 
@@ -369,6 +370,18 @@ impl<R: Read> ArchiveReader<R> {
         self.take(&mut buffer[..wanted])?;
         self.entry_left -= wanted as u64;
         Ok(wanted)
+    }
+
+    /// Copies what is left of the current entry into a file.
+    pub(crate) fn copy_entry(&mut self, out: &mut impl Write) -> Result<(), ArchiveError> {
+        let mut buffer = vec![0; FRAME_BYTES_MAX];
+        loop {
+            let n_read = self.read_entry(&mut buffer)?;
+            if n_read == 0 {
+                return Ok(());
+            }
+            out.write_all(&buffer[..n_read]).map_err(ArchiveError::Unpack)?;
+        }
     }
 
     /// The whole current entry, refused when it has more than `bytes_max`.

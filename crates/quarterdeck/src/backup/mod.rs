@@ -22,7 +22,7 @@ pub(crate) use restore::{Moment, RestoreRequest, Restored, restore};
 pub(crate) use service::{BackupService, BackupStatus};
 pub(crate) use settings::read_key;
 pub(crate) use target::{S3Options, StoredArchive, Target};
-pub(crate) use verify::{drill, verify};
+pub(crate) use verify::{drill, each_object, verify};
 
 /// The one entry of a log archive.
 const LOG_ENTRY: &str = "changes";

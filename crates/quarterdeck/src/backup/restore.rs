@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -204,7 +204,7 @@ async fn download(target: &Target, name: &str, scratch: &Path) -> Result<PathBuf
 
 fn make(request: &RestoreRequest, files: &Files, scratch: &Path) -> Result<Restored> {
     let data = scratch.join("data");
-    create_private_dir(&data)?;
+    crate::pki::create_private_dir(&data)?;
     let mut restored = Restored {
         snapshot: files.shown.clone(),
         n_logs: files.logs.len(),
@@ -281,14 +281,7 @@ fn extract<R: std::io::Read>(
             STORE_ENTRY => {
                 let mut file =
                     File::create(database).with_context(|| format!("cannot create {}", database.display()))?;
-                let mut buffer = vec![0; 1 << 20];
-                loop {
-                    let n_read = archive.read_entry(&mut buffer)?;
-                    if n_read == 0 {
-                        break;
-                    }
-                    file.write_all(&buffer[..n_read]).context("writing the store's snapshot")?;
-                }
+                archive.copy_entry(&mut file)?;
                 has_store = true;
             }
             SERVER_ENTRY => {
@@ -302,8 +295,8 @@ fn extract<R: std::io::Read>(
                     tracing::warn!(name, "this version does not know what to do with an entry of the backup");
                     continue;
                 };
-                ensure!(is_plain_name(file_name), "the backup has a file named {file_name:?}");
-                create_private_dir(&data.join("pki"))?;
+                ensure!(crate::pki::is_file_name(file_name), "the backup has a file named {file_name:?}");
+                crate::pki::create_private_dir(&data.join("pki"))?;
                 let mode = if file_name.ends_with(".crt") || file_name.ends_with(".pub") { 0o644 } else { 0o600 };
                 let bytes = archive.read_small_entry(SMALL_ENTRY_BYTES_MAX)?;
                 crate::pki::write_file(&data.join("pki").join(file_name), &bytes, mode)?;
@@ -313,10 +306,6 @@ fn extract<R: std::io::Read>(
     }
     ensure!(has_store, "the backup holds no store");
     Ok(())
-}
-
-fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 /// The changes of log archives up to a moment, archive by archive.
@@ -363,13 +352,6 @@ impl Iterator for Changes {
     }
 }
 
-fn create_private_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(path).with_context(|| format!("cannot create {}", path.display()))
-}
-
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -385,13 +367,5 @@ mod tests {
         assert_eq!(time, Moment::Time(Timestamp::from_second(1_767_323_045).unwrap()));
         let error = Moment::parse("yesterday").unwrap_err().to_string();
         assert_eq!(error, "\"yesterday\" is neither a revision nor a time like 2026-01-02T03:04:05Z");
-    }
-
-    #[test]
-    fn only_plain_names_become_files() {
-        assert!(is_plain_name("ca.key"));
-        for name in ["", ".", "..", "../ca.key", "a/b", ".hidden", "a\0b"] {
-            assert!(!is_plain_name(name), "{name:?}");
-        }
     }
 }

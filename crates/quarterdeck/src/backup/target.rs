@@ -60,10 +60,7 @@ impl Target {
     }
 
     fn folder(path: &FilePath) -> Result<Self> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        crate::pki::create_private_dir(path)?;
         let store = LocalFileSystem::new_with_prefix(path)
             .with_context(|| format!("cannot use {}", path.display()))?
             .with_fsync(true);

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use store::offline;
-use store::{EmbeddedConfig, EmbeddedStore, KeyRange, RangeRequest, Revision, Store as _};
+use store::{EmbeddedConfig, EmbeddedStore, KeyRange, KeyValue, RangeRequest, Revision, Store as _};
 
 use super::archive::{ArchiveKind, ArchiveReader, BackupKey, Manifest};
 use super::contents::STORE_ENTRY;
@@ -71,14 +71,7 @@ fn unpack<R: std::io::Read>(mut archive: ArchiveReader<R>, database: &Path) -> R
     while let Some(entry) = archive.next_entry()? {
         if entry.name == STORE_ENTRY {
             let mut file = File::create(database).with_context(|| format!("cannot create {}", database.display()))?;
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                let n_read = archive.read_entry(&mut buffer)?;
-                if n_read == 0 {
-                    break;
-                }
-                std::io::Write::write_all(&mut file, &buffer[..n_read]).context("writing to a scratch directory")?;
-            }
+            archive.copy_entry(&mut file)?;
         }
     }
     ensure!(database.exists(), "the backup holds no store");
@@ -114,26 +107,18 @@ pub(crate) async fn drill(path: &Path, key: Option<BackupKey>, verified: &mut Ve
 
 async fn examine(store: &EmbeddedStore, restored: &super::Restored) -> Result<(u64, Option<u32>)> {
     let mut objects = 0;
-    let mut next = bytes::Bytes::from_static(b"/registry/");
-    loop {
-        let range = KeyRange { start: next, end: KeyRange::prefix(b"/registry/".as_slice()).end };
-        let page = store.range(RangeRequest { range, limit: PAGE_KEYS, ..RangeRequest::default() }).await?;
-        for kv in &page.kvs {
-            let is_object = kv.value.starts_with(b"{") || kv.value.starts_with(PROTOBUF_MAGIC);
-            // Ranges of addresses and ports, and API servers' leases, are kept in forms of their own by some servers.
-            if is_object {
-                objects += 1;
-            }
-            if kv.value.starts_with(b"{") {
-                serde_json::from_slice::<serde::de::IgnoredAny>(&kv.value)
-                    .with_context(|| format!("{} is not JSON", String::from_utf8_lossy(&kv.key)))?;
-            }
+    each_object(store, |kv| {
+        // Ranges of addresses and ports, and API servers' leases, are kept in forms of their own by some servers.
+        if kv.value.starts_with(b"{") || kv.value.starts_with(PROTOBUF_MAGIC) {
+            objects += 1;
         }
-        let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
-        let mut after = last.key.to_vec();
-        after.push(0);
-        next = after.into();
-    }
+        if kv.value.starts_with(b"{") {
+            serde_json::from_slice::<serde::de::IgnoredAny>(&kv.value)
+                .with_context(|| format!("{} is not JSON", String::from_utf8_lossy(&kv.key)))?;
+        }
+        Ok(())
+    })
+    .await?;
     let Some(check) = restored.check else { return Ok((objects, None)) };
     let hash = store.hash_kv(Revision(check.revision)).await?;
     // A compaction between the checksum and the snapshot leaves nothing to compare.
@@ -146,4 +131,19 @@ async fn examine(store: &EmbeddedStore, restored: &super::Restored) -> Result<(u
         "the restored store has hash {ours} at revision {revision}, the one backed up had {theirs}"
     );
     Ok((objects, Some(hash.hash)))
+}
+
+/// Shows every key below `/registry/`, in order.
+pub(crate) async fn each_object(store: &EmbeddedStore, mut show: impl FnMut(&KeyValue) -> Result<()>) -> Result<()> {
+    let everything = KeyRange::prefix(b"/registry/".as_slice());
+    let mut next = everything.start;
+    loop {
+        let range = KeyRange { start: next, end: everything.end.clone() };
+        let page = store.range(RangeRequest { range, limit: PAGE_KEYS, ..RangeRequest::default() }).await?;
+        page.kvs.iter().try_for_each(&mut show)?;
+        let Some(last) = page.kvs.last().filter(|_| page.more) else { return Ok(()) };
+        let mut after = last.key.to_vec();
+        after.push(0);
+        next = after.into();
+    }
 }

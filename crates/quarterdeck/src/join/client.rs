@@ -5,22 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use apiserver::outbound::Tls;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::RootCertStore;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::messages::{ClusterSettings, JoinMember, JoinRequest, JoinResponse};
 use super::token::{Token, ca_hash};
-use crate::pki::write_file;
+use crate::pki::{is_file_name, write_file};
 
 /// A cluster that is forming or electing may need a while to let the next one in.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -84,7 +81,7 @@ pub(crate) async fn join(
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let body = serde_json::to_vec(&request)?;
-    let trust = trusting(&ca_pem)?;
+    let trust = Tls { ca_pem: ca_pem.clone().into(), ..Tls::default() }.client_config()?;
     let response: JoinResponse = loop {
         let sent =
             send(&host, port, Arc::clone(&trust), Method::POST, "/quarterdeck/v1/join/member", body.clone()).await;
@@ -107,8 +104,7 @@ fn keep(response: JoinResponse, name: &str, data_dir: &Path) -> Result<Joined> {
     let pki = data_dir.join("pki");
     std::fs::create_dir_all(&pki).with_context(|| format!("cannot create {}", pki.display()))?;
     for (file, content) in &response.pki {
-        let is_plain = !file.starts_with('.') && file.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-        ensure!(is_plain, "the cluster sent a file named {file:?}");
+        ensure!(is_file_name(file), "the cluster sent a file named {file:?}");
         let mode = if file.ends_with(".key") { 0o600 } else { 0o644 };
         write_file(&pki.join(file), content.as_bytes(), mode)?;
     }
@@ -130,7 +126,8 @@ async fn fetch_ca(host: &str, port: u16) -> Result<String> {
     struct Answer {
         ca: String,
     }
-    let trust = trusting_anybody()?;
+    // For one request, whose answer is checked against the token's hash. No secret is sent over it.
+    let trust = Tls { skip_verify: true, ..Tls::default() }.client_config()?;
     let (code, body) = send(host, port, trust, Method::GET, "/quarterdeck/v1/join/ca", Vec::new()).await?;
     ensure!(code == StatusCode::OK, "{}", message(code, &body));
     let answer: Answer = serde_json::from_slice(&body).context("the CA certificate")?;
@@ -172,61 +169,6 @@ async fn send(
         Ok((code, body))
     };
     tokio::time::timeout(REQUEST_TIMEOUT, exchange).await.context("no answer in time")?
-}
-
-fn builder() -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().context("TLS versions")
-}
-
-fn trusting(ca_pem: &str) -> Result<Arc<rustls::ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).context("the CA certificate")?)?;
-    Ok(Arc::new(builder()?.with_root_certificates(roots).with_no_client_auth()))
-}
-
-/// For one request, whose answer is checked against the token's hash. No secret is sent over it.
-fn trusting_anybody() -> Result<Arc<rustls::ClientConfig>> {
-    let config = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::{Stream, StreamExt as _};
 use serde_json::json;
-use store::{EmbeddedConfig, EmbeddedStore, KeyRange, RangeRequest, Store as _};
+use store::{EmbeddedConfig, EmbeddedStore};
 
 use super::access::Access;
 use super::{print_line, print_table};
@@ -18,9 +18,6 @@ use crate::backup::{
     read_key,
 };
 use crate::control::archive_json;
-
-/// Keys read at a time.
-const PAGE_KEYS: usize = 1_000;
 
 pub(crate) async fn snapshot(command: SnapshotCommand) -> Result<()> {
     match command {
@@ -299,19 +296,11 @@ async fn objects(data_dir: PathBuf) -> Result<Objects> {
     let store =
         tokio::task::spawn_blocking(move || EmbeddedStore::open(config)).await.context("opening the store")??;
     let mut objects = Objects::new();
-    let everything = KeyRange::prefix(b"/registry/".as_slice());
-    let mut next = everything.start;
-    loop {
-        let range = KeyRange { start: next, end: everything.end.clone() };
-        let page = store.range(RangeRequest { range, limit: PAGE_KEYS, ..RangeRequest::default() }).await?;
-        for kv in &page.kvs {
-            objects.insert(String::from_utf8_lossy(&kv.key).into_owned(), sha2::Sha256::digest(&kv.value).into());
-        }
-        let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
-        let mut after = last.key.to_vec();
-        after.push(0);
-        next = after.into();
-    }
+    backup::each_object(&store, |kv| {
+        objects.insert(String::from_utf8_lossy(&kv.key).into_owned(), sha2::Sha256::digest(&kv.value).into());
+        Ok(())
+    })
+    .await?;
     tokio::task::spawn_blocking(move || store.shutdown()).await.context("closing the store")?;
     Ok(objects)
 }
