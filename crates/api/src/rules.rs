@@ -130,14 +130,12 @@ fn restore_metadata(kind: &Kind, object: &mut Map, old: &Value) {
     let Some(old_metadata) = old.get("metadata") else { return };
     let managed =
         object.get_mut("metadata").and_then(|m| m.as_object_mut()).and_then(|m| m.shift_remove("managedFields"));
-    let mut metadata = old_metadata.clone();
-    if let Some(map) = metadata.as_object_mut() {
-        map.shift_remove("managedFields");
-        if let Some(managed) = managed {
-            map.insert("managedFields".to_owned(), managed);
-        }
+    let kept = old_metadata.as_object().into_iter().flatten().filter(|(field, _)| *field != "managedFields");
+    let mut metadata: Map = kept.map(|(field, value)| (field.clone(), value.clone())).collect();
+    if let Some(managed) = managed {
+        metadata.insert("managedFields".to_owned(), managed);
     }
-    kind.schema.set(kind.type_id, object, "metadata", metadata);
+    kind.schema.set(kind.type_id, object, "metadata", metadata.into());
 }
 
 fn copy(kind: &Kind, owner: Option<crate::schema::TypeId>, to: &mut Map, value: Option<&Value>, field: &str) {
@@ -145,6 +143,8 @@ fn copy(kind: &Kind, owner: Option<crate::schema::TypeId>, to: &mut Map, value: 
         (None, _) => {
             to.shift_remove(field);
         }
+        // The usual case: nobody tried to change it.
+        (Some(value), _) if to.get(field) == Some(value) => {}
         (Some(value), Some(owner)) => kind.schema.set(owner, to, field, value.clone()),
         (Some(value), None) => {
             to.insert(field.to_owned(), value.clone());

@@ -9,8 +9,9 @@ use crate::admission::{self, Context};
 use crate::authz::escalation::{self, RbacWrite};
 use crate::error::{from_not_fresh, from_store};
 use crate::gateway::Gateway;
+use crate::guaranteed::{Target, Tried};
 use crate::reinvocation;
-use crate::storage::{ObjectKey, WriteOutcome};
+use crate::storage::ObjectKey;
 use crate::verbs::name_suffix as suffix;
 use crate::verbs::{DeleteOptions, Request};
 use crate::webhook::{self, Attributes, Traces};
@@ -265,7 +266,7 @@ async fn charge(gateway: &Gateway, view: &admission::Request<'_>, object: &Value
             if charged.contains(&name) {
                 continue;
             }
-            if write_charge(gateway, &charge).await? {
+            if write_charge(gateway, charge).await? {
                 charged.push(name);
             } else {
                 lost_race = true;
@@ -282,12 +283,12 @@ async fn charge(gateway: &Gateway, view: &admission::Request<'_>, object: &Value
 }
 
 /// `false`: the quota is no longer what it was.
-async fn write_charge(gateway: &Gateway, charge: &Charge) -> Result<bool, Status> {
+async fn write_charge(gateway: &Gateway, charge: Charge) -> Result<bool, Status> {
     let kind = gateway.kind("", "v1", "resourcequotas")?;
     let key = ObjectKey::new(&kind, meta::namespace(&charge.old), meta::name(&charge.old));
     let version = meta::resource_version(&charge.old).parse().map_err(Status::internal)?;
-    let stored = encode_for_storage(&kind, &charge.new);
-    let written = gateway.objects.update(&key, stored, store::Revision(version), false).await;
-    let outcome = written.map_err(|e| from_store(&kind, "update", e))?;
-    Ok(matches!(outcome, WriteOutcome::Written(_)))
+    let target = Target { kind: &kind, key: &key, name: meta::name(&charge.old), operation: "update" };
+    let stored = encode_for_storage(&kind, charge.new);
+    let tried = gateway.put_over(target, store::Revision(version), stored).await?;
+    Ok(matches!(tried, Tried::Done(_)))
 }

@@ -137,7 +137,7 @@ async fn reserve_one(gateway: &Gateway, ip: IpAddr, namespace: &str, name: &str)
     set_metadata(&mut object, "uid", moment.uid.into());
     set_metadata(&mut object, "creationTimestamp", moment.now.into());
     let key = ObjectKey::new(&kind, "", &ip.to_string());
-    let stored = encode_for_storage(&kind, &object);
+    let stored = encode_for_storage(&kind, object);
     match gateway.objects.create(&key, stored, false).await.map_err(|e| from_store(&kind, "create", e))? {
         WriteOutcome::Written(_) => Ok(()),
         WriteOutcome::Conflict(_) => Err(Status::internal(format!("failed to allocate a serviceIP: {ip} is taken"))),

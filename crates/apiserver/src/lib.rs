@@ -20,6 +20,7 @@ mod custom;
 mod documents;
 mod error;
 mod gateway;
+mod guaranteed;
 mod health;
 pub mod http;
 mod inflight;

@@ -105,8 +105,12 @@ pub(crate) fn restore(object: &mut Value, managed: Value, old: &Value) {
 
 fn same_but_for_managed_fields(a: &Value, b: &Value) -> bool {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return false };
-    let metadata = |map: &Map| map.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-    same_entries(a, b, "metadata") && same_entries(&metadata(a), &metadata(b), "managedFields")
+    let metadata = [a, b].map(|map| map.get("metadata").and_then(Value::as_object));
+    let same_metadata = match (metadata[0], metadata[1]) {
+        (Some(a), Some(b)) => same_entries(a, b, "managedFields"),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    same_metadata && same_entries(a, b, "metadata")
 }
 
 fn same_entries(a: &Map, b: &Map, except: &str) -> bool {

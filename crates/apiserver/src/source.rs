@@ -24,6 +24,11 @@ pub trait ObjectSource: Send + Sync + 'static {
 
     /// Revision of the last change to any object of the resource: the key for memoizing what is derived from `list`.
     fn last_change(&self, group: &str, resource: &str) -> Revision;
+
+    /// [`StoredObject::parse`] of an object that others will ask for as well; implementations may remember what they gave.
+    fn parsed(&self, object: &Arc<StoredObject>) -> Option<Arc<api::Value>> {
+        object.parse().map(Arc::new)
+    }
 }
 
 impl StoredObject {

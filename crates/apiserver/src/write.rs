@@ -191,11 +191,11 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Result<(), Status>
 }
 
 /// An object as it is stored: in storage version and canonical form, without a resourceVersion.
-pub(crate) fn encode_for_storage(kind: &Kind, object: &Value) -> Bytes {
+pub(crate) fn encode_for_storage(kind: &Kind, object: Value) -> Bytes {
     let mut stored = match (kind.conversion, kind.custom()) {
-        (Some(conversion), _) => (conversion.to_storage)(object.clone()),
-        (None, Some(custom)) => custom.to_storage(object.clone()),
-        (None, None) => object.clone(),
+        (Some(conversion), _) => (conversion.to_storage)(object),
+        (None, Some(custom)) => custom.to_storage(object),
+        (None, None) => object,
     };
     set_metadata(&mut stored, "resourceVersion", Value::Null);
     codec::encode(storage_kind(kind), &stored)

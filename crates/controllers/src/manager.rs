@@ -106,20 +106,29 @@ type Connect = Arc<dyn Fn(&str) -> Connection + Send + Sync>;
 /// All controllers of one process.
 pub struct ControllerManager {
     connect: Connect,
+    informers: InformerFactory,
     config: ManagerConfig,
 }
 
 impl ControllerManager {
-    /// `connect` gives a connection standing for a user: the manager's own, and each controller's service account.
-    pub fn new(connect: impl Fn(&str) -> Connection + Send + Sync + 'static, config: ManagerConfig) -> Self {
-        Self { connect: Arc::new(connect), config }
+    /// `connect` gives a connection standing for a user: the manager's own, and each controller's service account. `informers`
+    /// read as the manager's own user.
+    pub fn new(
+        connect: impl Fn(&str) -> Connection + Send + Sync + 'static,
+        informers: InformerFactory,
+        config: ManagerConfig,
+    ) -> Self {
+        Self { connect: Arc::new(connect), informers, config }
     }
 
     /// Runs until `shutdown`; controllers run only while this process leads. Losing the lease stops and later restarts them.
     pub async fn run(self, shutdown: Shutdown) {
         let config = Arc::new(self.config);
         let own = (self.connect)(MANAGER_USER);
-        let lead = |term: Shutdown| run_controllers(self.connect.clone(), config.clone(), term);
+        let lead = |term: Shutdown| {
+            let informers = self.informers.for_term(term.clone());
+            run_controllers(self.connect.clone(), informers, config.clone(), term)
+        };
         match config.leader_election.clone() {
             Some(election) => Box::pin(LeaderElection::new(own, election).run(shutdown, lead)).await,
             None => lead(shutdown).await,
@@ -127,8 +136,12 @@ impl ControllerManager {
     }
 }
 
-async fn run_controllers(connect: Connect, config: Arc<ManagerConfig>, shutdown: Shutdown) {
-    let informers = InformerFactory::new(connect(MANAGER_USER), shutdown.clone());
+async fn run_controllers(
+    connect: Connect,
+    informers: InformerFactory,
+    config: Arc<ManagerConfig>,
+    shutdown: Shutdown,
+) {
     let mut running = JoinSet::new();
     for controller in CONTROLLERS.iter().filter(|controller| config.selection.takes(controller)) {
         let connection = connect(&controller.user());

@@ -16,6 +16,9 @@ pub struct SchedulerConfig {
     pub leader_election: Option<LeaderConfig>,
     /// Requests to the API server in flight at the same time, bindings and status patches together.
     pub concurrent_requests_max: usize,
+    /// The informers are shared with others of this process, who hold finished pods as well: take theirs. Otherwise the
+    /// scheduler asks for unfinished pods only.
+    pub shares_informers: bool,
     /// Seed of the tie-breaking dice; `None` takes one from the system.
     pub seed: Option<u64>,
 }
@@ -27,6 +30,7 @@ impl Default for SchedulerConfig {
             backoff: Backoff::default(),
             leader_election: None,
             concurrent_requests_max: 64,
+            shares_informers: false,
             seed: None,
         }
     }

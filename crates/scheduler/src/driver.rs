@@ -37,13 +37,14 @@ const NEWS_PER_TURN: usize = 256;
 /// The scheduler as an API client.
 pub struct Scheduler {
     connection: Connection,
+    informers: InformerFactory,
     config: SchedulerConfig,
 }
 
 impl Scheduler {
     /// Nothing happens before `run`.
-    pub fn new(connection: Connection, config: SchedulerConfig) -> Scheduler {
-        Scheduler { connection, config }
+    pub fn new(connection: Connection, informers: InformerFactory, config: SchedulerConfig) -> Scheduler {
+        Scheduler { connection, informers, config }
     }
 
     /// Schedules pods until `shutdown`; with leader election only while this process leads.
@@ -54,50 +55,52 @@ impl Scheduler {
         // A wrong profile is told at once, not when leadership comes.
         build_profiles(&self.config)?;
         let Some(lease) = self.config.leader_election.clone() else {
-            lead(self.connection, &self.config, shutdown).await;
+            self.lead(shutdown).await;
             return Ok(());
         };
         let election = LeaderElection::new(self.connection.clone(), lease);
-        election.run(shutdown, |term| lead(self.connection.clone(), &self.config, term)).await;
+        election.run(shutdown, |term| self.lead(term)).await;
         Ok(())
+    }
+}
+
+impl Scheduler {
+    async fn lead(&self, shutdown: Shutdown) {
+        let profiles = match build_profiles(&self.config) {
+            Ok(profiles) => profiles,
+            Err(error) => return warn!(%error, "scheduler does not start"),
+        };
+        let (inbox, events) = mpsc::unbounded_channel();
+        let factory = self.informers.for_term(shutdown.clone());
+        let sources = Sources::start(&factory, self.config.shares_informers, &inbox);
+        tokio::select! {
+            () = sources.synced() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let recorders = profiles
+            .iter()
+            .map(|profile| &profile.scheduler_name)
+            .map(|name| (name.clone(), EventRecorder::new(self.connection.clone(), name, shutdown.clone())))
+            .collect();
+        let seed = self.config.seed.unwrap_or_else(rand::random);
+        let driver = Driver {
+            engine: Engine::with_backoff(profiles, self.config.backoff, seed),
+            hands: Hands {
+                context: BindContext { client: self.connection.client() },
+                permits: Arc::new(Semaphore::new(self.config.concurrent_requests_max.max(1))),
+                inbox,
+                recorders: Arc::new(recorders),
+            },
+            started: Instant::now(),
+        };
+        info!("scheduler started");
+        driver.run(events, shutdown).await;
+        drop(sources);
     }
 }
 
 fn build_profiles(config: &SchedulerConfig) -> Result<Vec<Profile>, ProfileError> {
     config.profiles.iter().map(Profile::new).collect()
-}
-
-async fn lead(connection: Connection, config: &SchedulerConfig, shutdown: Shutdown) {
-    let profiles = match build_profiles(config) {
-        Ok(profiles) => profiles,
-        Err(error) => return warn!(%error, "scheduler does not start"),
-    };
-    let (inbox, events) = mpsc::unbounded_channel();
-    let factory = InformerFactory::new(connection.clone(), shutdown.clone());
-    let sources = Sources::start(&factory, &inbox);
-    tokio::select! {
-        () = sources.synced() => {}
-        () = shutdown.cancelled() => return,
-    }
-    let recorders = profiles
-        .iter()
-        .map(|profile| &profile.scheduler_name)
-        .map(|name| (name.clone(), EventRecorder::new(connection.clone(), name, shutdown.clone())))
-        .collect();
-    let seed = config.seed.unwrap_or_else(rand::random);
-    let driver = Driver {
-        engine: Engine::with_backoff(profiles, config.backoff, seed),
-        hands: Hands {
-            context: BindContext { client: connection.client() },
-            permits: Arc::new(Semaphore::new(config.concurrent_requests_max.max(1))),
-            inbox,
-            recorders: Arc::new(recorders),
-        },
-        started: Instant::now(),
-    };
-    info!("scheduler started");
-    driver.run(events, shutdown).await;
-    drop(sources);
 }
 
 /// The informers; they live as long as this.
@@ -119,10 +122,15 @@ struct Sources {
 }
 
 impl Sources {
-    fn start(factory: &InformerFactory, inbox: &mpsc::UnboundedSender<Event>) -> Sources {
+    fn start(factory: &InformerFactory, shared: bool, inbox: &mpsc::UnboundedSender<Event>) -> Sources {
         let sources = Sources {
-            // Finished pods hold nothing; a pod that finishes leaves this informer as if it were deleted.
-            pods: factory.informer_of_fields("status.phase!=Succeeded,status.phase!=Failed"),
+            // Finished pods hold nothing. A pod that finishes leaves the second informer as if it were deleted; the engine takes
+            // it so from the first one as well.
+            pods: if shared {
+                factory.informer()
+            } else {
+                factory.informer_of_fields("status.phase!=Succeeded,status.phase!=Failed")
+            },
             nodes: factory.informer(),
             namespaces: factory.informer(),
             budgets: factory.informer(),

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use client::{Connection, Shutdown};
+use client::{Connection, InformerFactory, Shutdown};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use kube::client::Body;
@@ -52,7 +52,8 @@ async fn writes(pods: Value, nodes: Value, count: usize) -> Vec<Write> {
     let connection = Connection::in_process(service, "kube-scheduler").unwrap();
     let shutdown = Shutdown::new();
     let config = SchedulerConfig { seed: Some(1), ..SchedulerConfig::default() };
-    let running = tokio::spawn(Scheduler::new(connection, config).run(shutdown.clone()));
+    let informers = InformerFactory::new(connection.clone(), shutdown.clone());
+    let running = tokio::spawn(Scheduler::new(connection, informers, config).run(shutdown.clone()));
     let mut seen = Vec::new();
     while seen.len() < count {
         let next = tokio::time::timeout(Duration::from_secs(20), written.recv()).await;

@@ -127,7 +127,7 @@ fn merged(
     let owned = Owned {
         api_version: kind.api_version(),
         time: last_time,
-        fields: Fields::Parsed(set.difference(&stripped_fields())),
+        fields: Fields::Parsed(set.difference(stripped_fields())),
     };
     managed.entries.insert(id.clone(), owned);
     reconcile(kind, &mut managed, comparison, (live, &object), Some(&id), force)?;

@@ -34,145 +34,162 @@ impl Comparison {
     pub(super) fn changed(&self) -> Set {
         self.added.clone().union(&self.modified)
     }
+
+    /// The same, when nothing else is wanted.
+    pub(super) fn into_changed(self) -> Set {
+        self.added.union(&self.modified)
+    }
+
+    /// What was found at a step below becomes part of what was found here.
+    fn attach(&mut self, step: &Element, found: Found) {
+        let Comparison { added, modified, removed } = found.below;
+        self.added.put(step, found.own == Some(Change::Added), added);
+        self.modified.put(step, found.own == Some(Change::Modified), modified);
+        self.removed.put(step, found.own == Some(Change::Removed), removed);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Added,
+    Modified,
+    Removed,
+}
+
+/// What became of a place itself, and of what is below it.
+#[derive(Default)]
+struct Found {
+    own: Option<Change>,
+    below: Comparison,
+}
+
+impl Found {
+    fn own(change: Change) -> Self {
+        Self { own: Some(change), below: Comparison::default() }
+    }
+}
+
+/// Where in the object a value stands, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Root,
+    Metadata,
+    Below,
 }
 
 /// Compares two objects of one type. `metadata.managedFields` is not looked at: it describes, it is not described.
 pub(super) fn compare(node: Node<'_>, old: &Value, new: &Value) -> Comparison {
-    let mut walker = Walker { path: Vec::new(), out: Comparison::default() };
-    walker.visit(node, Some(old), Some(new));
-    walker.out
+    // The empty path stands for the object and is in no set.
+    visit(node, Place::Root, Some(old), Some(new)).below
 }
 
-struct Walker {
-    path: Vec<Element>,
-    out: Comparison,
+fn visit(node: Node<'_>, place: Place, old: Option<&Value>, new: Option<&Value>) -> Found {
+    // Most of two versions is the same; nothing below equal values can differ.
+    if old == new {
+        return Found::default();
+    }
+    if node.is_open() && old.is_some() && new.is_some() {
+        return open(node, place, old, new);
+    }
+    typed(node, place, &node.atom(new.or(old)), old, new)
 }
 
-impl Walker {
-    fn visit(&mut self, node: Node<'_>, old: Option<&Value>, new: Option<&Value>) {
-        // Most of two versions is the same; nothing below equal values can differ.
-        if old == new {
-            return;
+fn typed(node: Node<'_>, place: Place, atom: &Atom<'_>, old: Option<&Value>, new: Option<&Value>) -> Found {
+    let empty = match atom {
+        Atom::Scalar(_) => true,
+        Atom::List { .. } => items(old).is_empty() && items(new).is_empty(),
+        Atom::Map { .. } => {
+            entries(old).is_none_or(crate::Map::is_empty) && entries(new).is_none_or(crate::Map::is_empty)
         }
-        if node.is_open() && old.is_some() && new.is_some() {
-            return self.open(node, old, new);
-        }
-        self.typed(node, &node.atom(new.or(old)), old, new);
+    };
+    let came_or_went = match (old, new) {
+        (None, _) => Some(Change::Added),
+        (_, None) => Some(Change::Removed),
+        _ => None,
+    };
+    if empty || atom.is_atomic() {
+        return Found::own(came_or_went.unwrap_or(Change::Modified));
     }
+    let below = match atom {
+        Atom::List { element, items } => list(*element, *items, old, new),
+        _ => map(node, place, atom, old, new),
+    };
+    Found { own: came_or_went, below }
+}
 
-    fn typed(&mut self, node: Node<'_>, atom: &Atom<'_>, old: Option<&Value>, new: Option<&Value>) {
-        let empty = match atom {
-            Atom::Scalar(_) => true,
-            Atom::List { .. } => items(old).is_empty() && items(new).is_empty(),
-            Atom::Map { .. } => {
-                entries(old).is_none_or(crate::Map::is_empty) && entries(new).is_none_or(crate::Map::is_empty)
-            }
-        };
-        if empty || atom.is_atomic() {
-            return self.leaf(old, new);
-        }
-        match atom {
-            Atom::List { element, items } => self.list(*element, *items, old, new),
-            _ => self.map(node, atom, old, new),
-        }
-        match (old, new) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
-            _ => {}
-        }
+/// Without a schema the two values may be of different forms; then the place itself changed.
+fn open(node: Node<'_>, place: Place, old: Option<&Value>, new: Option<&Value>) -> Found {
+    let same_form = match (old, new) {
+        (Some(Value::Object(_)), Some(Value::Object(_))) => true,
+        (Some(Value::Array(_)), Some(Value::Array(_))) => true,
+        (Some(old), Some(new)) => !old.is_object() && !old.is_array() && !new.is_object() && !new.is_array(),
+        _ => true,
+    };
+    if same_form {
+        return typed(node, place, &node.atom(new), old, new);
     }
+    let below = if old.is_some_and(Value::is_object) {
+        map(node, place, &node.atom(old), old, None)
+    } else if new.is_some_and(Value::is_object) {
+        map(node, place, &node.atom(new), None, new)
+    } else {
+        Comparison::default()
+    };
+    Found { own: Some(Change::Modified), below }
+}
 
-    fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
-        let set = match (old, new) {
-            (None, _) => &mut self.out.added,
-            (_, None) => &mut self.out.removed,
-            _ => &mut self.out.modified,
-        };
-        set.insert(&self.path);
-    }
-
-    /// Without a schema the two values may be of different forms; then the place itself changed.
-    fn open(&mut self, node: Node<'_>, old: Option<&Value>, new: Option<&Value>) {
-        let same_form = match (old, new) {
-            (Some(Value::Object(_)), Some(Value::Object(_))) => true,
-            (Some(Value::Array(_)), Some(Value::Array(_))) => true,
-            (Some(old), Some(new)) => !old.is_object() && !old.is_array() && !new.is_object() && !new.is_array(),
-            _ => true,
-        };
-        if !same_form {
-            self.out.modified.insert(&self.path);
-            if old.is_some_and(Value::is_object) {
-                self.map(node, &node.atom(old), old, None);
-            } else if new.is_some_and(Value::is_object) {
-                self.map(node, &node.atom(new), None, new);
-            }
-            return;
-        }
-        self.typed(node, &node.atom(new), old, new);
-    }
-
-    fn map(&mut self, node: Node<'_>, atom: &Atom<'_>, old: Option<&Value>, new: Option<&Value>) {
-        let (old, new) = (entries(old), entries(new));
-        let in_metadata = matches!(self.path.as_slice(), [only] if only.as_str() == "f:metadata");
-        for (name, new_entry) in new.into_iter().flatten() {
-            self.entry(node, atom, name, old.and_then(|m| m.get(name)), Some(new_entry), in_metadata);
-        }
-        for (name, old_entry) in old.into_iter().flatten() {
-            if new.is_none_or(|m| !m.contains_key(name)) {
-                self.entry(node, atom, name, Some(old_entry), None, in_metadata);
-            }
-        }
-    }
-
-    fn entry(
-        &mut self,
-        node: Node<'_>,
-        atom: &Atom<'_>,
-        name: &str,
-        old: Option<&Value>,
-        new: Option<&Value>,
-        in_metadata: bool,
-    ) {
-        if old == new || (in_metadata && name == "managedFields") {
+fn map(node: Node<'_>, place: Place, atom: &Atom<'_>, old: Option<&Value>, new: Option<&Value>) -> Comparison {
+    let (old, new) = (entries(old), entries(new));
+    let mut out = Comparison::default();
+    let mut entry = |name: &str, old: Option<&Value>, new: Option<&Value>| {
+        if old == new || (place == Place::Metadata && name == "managedFields") {
             return;
         }
         let Some(below) = atom.field(node, name) else { return };
-        self.path.push(Element::field(name));
-        self.visit(below, old, new);
-        self.path.pop();
+        let place = if place == Place::Root && name == "metadata" { Place::Metadata } else { Place::Below };
+        out.attach(&Element::field(name), visit(below, place, old, new));
+    };
+    for (name, new_entry) in new.into_iter().flatten() {
+        entry(name, old.and_then(|m| m.get(name)), Some(new_entry));
     }
-
-    fn list(&mut self, element: Node<'_>, kind: Items<'_>, old: Option<&Value>, new: Option<&Value>) {
-        let (old, new) = (indexed(element, kind, items(old)), indexed(element, kind, items(new)));
-        let find = |list: &[(Element, Vec<usize>)], step: &Element| list.iter().position(|(other, _)| other == step);
-        let (old_items, new_items) = (&old.0, &new.0);
-        for (step, at) in new_items {
-            let before = find(old_items, step).map(|i| &old_items[i].1);
-            self.path.push(step.clone());
-            self.item(element, before.map_or(&[], |at| at.as_slice()), old.1, at, new.1);
-            self.path.pop();
-        }
-        for (step, at) in old_items.iter().filter(|(step, _)| find(new_items, step).is_none()) {
-            self.path.push(step.clone());
-            self.item(element, at, old.1, &[], new.1);
-            self.path.pop();
+    for (name, old_entry) in old.into_iter().flatten() {
+        if new.is_none_or(|m| !m.contains_key(name)) {
+            entry(name, Some(old_entry), None);
         }
     }
+    out
+}
 
-    /// Items of one key. Where a key is there twice, the items are looked at as one value.
-    fn item(&mut self, node: Node<'_>, old: &[usize], old_list: &[Value], new: &[usize], new_list: &[Value]) {
-        let old: Vec<&Value> = old.iter().filter_map(|i| old_list.get(*i)).collect();
-        let new: Vec<&Value> = new.iter().filter_map(|i| new_list.get(*i)).collect();
-        if old.len() <= 1 && new.len() <= 1 {
-            return self.visit(node, old.first().copied(), new.first().copied());
-        }
-        if old.is_empty() {
-            self.out.added.insert(&self.path);
-        } else if new.is_empty() {
-            self.out.removed.insert(&self.path);
-        } else if old != new {
-            self.out.modified.insert(&self.path);
-        }
+fn list(element: Node<'_>, kind: Items<'_>, old: Option<&Value>, new: Option<&Value>) -> Comparison {
+    let (old, new) = (indexed(element, kind, items(old)), indexed(element, kind, items(new)));
+    let find = |list: &[(Element, Vec<usize>)], step: &Element| list.iter().position(|(other, _)| other == step);
+    let (old_items, new_items) = (&old.0, &new.0);
+    let mut out = Comparison::default();
+    for (step, at) in new_items {
+        let before = find(old_items, step).map(|i| &old_items[i].1);
+        out.attach(step, item(element, before.map_or(&[], |at| at.as_slice()), old.1, at, new.1));
+    }
+    for (step, at) in old_items.iter().filter(|(step, _)| find(new_items, step).is_none()) {
+        out.attach(step, item(element, at, old.1, &[], new.1));
+    }
+    out
+}
+
+/// Items of one key. Where a key is there twice, the items are looked at as one value.
+fn item(node: Node<'_>, old: &[usize], old_list: &[Value], new: &[usize], new_list: &[Value]) -> Found {
+    let old: Vec<&Value> = old.iter().filter_map(|i| old_list.get(*i)).collect();
+    let new: Vec<&Value> = new.iter().filter_map(|i| new_list.get(*i)).collect();
+    if old.len() <= 1 && new.len() <= 1 {
+        return visit(node, Place::Below, old.first().copied(), new.first().copied());
+    }
+    if old.is_empty() {
+        Found::own(Change::Added)
+    } else if new.is_empty() {
+        Found::own(Change::Removed)
+    } else if old != new {
+        Found::own(Change::Modified)
+    } else {
+        Found::default()
     }
 }
 

@@ -56,12 +56,10 @@ impl Fields {
 
     /// Takes paths away; stored fields that have none of them stay as they are.
     pub(super) fn subtract(&mut self, gone: &Set) {
-        let touched = match self {
-            Self::Stored(value) => gone.touches(value),
-            Self::Parsed(_) => true,
-        };
-        if touched {
-            *self = Self::Parsed(self.set().difference(gone));
+        match self {
+            Self::Stored(value) if !gone.touches(value) => {}
+            Self::Stored(_) => *self = Self::Parsed(self.set().difference(gone)),
+            Self::Parsed(set) => set.subtract(gone),
         }
     }
 

@@ -95,6 +95,14 @@ impl Set {
         if rest.is_empty() { step.member = true } else { step.below.insert(rest) }
     }
 
+    /// Adds a step with everything below it; nothing when there is nothing. The step must be new.
+    pub(super) fn put(&mut self, element: &Element, member: bool, below: Set) {
+        if member || !below.is_empty() {
+            let before = self.steps.insert(element.clone(), Step { member, below });
+            debug_assert!(before.is_none(), "{element} is there already");
+        }
+    }
+
     /// The path of this one step is in the set.
     pub fn has(&self, element: &Element) -> bool {
         self.steps.get(element).is_some_and(|step| step.member)
@@ -106,8 +114,23 @@ impl Set {
     }
 
     pub fn union(mut self, other: &Set) -> Set {
+        if self.is_empty() {
+            return other.clone();
+        }
         self.add_all(other);
         self
+    }
+
+    /// Takes paths away.
+    pub fn subtract(&mut self, other: &Set) {
+        for (element, theirs) in &other.steps {
+            let Some(step) = self.steps.get_mut(element) else { continue };
+            step.member &= !theirs.member;
+            step.below.subtract(&theirs.below);
+            if step.is_empty() {
+                self.steps.remove(element);
+            }
+        }
     }
 
     fn add_all(&mut self, other: &Set) {
@@ -120,10 +143,9 @@ impl Set {
 
     /// The paths that `other` has not.
     pub fn difference(&self, other: &Set) -> Set {
-        self.combine(|element, step| match other.steps.get(element) {
-            None => step.clone(),
-            Some(theirs) => Step { member: step.member && !theirs.member, below: step.below.difference(&theirs.below) },
-        })
+        let mut left = self.clone();
+        left.subtract(other);
+        left
     }
 
     /// The paths that neither `other` has nor any path of it leads to.

@@ -1,6 +1,7 @@
 //! Ownership after a plain write: whoever changes a field owns it, and the former owners do not.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use super::Writer;
 use super::compare::{Comparison, compare};
@@ -65,9 +66,15 @@ pub(super) fn record(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value
     if comparison.is_empty() {
         return managed;
     }
-    let own = comparison.changed().difference(&stripped_fields());
-    // Ownership always moves here, so there is nothing to refuse.
-    drop(reconcile(kind, &mut managed, comparison, (live, new), None, true));
+    let mut own = if managed.is_empty() {
+        comparison.into_changed()
+    } else {
+        let changed = comparison.changed();
+        // Ownership always moves here, so there is nothing to refuse.
+        drop(reconcile(kind, &mut managed, comparison, (live, new), None, true));
+        changed
+    };
+    own.subtract(stripped_fields());
     if own.is_empty() {
         return managed;
     }
@@ -77,12 +84,12 @@ pub(super) fn record(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value
         api_version: kind.api_version(),
         subresource: writer.subresource.to_owned(),
     };
-    let before = managed.entries.remove(&id).map(|owned| owned.fields.set()).unwrap_or_default();
-    let owned = Owned {
-        api_version: kind.api_version(),
-        time: writer.now.to_owned(),
-        fields: Fields::Parsed(before.union(&own)),
+    let fields = match managed.entries.remove(&id) {
+        Some(before) => before.fields.set().union(&own),
+        None => own,
     };
+    let owned =
+        Owned { api_version: kind.api_version(), time: writer.now.to_owned(), fields: Fields::Parsed(fields) };
     managed.entries.insert(id, owned);
     managed
 }
@@ -192,8 +199,9 @@ pub(super) fn ignored_fields(kind: &Kind, subresource: &str) -> Set {
 }
 
 /// Fields that nobody owns: identity and what the server sets.
-pub(super) fn stripped_fields() -> Set {
-    Set::of_fields([
+pub(super) fn stripped_fields() -> &'static Set {
+    static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
+        Set::of_fields([
         "apiVersion",
         "kind",
         "metadata",
@@ -206,7 +214,9 @@ pub(super) fn stripped_fields() -> Set {
         "metadata.generation",
         "metadata.managedFields",
         "metadata.resourceVersion",
-    ])
+        ])
+    });
+    &STRIPPED
 }
 
 /// Merges the oldest entries of plain writes, by version, until few enough are left.

@@ -281,7 +281,10 @@ impl<'s, 't> Reader<'s, 't> {
 
     /// Builds the object from its slots, in field order.
     fn finish(&mut self, ty: &Type, base: usize) -> Value {
-        let mut out = Map::with_capacity(self.slots.len() - base);
+        // Most types have many more fields than an object of theirs sets, and a field takes a hundred bytes.
+        let is_there = |(field, slot): &(&Field, &Option<Value>)| slot.is_some() || field.omit == Omit::Never;
+        let n_fields = ty.fields.iter().zip(&self.slots[base..]).filter(is_there).count();
+        let mut out = Map::with_capacity(n_fields);
         for (field, slot) in ty.fields.iter().zip(self.slots.drain(base..)) {
             let value = match slot {
                 Some(value) => present(self.schema, ty, field, value),

@@ -1,6 +1,7 @@
 //! DefaultStorageClass and DefaultIngressClass: a claim or Ingress that names no class gets the default one, if there is one.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use api::{Status, Value, meta};
 use serde_json::json;
@@ -38,9 +39,9 @@ pub(super) fn admit_ingress(request: &Request<'_>, ingress: &mut Value, ctx: &mu
 }
 
 /// Of several defaults the newest, then the first by name.
-fn newest_default(classes: Vec<Value>, annotations: &[&str]) -> Option<String> {
-    let is_default = |class: &&Value| annotations.iter().any(|a| class["metadata"]["annotations"][*a] == "true");
-    let key = |class: &&Value| {
+fn newest_default(classes: Vec<Arc<Value>>, annotations: &[&str]) -> Option<String> {
+    let is_default = |class: &&Arc<Value>| annotations.iter().any(|a| class["metadata"]["annotations"][*a] == "true");
+    let key = |class: &&Arc<Value>| {
         let created = meta::metadata_str(class, "creationTimestamp").to_owned();
         (Reverse(created), meta::name(class).to_owned())
     };

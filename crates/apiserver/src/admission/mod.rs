@@ -28,6 +28,7 @@ mod service_account;
 mod storage_protection;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api::{Status, Value, meta, status::GroupResource};
 
@@ -130,12 +131,13 @@ impl<'a> Context<'a> {
         Self { source, authorizer, config, suffix, warnings: Vec::new(), audit: BTreeMap::new() }
     }
 
-    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        self.source.get(group, resource, namespace, name)?.parse()
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.source.parsed(&self.source.get(group, resource, namespace, name)?)
     }
 
-    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value> {
-        self.source.list(group, resource, namespace).iter().filter_map(|stored| stored.parse()).collect()
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
+        let objects = self.source.list(group, resource, namespace);
+        objects.iter().filter_map(|stored| self.source.parsed(stored)).collect()
     }
 
     /// May the user do `verb` to the signer, or to all signers of its domain?

@@ -1,6 +1,7 @@
 //! NodeRestriction: a kubelet changes its own Node, Lease and CSINode, and the pods bound to it, and nothing else.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use api::{Status, Value, meta, status::GroupResource};
 
@@ -79,7 +80,7 @@ impl Write<'_> {
         if holds { Ok(()) } else { self.refuse(&text()) }
     }
 
-    fn find(&self, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
+    fn find(&self, resource: &str, namespace: &str, name: &str) -> Result<Arc<Value>, Status> {
         let found = self.ctx.get("", resource, namespace, name);
         found.ok_or_else(|| Status::not_found(GroupResource { group: "", resource }, name))
     }

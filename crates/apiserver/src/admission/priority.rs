@@ -1,5 +1,7 @@
 //! Priority: the class a pod names becomes a number; there is at most one default class.
 
+use std::sync::Arc;
+
 use api::{Status, Value, meta};
 use serde_json::json;
 
@@ -65,7 +67,7 @@ fn resolve(request: &Request<'_>, pod: &mut Value, ctx: &Context<'_>) -> Result<
 }
 
 /// Of several default classes (made while nobody looked) the lowest counts.
-fn default_class(ctx: &Context<'_>) -> Option<Value> {
+fn default_class(ctx: &Context<'_>) -> Option<Arc<Value>> {
     let classes = ctx.list(GROUP, "priorityclasses", "");
     classes.into_iter().filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64())
 }

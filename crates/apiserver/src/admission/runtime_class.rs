@@ -1,5 +1,7 @@
 //! RuntimeClass: what a pod's runtime class adds to it: overhead, node selector and tolerations.
 
+use std::sync::Arc;
+
 use api::{Status, Value, quantity::Quantity};
 
 use super::{Context, Operation, Request, items, list_mut};
@@ -12,7 +14,7 @@ fn is_new_pod(request: &Request<'_>) -> bool {
     request.is_whole("", "pods") && request.operation == Operation::Create
 }
 
-fn find(request: &Request<'_>, pod: &Value, ctx: &Context<'_>) -> Result<Option<Value>, Status> {
+fn find(request: &Request<'_>, pod: &Value, ctx: &Context<'_>) -> Result<Option<Arc<Value>>, Status> {
     let Some(name) = class_name(pod) else { return Ok(None) };
     match ctx.get("node.k8s.io", "runtimeclasses", "", name) {
         Some(class) => Ok(Some(class)),

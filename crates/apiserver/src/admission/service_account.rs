@@ -1,6 +1,7 @@
 //! ServiceAccount: every pod has one, and by default a volume with its token, the cluster's CA and its namespace.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use api::{Status, Value};
 use serde_json::json;
@@ -74,7 +75,7 @@ fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
-fn account(request: &Request<'_>, pod: &Value, ctx: &Context<'_>) -> Result<Value, Status> {
+fn account(request: &Request<'_>, pod: &Value, ctx: &Context<'_>) -> Result<Arc<Value>, Status> {
     let name = account_name(pod);
     ctx.get("", "serviceaccounts", request.namespace, name).ok_or_else(|| {
         let text = format!(

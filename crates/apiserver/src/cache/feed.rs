@@ -10,8 +10,8 @@ use store::{
 };
 use tokio::sync::mpsc;
 
-use super::resource::{Change, ResourceCache};
-use super::{Cache, CachedObject, Command, Indexed};
+use super::resource::{Change, FRAME_TAIL, ResourceCache};
+use super::{Cache, CachedObject, Command, EventKind, Indexed};
 use crate::source::StoredObject;
 use crate::storage::{self, REGISTRY_PREFIX, ReadError};
 
@@ -97,7 +97,7 @@ impl Cache {
             for kv in &page.kvs {
                 let rest = std::str::from_utf8(&kv.key).ok().and_then(|key| key.strip_prefix(prefix.as_str()));
                 if let Some(location) = rest.and_then(|rest| Location::parse(rest, resource.kind.namespaced)) {
-                    objects.extend(read(resource, &location, kv));
+                    objects.extend(read(resource, &location, kv, None));
                 }
             }
             let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
@@ -120,7 +120,7 @@ impl Cache {
             }
             for kv in &page.kvs {
                 if let Some((resource, location)) = self.locate(&kv.key)
-                    && let Some(object) = read(&resource, &location, kv)
+                    && let Some(object) = read(&resource, &location, kv, None)
                 {
                     objects.entry(resource.kind.storage_prefix.to_string()).or_default().push(object);
                 }
@@ -194,12 +194,16 @@ impl Location {
 
 fn change(resource: &ResourceCache, location: &Location, event: &WatchEvent) -> Option<Change> {
     match event.kind {
-        StoreEventKind::Put => read(resource, location, &event.kv).map(Change::Put),
+        StoreEventKind::Put => {
+            let is_new = event.kv.create_revision == event.kv.mod_revision;
+            let kind = if is_new { EventKind::Added } else { EventKind::Modified };
+            read(resource, location, &event.kv, Some(kind)).map(Change::Put)
+        }
         StoreEventKind::Delete => {
             let revision = event.kv.mod_revision;
             let last = event.prev_kv.as_ref().and_then(|previous| {
                 let deleted = KeyValue { mod_revision: revision, ..previous.clone() };
-                read(resource, location, &deleted)
+                read(resource, location, &deleted, Some(EventKind::Deleted))
             });
             Some(Change::Delete { namespace: location.namespace.clone(), name: location.name.clone(), revision, last })
         }
@@ -207,8 +211,13 @@ fn change(resource: &ResourceCache, location: &Location, event: &WatchEvent) -> 
 }
 
 /// An object that cannot be read is logged and left out, so that one bad value does not take the resource down.
-fn read(resource: &ResourceCache, location: &Location, kv: &KeyValue) -> Option<Arc<CachedObject>> {
-    match try_read(resource, location, kv) {
+fn read(
+    resource: &ResourceCache,
+    location: &Location,
+    kv: &KeyValue,
+    event: Option<EventKind>,
+) -> Option<Arc<CachedObject>> {
+    match try_read(resource, location, kv, event) {
         Ok(object) => Some(object),
         Err(error) => {
             tracing::error!(key = %String::from_utf8_lossy(&kv.key), %error, "stored object is unreadable");
@@ -217,8 +226,14 @@ fn read(resource: &ResourceCache, location: &Location, kv: &KeyValue) -> Option<
     }
 }
 
-fn try_read(resource: &ResourceCache, location: &Location, kv: &KeyValue) -> Result<Arc<CachedObject>, ReadError> {
-    let bytes = storage::read(&resource.kind, &kv.value, kv.mod_revision)?;
+fn try_read(
+    resource: &ResourceCache,
+    location: &Location,
+    kv: &KeyValue,
+    event: Option<EventKind>,
+) -> Result<Arc<CachedObject>, ReadError> {
+    let (before, after) = event.map_or((&b""[..], &b""[..]), |event| (event.frame_head(), FRAME_TAIL));
+    let (bytes, text) = storage::read_framed(&resource.kind, &kv.value, kv.mod_revision, before, after)?;
     let indexed = Indexed::extract(&bytes.json, &resource.kind.selectable_fields)?;
     let stored = StoredObject {
         namespace: location.namespace.to_string(),
@@ -226,5 +241,5 @@ fn try_read(resource: &ResourceCache, location: &Location, kv: &KeyValue) -> Res
         json: bytes.json.clone(),
         mod_revision: kv.mod_revision,
     };
-    Ok(Arc::new(CachedObject { stored: Arc::new(stored), bytes, indexed }))
+    Ok(Arc::new(CachedObject { stored: Arc::new(stored), bytes, indexed, frame: event.map(|event| (event, text)) }))
 }

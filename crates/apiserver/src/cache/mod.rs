@@ -6,6 +6,7 @@
 
 mod extract;
 mod feed;
+mod parsed;
 mod resource;
 
 use std::collections::HashMap;
@@ -40,6 +41,7 @@ pub struct Cache {
     progress: RwLock<Option<ProgressRequester>>,
     /// What the feed is asked to do, and the end that it takes.
     commands: (mpsc::Sender<Command>, Mutex<Option<mpsc::Receiver<Command>>>),
+    parsed: parsed::Parsed,
 }
 
 /// A change of what is cached; only the feed makes it, between two batches of the watch.
@@ -73,6 +75,7 @@ impl Cache {
             revision,
             progress: RwLock::default(),
             commands: (sender, Mutex::new(Some(receiver))),
+            parsed: parsed::Parsed::default(),
         };
         for kind in kinds {
             cache.register(&kind);
@@ -208,6 +211,10 @@ impl ObjectSource for Cache {
 
     fn last_change(&self, group: &str, resource: &str) -> Revision {
         self.source(group, resource).map_or(Revision(0), |cache| cache.last_change())
+    }
+
+    fn parsed(&self, object: &Arc<StoredObject>) -> Option<Arc<api::Value>> {
+        self.parsed.get(object)
     }
 }
 

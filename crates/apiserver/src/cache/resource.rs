@@ -1,11 +1,11 @@
 //! The objects and recent events of one resource.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ::bytes::{BufMut, Bytes, BytesMut};
+use ::bytes::Bytes;
 use api::Kind;
 use parking_lot::RwLock;
 use store::Revision;
@@ -29,6 +29,9 @@ pub struct CachedObject {
     pub stored: Arc<StoredObject>,
     pub bytes: ObjectBytes,
     pub indexed: Indexed,
+    /// The line of a watch stream that tells of this version as it came to be, and of which `bytes` are a part. Versions read in
+    /// a list have none.
+    pub frame: Option<(EventKind, Bytes)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +41,19 @@ pub enum EventKind {
     Deleted,
 }
 
+/// How a line of a watch stream ends.
+pub(super) const FRAME_TAIL: &[u8] = b"}\n";
+
 impl EventKind {
+    /// How a line of a watch stream begins.
+    pub(super) fn frame_head(self) -> &'static [u8] {
+        match self {
+            Self::Added => br#"{"type":"ADDED","object":"#,
+            Self::Modified => br#"{"type":"MODIFIED","object":"#,
+            Self::Deleted => br#"{"type":"DELETED","object":"#,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Added => "ADDED",
@@ -57,32 +72,27 @@ pub struct CacheEvent {
     pub object: Arc<CachedObject>,
     /// The version before, unless the object is new: a selector may have matched it.
     pub previous: Option<Arc<CachedObject>>,
-    frame: OnceLock<Bytes>,
     at: Instant,
 }
 
 impl CacheEvent {
     /// The same change of objects in another form.
     pub(crate) fn with_objects(&self, object: Arc<CachedObject>, previous: Option<Arc<CachedObject>>) -> Self {
-        let (kind, revision, at) = (self.kind, self.revision, self.at);
-        Self { kind, revision, object, previous, frame: OnceLock::new(), at }
+        Self { kind: self.kind, revision: self.revision, object, previous, at: self.at }
     }
 
-    /// The event as a line of a watch stream. Made once, whoever asks first.
-    pub fn frame(&self) -> &Bytes {
-        self.frame.get_or_init(|| watch_frame(self.kind, &self.object.bytes.json))
+    /// The event as a line of a watch stream, shared by all who send it.
+    pub fn frame(&self) -> Bytes {
+        match &self.object.frame {
+            Some((kind, frame)) if *kind == self.kind => frame.clone(),
+            _ => watch_frame(self.kind, &self.object.bytes.json),
+        }
     }
 }
 
 /// `{"type":"ADDED","object":…}` and a newline.
 pub(crate) fn watch_frame(kind: EventKind, json: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(json.len() + 34);
-    out.put_slice(b"{\"type\":\"");
-    out.put_slice(kind.as_str().as_bytes());
-    out.put_slice(b"\",\"object\":");
-    out.put_slice(json);
-    out.put_slice(b"}\n");
-    out.freeze()
+    [kind.frame_head(), json, FRAME_TAIL].concat().into()
 }
 
 /// A watcher's place: the sequence number of the next event it has not seen.
@@ -277,7 +287,6 @@ impl State {
             revision,
             object,
             previous,
-            frame: OnceLock::new(),
             at: Instant::now(),
         }));
     }
@@ -334,6 +343,7 @@ mod tests {
             }),
             bytes,
             indexed: Indexed::default(),
+            frame: None,
         })
     }
 

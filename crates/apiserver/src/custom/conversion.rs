@@ -47,12 +47,9 @@ pub(crate) async fn decode_stored(
 }
 
 /// An object in the version of `kind` as it is stored.
-pub(crate) async fn encode_for_store(gateway: &Gateway, kind: &Kind, object: &Value) -> Result<Bytes, Status> {
-    if !is_needed(kind) {
-        return Ok(encode_for_storage(kind, object));
-    }
-    let stored = one(gateway, kind, object.clone(), &kind.storage_version).await?;
-    Ok(encode_for_storage(kind, &stored))
+pub(crate) async fn encode_for_store(gateway: &Gateway, kind: &Kind, object: Value) -> Result<Bytes, Status> {
+    let object = one(gateway, kind, object, &kind.storage_version).await?;
+    Ok(encode_for_storage(kind, object))
 }
 
 /// Stored objects in the version of `kind`, still as bytes.
@@ -120,7 +117,7 @@ pub(crate) async fn localize_all(
     let localized = localize(gateway, kind, bytes).await?;
     let with_bytes = |(object, bytes): (&Arc<CachedObject>, ObjectBytes)| {
         let indexed = Indexed::extract(&bytes.json, &kind.selectable_fields).map_err(Status::internal)?;
-        Ok(Arc::new(CachedObject { stored: Arc::clone(&object.stored), bytes, indexed }))
+        Ok(Arc::new(CachedObject { stored: Arc::clone(&object.stored), bytes, indexed, frame: None }))
     };
     objects.iter().zip(localized).map(with_bytes).collect()
 }

@@ -2,6 +2,7 @@
 
 use ::bytes::{Bytes, BytesMut};
 use api::codec::protobuf;
+use serde::de::IgnoredAny;
 use store::Revision;
 
 /// An object's JSON with its resourceVersion inside, and where its `metadata` begins.
@@ -32,12 +33,22 @@ const RESOURCE_VERSION_KEY: &[u8] = b"\"resourceVersion\":\"";
 impl ObjectBytes {
     /// Splices `revision` into stored bytes. One copy of the object; bytes laid out by someone else are rewritten first.
     pub fn from_stored(stored: &Bytes, revision: Revision) -> Result<Self, ReadError> {
+        Self::framed(stored, revision, b"", b"").map(|(object, _)| object)
+    }
+
+    /// The same as a part of a longer text that begins and ends as given; the whole text comes second.
+    pub fn framed(
+        stored: &Bytes,
+        revision: Revision,
+        before: &[u8],
+        after: &[u8],
+    ) -> Result<(Self, Bytes), ReadError> {
         match metadata_offset(stored) {
-            Some(metadata_at) => Ok(splice(stored, metadata_at, revision)),
+            Some(metadata_at) => Ok(splice(stored, metadata_at, revision, before, after)),
             None => {
                 let rewritten = rewrite(stored)?;
                 let metadata_at = metadata_offset(&rewritten).ok_or(ReadError::NoMetadata)?;
-                Ok(splice(&rewritten, metadata_at, revision))
+                Ok(splice(&rewritten, metadata_at, revision, before, after))
             }
         }
     }
@@ -51,6 +62,14 @@ impl ObjectBytes {
     /// Like `json`, without `kind` and `apiVersion`, minus the opening brace: what follows `{` for an item of a typed list.
     pub fn item_tail(&self) -> Bytes {
         self.json.slice(self.metadata_at..)
+    }
+
+    /// `"metadata":{…}`, a part of `json`.
+    pub fn metadata_member(&self) -> Result<Bytes, ReadError> {
+        let value_at = self.metadata_at + METADATA_KEY.len() - 1;
+        let mut values = serde_json::Deserializer::from_slice(&self.json[value_at..]).into_iter::<IgnoredAny>();
+        values.next().ok_or(ReadError::NoMetadata)??;
+        Ok(self.json.slice(self.metadata_at..value_at + values.byte_offset()))
     }
 
     /// The same object as of another revision.
@@ -84,16 +103,22 @@ fn skip_string_member(bytes: &[u8], at: usize, key: &[u8]) -> Option<usize> {
     value[end..].starts_with(b"\",").then_some(at + key.len() + end + 2)
 }
 
-fn splice(stored: &[u8], metadata_at: usize, revision: Revision) -> ObjectBytes {
-    let insert_at = metadata_at + METADATA_KEY.len();
-    let (head, tail) = stored.split_at(insert_at);
-    let mut out = BytesMut::with_capacity(stored.len() + 42);
-    out.extend_from_slice(head);
-    out.extend_from_slice(RESOURCE_VERSION_KEY);
-    out.extend_from_slice(revision.to_string().as_bytes());
-    out.extend_from_slice(if tail.first() == Some(&b'}') { b"\"" } else { b"\"," });
-    out.extend_from_slice(tail);
-    ObjectBytes { json: out.freeze(), metadata_at }
+fn splice(
+    stored: &[u8],
+    metadata_at: usize,
+    revision: Revision,
+    before: &[u8],
+    after: &[u8],
+) -> (ObjectBytes, Bytes) {
+    let revision = revision.to_string();
+    let (head, tail) = stored.split_at(metadata_at + METADATA_KEY.len());
+    let end: &[u8] = if tail.first() == Some(&b'}') { b"\"" } else { b"\"," };
+    let parts = [before, head, RESOURCE_VERSION_KEY, revision.as_bytes(), end, tail, after];
+    // These bytes are kept for long: not one more than needed.
+    let mut out = BytesMut::with_capacity(parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    let text = out.freeze();
+    (ObjectBytes { json: text.slice(before.len()..text.len() - after.len()), metadata_at }, text)
 }
 
 /// Another writer's JSON or protobuf, in our layout and without a resourceVersion.
@@ -135,6 +160,7 @@ mod tests {
             later.json.as_ref(),
             br#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"123","name":"a"},"spec":{}}"#
         );
+        assert_eq!(object.metadata_member().unwrap().as_ref(), br#""metadata":{"resourceVersion":"7","name":"a"}"#);
         assert_eq!(object.item_tail().as_ref(), br#""metadata":{"resourceVersion":"7","name":"a"},"spec":{}}"#);
     }
 

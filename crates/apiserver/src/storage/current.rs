@@ -9,9 +9,20 @@ use super::{ObjectBytes, ReadError};
 
 /// A stored value in storage version. `kind` is any version of the resource.
 pub(crate) fn read(kind: &Kind, stored: &Bytes, revision: Revision) -> Result<ObjectBytes, ReadError> {
+    read_framed(kind, stored, revision, b"", b"").map(|(object, _)| object)
+}
+
+/// The same as a part of a longer text, as [`ObjectBytes::framed`].
+pub(crate) fn read_framed(
+    kind: &Kind,
+    stored: &Bytes,
+    revision: Revision,
+    before: &[u8],
+    after: &[u8],
+) -> Result<(ObjectBytes, Bytes), ReadError> {
     let is_current = |custom: &CustomVersion| custom.is_current(stored) || custom.awaits_conversion(stored);
     let Some(custom) = kind.custom().filter(|custom| !is_current(custom)) else {
-        return ObjectBytes::from_stored(stored, revision);
+        return ObjectBytes::framed(stored, revision, before, after);
     };
     let storage = custom.definition().storage_kind();
     let object = serde_json::from_slice(stored)?;
@@ -19,5 +30,5 @@ pub(crate) fn read(kind: &Kind, stored: &Bytes, revision: Revision) -> Result<Ob
         Some(storage) => storage.from_storage(object),
         None => object,
     };
-    ObjectBytes::from_stored(&codec::encode(&storage, &object), revision)
+    ObjectBytes::framed(&codec::encode(&storage, &object), revision, before, after)
 }

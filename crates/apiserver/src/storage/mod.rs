@@ -9,7 +9,7 @@ mod event_ttl;
 mod objects;
 
 pub use bytes::{ObjectBytes, ReadError};
-pub(crate) use current::read;
+pub(crate) use current::{read, read_framed};
 pub(crate) use event_ttl::EventLeases;
 pub use objects::{Current, ObjectKey, Objects, WriteOutcome};
 

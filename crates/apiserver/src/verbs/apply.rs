@@ -3,44 +3,46 @@
 use api::apply::{self, Writer};
 use api::codec::{FieldValidation, normalize, yaml};
 use api::{ErrorList, Path, Status, Value, defaults, gojson, meta};
+use futures::FutureExt;
 
 use super::create::{authorize, create_object};
-use super::update::{Replaced, replace};
+use super::update::replace;
 use super::{Reply, Request};
-use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::guaranteed::{Live, Tried};
 use crate::ownership::Ownership;
 use crate::storage::ObjectKey;
 use crate::write::{Moment, check_options, field_validation, group_resource, options_error, set_metadata};
 
 pub(super) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
-/// Tries against other writers; upstream's number.
-const RACES_MAX: usize = 5;
 
 pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let Configuration { config, duplicates } = configuration(request)?;
     let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
-    for _ in 0..RACES_MAX {
-        let current = gateway.objects.get(&key).await.map_err(|e| from_store(&request.kind, "patch", e))?;
-        let Some(current) = current else {
-            match create(gateway, request, &config, duplicates.as_deref()).await {
-                Err(status) if status.reason == "AlreadyExists" && !request.is_dry_run() => continue,
-                outcome => return outcome,
-            }
+    let target = request.target(&key, "patch");
+    let (config, found) = (&config, duplicates.as_deref());
+    let attempt = |current| {
+        let attempt = async move {
+            let Some(current) = current else {
+                return match create(gateway, request, config, found).await {
+                    Err(status) if status.reason == "AlreadyExists" && !request.is_dry_run() => {
+                        let current = gateway.objects.get(target.key).await;
+                        Ok(Tried::LostRace(current.map_err(|e| from_store(&request.kind, "patch", e))?))
+                    }
+                    outcome => outcome.map(Tried::Done),
+                };
+            };
+            let live = Live::decode(gateway, &request.kind, current).await?;
+            let object = merged(request, &live.object, config)?;
+            refuse_duplicates(request, found)?;
+            replace(gateway, request, target, object, live, Ownership::Settled).await
         };
-        let old = conversion::decode_stored(gateway, &request.kind, &current.value, current.mod_revision).await?;
-        let object = merged(request, &old, &config)?;
-        refuse_duplicates(request, duplicates.as_deref())?;
-        match replace(gateway, request, &key, object, current, Ownership::Settled).await? {
-            Replaced::Done(reply) => {
-                warn_of_duplicates(request, duplicates);
-                return Ok(reply);
-            }
-            Replaced::LostRace => {}
-        }
-    }
-    Err(Status::modified(group_resource(request), &request.name))
+        attempt.boxed()
+    };
+    let reply = gateway.guaranteed_update(target, attempt).await?;
+    warn_of_duplicates(request, duplicates);
+    Ok(reply)
 }
 
 /// Apply to an object that is not there.
@@ -63,9 +65,7 @@ async fn create(
     }
     set_metadata(&mut object, "resourceVersion", Value::Null);
     authorize(gateway, request)?;
-    let reply = create_object(gateway, request, object, Ownership::Settled).await?;
-    warn_of_duplicates(request, duplicates.map(str::to_owned));
-    Ok(reply)
+    create_object(gateway, request, object, Ownership::Settled).await
 }
 
 /// The configuration laid over `live`, decoded, with defaults and the ownership that follows.

@@ -1,6 +1,5 @@
 //! CREATE.
 
-use ::bytes::Bytes;
 use api::{Status, Value, meta, rules};
 
 use super::{Reply, Request, name};
@@ -21,12 +20,23 @@ const GENERATE_NAME_TRIES: usize = 8;
 
 pub(crate) async fn create(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
-    let mut object = decode_body(request)?;
-    if !meta::resource_version(&object).is_empty() {
-        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
+    let mut prefix = String::new();
+    for _ in 0..GENERATE_NAME_TRIES {
+        // Decoded anew for each name: that is seldom needed, and what follows changes the object.
+        let mut object = decode_body(request)?;
+        if !meta::resource_version(&object).is_empty() {
+            return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
+        }
+        settle_namespace(request, &mut object)?;
+        if meta::name(&object).is_empty() {
+            meta::metadata_str(&object, "generateName").clone_into(&mut prefix);
+        }
+        match create_object(gateway, request, object, Ownership::Track).await {
+            Err(status) if status.reason == "AlreadyExists" && !prefix.is_empty() => {}
+            outcome => return outcome,
+        }
     }
-    settle_namespace(request, &mut object)?;
-    create_object(gateway, request, object, Ownership::Track).await
+    Err(Status::generate_name_conflict(group_resource(request), &prefix))
 }
 
 /// Creates a decoded and defaulted object: the second half of POST, and what a PUT to a missing object becomes.
@@ -43,43 +53,39 @@ pub(crate) async fn create_object(
     let mut managed = ownership::settle_new(request, &moment, &mut object, ownership);
     let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, &mut managed, None).await?;
     settle_namespace(request, &mut object)?;
-    let generated = meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty();
+    if meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty() {
+        let name = name::generate(meta::metadata_str(&object, "generateName"));
+        set_metadata(&mut object, "name", name.into());
+    }
     let _serial = gateway.allocations.lock(kind).await;
-    for _ in 0..GENERATE_NAME_TRIES {
-        let mut candidate = object.clone();
-        if generated {
-            let name = name::generate(meta::metadata_str(&object, "generateName"));
-            set_metadata(&mut candidate, "name", name.into());
+    prepare(request, &mut object, &moment);
+    set_metadata(&mut object, "managedFields", managed);
+    let allocated = gateway.allocations.on_create(gateway, request, &mut object).await?;
+    validate_create(kind, &object)?;
+    admit::validate(gateway, request, Operation::Create, &object, None, &mut admission).await?;
+    warnings(kind, &object, None, &mut notes);
+    notes.append(&mut admission.warnings);
+    let name = meta::name(&object).to_owned();
+    let key = ObjectKey::new(kind, &request.namespace, &name);
+    let stored = conversion::encode_for_store(gateway, kind, object).await?;
+    if request.is_dry_run() {
+        if gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?.is_some() {
+            return Err(already_exists(request, &name, false));
         }
-        prepare(request, &mut candidate, &moment);
-        set_metadata(&mut candidate, "managedFields", managed.clone());
-        let allocated = gateway.allocations.on_create(gateway, request, &mut candidate).await?;
-        validate_create(kind, &candidate)?;
-        admit::validate(gateway, request, Operation::Create, &candidate, None, &mut admission).await?;
-        warnings(kind, &candidate, None, &mut notes);
-        notes.append(&mut admission.warnings);
-        let stored = conversion::encode_for_store(gateway, kind, &candidate).await?;
-        if request.is_dry_run() {
-            dry_run_conflict(gateway, request, &candidate).await?;
-            return Ok(Reply::object(201, ObjectBytes::unsaved(&stored).map_err(crate::error::from_read)?, notes));
-        }
-        allocated.reserve(gateway).await?;
-        match put_new(gateway, request, &candidate, stored.clone()).await? {
-            WriteOutcome::Written(revision) => {
-                return Ok(Reply::object(201, written(&stored, revision)?, notes));
-            }
-            WriteOutcome::Conflict(current) => {
-                allocated.release(gateway).await;
-                if !generated {
-                    // What was said of the object goes with the refusal.
-                    notes.into_iter().for_each(|note| request.notes.push(note));
-                    let deleting = current.is_some_and(|c| contains(&c.value, b"\"deletionTimestamp\":"));
-                    return Err(already_exists(request, meta::name(&candidate), deleting));
-                }
-            }
+        return Ok(Reply::object(201, ObjectBytes::unsaved(&stored).map_err(crate::error::from_read)?, notes));
+    }
+    allocated.reserve(gateway).await?;
+    let outcome = gateway.objects.create(&key, stored.clone(), gateway.expires(kind)).await;
+    match outcome.map_err(|e| from_store(kind, "create", e))? {
+        WriteOutcome::Written(revision) => Ok(Reply::object(201, written(&stored, revision)?, notes)),
+        WriteOutcome::Conflict(current) => {
+            allocated.release(gateway).await;
+            // What was said of the object goes with the refusal.
+            notes.into_iter().for_each(|note| request.notes.push(note));
+            let deleting = current.is_some_and(|c| contains(&c.value, b"\"deletionTimestamp\":"));
+            Err(already_exists(request, &name, deleting))
         }
     }
-    Err(Status::generate_name_conflict(group_resource(request), meta::metadata_str(&object, "generateName")))
 }
 
 /// A write that turns out to be a create needs leave for that as well.
@@ -94,21 +100,6 @@ pub(super) fn authorize(gateway: &Gateway, request: &Request) -> Result<(), Stat
         name: request.name.clone(),
     };
     gateway.authz.require(&request.user, &action, &[])
-}
-
-async fn put_new(gateway: &Gateway, request: &Request, object: &Value, stored: Bytes) -> Result<WriteOutcome, Status> {
-    let kind = &request.kind;
-    let key = ObjectKey::new(kind, &request.namespace, meta::name(object));
-    gateway.objects.create(&key, stored, gateway.expires(kind)).await.map_err(|e| from_store(kind, "create", e))
-}
-
-async fn dry_run_conflict(gateway: &Gateway, request: &Request, object: &Value) -> Result<(), Status> {
-    let kind = &request.kind;
-    let key = ObjectKey::new(kind, &request.namespace, meta::name(object));
-    match gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))? {
-        Some(_) => Err(already_exists(request, meta::name(object), false)),
-        None => Ok(()),
-    }
 }
 
 fn already_exists(request: &Request, name: &str, deleting: bool) -> Status {

@@ -3,6 +3,7 @@
 use ::bytes::Bytes;
 use api::rules::{DeleteReturns, GcDefault};
 use api::{ErrorList, Path, Status, Value, meta};
+use futures::FutureExt;
 use jiff::SignedDuration;
 use store::Revision;
 
@@ -11,8 +12,9 @@ use crate::admit;
 use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::guaranteed::{Live, Target, Tried};
 use crate::http::options::parse_resource_version;
-use crate::storage::{Current, ObjectKey, WriteOutcome};
+use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
     Moment, body_format, check_dry_run, check_options, encode_for_storage, options_error, rfc3339, set_metadata,
     written,
@@ -20,8 +22,6 @@ use crate::write::{
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
-/// Races with other writers before the client is asked to try again itself.
-const RACES_MAX: usize = 10;
 
 /// DeleteOptions, from the body or the query.
 #[derive(Clone, Debug, Default)]
@@ -142,24 +142,24 @@ pub(crate) async fn delete_object(
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, &request.name);
     let mut admitted = false;
-    for _ in 0..RACES_MAX {
-        let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "delete", e))?;
-        let Some(current) = current else {
-            return Err(Status::not_found(kind.as_ref().into(), &request.name));
+    let target = request.target(&key, "delete");
+    let attempt = |current| {
+        let was_admitted = std::mem::replace(&mut admitted, true);
+        let attempt = async move {
+            let Some(current) = current else {
+                return Err(Status::not_found(kind.as_ref().into(), &request.name));
+            };
+            let Live { stored, revision, object } = Live::decode(gateway, kind, current).await?;
+            options.check(request, &object, revision)?;
+            if !was_admitted {
+                admit::delete(gateway, request, options, &object).await?;
+            }
+            let plan = plan(request, options, object, &Moment::now());
+            execute(gateway, request, options, target, (stored, revision), plan).await
         };
-        let object = conversion::decode_stored(gateway, kind, &current.value, current.mod_revision).await?;
-        options.check(request, &object, current.mod_revision)?;
-        let moment = Moment::now();
-        if !admitted {
-            admit::delete(gateway, request, options, &object).await?;
-            admitted = true;
-        }
-        let plan = plan(request, options, object, &moment);
-        if let Some(reply) = execute(gateway, request, options, &key, current, plan).await? {
-            return Ok(reply);
-        }
-    }
-    Err(Status::modified(kind.as_ref().into(), &request.name))
+        attempt.boxed()
+    };
+    gateway.guaranteed_update(target, attempt).await
 }
 
 /// What a delete comes to.
@@ -269,28 +269,27 @@ fn has_finalizers(object: &Value) -> bool {
     finalizers(object).next().is_some() || in_spec
 }
 
-/// `None`: somebody else wrote in between.
 async fn execute(
     gateway: &Gateway,
     request: &Request,
     options: &DeleteOptions,
-    key: &ObjectKey,
-    current: Current,
+    target: Target<'_>,
+    (before, seen): (Bytes, Revision),
     plan: Plan,
-) -> Result<Option<Reply>, Status> {
+) -> Result<Tried<Reply>, Status> {
     let kind = &request.kind;
     match plan {
         Plan::Remove(object) => {
-            let mut revision = current.mod_revision;
+            let mut revision = seen;
             if !options.dry_run {
-                let outcome = gateway.objects.delete(key, current.mod_revision).await;
-                match outcome.map_err(|e| from_store(kind, "delete", e))? {
+                let outcome = gateway.objects.delete(target.key, seen).await;
+                match outcome.map_err(|e| from_store(kind, target.operation, e))? {
                     WriteOutcome::Written(deleted_at) => revision = deleted_at,
-                    WriteOutcome::Conflict(_) => return Ok(None),
+                    WriteOutcome::Conflict(current) => return Ok(Tried::LostRace(current)),
                 }
                 gateway.allocations.after_delete(gateway, kind, &object).await;
             }
-            Ok(Some(removed(request, &object, revision)?))
+            Ok(Tried::Done(removed(request, object, revision)?))
         }
         Plan::Mark(mut object) => {
             if kind.kind == "Namespace" && kind.group.is_empty() {
@@ -298,33 +297,31 @@ async fn execute(
                 // Its end depends on what is in it, not on time.
                 set_metadata(&mut object, "deletionGracePeriodSeconds", Value::Null);
             }
-            let stored: Bytes = conversion::encode_for_store(gateway, kind, &object).await?;
-            if options.dry_run || stored == current.value {
-                return Ok(Some(Reply::object(200, written(&stored, current.mod_revision)?, Vec::new())));
+            let stored = conversion::encode_for_store(gateway, kind, object).await?;
+            if options.dry_run || stored == before {
+                return Ok(Tried::Done(Reply::object(200, written(&stored, seen)?, Vec::new())));
             }
-            let outcome =
-                gateway.objects.update(key, stored.clone(), current.mod_revision, gateway.expires(kind)).await;
-            match outcome.map_err(|e| from_store(kind, "delete", e))? {
-                WriteOutcome::Written(revision) => {
+            match gateway.put_over(target, seen, stored.clone()).await? {
+                Tried::Done(revision) => {
                     // Upstream says 202 only to clients that asked not to orphan in the old way.
                     let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
-                    Ok(Some(Reply::object(code, written(&stored, revision)?, Vec::new())))
+                    Ok(Tried::Done(Reply::object(code, written(&stored, revision)?, Vec::new())))
                 }
-                WriteOutcome::Conflict(_) => Ok(None),
+                Tried::LostRace(current) => Ok(Tried::LostRace(current)),
             }
         }
     }
 }
 
-fn removed(request: &Request, object: &Value, revision: Revision) -> Result<Reply, Status> {
+fn removed(request: &Request, object: Value, revision: Revision) -> Result<Reply, Status> {
     let kind = &request.kind;
     match kind.rules.delete_returns {
         DeleteReturns::Object => {
-            let stored = encode_for_storage(kind, object);
+            let stored = conversion::encode_for_store(gateway, kind, object).await?;
             Ok(Reply::object(200, written(&stored, revision)?, Vec::new()))
         }
         DeleteReturns::Status => {
-            Ok(Reply::status(200, Status::success(kind.as_ref().into(), &request.name, meta::uid(object))))
+            Ok(Reply::status(200, Status::success(kind.as_ref().into(), &request.name, meta::uid(&object))))
         }
     }
 }

@@ -22,11 +22,12 @@ use api::{Kind, Status, Value};
 use parking_lot::Mutex;
 
 use crate::attributes::UserInfo;
+use crate::guaranteed::Target;
 use crate::http::accept::Accept;
 use crate::http::body::ResponseBody;
 use crate::http::options::ListOptions;
 use crate::http::query::Query;
-use crate::storage::ObjectBytes;
+use crate::storage::{ObjectBytes, ObjectKey};
 
 pub(crate) use create::create;
 pub(crate) use delete::{DeleteOptions, delete};
@@ -111,6 +112,11 @@ impl Request {
     /// The same request for another subresource of the object, or the object itself.
     pub(crate) fn for_subresource(&self, subresource: &str) -> Request {
         Request { subresource: subresource.to_owned(), ..self.clone() }
+    }
+
+    /// The object that the request names, as `operation` would change it.
+    pub(crate) fn target<'a>(&'a self, key: &'a ObjectKey, operation: &'a str) -> Target<'a> {
+        Target { kind: &self.kind, key, name: &self.name, operation }
     }
 
     /// The options object that upstream reads this request's query parameters into.

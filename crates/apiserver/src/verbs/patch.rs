@@ -3,18 +3,15 @@
 use api::codec::{self, FieldValidation, Target};
 use api::patch::{Patch, PatchType};
 use api::{ErrorList, Path, Shape, Status, Value, defaults};
+use futures::FutureExt;
 
-use super::update::{Replaced, replace};
+use super::update::replace;
 use super::{Reply, Request, apply};
-use crate::custom::conversion;
-use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::guaranteed::Live;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
 use crate::write::{Moment, check_options, field_validation, group_resource};
-
-/// Tries against other writers; upstream's number.
-const RACES_MAX: usize = 5;
 
 /// Media types that PATCH takes; of custom resources nobody knows a strategy.
 const PATCH_MEDIA_TYPES: [&str; 4] = [
@@ -32,19 +29,20 @@ pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply,
     let patch = decode_patch(request)?;
     check_options(request)?;
     let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
-    for _ in 0..RACES_MAX {
-        let current = gateway.objects.get(&key).await.map_err(|e| from_store(&request.kind, "patch", e))?;
-        let Some(current) = current else {
-            return Err(Status::not_found(group_resource(request), &request.name));
+    let target = request.target(&key, "patch");
+    let patch = &patch;
+    let attempt = |current| {
+        let attempt = async move {
+            let Some(current) = current else {
+                return Err(Status::not_found(group_resource(request), &request.name));
+            };
+            let live = Live::decode(gateway, &request.kind, current).await?;
+            let object = patched_object(request, patch, &live.object)?;
+            replace(gateway, request, target, object, live, Ownership::Track).await
         };
-        let old = conversion::decode_stored(gateway, &request.kind, &current.value, current.mod_revision).await?;
-        let object = patched_object(request, &patch, &old)?;
-        match replace(gateway, request, &key, object, current, Ownership::Track).await? {
-            Replaced::Done(reply) => return Ok(reply),
-            Replaced::LostRace => {}
-        }
-    }
-    Err(Status::modified(group_resource(request), &request.name))
+        attempt.boxed()
+    };
+    gateway.guaranteed_update(target, attempt).await
 }
 
 /// The patch in the body, by its media type.

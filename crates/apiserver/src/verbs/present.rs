@@ -49,6 +49,8 @@ pub(crate) struct Presenter {
     accept: Accept,
     include_object: IncludeObject,
     printer: Option<Arc<Printer>>,
+    /// What comes before the metadata when JSON of nothing else is wanted: a part of the stored bytes is all that follows.
+    metadata_head: Option<Arc<str>>,
 }
 
 /// The `metadata` of a list.
@@ -81,7 +83,14 @@ impl Presenter {
         };
         let wants_table = matches!(accept.form, Form::Table(_));
         let printer = wants_table.then(|| Arc::new(Printer::of_kind(&kind)));
-        Ok(Self { kind, accept, include_object, printer })
+        let metadata_head = match accept {
+            // A conversion may keep in annotations what a version has no fields for.
+            Accept { encoding: Encoding::Json, form: Form::PartialMetadata(version) } if is_stored_form(&kind) => {
+                Some(format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",").into())
+            }
+            _ => None,
+        };
+        Ok(Self { kind, accept, include_object, printer, metadata_head })
     }
 
     pub(crate) fn content_type(&self) -> &'static str {
@@ -94,17 +103,16 @@ impl Presenter {
 
     /// Stored bytes can be sent as they are.
     pub(crate) fn is_verbatim(&self) -> bool {
-        let is_stored_form = match self.kind.custom() {
-            Some(custom) => custom.is_storage(),
-            None => self.kind.conversion.is_none(),
-        };
-        self.accept == Accept::JSON && is_stored_form
+        self.accept == Accept::JSON && is_stored_form(&self.kind)
     }
 
     /// One object.
     pub(crate) fn object(&self, object: &ObjectBytes) -> Result<Bytes, Status> {
         if self.is_verbatim() {
             return Ok(object.json.clone());
+        }
+        if let Some(head) = &self.metadata_head {
+            return metadata_object(head, object);
         }
         let value = self.form(object, true)?;
         encode(&value, self.accept.encoding)
@@ -165,7 +173,16 @@ impl Presenter {
     /// A whole list. JSON lists of objects are streamed from the shared bytes, whatever their number.
     pub(crate) fn list(&self, items: Vec<ObjectBytes>, metadata: &ListMetadata) -> Result<ResponseBody, Status> {
         if self.is_verbatim() {
-            return Ok(body::stream(self.stream_list(items, metadata)?));
+            let is_custom = self.kind.custom().is_some();
+            let items = items.into_iter().map(move |item| if is_custom { item.json } else { item.item_tail() });
+            let before = if is_custom { "" } else { "{" };
+            let head = self.list_head(&self.list_metadata(metadata));
+            return Ok(body::stream(stream_list(&head, before.into(), items, "")));
+        }
+        if let Some(head) = &self.metadata_head {
+            let members = items.iter().map(ObjectBytes::metadata_member);
+            let members = members.collect::<Result<Vec<_>, _>>().map_err(from_read)?;
+            return Ok(body::stream(stream_list(&self.list_head(&metadata.value()), head.clone(), members.into_iter(), "}")));
         }
         if self.accept.encoding == Encoding::Protobuf {
             return Ok(body::full(self.protobuf_list(&items, metadata)?));
@@ -221,12 +238,7 @@ impl Presenter {
     }
 
     fn protobuf_list(&self, items: &[ObjectBytes], metadata: &ListMetadata) -> Result<Bytes, Status> {
-        let (api_version, kind) = match self.accept.form {
-            Form::PartialMetadata(version) => {
-                (format!("meta.k8s.io/{version}"), "PartialObjectMetadataList".to_owned())
-            }
-            Form::Object | Form::Table(_) => (self.kind.api_version(), self.kind.list_kind()),
-        };
+        let (kind, api_version) = self.list_type();
         let mut list = ListEncoder::new(&api_version, &kind).ok_or_else(Status::not_a_protobuf_message)?;
         for item in items {
             // Of the metadata form only the metadata is encoded, whatever else the object has.
@@ -235,50 +247,29 @@ impl Presenter {
         Ok(list.finish(&metadata.value()))
     }
 
-    fn stream_list(
-        &self,
-        items: Vec<ObjectBytes>,
-        metadata: &ListMetadata,
-    ) -> Result<impl futures::Stream<Item = Bytes> + Send + 'static, Status> {
-        let head = format!(
-            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-            self.kind.list_kind(),
-            self.kind.api_version(),
-            self.list_metadata(metadata)
-        );
-        let is_custom = self.kind.custom().is_some();
-        let mut items = items.into_iter();
-        let mut pending = BytesMut::from(head.as_bytes());
-        let mut first = true;
-        let mut done = false;
-        Ok(futures::stream::iter(std::iter::from_fn(move || {
-            while !done && pending.len() < CHUNK_BYTES {
-                match items.next() {
-                    Some(item) => {
-                        if !std::mem::replace(&mut first, false) {
-                            pending.put_u8(b',');
-                        }
-                        if is_custom {
-                            pending.put(item.json);
-                        } else {
-                            pending.put_u8(b'{');
-                            pending.put(item.item_tail());
-                        }
-                    }
-                    None => {
-                        pending.put_slice(b"]}");
-                        done = true;
-                    }
-                }
+    /// A list up to its items.
+    fn list_head(&self, metadata: &Value) -> String {
+        let (kind, api_version) = self.list_type();
+        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+    }
+
+    /// Kind and apiVersion of a list.
+    fn list_type(&self) -> (String, String) {
+        match self.accept.form {
+            Form::PartialMetadata(version) => {
+                ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}"))
             }
-            if pending.is_empty() { None } else { Some(pending.split().freeze()) }
-        })))
+            Form::Object | Form::Table(_) => (self.kind.list_kind(), self.kind.api_version()),
+        }
     }
 
     /// An event as a line or frame of a watch stream; `with_columns` as for [`Presenter::form`].
     pub(crate) fn event(&self, kind: EventKind, object: &ObjectBytes, with_columns: bool) -> Result<Bytes, Status> {
         if self.is_verbatim() {
             return Ok(crate::cache::watch_frame(kind, &object.json));
+        }
+        if let Some(head) = &self.metadata_head {
+            return Ok(crate::cache::watch_frame(kind, &metadata_object(head, object)?));
         }
         self.frame(kind.as_str(), &self.form(object, with_columns)?)
     }
@@ -331,6 +322,54 @@ impl Presenter {
         };
         self.frame("BOOKMARK", &object).unwrap_or_default()
     }
+}
+
+/// Clients of this version get objects as they are stored.
+fn is_stored_form(kind: &Kind) -> bool {
+    match kind.custom() {
+        Some(custom) => custom.is_storage(),
+        None => kind.conversion.is_none(),
+    }
+}
+
+/// An object of nothing but metadata; `head` is what comes before it.
+fn metadata_object(head: &str, object: &ObjectBytes) -> Result<Bytes, Status> {
+    let member = object.metadata_member().map_err(from_read)?;
+    let mut out = BytesMut::with_capacity(head.len() + member.len() + 1);
+    out.put_slice(head.as_bytes());
+    out.put_slice(&member);
+    out.put_slice(b"}");
+    Ok(out.freeze())
+}
+
+/// A list in chunks: `head`, then each item between `before` and `after`.
+fn stream_list(
+    head: &str,
+    before: Arc<str>,
+    mut items: impl Iterator<Item = Bytes> + Send + 'static,
+    after: &'static str,
+) -> impl futures::Stream<Item = Bytes> + Send + 'static {
+    let mut pending = BytesMut::from(head.as_bytes());
+    let mut first = true;
+    let mut done = false;
+    futures::stream::iter(std::iter::from_fn(move || {
+        while !done && pending.len() < CHUNK_BYTES {
+            match items.next() {
+                Some(item) => {
+                    pending.put_slice(if first { b"" } else { b"," });
+                    first = false;
+                    pending.put_slice(before.as_bytes());
+                    pending.put_slice(&item);
+                    pending.put_slice(after.as_bytes());
+                }
+                None => {
+                    pending.put_slice(b"]}");
+                    done = true;
+                }
+            }
+        }
+        if pending.is_empty() { None } else { Some(pending.split().freeze()) }
+    }))
 }
 
 /// Any document in an encoding.

@@ -5,21 +5,21 @@ use api::custom::Scale;
 use api::kind::Subresource;
 use api::selector::LabelSelector;
 use api::{ErrorList, Kind, Path, Status, Value, codec, meta};
+use futures::FutureExt;
 use serde_json::json;
 
 use super::apply;
 use super::patch::{decode_patch, patched};
-use super::update::{Replaced, replace};
+use super::update::replace;
 use super::{Reply, Request, get};
 use crate::admit::{self, Operation};
-use crate::custom::conversion;
-use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::guaranteed::Live;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
-use crate::write::{Moment, body_format, check_options, field_validation, from_storage, group_resource, set_metadata};
-
-const RACES_MAX: usize = 5;
+use crate::write::{
+    Moment, body_format, check_options, field_validation, from_storage, group_resource, set_metadata,
+};
 
 pub(crate) async fn get_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let object = get::read(gateway, request, request.query.text("resourceVersion")).await?;
@@ -97,52 +97,54 @@ fn scale(request: &Request) -> Result<&Subresource, Status> {
 async fn change(
     gateway: &Gateway,
     request: &Request,
-    edit: impl Fn(&Value, &Value) -> Result<Edited, Status>,
+    edit: impl Fn(&Value, &Value) -> Result<Edited, Status> + Send + Sync,
 ) -> Result<Reply, Status> {
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, &request.name);
-    for _ in 0..RACES_MAX {
-        let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "update", e))?;
-        let Some(current) = current else {
-            return Err(Status::not_found(group_resource(request), &request.name));
+    let parent = Request { admitted: true, ..request.for_subresource("") };
+    let target = parent.target(&key, "update");
+    let (edit, parent) = (&edit, &parent);
+    let attempt = |current| {
+        let attempt = async move {
+            let Some(current) = current else {
+                return Err(Status::not_found(group_resource(request), &request.name));
+            };
+            let live = Live::decode(gateway, kind, current).await?;
+            let mut object = live.object.clone();
+            let old_scale = scale_of(kind, &object)?;
+            let Edited { mut scale, managed } = edit(&live.object, &old_scale)?;
+            admit::body(gateway, request, Operation::Update, &mut scale, &old_scale).await?;
+            // Replicas of custom resources are judged as part of the object.
+            if kind.custom().is_none() {
+                validate(&scale, &request.name)?;
+            }
+            let wanted_version = meta::resource_version(&scale);
+            if !wanted_version.is_empty() && wanted_version != meta::resource_version(&object) {
+                return Err(Status::modified(group_resource(request), &request.name));
+            }
+            let wanted_uid = meta::uid(&scale);
+            if !wanted_uid.is_empty() && wanted_uid != meta::uid(&object) {
+                let text = format!(
+                    "Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {}",
+                    meta::uid(&object)
+                );
+                return Err(Status::conflict(group_resource(request), &request.name, &text));
+            }
+            let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());
+            match custom_scale(kind) {
+                Some(paths) => drop(Scale::set(&mut object, &paths.spec_replicas_path, replicas)),
+                None => object["spec"]["replicas"] = replicas,
+            }
+            let managed = managed.unwrap_or_else(|| {
+                let moment = Moment::now();
+                ownership::settle(request, &request.subresource, &moment, &live.object, &mut object, Ownership::Track)
+            });
+            set_metadata(&mut object, "managedFields", managed);
+            replace(gateway, parent, target, object, live, Ownership::Settled).await
         };
-        let old = conversion::decode_stored(gateway, kind, &current.value, current.mod_revision).await?;
-        let mut object = old.clone();
-        let old_scale = scale_of(kind, &object)?;
-        let Edited { mut scale, managed } = edit(&old, &old_scale)?;
-        admit::body(gateway, request, Operation::Update, &mut scale, &old_scale).await?;
-        // Replicas of custom resources are judged as part of the object.
-        if kind.custom().is_none() {
-            validate(&scale, &request.name)?;
-        }
-        let wanted_version = meta::resource_version(&scale);
-        if !wanted_version.is_empty() && wanted_version != meta::resource_version(&object) {
-            return Err(Status::modified(group_resource(request), &request.name));
-        }
-        let wanted_uid = meta::uid(&scale);
-        if !wanted_uid.is_empty() && wanted_uid != meta::uid(&object) {
-            let text = format!(
-                "Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {}",
-                meta::uid(&object)
-            );
-            return Err(Status::conflict(group_resource(request), &request.name, &text));
-        }
-        let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());
-        match custom_scale(kind) {
-            Some(paths) => drop(Scale::set(&mut object, &paths.spec_replicas_path, replicas)),
-            None => object["spec"]["replicas"] = replicas,
-        }
-        let managed = managed.unwrap_or_else(|| {
-            ownership::settle(request, &request.subresource, &Moment::now(), &old, &mut object, Ownership::Track)
-        });
-        set_metadata(&mut object, "managedFields", managed);
-        let parent = Request { admitted: true, ..request.for_subresource("") };
-        match replace(gateway, &parent, &key, object, current, Ownership::Settled).await? {
-            Replaced::Done(reply) => return finish(kind, reply),
-            Replaced::LostRace => {}
-        }
-    }
-    Err(Status::modified(group_resource(request), &request.name))
+        attempt.boxed()
+    };
+    finish(kind, gateway.guaranteed_update(target, attempt).await?)
 }
 
 fn finish(kind: &Kind, reply: Reply) -> Result<Reply, Status> {

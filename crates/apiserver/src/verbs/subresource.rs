@@ -9,13 +9,12 @@ use super::{Reply, Request};
 use crate::admit::{self, Operation};
 use crate::error::from_store;
 use crate::gateway::Gateway;
-use crate::storage::{ObjectKey, WriteOutcome};
+use crate::guaranteed::Target;
+use crate::storage::ObjectKey;
 use crate::write::{
-    Moment, body_format, check_options, decode_stored, encode_for_storage, field_validation, group_resource,
-    set_metadata,
+    Moment, body_format, check_options, decode_stored, field_validation, group_resource, set_metadata,
 };
 
-const RACES_MAX: usize = 5;
 /// Pods whose disruption a budget remembers; more must wait for the controller.
 const DISRUPTED_PODS_MAX: usize = 2_000;
 
@@ -53,23 +52,14 @@ async fn bind(gateway: &Gateway, request: &Request, name: &str, binding: Value) 
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, name);
     let moment = Moment::now();
-    for _ in 0..RACES_MAX {
-        let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?;
-        let Some(current) = current else { return Err(Status::not_found(kind.as_ref().into(), name)) };
-        let mut pod = decode_stored(kind, &current.value, current.mod_revision)?;
-        check_bindable(request, name, &binding, &pod)?;
-        apply_binding(&binding, &mut pod, &moment);
-        if request.is_dry_run() {
-            return Ok(Reply::status(201, Status::success_code(201)));
-        }
-        let stored = encode_for_storage(kind, &pod);
-        let outcome = gateway.objects.update(&key, stored, current.mod_revision, false).await;
-        match outcome.map_err(|e| from_store(kind, "create", e))? {
-            WriteOutcome::Written(_) => return Ok(Reply::status(201, Status::success_code(201))),
-            WriteOutcome::Conflict(_) => {}
-        }
-    }
-    Err(Status::modified(kind.as_ref().into(), name))
+    let missing = || Err(Status::not_found(kind.as_ref().into(), name));
+    let bound = gateway.change_stored(Target { kind, key: &key, name, operation: "create" }, missing, |pod| {
+        check_bindable(request, name, &binding, pod)?;
+        apply_binding(&binding, pod, &moment);
+        Ok((!request.is_dry_run()).then_some(()))
+    });
+    bound.await?;
+    Ok(Reply::status(201, Status::success_code(201)))
 }
 
 fn validate_binding(name: &str, binding: &Value) -> Result<(), Status> {
@@ -226,25 +216,15 @@ async fn spend_budget(
     let kind = gateway.kind("policy", "v1", "poddisruptionbudgets")?;
     let key = ObjectKey::new(&kind, &request.namespace, name);
     let now = Moment::now().now;
-    for _ in 0..RACES_MAX {
-        let current = gateway.objects.get(&key).await.map_err(|e| from_store(&kind, "update", e))?;
-        let Some(current) = current else { return Ok(()) };
-        let mut budget = decode_stored(&kind, &current.value, current.mod_revision)?;
-        if unready_pod_may_go(&budget, pod) {
-            return Ok(());
+    let target = Target { kind: &kind, key: &key, name, operation: "update" };
+    let spent = gateway.change_stored(target, || Ok(()), |budget| {
+        if unready_pod_may_go(budget, pod) {
+            return Ok(None);
         }
-        spend(&mut budget, name, &request.name, &now)?;
-        if dry_run {
-            return Ok(());
-        }
-        let stored = encode_for_storage(&kind, &budget);
-        let outcome = gateway.objects.update(&key, stored, current.mod_revision, false).await;
-        match outcome.map_err(|e| from_store(&kind, "update", e))? {
-            WriteOutcome::Written(_) => return Ok(()),
-            WriteOutcome::Conflict(_) => {}
-        }
-    }
-    Err(Status::modified(kind.as_ref().into(), name))
+        spend(budget, name, &request.name, &now)?;
+        Ok((!dry_run).then_some(()))
+    });
+    spent.await
 }
 
 fn unready_pod_may_go(budget: &Value, pod: &Value) -> bool {
@@ -308,24 +288,15 @@ async fn mark_disrupted(gateway: &Gateway, request: &Request, key: &ObjectKey, d
     if dry_run {
         return Ok(());
     }
-    let kind = &request.kind;
-    for _ in 0..RACES_MAX {
-        let current = gateway.objects.get(key).await.map_err(|e| from_store(kind, "update", e))?;
-        let Some(current) = current else { return Ok(()) };
-        let mut pod = decode_stored(kind, &current.value, current.mod_revision)?;
+    let marked = gateway.change_stored(request.target(key, "update"), || Ok(()), |pod| {
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
             "message": "Eviction API: evicting",
         });
-        set_condition(&mut pod, &Moment::now().now, condition);
-        let stored = encode_for_storage(kind, &pod);
-        let outcome = gateway.objects.update(key, stored, current.mod_revision, false).await;
-        match outcome.map_err(|e| from_store(kind, "update", e))? {
-            WriteOutcome::Written(_) => return Ok(()),
-            WriteOutcome::Conflict(_) => {}
-        }
-    }
-    Err(Status::modified(kind.as_ref().into(), &request.name))
+        set_condition(pod, &Moment::now().now, condition);
+        Ok(Some(()))
+    });
+    marked.await
 }
 
 /// A token for a service account.

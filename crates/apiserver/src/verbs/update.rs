@@ -1,6 +1,7 @@
 //! UPDATE, and the second half of PATCH: replacing the version last seen.
 
 use api::{Cursor, ErrorList, Status, Value, meta, rules};
+use futures::FutureExt;
 use store::Revision;
 
 use super::create::{authorize, create_object};
@@ -9,35 +10,45 @@ use crate::admit::{self, Operation};
 use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::guaranteed::{Live, Target, Tried};
 use crate::http::options::parse_resource_version;
 use crate::ownership::{self, Ownership};
-use crate::storage::{Current, ObjectBytes, ObjectKey, WriteOutcome};
+use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
     Moment, check_options, decode_body, decode_stored, deduplicate_owners, group_resource, invalid_as_it_says,
     reject_invalid, set_metadata, settle_namespace, warnings, written,
 };
 
-/// Races with other writers before the client is asked to try again itself.
-const RACES_MAX: usize = 5;
-
 pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
+    let mut first = Some(object_of(request)?);
+    let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
+    let target = request.target(&key, "update");
+    let attempt = |current| {
+        let first = first.take();
+        let attempt = async move {
+            // Decoded anew after a lost race: that is seldom needed, and a try changes the object.
+            let object = first.map_or_else(|| object_of(request), Ok)?;
+            match current {
+                None => create_missing(gateway, request, object).await.map(Tried::Done),
+                Some(current) => {
+                    let live = Live::decode(gateway, &request.kind, current).await?;
+                    replace(gateway, request, target, object, live, Ownership::Track).await
+                }
+            }
+        };
+        attempt.boxed()
+    };
+    gateway.guaranteed_update(target, attempt).await
+}
+
+/// The object in the body, which must be the one that the URL names.
+fn object_of(request: &Request) -> Result<Value, Status> {
     let mut object = decode_body(request)?;
     ownership::keep_reset(&request.body, &mut object);
     settle_name(request, &mut object)?;
     settle_namespace(request, &mut object)?;
-    let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
-    for _ in 0..RACES_MAX {
-        let current = gateway.objects.get(&key).await.map_err(|e| from_store(&request.kind, "update", e))?;
-        let Some(current) = current else {
-            return create_missing(gateway, request, object).await;
-        };
-        match replace(gateway, request, &key, object.clone(), current, Ownership::Track).await? {
-            Replaced::Done(reply) => return Ok(reply),
-            Replaced::LostRace => {}
-        }
-    }
-    Err(Status::modified(group_resource(request), &request.name))
+    Ok(object)
 }
 
 /// PUT to an object that is not there.
@@ -74,24 +85,18 @@ fn settle_name(request: &Request, object: &mut Value) -> Result<(), Status> {
     )))
 }
 
-pub(super) enum Replaced {
-    Done(Reply),
-    /// Somebody else wrote in between; look again.
-    LostRace,
-}
-
-/// One try to put `object` (decoded and defaulted) in the place of `current`.
+/// One try to put `object` (decoded and defaulted) in the place of `live`.
 pub(super) async fn replace(
     gateway: &Gateway,
     request: &Request,
-    key: &ObjectKey,
+    target: Target<'_>,
     mut object: Value,
-    current: Current,
+    live: Live,
     ownership: Ownership,
-) -> Result<Replaced, Status> {
+) -> Result<Tried<Reply>, Status> {
     let kind = &request.kind;
-    let old = conversion::decode_stored(gateway, kind, &current.value, current.mod_revision).await?;
-    check_preconditions(request, key, &object, &old, current.mod_revision)?;
+    let Live { stored: before, revision: seen, object: old } = live;
+    check_preconditions(request, target.key, &object, &old, seen)?;
     let moment = Moment::now();
     let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
@@ -108,27 +113,26 @@ pub(super) async fn replace(
     warnings(kind, &object, Some(&old), &mut notes);
     notes.append(&mut admission.warnings);
 
-    let stored = conversion::encode_for_store(gateway, kind, &object).await?;
-    if stored == current.value {
-        let unchanged = ObjectBytes::from_stored(&current.value, current.mod_revision);
-        return Ok(Replaced::Done(Reply::object(200, unchanged.map_err(crate::error::from_read)?, notes)));
+    let finished = is_finished(&object, &old);
+    let stored = conversion::encode_for_store(gateway, kind, object).await?;
+    if stored == before {
+        return Ok(Tried::Done(Reply::object(200, written(&before, seen)?, notes)));
     }
     if request.is_dry_run() {
-        return Ok(Replaced::Done(Reply::object(200, written(&stored, current.mod_revision)?, notes)));
+        return Ok(Tried::Done(Reply::object(200, written(&stored, seen)?, notes)));
     }
-    if is_finished(&object, &old) {
-        return delete_finished(gateway, request, key, &stored, current.mod_revision, notes).await;
+    if finished {
+        return delete_finished(gateway, request, target, &stored, seen, notes).await;
     }
     allocated.reserve(gateway).await?;
-    let outcome = gateway.objects.update(key, stored.clone(), current.mod_revision, gateway.expires(kind)).await;
-    match outcome.map_err(|e| from_store(kind, "update", e))? {
-        WriteOutcome::Written(revision) => {
+    match gateway.put_over(target, seen, stored.clone()).await? {
+        Tried::Done(revision) => {
             allocated.release_replaced(gateway).await;
-            Ok(Replaced::Done(Reply::object(200, written(&stored, revision)?, notes)))
+            Ok(Tried::Done(Reply::object(200, written(&stored, revision)?, notes)))
         }
-        WriteOutcome::Conflict(_) => {
+        Tried::LostRace(current) => {
             allocated.release(gateway).await;
-            Ok(Replaced::LostRace)
+            Ok(Tried::LostRace(current))
         }
     }
 }
@@ -249,17 +253,17 @@ fn is_finished(object: &Value, old: &Value) -> bool {
 async fn delete_finished(
     gateway: &Gateway,
     request: &Request,
-    key: &ObjectKey,
+    target: Target<'_>,
     stored: &::bytes::Bytes,
     seen: Revision,
     notes: Vec<String>,
-) -> Result<Replaced, Status> {
+) -> Result<Tried<Reply>, Status> {
     let kind = &request.kind;
-    match gateway.objects.delete(key, seen).await.map_err(|e| from_store(kind, "update", e))? {
+    match gateway.objects.delete(target.key, seen).await.map_err(|e| from_store(kind, target.operation, e))? {
         WriteOutcome::Written(_) => {
             gateway.allocations.after_delete(gateway, kind, &decode_stored(kind, stored, seen)?).await;
-            Ok(Replaced::Done(Reply::object(200, written(stored, seen)?, notes)))
+            Ok(Tried::Done(Reply::object(200, written(stored, seen)?, notes)))
         }
-        WriteOutcome::Conflict(_) => Ok(Replaced::LostRace),
+        WriteOutcome::Conflict(current) => Ok(Tried::LostRace(current)),
     }
 }

@@ -231,7 +231,7 @@ impl Watcher {
             (true, false) => EventKind::Deleted,
         };
         let line = if kind == event.kind && self.presenter.is_verbatim() {
-            Ok(event.frame().clone())
+            Ok(event.frame())
         } else {
             self.render(kind, event)
         };

@@ -7,6 +7,7 @@
 mod factory;
 mod reflector;
 mod store;
+mod wire;
 
 use std::fmt::Debug;
 use std::sync::Arc;

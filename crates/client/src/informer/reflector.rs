@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use rand::Rng;
 use tracing::{debug, warn};
 
+use super::wire::Source;
 use super::{Informer, Object};
 use crate::Shutdown;
 
@@ -29,16 +29,17 @@ pub(super) struct Scope {
 }
 
 pub(super) async fn run<K: Object>(api: Api<K>, scope: Scope, informer: Informer<K>, shutdown: Shutdown) {
+    let source = Source::new(api);
     let mut backoff = Backoff::default();
     while !shutdown.is_cancelled() && informer.is_used() {
         let started = tokio::time::Instant::now();
         let ended = tokio::select! {
-            ended = list_and_watch(&api, &scope, &informer) => ended,
+            ended = list_and_watch(&source, &scope, &informer) => ended,
             () = shutdown.cancelled() => return,
         };
         match ended {
-            Err(error) if is_expired(&error) => debug!(url = api.resource_url(), "watch expired, listing again"),
-            Err(error) => warn!(url = api.resource_url(), %error, "list or watch failed"),
+            Err(error) if is_expired(&error) => debug!(url = source.url(), "watch expired, listing again"),
+            Err(error) => warn!(url = source.url(), %error, "list or watch failed"),
             Ok(()) => {}
         }
         if started.elapsed() > BACKOFF_RESET {
@@ -52,15 +53,15 @@ pub(super) async fn run<K: Object>(api: Api<K>, scope: Scope, informer: Informer
 }
 
 /// Returns when the store must be listed anew: an error, or nobody uses the informer any more.
-async fn list_and_watch<K: Object>(api: &Api<K>, scope: &Scope, informer: &Informer<K>) -> Result<(), kube::Error> {
-    let mut version = list(api, scope, informer).await?;
+async fn list_and_watch<K: Object>(source: &Source<K>, scope: &Scope, informer: &Informer<K>) -> Result<(), kube::Error> {
+    let mut version = list(source, scope, informer).await?;
     let mut backoff = Backoff::default();
     while informer.is_used() {
         let started = tokio::time::Instant::now();
         let before = version.clone();
-        match watch(api, scope, informer, &mut version).await {
+        match watch(source, scope, informer, &mut version).await {
             Err(error) if is_expired(&error) || matches!(error, kube::Error::Api(_)) => return Err(error),
-            Err(error) => debug!(url = api.resource_url(), %error, "watch broke off"),
+            Err(error) => debug!(url = source.url(), %error, "watch broke off"),
             Ok(()) => {}
         }
         // A watch that ends at once, with nothing seen, would otherwise spin.
@@ -73,13 +74,13 @@ async fn list_and_watch<K: Object>(api: &Api<K>, scope: &Scope, informer: &Infor
     Ok(())
 }
 
-async fn list<K: Object>(api: &Api<K>, scope: &Scope, informer: &Informer<K>) -> Result<String, kube::Error> {
+async fn list<K: Object>(source: &Source<K>, scope: &Scope, informer: &Informer<K>) -> Result<String, kube::Error> {
     let mut params =
         ListParams { limit: Some(PAGE_SIZE), field_selector: scope.fields.clone(), ..ListParams::default() };
     let mut objects = Vec::new();
     loop {
-        let page = api.list(&params).await?;
-        objects.extend(page.items);
+        let page = source.page(&params).await?;
+        objects.extend(page.items.unwrap_or_default());
         let version = page.metadata.resource_version.unwrap_or_default();
         match page.metadata.continue_ {
             Some(token) if !token.is_empty() => params.continue_token = Some(token),
@@ -92,7 +93,7 @@ async fn list<K: Object>(api: &Api<K>, scope: &Scope, informer: &Informer<K>) ->
 }
 
 async fn watch<K: Object>(
-    api: &Api<K>,
+    source: &Source<K>,
     scope: &Scope,
     informer: &Informer<K>,
     version: &mut String,
@@ -100,8 +101,8 @@ async fn watch<K: Object>(
     let seconds = rand::rng().random_range(WATCH_SECONDS);
     let mut params = WatchParams::default().timeout(seconds);
     params.field_selector = scope.fields.clone();
-    let mut events = api.watch(&params, version).await?.into_stream().boxed();
-    while let Some(event) = events.try_next().await? {
+    let mut events = source.watch(&params, version).await?;
+    while let Some(event) = events.next().await? {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 note(version, object.meta().resource_version.as_deref());

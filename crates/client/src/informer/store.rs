@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::{IndexFn, Object};
-use crate::ObjectKey;
+use crate::{ObjectKey, Shutdown};
 
 /// One change of the store. A relist after a gap may skip states in between, as any level-triggered reader must expect.
 #[derive(Clone, Debug)]
@@ -40,16 +40,22 @@ impl<K> Event<K> {
     }
 }
 
-type Handler<K> = Box<dyn Fn(&Event<K>) + Send + Sync>;
+struct Handler<K> {
+    /// Whoever added it is gone when this is cancelled.
+    term: Shutdown,
+    handle: Box<dyn Fn(&Event<K>) + Send + Sync>,
+}
 
 /// A kind's store, kept up to date by one list and watch. Cheap to clone.
 pub struct Informer<K> {
     shared: Arc<Shared<K>>,
+    /// How long the handlers added through this clone are called.
+    term: Shutdown,
 }
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self { shared: self.shared.clone(), term: self.term.clone() }
     }
 }
 
@@ -83,7 +89,13 @@ impl<K: Object> Informer<K> {
                 synced: watch::Sender::new(false),
                 revision: watch::Sender::new(0),
             }),
+            term: Shutdown::new(),
         }
+    }
+
+    /// The same informer; handlers added through this clone are forgotten when `term` ends.
+    pub(super) fn for_term(&self, term: Shutdown) -> Self {
+        Self { shared: self.shared.clone(), term }
     }
 
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
@@ -144,14 +156,14 @@ impl<K: Object> Informer<K> {
         self.by_index("owner", uid)
     }
 
-    /// Calls `handler` with every object now in the store (as added), then with every change. It runs on the informer's task and
-    /// must neither block nor add handlers to this informer.
+    /// Calls `handler` with every object now in the store (as added), then with every change, until the term ends that this
+    /// informer was asked for in. It runs on the informer's task and must neither block nor add handlers to this informer.
     pub fn on_event(&self, handler: impl Fn(&Event<K>) + Send + Sync + 'static) {
         let mut handlers = self.shared.handlers.lock();
         for object in self.list() {
             handler(&Event::Added(object));
         }
-        handlers.push(Box::new(handler));
+        handlers.push(Handler { term: self.term.clone(), handle: Box::new(handler) });
     }
 
     /// Whether the first list is in the store.
@@ -181,7 +193,7 @@ impl<K: Object> Informer<K> {
     /// Puts one object in, new or changed, and tells the handlers.
     pub fn apply(&self, object: K) {
         let version = object.meta().resource_version.clone();
-        let handlers = self.shared.handlers.lock();
+        let mut handlers = self.shared.handlers.lock();
         let key = ObjectKey::of(&object);
         let new = Arc::new(object);
         let old = self.shared.content.write().insert(key, new.clone());
@@ -190,28 +202,27 @@ impl<K: Object> Informer<K> {
             Some(old) => Event::Updated { old, new },
             None => Event::Added(new),
         };
-        handlers.iter().for_each(|handler| handler(&event));
+        tell(&mut handlers, &event);
     }
 
     /// Takes one object out and tells the handlers its last state. An object that is not there was already reported.
     pub fn remove(&self, object: K) {
         let version = object.meta().resource_version.clone();
-        let handlers = self.shared.handlers.lock();
+        let mut handlers = self.shared.handlers.lock();
         let old = self.shared.content.write().remove(&ObjectKey::of(&object));
         self.advance(version.as_deref());
         if old.is_some() {
-            let event = Event::Deleted(Arc::new(object));
-            handlers.iter().for_each(|handler| handler(&event));
+            tell(&mut handlers, &Event::Deleted(Arc::new(object)));
         }
     }
 
     /// Makes the store hold exactly `objects`, telling the handlers the difference, and marks it synced at `version`.
     pub fn replace(&self, objects: Vec<K>, version: Option<&str>) {
-        let handlers = self.shared.handlers.lock();
+        let mut handlers = self.shared.handlers.lock();
         let events = self.shared.content.write().replace(objects);
         self.advance(version);
         for event in &events {
-            handlers.iter().for_each(|handler| handler(event));
+            tell(&mut handlers, event);
         }
         self.shared.synced.send_replace(true);
     }
@@ -232,14 +243,19 @@ impl<K: Object> Informer<K> {
     }
 }
 
+fn tell<K>(handlers: &mut Vec<Handler<K>>, event: &Event<K>) {
+    handlers.retain(|handler| !handler.term.is_cancelled());
+    handlers.iter().for_each(|handler| (handler.handle)(event));
+}
+
 impl<K: Resource> Content<K> {
     fn insert(&mut self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
         let old = self.objects.insert(key.clone(), object.clone());
         for index in self.indexes.values_mut() {
-            if let Some(old) = &old {
-                index.remove(&key, old);
+            match &old {
+                Some(old) => index.replace(&key, old, &object),
+                None => index.insert(&key, &object),
             }
-            index.insert(&key, &object);
         }
         old
     }
@@ -280,13 +296,30 @@ impl<K: Resource> Content<K> {
 
 impl<K> Index<K> {
     fn insert(&mut self, key: &ObjectKey, object: &K) {
-        for value in (self.values)(object) {
+        self.add(key, (self.values)(object));
+    }
+
+    fn remove(&mut self, key: &ObjectKey, object: &K) {
+        self.take(key, (self.values)(object));
+    }
+
+    /// Most changes of an object move it in no index.
+    fn replace(&mut self, key: &ObjectKey, old: &K, new: &K) {
+        let (old, new) = ((self.values)(old), (self.values)(new));
+        if old != new {
+            self.take(key, old);
+            self.add(key, new);
+        }
+    }
+
+    fn add(&mut self, key: &ObjectKey, values: Vec<String>) {
+        for value in values {
             self.keys.entry(value).or_default().insert(key.clone());
         }
     }
 
-    fn remove(&mut self, key: &ObjectKey, object: &K) {
-        for value in (self.values)(object) {
+    fn take(&mut self, key: &ObjectKey, values: Vec<String>) {
+        for value in values {
             if let Some(keys) = self.keys.get_mut(&value) {
                 keys.remove(key);
                 if keys.is_empty() {
@@ -380,6 +413,19 @@ mod tests {
         informer.apply(pod("a", "x", "n", 2));
         informer.remove(pod("a", "x", "n", 3));
         assert_eq!(*log.lock(), ["added x", "updated x", "deleted x"]);
+    }
+
+    #[test]
+    fn a_handler_is_called_no_longer_than_its_term() {
+        let informer = Informer::detached();
+        let term = Shutdown::new();
+        let (short, long) = (logged(&informer.for_term(term.clone())), logged(&informer));
+        informer.apply(pod("a", "x", "n", 1));
+        term.cancel();
+        informer.apply(pod("a", "x", "n", 2));
+        assert_eq!(*short.lock(), ["added x"]);
+        assert_eq!(*long.lock(), ["added x", "updated x"]);
+        assert_eq!(informer.shared.handlers.lock().len(), 1);
     }
 
     #[test]

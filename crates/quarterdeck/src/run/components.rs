@@ -15,7 +15,7 @@ use apiserver::authn::{PublicKeys, SigningKey, service_account};
 use apiserver::bootstrap::objects::{AuthenticationInfo, RequestHeaderInfo};
 use apiserver::outbound::{ClientIdentity, Routing};
 use apiserver::{ApiServer, Config, KubeletConfig, Tokens};
-use client::{Connection, LeaderConfig, Shutdown};
+use client::{Connection, InformerFactory, LeaderConfig, Shutdown};
 use controllers::{ClusterSigner, ControllerManager, ManagerConfig, Selection, TokenMaker};
 use store::{RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
@@ -213,11 +213,12 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
     }
     // Each controller acts as its own service account, with tokens that the manager's identity may ask for.
     let transport = Connection::without_credentials(&args.kubeconfig, CONTROLLER_MANAGER).await?;
+    let informers = InformerFactory::new(connection.clone(), shutdown.clone());
     let connect = move |user: &str| match service_account(user) {
         Some((namespace, name)) => transport.as_service_account(&connection, namespace, name),
         None => connection.clone(),
     };
-    ControllerManager::new(connect, config).run(shutdown).await;
+    ControllerManager::new(connect, informers, config).run(shutdown).await;
     Ok(())
 }
 
@@ -255,7 +256,8 @@ pub(crate) async fn scheduler(args: SchedulerArgs, shutdown: Shutdown) -> Result
         Some(scheduling) => scheduling.with_election(leader_election),
         None => SchedulerConfig { leader_election, ..SchedulerConfig::default() },
     };
-    Scheduler::new(connection, config).run(shutdown).await.context("scheduler")
+    let informers = InformerFactory::new(connection.clone(), shutdown.clone());
+    Scheduler::new(connection, informers, config).run(shutdown).await.context("scheduler")
 }
 
 /// `quarterdeck simulate-nodes`.
@@ -328,13 +330,19 @@ impl Components {
         config.cluster_signer = Some(cluster_signer(flags, authority.ca_pem, authority.ca_key_pem)?);
         config.token_maker = Some(token_maker(authority.signing_key_pem)?);
         let own = in_process(api_server, CONTROLLER_MANAGER_USER, CONTROLLER_MANAGER)?;
+        // One copy of every object for all of them; what the scheduler reads, the controller manager may read.
+        let informers = InformerFactory::new(own.clone(), shutdown.clone());
         let door = api_server.clone();
         let connect = move |user: &str| in_process(&door, user, CONTROLLER_MANAGER).unwrap_or_else(|_| own.clone());
-        let manager = ControllerManager::new(connect, config);
+        let manager = ControllerManager::new(connect, informers.clone(), config);
         let stop = shutdown.clone();
         tasks.spawn(async move { manager.run(stop).await });
-        let config = SchedulerConfig { leader_election: Some(elections.of(SCHEDULER)), ..SchedulerConfig::default() };
-        let scheduler = Scheduler::new(in_process(api_server, SCHEDULER_USER, SCHEDULER)?, config);
+        let config = SchedulerConfig {
+            leader_election: Some(elections.of(SCHEDULER)),
+            shares_informers: true,
+            ..SchedulerConfig::default()
+        };
+        let scheduler = Scheduler::new(in_process(api_server, SCHEDULER_USER, SCHEDULER)?, informers, config);
         let stop = shutdown.clone();
         tasks.spawn(async move {
             if let Err(error) = scheduler.run(stop).await {

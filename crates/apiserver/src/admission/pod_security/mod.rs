@@ -5,6 +5,7 @@ mod checks;
 mod level;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api::{ErrorList, Path, Status, Value, meta};
 
@@ -177,7 +178,7 @@ fn check_pods(ctx: &Context<'_>, namespace: &str, enforce: LevelVersion) -> Vec<
 }
 
 /// One pod of each controller first: the others are likely the same.
-fn prioritize(pods: Vec<Value>) -> Vec<Value> {
+fn prioritize(pods: Vec<Arc<Value>>) -> Vec<Arc<Value>> {
     let mut seen: Vec<String> = Vec::new();
     let (mut first, mut rest) = (Vec::new(), Vec::new());
     for pod in pods {

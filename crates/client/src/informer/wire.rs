@@ -1,0 +1,233 @@
+//! An informer's side of the wire: pages of a list and lines of a watch, decoded without `managedFields`.
+//!
+//! Nobody who reads an informer asks who owns which field, and that list is a third of many objects: it is cut out of the text
+//! before anything is decoded. An update that comes without `managedFields` leaves them as they are.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, Limited};
+use kube::Client;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::client::Body;
+use kube::core::ListMeta;
+use kube::core::response::Status;
+use memchr::{memchr, memmem};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use super::Object;
+
+/// A watch line that is longer is given up: twenty times the largest object that a server stores.
+const LINE_BYTES_MAX: usize = 32 << 20;
+/// A page of a list that is longer is given up: a full page of the largest objects.
+const PAGE_BYTES_MAX: usize = 1 << 30;
+/// An error answer is read no further than this.
+const ERROR_BYTES_MAX: usize = 1 << 20;
+
+/// Where the objects of a kind are listed and watched.
+pub(super) struct Source<K> {
+    client: Client,
+    request: kube::core::Request,
+    url: String,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// One page of a list. Its own type names are not looked at.
+#[derive(Deserialize)]
+#[serde(bound(deserialize = "K: DeserializeOwned"))]
+pub(super) struct Page<K> {
+    #[serde(default)]
+    pub metadata: ListMeta,
+    /// Go writes an empty list as null.
+    pub items: Option<Vec<K>>,
+}
+
+impl<K: Object> Source<K> {
+    pub(super) fn new(api: Api<K>) -> Self {
+        let url = api.resource_url().to_owned();
+        Self { client: api.into_client(), request: kube::core::Request::new(url.clone()), url, kind: PhantomData }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) async fn page(&self, params: &ListParams) -> Result<Page<K>, kube::Error> {
+        let request =
+            if K::metadata_api() { self.request.list_metadata(params) } else { self.request.list(params) };
+        let answer = self.send(request.map_err(kube::Error::BuildRequest)?).await?;
+        let body = Limited::new(answer.into_body(), PAGE_BYTES_MAX).collect().await.map_err(kube::Error::Service)?;
+        serde_json::from_slice(&without_managed_fields(&body.to_bytes())).map_err(kube::Error::SerdeError)
+    }
+
+    pub(super) async fn watch(&self, params: &WatchParams, version: &str) -> Result<Events<K>, kube::Error> {
+        let request = if K::metadata_api() {
+            self.request.watch_metadata(params, version)
+        } else {
+            self.request.watch(params, version)
+        };
+        let answer = self.send(request.map_err(kube::Error::BuildRequest)?).await?;
+        Ok(Events { lines: Lines::default(), body: answer.into_body(), kind: PhantomData })
+    }
+
+    /// An answer that is no error.
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, kube::Error> {
+        let mut request = request.map(Body::from);
+        // A compressed watch is held back until a block is full.
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let answer = self.client.send(request).await?;
+        let code = answer.status();
+        if !code.is_client_error() && !code.is_server_error() {
+            return Ok(answer);
+        }
+        let body = Limited::new(answer.into_body(), ERROR_BYTES_MAX).collect().await.map_err(kube::Error::Service)?;
+        let status = serde_json::from_slice::<Status>(&body.to_bytes());
+        // A proxy in between may answer with anything.
+        let status = status.unwrap_or_else(|_| Status::failure(code.as_str(), "unreadable answer"));
+        let code = if status.code == 0 { code.as_u16() } else { status.code };
+        Err(kube::Error::Api(status.with_code(code).boxed()))
+    }
+}
+
+/// The events of a watch as they come.
+pub(super) struct Events<K> {
+    lines: Lines,
+    body: Body,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Object> Events<K> {
+    /// `None` when the watch has ended. What a broken connection left of a last line is dropped.
+    pub(super) async fn next(&mut self) -> Result<Option<WatchEvent<K>>, kube::Error> {
+        loop {
+            if let Some(line) = self.lines.next() {
+                let event = serde_json::from_slice(&without_managed_fields(&line));
+                return event.map(Some).map_err(kube::Error::SerdeError);
+            }
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            if let Ok(data) = frame?.into_data() {
+                self.lines.push(data)?;
+            }
+        }
+    }
+}
+
+/// Chunks of a stream as lines. Lines within one chunk are parts of it, not copies.
+#[derive(Default)]
+struct Lines {
+    /// The beginning of a line whose end has not come.
+    begun: BytesMut,
+    chunk: Bytes,
+}
+
+impl Lines {
+    /// Takes the next chunk, when [`Lines::next`] has nothing more.
+    fn push(&mut self, chunk: Bytes) -> Result<(), kube::Error> {
+        self.begun.extend_from_slice(&std::mem::replace(&mut self.chunk, chunk));
+        if self.begun.len() > LINE_BYTES_MAX {
+            return Err(kube::Error::LinesCodecMaxLineLengthExceeded);
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let end = memchr(b'\n', &self.chunk)?;
+            let mut line = self.chunk.split_to(end + 1);
+            line.truncate(end);
+            if !self.begun.is_empty() {
+                self.begun.extend_from_slice(&line);
+                line = self.begun.split().freeze();
+            }
+            if !line.is_empty() {
+                return Some(line);
+            }
+        }
+    }
+}
+
+const MANAGED_FIELDS: &[u8] = b"\"managedFields\":[";
+
+/// A JSON document without its members called `managedFields` that are lists. Only object metadata has such members: a quote
+/// that is not escaped, before this word, in a valid document, begins a key.
+fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
+    let finder = memmem::Finder::new(MANAGED_FIELDS);
+    let Some(first) = finder.find(json) else { return Cow::Borrowed(json) };
+    let mut out = Vec::with_capacity(json.len());
+    let (mut rest, mut found) = (json, Some(first));
+    while let Some(at) = found {
+        let list_at = at + MANAGED_FIELDS.len() - 1;
+        // A document that ends within the list is left to the decoder to complain about.
+        let Some(length) = value_length(&rest[list_at..]) else { break };
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[list_at + length..];
+        match (rest.first(), out.last()) {
+            (Some(b','), _) => rest = &rest[1..],
+            (_, Some(b',')) => drop(out.pop()),
+            _ => {}
+        }
+        found = finder.find(rest);
+    }
+    out.extend_from_slice(rest);
+    Cow::Owned(out)
+}
+
+/// Bytes of the value that `json` begins with; `None` when it is cut off.
+fn value_length(json: &[u8]) -> Option<usize> {
+    let mut values = serde_json::Deserializer::from_slice(json).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    Some(values.byte_offset())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(json: &str) -> String {
+        String::from_utf8(without_managed_fields(json.as_bytes()).into_owned()).unwrap()
+    }
+
+    #[test]
+    fn managed_fields_are_cut_wherever_they_stand() {
+        let list = r#""managedFields":[{"manager":"a\"]","fieldsV1":{"f:x":{"k:{\"a\":[1]}":{}},"l":[[]]}}]"#;
+        for (with, without) in [
+            (format!(r#"{{"metadata":{{"name":"a",{list}}},"spec":1}}"#), r#"{"metadata":{"name":"a"},"spec":1}"#),
+            (format!(r#"{{"metadata":{{{list},"name":"a"}}}}"#), r#"{"metadata":{"name":"a"}}"#),
+            (format!(r#"{{"metadata":{{{list}}}}}"#), r#"{"metadata":{}}"#),
+            (
+                format!(r#"{{"items":[{{"metadata":{{"a":1,{list}}}}},{{"metadata":{{{list},"a":2}}}}]}}"#),
+                r#"{"items":[{"metadata":{"a":1}},{"metadata":{"a":2}}]}"#,
+            ),
+        ] {
+            assert_eq!(cut(&with), without);
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_managed_fields_stays() {
+        for json in [
+            r#"{"metadata":{"annotations":{"last":"{\"managedFields\":[1]}"}}}"#,
+            r#"{"properties":{"managedFields":{"type":"array"}}}"#,
+            r#"{"metadata":{"managedFields":null}}"#,
+            r#"{"metadata":{"managedFields":[{"cut off":"#,
+        ] {
+            assert_eq!(cut(json), json);
+        }
+    }
+
+    #[test]
+    fn lines_are_put_together_across_chunks() {
+        let mut lines = Lines::default();
+        let mut seen = Vec::new();
+        for chunk in ["a\nb", "", "c", "d\n\n", "e\nf\n", "g"] {
+            lines.push(Bytes::from(chunk)).unwrap();
+            while let Some(line) = lines.next() {
+                seen.push(String::from_utf8(line.to_vec()).unwrap());
+            }
+        }
+        assert_eq!(seen, ["a", "bcd", "e", "f"]);
+    }
+}
