@@ -11,6 +11,8 @@ use kube::core::{NamespaceResourceScope, Resource};
 use kube::{Client, Config};
 use tower::{BoxError, Service, ServiceExt};
 
+use crate::pruned::pruned;
+
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
@@ -33,7 +35,8 @@ pub enum ConnectionError {
     Header { what: &'static str, value: String },
 }
 
-/// A typed client standing for one identity. Cheap to clone; clones share the transport. There is no client-side rate limit:
+/// A typed client standing for one identity. Cheap to clone; clones share the transport. Single objects come without
+/// `managedFields`, which an update leaves as they are when it comes without them. There is no client-side rate limit:
 /// the server's priority and fairness decides.
 #[derive(Clone)]
 pub struct Connection {
@@ -82,7 +85,8 @@ impl Connection {
     {
         let agent = header("user agent", http::header::USER_AGENT, user_agent)?;
         let headers = vec![agent];
-        let service = service.map_request(move |request| add_headers(request, &headers));
+        let service = service.map_request(move |request: Request<Body>| add_headers(request, &headers));
+        let service = ServiceExt::<Request<Body>>::and_then(service, pruned);
         Ok(Self { client: Client::new(service, "default") })
     }
 
@@ -100,7 +104,7 @@ impl Connection {
         let service = tower::service_fn(move |request: Request<Body>| {
             let client = inner.clone();
             let request = add_headers(request, &headers);
-            async move { client.send(request).await }
+            async move { pruned(client.send(request).await?).await }
         });
         Ok(Self { client: Client::new(service, "default") })
     }

@@ -12,6 +12,7 @@ pub mod events;
 pub mod informer;
 pub mod key;
 pub mod leader;
+mod pruned;
 pub mod selector;
 mod service_account;
 pub mod workqueue;

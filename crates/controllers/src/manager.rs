@@ -136,12 +136,7 @@ impl ControllerManager {
     }
 }
 
-async fn run_controllers(
-    connect: Connect,
-    informers: InformerFactory,
-    config: Arc<ManagerConfig>,
-    shutdown: Shutdown,
-) {
+async fn run_controllers(connect: Connect, informers: InformerFactory, config: Arc<ManagerConfig>, shutdown: Shutdown) {
     let mut running = JoinSet::new();
     for controller in CONTROLLERS.iter().filter(|controller| config.selection.takes(controller)) {
         let connection = connect(&controller.user());

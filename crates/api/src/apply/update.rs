@@ -88,8 +88,7 @@ pub(super) fn record(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value
         Some(before) => before.fields.set().union(&own),
         None => own,
     };
-    let owned =
-        Owned { api_version: kind.api_version(), time: writer.now.to_owned(), fields: Fields::Parsed(fields) };
+    let owned = Owned { api_version: kind.api_version(), time: writer.now.to_owned(), fields: Fields::Parsed(fields) };
     managed.entries.insert(id, owned);
     managed
 }
@@ -202,18 +201,18 @@ pub(super) fn ignored_fields(kind: &Kind, subresource: &str) -> Set {
 pub(super) fn stripped_fields() -> &'static Set {
     static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
         Set::of_fields([
-        "apiVersion",
-        "kind",
-        "metadata",
-        "metadata.name",
-        "metadata.namespace",
-        "metadata.creationTimestamp",
-        "metadata.selfLink",
-        "metadata.uid",
-        "metadata.clusterName",
-        "metadata.generation",
-        "metadata.managedFields",
-        "metadata.resourceVersion",
+            "apiVersion",
+            "kind",
+            "metadata",
+            "metadata.name",
+            "metadata.namespace",
+            "metadata.creationTimestamp",
+            "metadata.selfLink",
+            "metadata.uid",
+            "metadata.clusterName",
+            "metadata.generation",
+            "metadata.managedFields",
+            "metadata.resourceVersion",
         ])
     });
     &STRIPPED

@@ -282,13 +282,7 @@ impl State {
         debug_assert!(revision > self.complete_after);
         self.last_change = revision;
         self.event_bytes += object.bytes.json.len();
-        self.events.push_back(Arc::new(CacheEvent {
-            kind,
-            revision,
-            object,
-            previous,
-            at: Instant::now(),
-        }));
+        self.events.push_back(Arc::new(CacheEvent { kind, revision, object, previous, at: Instant::now() }));
     }
 
     fn trim(&mut self) {

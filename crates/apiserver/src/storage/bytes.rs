@@ -37,12 +37,7 @@ impl ObjectBytes {
     }
 
     /// The same as a part of a longer text that begins and ends as given; the whole text comes second.
-    pub fn framed(
-        stored: &Bytes,
-        revision: Revision,
-        before: &[u8],
-        after: &[u8],
-    ) -> Result<(Self, Bytes), ReadError> {
+    pub fn framed(stored: &Bytes, revision: Revision, before: &[u8], after: &[u8]) -> Result<(Self, Bytes), ReadError> {
         match metadata_offset(stored) {
             Some(metadata_at) => Ok(splice(stored, metadata_at, revision, before, after)),
             None => {
@@ -103,13 +98,7 @@ fn skip_string_member(bytes: &[u8], at: usize, key: &[u8]) -> Option<usize> {
     value[end..].starts_with(b"\",").then_some(at + key.len() + end + 2)
 }
 
-fn splice(
-    stored: &[u8],
-    metadata_at: usize,
-    revision: Revision,
-    before: &[u8],
-    after: &[u8],
-) -> (ObjectBytes, Bytes) {
+fn splice(stored: &[u8], metadata_at: usize, revision: Revision, before: &[u8], after: &[u8]) -> (ObjectBytes, Bytes) {
     let revision = revision.to_string();
     let (head, tail) = stored.split_at(metadata_at + METADATA_KEY.len());
     let end: &[u8] = if tail.first() == Some(&b'}') { b"\"" } else { b"\"," };

@@ -11,9 +11,7 @@ use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::guaranteed::Target;
 use crate::storage::ObjectKey;
-use crate::write::{
-    Moment, body_format, check_options, decode_stored, field_validation, group_resource, set_metadata,
-};
+use crate::write::{Moment, body_format, check_options, decode_stored, field_validation, group_resource, set_metadata};
 
 /// Pods whose disruption a budget remembers; more must wait for the controller.
 const DISRUPTED_PODS_MAX: usize = 2_000;
@@ -217,13 +215,17 @@ async fn spend_budget(
     let key = ObjectKey::new(&kind, &request.namespace, name);
     let now = Moment::now().now;
     let target = Target { kind: &kind, key: &key, name, operation: "update" };
-    let spent = gateway.change_stored(target, || Ok(()), |budget| {
-        if unready_pod_may_go(budget, pod) {
-            return Ok(None);
-        }
-        spend(budget, name, &request.name, &now)?;
-        Ok((!dry_run).then_some(()))
-    });
+    let spent = gateway.change_stored(
+        target,
+        || Ok(()),
+        |budget| {
+            if unready_pod_may_go(budget, pod) {
+                return Ok(None);
+            }
+            spend(budget, name, &request.name, &now)?;
+            Ok((!dry_run).then_some(()))
+        },
+    );
     spent.await
 }
 
@@ -288,14 +290,18 @@ async fn mark_disrupted(gateway: &Gateway, request: &Request, key: &ObjectKey, d
     if dry_run {
         return Ok(());
     }
-    let marked = gateway.change_stored(request.target(key, "update"), || Ok(()), |pod| {
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-            "message": "Eviction API: evicting",
-        });
-        set_condition(pod, &Moment::now().now, condition);
-        Ok(Some(()))
-    });
+    let marked = gateway.change_stored(
+        request.target(key, "update"),
+        || Ok(()),
+        |pod| {
+            let condition = json!({
+                "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting",
+            });
+            set_condition(pod, &Moment::now().now, condition);
+            Ok(Some(()))
+        },
+    );
     marked.await
 }
 

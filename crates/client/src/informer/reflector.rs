@@ -53,7 +53,11 @@ pub(super) async fn run<K: Object>(api: Api<K>, scope: Scope, informer: Informer
 }
 
 /// Returns when the store must be listed anew: an error, or nobody uses the informer any more.
-async fn list_and_watch<K: Object>(source: &Source<K>, scope: &Scope, informer: &Informer<K>) -> Result<(), kube::Error> {
+async fn list_and_watch<K: Object>(
+    source: &Source<K>,
+    scope: &Scope,
+    informer: &Informer<K>,
+) -> Result<(), kube::Error> {
     let mut version = list(source, scope, informer).await?;
     let mut backoff = Backoff::default();
     while informer.is_used() {

@@ -59,7 +59,7 @@ impl<K> Clone for Informer<K> {
     }
 }
 
-/// Invariant: `indexes` hold exactly the values their functions give for `objects`. Writers hold `handlers` first, then
+/// Invariant: `indexes` hold exactly `objects`, under the values their functions give. Writers hold `handlers` first, then
 /// `content`, and call handlers with `content` released: what a handler reads is at least as new as what it is told.
 struct Shared<K> {
     content: RwLock<Content<K>>,
@@ -75,7 +75,8 @@ struct Content<K> {
 
 struct Index<K> {
     values: IndexFn<K>,
-    keys: HashMap<String, BTreeSet<ObjectKey>>,
+    /// The objects by value, so that a reader of thousands looks each up in nothing else.
+    objects: HashMap<String, BTreeMap<ObjectKey, Arc<K>>>,
 }
 
 impl<K: Object> Informer<K> {
@@ -129,7 +130,7 @@ impl<K: Object> Informer<K> {
         if content.indexes.contains_key(name) {
             return;
         }
-        let mut index = Index { values: Arc::new(values), keys: HashMap::new() };
+        let mut index = Index { values: Arc::new(values), objects: HashMap::new() };
         for (key, object) in &content.objects {
             index.insert(key, object);
         }
@@ -139,8 +140,8 @@ impl<K: Object> Informer<K> {
     /// The objects an index files under `value`, by key. An index that was never added files nothing.
     pub fn by_index(&self, name: &str, value: &str) -> Vec<Arc<K>> {
         let content = self.shared.content.read();
-        let Some(keys) = content.indexes.get(name).and_then(|index| index.keys.get(value)) else { return Vec::new() };
-        keys.iter().filter_map(|key| content.objects.get(key).cloned()).collect()
+        let objects = content.indexes.get(name).and_then(|index| index.objects.get(value));
+        objects.into_iter().flat_map(|objects| objects.values().cloned()).collect()
     }
 
     /// Adds the index `owner`: objects by the uid of their controller.
@@ -252,10 +253,10 @@ impl<K: Resource> Content<K> {
     fn insert(&mut self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
         let old = self.objects.insert(key.clone(), object.clone());
         for index in self.indexes.values_mut() {
-            match &old {
-                Some(old) => index.replace(&key, old, &object),
-                None => index.insert(&key, &object),
+            if let Some(old) = &old {
+                index.remove(&key, old);
             }
+            index.insert(&key, &object);
         }
         old
     }
@@ -295,35 +296,18 @@ impl<K: Resource> Content<K> {
 }
 
 impl<K> Index<K> {
-    fn insert(&mut self, key: &ObjectKey, object: &K) {
-        self.add(key, (self.values)(object));
+    fn insert(&mut self, key: &ObjectKey, object: &Arc<K>) {
+        for value in (self.values)(object) {
+            self.objects.entry(value).or_default().insert(key.clone(), Arc::clone(object));
+        }
     }
 
     fn remove(&mut self, key: &ObjectKey, object: &K) {
-        self.take(key, (self.values)(object));
-    }
-
-    /// Most changes of an object move it in no index.
-    fn replace(&mut self, key: &ObjectKey, old: &K, new: &K) {
-        let (old, new) = ((self.values)(old), (self.values)(new));
-        if old != new {
-            self.take(key, old);
-            self.add(key, new);
-        }
-    }
-
-    fn add(&mut self, key: &ObjectKey, values: Vec<String>) {
-        for value in values {
-            self.keys.entry(value).or_default().insert(key.clone());
-        }
-    }
-
-    fn take(&mut self, key: &ObjectKey, values: Vec<String>) {
-        for value in values {
-            if let Some(keys) = self.keys.get_mut(&value) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.keys.remove(&value);
+        for value in (self.values)(object) {
+            if let Some(objects) = self.objects.get_mut(&value) {
+                objects.remove(key);
+                if objects.is_empty() {
+                    self.objects.remove(&value);
                 }
             }
         }

@@ -1,9 +1,5 @@
 //! An informer's side of the wire: pages of a list and lines of a watch, decoded without `managedFields`.
-//!
-//! Nobody who reads an informer asks who owns which field, and that list is a third of many objects: it is cut out of the text
-//! before anything is decoded. An update that comes without `managedFields` leaves them as they are.
 
-use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use bytes::{Bytes, BytesMut};
@@ -14,11 +10,12 @@ use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::client::Body;
 use kube::core::ListMeta;
 use kube::core::response::Status;
-use memchr::{memchr, memmem};
+use memchr::memchr;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 
 use super::Object;
+use crate::pruned::without_managed_fields;
 
 /// A watch line that is longer is given up: twenty times the largest object that a server stores.
 const LINE_BYTES_MAX: usize = 32 << 20;
@@ -56,8 +53,7 @@ impl<K: Object> Source<K> {
     }
 
     pub(super) async fn page(&self, params: &ListParams) -> Result<Page<K>, kube::Error> {
-        let request =
-            if K::metadata_api() { self.request.list_metadata(params) } else { self.request.list(params) };
+        let request = if K::metadata_api() { self.request.list_metadata(params) } else { self.request.list(params) };
         let answer = self.send(request.map_err(kube::Error::BuildRequest)?).await?;
         let body = Limited::new(answer.into_body(), PAGE_BYTES_MAX).collect().await.map_err(kube::Error::Service)?;
         serde_json::from_slice(&without_managed_fields(&body.to_bytes())).map_err(kube::Error::SerdeError)
@@ -149,74 +145,9 @@ impl Lines {
     }
 }
 
-const MANAGED_FIELDS: &[u8] = b"\"managedFields\":[";
-
-/// A JSON document without its members called `managedFields` that are lists. Only object metadata has such members: a quote
-/// that is not escaped, before this word, in a valid document, begins a key.
-fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
-    let finder = memmem::Finder::new(MANAGED_FIELDS);
-    let Some(first) = finder.find(json) else { return Cow::Borrowed(json) };
-    let mut out = Vec::with_capacity(json.len());
-    let (mut rest, mut found) = (json, Some(first));
-    while let Some(at) = found {
-        let list_at = at + MANAGED_FIELDS.len() - 1;
-        // A document that ends within the list is left to the decoder to complain about.
-        let Some(length) = value_length(&rest[list_at..]) else { break };
-        out.extend_from_slice(&rest[..at]);
-        rest = &rest[list_at + length..];
-        match (rest.first(), out.last()) {
-            (Some(b','), _) => rest = &rest[1..],
-            (_, Some(b',')) => drop(out.pop()),
-            _ => {}
-        }
-        found = finder.find(rest);
-    }
-    out.extend_from_slice(rest);
-    Cow::Owned(out)
-}
-
-/// Bytes of the value that `json` begins with; `None` when it is cut off.
-fn value_length(json: &[u8]) -> Option<usize> {
-    let mut values = serde_json::Deserializer::from_slice(json).into_iter::<IgnoredAny>();
-    values.next()?.ok()?;
-    Some(values.byte_offset())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cut(json: &str) -> String {
-        String::from_utf8(without_managed_fields(json.as_bytes()).into_owned()).unwrap()
-    }
-
-    #[test]
-    fn managed_fields_are_cut_wherever_they_stand() {
-        let list = r#""managedFields":[{"manager":"a\"]","fieldsV1":{"f:x":{"k:{\"a\":[1]}":{}},"l":[[]]}}]"#;
-        for (with, without) in [
-            (format!(r#"{{"metadata":{{"name":"a",{list}}},"spec":1}}"#), r#"{"metadata":{"name":"a"},"spec":1}"#),
-            (format!(r#"{{"metadata":{{{list},"name":"a"}}}}"#), r#"{"metadata":{"name":"a"}}"#),
-            (format!(r#"{{"metadata":{{{list}}}}}"#), r#"{"metadata":{}}"#),
-            (
-                format!(r#"{{"items":[{{"metadata":{{"a":1,{list}}}}},{{"metadata":{{{list},"a":2}}}}]}}"#),
-                r#"{"items":[{"metadata":{"a":1}},{"metadata":{"a":2}}]}"#,
-            ),
-        ] {
-            assert_eq!(cut(&with), without);
-        }
-    }
-
-    #[test]
-    fn what_only_looks_like_managed_fields_stays() {
-        for json in [
-            r#"{"metadata":{"annotations":{"last":"{\"managedFields\":[1]}"}}}"#,
-            r#"{"properties":{"managedFields":{"type":"array"}}}"#,
-            r#"{"metadata":{"managedFields":null}}"#,
-            r#"{"metadata":{"managedFields":[{"cut off":"#,
-        ] {
-            assert_eq!(cut(json), json);
-        }
-    }
 
     #[test]
     fn lines_are_put_together_across_chunks() {
