@@ -317,7 +317,7 @@ fn removed(request: &Request, object: Value, revision: Revision) -> Result<Reply
     let kind = &request.kind;
     match kind.rules.delete_returns {
         DeleteReturns::Object => {
-            let stored = conversion::encode_for_store(gateway, kind, object).await?;
+            let stored = encode_for_storage(kind, object);
             Ok(Reply::object(200, written(&stored, revision)?, Vec::new()))
         }
         DeleteReturns::Status => {
