@@ -40,10 +40,12 @@ impl<K> Event<K> {
     }
 }
 
+type Handle<K> = Box<dyn Fn(&Event<K>) + Send + Sync>;
+
 struct Handler<K> {
     /// Whoever added it is gone when this is cancelled.
     term: Shutdown,
-    handle: Box<dyn Fn(&Event<K>) + Send + Sync>,
+    handle: Handle<K>,
 }
 
 /// A kind's store, kept up to date by one list and watch. Cheap to clone.
