@@ -182,7 +182,12 @@ impl Presenter {
         if let Some(head) = &self.metadata_head {
             let members = items.iter().map(ObjectBytes::metadata_member);
             let members = members.collect::<Result<Vec<_>, _>>().map_err(from_read)?;
-            return Ok(body::stream(stream_list(&self.list_head(&metadata.value()), head.clone(), members.into_iter(), "}")));
+            return Ok(body::stream(stream_list(
+                &self.list_head(&metadata.value()),
+                head.clone(),
+                members.into_iter(),
+                "}",
+            )));
         }
         if self.accept.encoding == Encoding::Protobuf {
             return Ok(body::full(self.protobuf_list(&items, metadata)?));

@@ -17,9 +17,7 @@ use crate::gateway::Gateway;
 use crate::guaranteed::Live;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
-use crate::write::{
-    Moment, body_format, check_options, field_validation, from_storage, group_resource, set_metadata,
-};
+use crate::write::{Moment, body_format, check_options, field_validation, from_storage, group_resource, set_metadata};
 
 pub(crate) async fn get_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let object = get::read(gateway, request, request.query.text("resourceVersion")).await?;
