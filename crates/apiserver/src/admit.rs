@@ -1,7 +1,5 @@
 //! Admission on the write path: the chain's two phases, policies, webhooks, the escalation check of RBAC objects, the charge to quotas.
 
-use std::collections::BTreeMap;
-
 use api::{Status, Value, meta};
 
 use crate::admission::quota::{self, Charge};
@@ -30,8 +28,6 @@ const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     pub warnings: Vec<String>,
-    /// Annotations for the audit log.
-    pub audit: BTreeMap<String, String>,
 }
 
 /// The mutating phase. First it gives what the write needs and is about to come a moment to come. `managed` is the object's
@@ -47,7 +43,7 @@ pub(crate) async fn mutate(
     let view = view(request, operation, old);
     patience(gateway, &view, object).await;
     let mut admission = Admission::default();
-    plugins(gateway, &view, object, &mut admission)?;
+    plugins(gateway, request, &view, object, &mut admission)?;
     let source = gateway.cache.as_ref();
     if request.admitted || (!gateway.policies.mutates(source) && !gateway.webhooks.mutates(source)) {
         return Ok(admission);
@@ -56,11 +52,11 @@ pub(crate) async fn mutate(
     let attributes = Attributes::of_write(request, operation, object);
     let old = old.unwrap_or(&Value::Null);
     let mut rounds = Rounds::default();
-    if outsiders(gateway, request, &attributes, object, old, &mut rounds, &mut admission.audit).await? {
+    if outsiders(gateway, request, &attributes, object, old, &mut rounds).await? {
         // Plugins see what others made of the object, and those that asked for it see what came after them.
-        plugins(gateway, &view, object, &mut admission)?;
+        plugins(gateway, request, &view, object, &mut admission)?;
         rounds.policies.again(object);
-        outsiders(gateway, request, &attributes, object, old, &mut rounds, &mut admission.audit).await?;
+        outsiders(gateway, request, &attributes, object, old, &mut rounds).await?;
     }
     ownership::take_after_admission(object, managed, &request.notes);
     Ok(admission)
@@ -83,14 +79,13 @@ async fn outsiders(
     object: &mut Value,
     old: &Value,
     rounds: &mut Rounds,
-    audit: &mut BTreeMap<String, String>,
 ) -> Result<bool, Status> {
     let by_policy = policy::mutate(gateway, attributes, object, old, &mut rounds.policies).await?;
     if rounds.second {
         rounds.webhooks.again(object);
     }
     rounds.second = true;
-    let mut traces = Traces { notes: &request.notes, audit };
+    let mut traces = Traces { notes: &request.notes };
     let by_webhook = webhook::mutate(gateway, attributes, object, old, &mut rounds.webhooks, &mut traces).await?;
     Ok(by_policy || by_webhook)
 }
@@ -98,15 +93,22 @@ async fn outsiders(
 /// The mutating plugins of this process.
 fn plugins(
     gateway: &Gateway,
+    request: &Request,
     view: &admission::Request<'_>,
     object: &mut Value,
     admission: &mut Admission,
 ) -> Result<(), Status> {
     let suffix = suffix();
     let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
-    gateway.admission.admit(view, object, &mut context)?;
+    let outcome = gateway.admission.admit(view, object, &mut context);
+    annotate(request, &context);
     admission.warnings.append(&mut context.warnings);
-    Ok(())
+    outcome
+}
+
+/// What plugins say for the audit log, whether they let the write pass or not.
+fn annotate(request: &Request, context: &Context<'_>) {
+    context.audit.iter().for_each(|(key, value)| request.notes.annotate(key, value));
 }
 
 /// Policies and webhooks on what is not an object of the kind: the body of an act (binding, eviction, token), a scale, a review.
@@ -118,13 +120,12 @@ pub(crate) async fn body(
     old: &Value,
 ) -> Result<(), Status> {
     let attributes = Attributes::of_write(request, operation, body);
-    let mut audit = BTreeMap::new();
     let mut rounds = Rounds::default();
-    if outsiders(gateway, request, &attributes, body, old, &mut rounds, &mut audit).await? {
+    if outsiders(gateway, request, &attributes, body, old, &mut rounds).await? {
         rounds.policies.again(body);
-        outsiders(gateway, request, &attributes, body, old, &mut rounds, &mut audit).await?;
+        outsiders(gateway, request, &attributes, body, old, &mut rounds).await?;
     }
-    judge(gateway, request, &attributes, body, old, &mut audit).await
+    judge(gateway, request, &attributes, body, old).await
 }
 
 /// Asks policies and then webhooks for their judgement.
@@ -134,9 +135,8 @@ async fn judge(
     attributes: &Attributes<'_>,
     object: &Value,
     old: &Value,
-    audit: &mut BTreeMap<String, String>,
 ) -> Result<(), Status> {
-    let mut traces = Traces { notes: &request.notes, audit };
+    let mut traces = Traces { notes: &request.notes };
     policy::validate(gateway, attributes, object, old, &mut traces).await?;
     webhook::validate(gateway, attributes, object, old, &mut traces).await
 }
@@ -180,13 +180,15 @@ pub(crate) async fn validate(
     let suffix = suffix();
     {
         let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
-        gateway.admission.validate(&view, object, &mut context)?;
+        let outcome = gateway.admission.validate(&view, object, &mut context);
+        annotate(request, &context);
         admission.warnings.append(&mut context.warnings);
+        outcome?;
     }
     if !request.admitted {
         let attributes = Attributes::of_write(request, operation, object);
         let old = old.unwrap_or(&Value::Null);
-        judge(gateway, request, &attributes, object, old, &mut admission.audit).await?;
+        judge(gateway, request, &attributes, object, old).await?;
     }
     if gateway.admission.enforces_quota() { charge(gateway, &view, object).await } else { Ok(()) }
 }
@@ -209,9 +211,8 @@ pub(crate) async fn delete(
         return Ok(());
     }
     let attributes = Attributes::of_delete(request, options);
-    let mut audit = BTreeMap::new();
-    outsiders(gateway, request, &attributes, &mut Value::Null, old, &mut Rounds::default(), &mut audit).await?;
-    judge(gateway, request, &attributes, &Value::Null, old, &mut audit).await
+    outsiders(gateway, request, &attributes, &mut Value::Null, old, &mut Rounds::default()).await?;
+    judge(gateway, request, &attributes, &Value::Null, old).await
 }
 
 fn view<'a>(request: &'a Request, operation: Operation, old: Option<&'a Value>) -> admission::Request<'a> {

@@ -15,10 +15,11 @@ use crate::admission;
 use crate::aggregation::{self, Aggregation};
 use crate::allocations::Allocations;
 use crate::attributes::{Action, UserInfo};
+use crate::audit::{self, Audit, Head, Trail};
 use crate::authn::request_header::FrontProxies;
 use crate::authn::token_request::TokenIssuer;
 use crate::authn::{Authenticator, PublicKeys, bearer_token, impersonation, named_by_proxy};
-use crate::authz::Authorizer;
+use crate::authz::{Authorizer, forbidden};
 use crate::cache::Cache;
 use crate::control::{self, Control, ControlCall};
 use crate::custom::{Catalog, conversion};
@@ -63,6 +64,8 @@ pub(crate) struct Gateway {
     pub documents: Documents,
     pub health: Health,
     pub in_flight: InFlight,
+    /// `None`: nothing is recorded.
+    pub audit: Option<Arc<Audit>>,
     pub metrics: Metrics,
     pub control: Option<Arc<dyn Control>>,
     /// Turns true when the server stops: long-running answers end.
@@ -95,6 +98,19 @@ pub(crate) enum Peer {
     InProcess(Arc<UserInfo>),
 }
 
+impl Peer {
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Network { address, .. } => Some(*address),
+            Self::InProcess(_) => None,
+        }
+    }
+
+    fn shows_certificate(&self) -> bool {
+        matches!(self, Self::Network { certificate: Some(_), .. } | Self::Network { is_proxy: true, .. })
+    }
+}
+
 /// The head of an HTTP request and its whole body.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -123,10 +139,18 @@ impl Gateway {
         let method = call.method.clone();
         let target = parse(call.uri.path());
         let label = target.as_ref().map(|t| self.metric_label(t, &method, &query)).unwrap_or_default();
-        let response = match self.answer(peer, call, target, query).await {
+        let audit_id = audit::id(&call.headers);
+        let mut trail = None;
+        let mut response = match self.answer(peer, call, target, query, (&audit_id, &mut trail)).await {
             Ok(response) => response,
             Err(status) => respond_status(&status, accept_header.as_deref()),
         };
+        if let Some(trail) = trail {
+            response = trail.finish(response).await;
+        }
+        if let Ok(id) = HeaderValue::from_str(&audit_id) {
+            response.headers_mut().insert(audit::AUDIT_ID, id);
+        }
         self.metrics.observe(&label, &method, response.status().as_u16(), started.elapsed());
         response
     }
@@ -137,22 +161,51 @@ impl Gateway {
         call: Call,
         target: Option<Target>,
         query: Query,
+        (audit_id, trail): (&str, &mut Option<Arc<Trail>>),
     ) -> Result<Response<ResponseBody>, Status> {
-        let user = self.authenticate(peer, &call.headers)?;
+        let user = self.authenticate(peer, &call.headers);
         let target =
             target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
         let fields = equalities(&query);
         let action = action(&target, &call.method, &query, &fields);
+        let head = Head { id: audit_id, uri: &call.uri, headers: &call.headers, peer: peer.address() };
+        let user = match user {
+            Ok(user) => user,
+            Err(status) => {
+                let failed = self.audit.as_ref().and_then(|audit| audit.begin(head, &UserInfo::default(), &action));
+                if let Some(failed) = failed {
+                    failed.unauthenticated(&call.headers, peer.shows_certificate()).await;
+                }
+                return Err(status);
+            }
+        };
+        if let Some(audit) = &self.audit
+            && let Some(begun) = audit.begin(head, &user, &action)
+        {
+            begun.received().await?;
+            *trail = Some(begun);
+        }
+        let trail = trail.clone();
         let user = match impersonation::wanted(&call.headers)? {
             None => user,
             Some(wanted) => {
                 let authorize = |user: &UserInfo, action: &Action| self.authz.authorize(user, action);
-                impersonation::impersonate(&wanted, &user, &action, &authorize)?
+                let user = impersonation::impersonate(&wanted, &user, &action, &authorize)?;
+                if let Some(trail) = &trail {
+                    trail.impersonates(&user);
+                }
+                user
             }
         };
         let is_open = matches!(&target, Target::Other(path) if path.starts_with(control::OPEN));
         if !is_open {
-            self.authz.require(&user, &action, &fields)?;
+            let decision = self.authz.authorize_selected(&user, &action, &fields);
+            if let Some(trail) = &trail {
+                trail.decided(&decision);
+            }
+            if !decision.allowed {
+                return Err(forbidden(&user, &action, &decision.reason.text()));
+            }
         }
         if let Some(service) = self.aggregation.remote_for(self.cache.as_ref(), &target) {
             let Call { method, uri, headers, body, raw } = call;
@@ -164,7 +217,7 @@ impl Gateway {
         }
         match target {
             Target::Other(path) => self.other(&path, user, call, &query).await,
-            Target::Resource(path) => self.resource(path, user, call, query).await,
+            Target::Resource(path) => self.resource(path, user, call, query, trail).await,
         }
     }
 
@@ -200,6 +253,7 @@ impl Gateway {
         user: UserInfo,
         call: Call,
         query: Query,
+        trail: Option<Arc<Trail>>,
     ) -> Result<Response<ResponseBody>, Status> {
         let Some(kind) = self.catalog.kind(&path.group, &path.version, &path.resource) else {
             // Within a built-in group an unknown resource is an error, elsewhere there is just nothing.
@@ -259,8 +313,13 @@ impl Gateway {
             query,
             kind,
             admitted: false,
-            notes: Notes::default(),
+            notes: Notes::of(trail),
         };
+        if let Some(trail) = request.notes.trail()
+            && !matches!(verb, "get" | "list" | "watch")
+        {
+            trail.request_body(&request.body);
+        }
         let deprecation = api::kinds::deprecation(&request.kind).map(str::to_owned);
         deprecation.into_iter().for_each(|text| request.notes.push(text));
         if relayed {

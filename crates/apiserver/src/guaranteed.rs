@@ -33,12 +33,14 @@ pub(crate) struct Live {
     pub revision: Revision,
     /// In the version of the kind, with its resourceVersion.
     pub object: Value,
+    /// Sealed otherwise than it would be now: written even if nothing else changes.
+    pub is_stale: bool,
 }
 
 impl Live {
     pub(crate) async fn decode(gateway: &Gateway, kind: &Kind, current: Current) -> Result<Self, Status> {
         let object = conversion::decode_stored(gateway, kind, &current.value, current.mod_revision).await?;
-        Ok(Self { stored: current.value, revision: current.mod_revision, object })
+        Ok(Self { stored: current.value, revision: current.mod_revision, object, is_stale: current.is_stale })
     }
 }
 

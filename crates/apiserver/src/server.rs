@@ -13,6 +13,7 @@ use crate::aggregation::{self, Aggregation};
 use crate::allocate::{Allocator, Cidr, PortRange};
 use crate::allocations::Allocations;
 use crate::attributes::UserInfo;
+use crate::audit::{Audit, AuditConfig};
 use crate::authn::request_header::FrontProxies;
 use crate::authn::{Authenticator, Settings};
 use crate::authz::Authorizer;
@@ -31,7 +32,7 @@ use crate::policy::{self, Policies};
 use crate::relay::kubelet::KubeletConfig;
 use crate::serve::{self, InProcess};
 use crate::startup;
-use crate::storage::Objects;
+use crate::storage::{Encryption, EncryptionFile, Objects, SealedStore, Sealing};
 use crate::webhook::Webhooks;
 
 /// What an API server is made from.
@@ -59,6 +60,10 @@ pub struct Config {
     pub kubelets: KubeletConfig,
     /// What extension servers need to trust the same clients.
     pub authentication: AuthenticationInfo,
+    /// Values are sealed on their way to the store (`--encryption-provider-config`).
+    pub encryption: Option<(Encryption, EncryptionFile)>,
+    /// What requests leave behind (`--audit-policy-file` and a backend).
+    pub audit: Option<AuditConfig>,
     /// Endpoints of the master as a whole, if it has any.
     pub control: Option<Arc<dyn Control>>,
 }
@@ -73,16 +78,34 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts feeding the cache and creating the control plane's objects. Requests are answered from the first moment on;
     /// [`ApiServer::ready`] says when /readyz would be 200.
-    pub fn start(config: Config) -> Self {
+    ///
+    /// An error: the audit log cannot be opened.
+    pub fn start(config: Config) -> std::io::Result<Self> {
         let registry = api::kinds::builtin();
-        let cache = Cache::new(Arc::clone(&config.store), registry.kinds().iter().cloned());
         let (shutdown, stopped) = watch::channel(false);
+        let metrics = Metrics::new();
+        let objects = match config.encryption {
+            None => Objects::new(config.store, config.event_ttl),
+            Some((encryption, file)) => {
+                let sealing = Arc::new(Sealing::new(encryption, registry));
+                metrics.extend(|registry| sealing.register(registry));
+                if file.reload {
+                    tokio::spawn(Arc::clone(&sealing).follow(file, stopped.clone()));
+                }
+                Objects::sealed(SealedStore::new(config.store, sealing), config.event_ttl)
+            }
+        };
+        let audit = config.audit.map(Audit::new).transpose()?.map(Arc::new);
+        if let Some(audit) = &audit {
+            metrics.extend(|registry| audit.register(registry));
+        }
+        let cache = Cache::new(Arc::clone(objects.store()), registry.kinds().iter().cloned());
         let source: Arc<dyn crate::source::ObjectSource> = Arc::clone(&cache) as _;
         let allocator = Allocator { ranges: config.service_ranges, node_ports: config.node_ports };
         let gateway = Arc::new_cyclic(|me| Gateway {
             me: me.clone(),
             catalog: Catalog::new(registry),
-            objects: Objects::new(config.store, config.event_ttl),
+            objects,
             cache: Arc::clone(&cache),
             authn: Authenticator::new(
                 Arc::clone(&source),
@@ -108,7 +131,8 @@ impl ApiServer {
             documents: Documents::default(),
             health: Health::default(),
             in_flight: InFlight::default(),
-            metrics: Metrics::new(),
+            audit,
+            metrics,
             control: config.control,
             shutdown: stopped.clone(),
         });
@@ -138,7 +162,7 @@ impl ApiServer {
             tokio::spawn(aggregation::run(Arc::clone(&starting), stopped.clone()));
             startup::run_keeper(starting, identity, stopped).await;
         });
-        Self { gateway, shutdown: Arc::new(shutdown) }
+        Ok(Self { gateway, shutdown: Arc::new(shutdown) })
     }
 
     /// Waits until the cache is complete and the control plane's objects exist.

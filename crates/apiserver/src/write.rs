@@ -95,6 +95,9 @@ pub(crate) fn decode_body(request: &Request) -> Result<Value, Status> {
     let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
     defaults::apply_at(request.kind.as_ref(), &mut decoded.value, &rfc3339(Timestamp::now()));
     decoded.warnings.into_iter().for_each(|warning| request.notes.push(warning));
+    if let Some(trail) = request.notes.trail() {
+        trail.request_object(&decoded.value);
+    }
     Ok(decoded.value)
 }
 

@@ -9,6 +9,7 @@
 //! Source: the CEL language definition, cel-go (parser, checker, interpreter), and `k8s.io/apiserver/pkg/cel`. All libraries of
 //! Kubernetes v1.36 are there. Start reading at `environment`, then `parse` → `check` → `plan` → `eval`.
 
+pub mod access;
 mod ast;
 mod check;
 mod cost;

@@ -5,6 +5,7 @@
 //! client, because clients and their tests match on them. Nothing here knows what is being asked.
 
 mod connect;
+mod remote;
 mod services;
 mod tls;
 
@@ -25,6 +26,7 @@ use crate::http::body;
 use connect::{ConnectError, Connector};
 
 pub(crate) use connect::open;
+pub use remote::RemoteEndpoint;
 pub(crate) use services::authority;
 pub use services::{Routing, ServiceResolver};
 pub use tls::{ClientIdentity, Tls};

@@ -277,12 +277,12 @@ impl Judged {
     /// Tells the audit log.
     fn publish(&mut self, traces: &mut Traces<'_>) {
         for (key, values) in std::mem::take(&mut self.annotations) {
-            traces.audit.insert(key, values.join(", "));
+            traces.notes.annotate(key, values.join(", "));
         }
         if !self.failures.is_empty() {
             self.failures.truncate(AUDITED_FAILURES_MAX);
             let listed = Value::Array(std::mem::take(&mut self.failures)).to_string();
-            traces.audit.insert("validation.policy.admission.k8s.io/validation_failure".to_owned(), listed);
+            traces.notes.annotate("validation.policy.admission.k8s.io/validation_failure".to_owned(), listed);
         }
     }
 }

@@ -23,6 +23,9 @@ pub enum ReadError {
     Protobuf(#[from] api::codec::DecodeError),
     #[error("value is not a JSON object: {0}")]
     Json(#[from] serde_json::Error),
+    /// Encrypted by a provider that the configuration does not have, or in the clear where it does not allow that.
+    #[error("unable to transform key: no matching prefix found")]
+    Sealed,
     #[error("object has no metadata")]
     NoMetadata,
 }
@@ -112,6 +115,9 @@ fn splice(stored: &[u8], metadata_at: usize, revision: Revision, before: &[u8], 
 
 /// Another writer's JSON or protobuf, in our layout and without a resourceVersion.
 fn rewrite(stored: &Bytes) -> Result<Bytes, ReadError> {
+    if stored.starts_with(super::SEALED) {
+        return Err(ReadError::Sealed);
+    }
     let mut object: api::Map = if protobuf::is_enveloped(stored) {
         match protobuf::decode_object(stored)? {
             api::Value::Object(object) => object,

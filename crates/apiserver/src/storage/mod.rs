@@ -7,11 +7,14 @@ mod bytes;
 mod current;
 mod event_ttl;
 mod objects;
+mod sealed;
 
 pub use bytes::{ObjectBytes, ReadError};
 pub(crate) use current::{read, read_framed};
 pub(crate) use event_ttl::EventLeases;
 pub use objects::{Current, ObjectKey, Objects, WriteOutcome};
+pub use sealed::{Encryption, EncryptionFile};
+pub(crate) use sealed::{SEALED, SealedStore, Sealing};
 
 /// All keys of the API live under this prefix, as upstream's `--etcd-prefix` defaults to.
 pub const REGISTRY_PREFIX: &str = "/registry/";

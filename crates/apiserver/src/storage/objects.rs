@@ -11,7 +11,7 @@ use store::{
     RangeResponse, Revision, Store, StoreError, Txn,
 };
 
-use super::{EventLeases, REGISTRY_PREFIX};
+use super::{EventLeases, REGISTRY_PREFIX, SealedStore};
 
 /// The key of an object in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,11 +53,13 @@ pub struct Current {
     pub value: Bytes,
     pub mod_revision: Revision,
     pub lease: LeaseId,
+    /// Sealed otherwise than it would be now: an update writes it even if nothing else changes.
+    pub is_stale: bool,
 }
 
 impl From<KeyValue> for Current {
     fn from(kv: KeyValue) -> Self {
-        Self { value: kv.value, mod_revision: kv.mod_revision, lease: kv.lease }
+        Self { value: kv.value, mod_revision: kv.mod_revision, lease: kv.lease, is_stale: false }
     }
 }
 
@@ -73,12 +75,19 @@ pub enum WriteOutcome {
 #[derive(Clone, Debug)]
 pub struct Objects {
     store: Arc<dyn Store>,
+    /// The same store when its values are sealed.
+    sealed: Option<SealedStore>,
     event_leases: Arc<EventLeases>,
 }
 
 impl Objects {
     pub fn new(store: Arc<dyn Store>, event_ttl: Duration) -> Self {
-        Self { store, event_leases: Arc::new(EventLeases::new(event_ttl)) }
+        Self { store, sealed: None, event_leases: Arc::new(EventLeases::new(event_ttl)) }
+    }
+
+    /// Objects whose values are sealed.
+    pub(crate) fn sealed(store: SealedStore, event_ttl: Duration) -> Self {
+        Self { sealed: Some(store.clone()), ..Self::new(Arc::new(store), event_ttl) }
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -88,7 +97,13 @@ impl Objects {
     /// The newest version, linearizable.
     pub async fn get(&self, key: &ObjectKey) -> Result<Option<Current>, StoreError> {
         let request = RangeRequest { range: KeyRange::key(key.0.clone()), limit: 1, ..RangeRequest::default() };
-        Ok(self.store.range(request).await?.kvs.pop().map(Current::from))
+        match &self.sealed {
+            None => Ok(self.store.range(request).await?.kvs.pop().map(Current::from)),
+            Some(sealed) => {
+                let found = sealed.get(request).await?;
+                Ok(found.map(|(kv, is_stale)| Current { is_stale, ..Current::from(kv) }))
+            }
+        }
     }
 
     /// A page of `prefix` from `start` on (the prefix itself for the first page), at `revision` (0: the newest).

@@ -149,7 +149,7 @@ pub(crate) async fn delete_object(
             let Some(current) = current else {
                 return Err(Status::not_found(kind.as_ref().into(), &request.name));
             };
-            let Live { stored, revision, object } = Live::decode(gateway, kind, current).await?;
+            let Live { stored, revision, object, .. } = Live::decode(gateway, kind, current).await?;
             options.check(request, &object, revision)?;
             if !was_admitted {
                 admit::delete(gateway, request, options, &object).await?;

@@ -22,6 +22,7 @@ use api::{Kind, Status, Value};
 use parking_lot::Mutex;
 
 use crate::attributes::UserInfo;
+use crate::audit::Trail;
 use crate::guaranteed::Target;
 use crate::http::accept::Accept;
 use crate::http::body::ResponseBody;
@@ -66,17 +67,36 @@ pub(crate) struct Request {
     pub notes: Notes,
 }
 
-/// Warnings gathered while a request is worked on.
+/// Warnings gathered while a request is worked on, and the way to its record in the audit log.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Notes(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Notes {
+    warnings: Arc<Mutex<Vec<String>>>,
+    trail: Option<Arc<Trail>>,
+}
 
 impl Notes {
+    pub(crate) fn of(trail: Option<Arc<Trail>>) -> Self {
+        Self { trail, ..Self::default() }
+    }
+
     pub(crate) fn push(&self, warning: impl Into<String>) {
-        self.0.lock().push(warning.into());
+        self.warnings.lock().push(warning.into());
     }
 
     pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock())
+        std::mem::take(&mut self.warnings.lock())
+    }
+
+    /// The record of the request, if there is one.
+    pub(crate) fn trail(&self) -> Option<&Trail> {
+        self.trail.as_deref()
+    }
+
+    /// Says something about the request in the audit log.
+    pub(crate) fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        if let Some(trail) = &self.trail {
+            trail.annotate(key, value);
+        }
     }
 }
 

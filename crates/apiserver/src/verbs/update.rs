@@ -95,7 +95,7 @@ pub(super) async fn replace(
     ownership: Ownership,
 ) -> Result<Tried<Reply>, Status> {
     let kind = &request.kind;
-    let Live { stored: before, revision: seen, object: old } = live;
+    let Live { stored: before, revision: seen, object: old, is_stale } = live;
     check_preconditions(request, target.key, &object, &old, seen)?;
     let moment = Moment::now();
     let mut notes = Vec::new();
@@ -115,7 +115,7 @@ pub(super) async fn replace(
 
     let finished = is_finished(&object, &old);
     let stored = conversion::encode_for_store(gateway, kind, object).await?;
-    if stored == before {
+    if stored == before && !is_stale {
         return Ok(Tried::Done(Reply::object(200, written(&before, seen)?, notes)));
     }
     if request.is_dry_run() {

@@ -193,8 +193,6 @@ pub(crate) fn target<'k>(kind: &'k Kind, subresource: &str) -> Target<'k> {
 /// What hooks leave behind besides their decision.
 pub(crate) struct Traces<'t> {
     pub notes: &'t Notes,
-    /// For the audit log.
-    pub audit: &'t mut std::collections::BTreeMap<String, String>,
 }
 
 /// Asks the mutating hooks, one after the other. True: one of them changed the object.
@@ -222,7 +220,7 @@ pub(crate) async fn mutate(
         let mutated = matches!(outcome, Ok(true));
         let place = format!("round_{round}_index_{index}");
         let said = serde_json::json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": mutated});
-        traces.audit.insert(format!("mutation.webhook.admission.k8s.io/{place}"), said.to_string());
+        traces.notes.annotate(format!("mutation.webhook.admission.k8s.io/{place}"), said.to_string());
         if mutated {
             changed = true;
             rounds.overtake();
@@ -234,7 +232,7 @@ pub(crate) async fn mutate(
             Ok(_) => {}
             Err(Failure::Call(_)) if hook.fails_open => {
                 let key = format!("failed-open.mutation.webhook.admission.k8s.io/{place}");
-                traces.audit.insert(key, hook.name.clone());
+                traces.notes.annotate(key, hook.name.clone());
             }
             Err(failure) => return Err(failure.status(hook)),
         }
@@ -323,7 +321,7 @@ pub(crate) async fn validate(
             Ok(()) => {}
             Err(Failure::Call(_)) if hook.fails_open => {
                 let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
-                traces.audit.insert(key, hook.name.clone());
+                traces.notes.annotate(key, hook.name.clone());
             }
             Err(failure) => refusal = refusal.or(Some(failure.status(hook))),
         }
@@ -334,7 +332,7 @@ pub(crate) async fn validate(
 /// Warnings and audit annotations of an answer.
 fn keep(hook: &Hook, answer: &review::Answer, traces: &mut Traces<'_>) {
     for (key, value) in &answer.audit_annotations {
-        traces.audit.insert(format!("{}/{key}", hook.name), value.clone());
+        traces.notes.annotate(format!("{}/{key}", hook.name), value.clone());
     }
     answer.warnings.iter().for_each(|warning| traces.notes.push(warning.as_str()));
 }

@@ -176,6 +176,8 @@ impl Cluster {
         };
         let mut config = Config {
             control: None,
+            encryption: None,
+            audit: None,
             bootstrap_tokens: false,
             store,
             tokens,
@@ -191,7 +193,7 @@ impl Cluster {
             authentication: AuthenticationInfo { client_ca: String::new(), request_header: None },
         };
         change(&mut config);
-        let server = ApiServer::start(config);
+        let server = ApiServer::start(config).expect("a server");
         tokio::time::timeout(PATIENCE, server.ready()).await.expect("the server becomes ready");
         let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
         let door = server.in_process(UserInfo { name: "admin".to_owned(), groups, ..UserInfo::default() });

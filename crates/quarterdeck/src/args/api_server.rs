@@ -123,4 +123,12 @@ pub(crate) struct ApiServerFlags {
     /// Accept bootstrap tokens (Secrets of type bootstrap.kubernetes.io/token in kube-system) as credentials.
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub enable_bootstrap_token_auth: bool,
+    /// Configuration of encryption at rest (EncryptionConfiguration, apiserver.config.k8s.io/v1): what is sealed by which keys.
+    #[arg(long)]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read the configuration of encryption at rest again when its file changes.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub encryption_provider_config_automatic_reload: bool,
+    #[command(flatten)]
+    pub audit: super::AuditFlags,
 }

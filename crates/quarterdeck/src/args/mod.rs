@@ -3,6 +3,7 @@
 //! Flags carry upstream's names and meaning. A flag that is not listed here is refused by name: nothing is swallowed.
 
 mod api_server;
+mod audit;
 mod backup;
 mod controller_manager;
 mod leader;
@@ -22,6 +23,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub(crate) use api_server::{ApiServerArgs, ApiServerFlags, EtcdFlags};
+pub(crate) use audit::{AuditFlags, AuditLogFlags, AuditWebhookFlags};
 pub(crate) use backup::BackupFlags;
 pub(crate) use controller_manager::{ControllerFlags, ControllerManagerArgs};
 pub(crate) use leader::{ElectFlags, LeaderFlags};

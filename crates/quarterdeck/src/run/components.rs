@@ -14,6 +14,7 @@ use apiserver::authn::token_request::TokenIssuer;
 use apiserver::authn::{PublicKeys, SigningKey, service_account};
 use apiserver::bootstrap::objects::{AuthenticationInfo, RequestHeaderInfo};
 use apiserver::outbound::{ClientIdentity, Routing};
+use apiserver::storage::{Encryption, EncryptionFile};
 use apiserver::{ApiServer, Config, KubeletConfig, Tokens};
 use client::{Connection, InformerFactory, LeaderConfig, Shutdown};
 use controllers::{ClusterSigner, ControllerManager, ManagerConfig, Selection, TokenMaker};
@@ -21,7 +22,7 @@ use store::{RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{elect, scheduler_config, tls};
+use super::{audit, elect, scheduler_config, tls};
 use crate::args::{
     ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
 };
@@ -108,8 +109,27 @@ pub(super) fn api_server_config(
         front_proxy: front_proxy(flags, trust.front_proxy)?,
         kubelets: kubelets(flags, trust.kubelet_client)?,
         service_routing: if flags.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp },
+        encryption: encryption(flags)?,
+        audit: audit::config(&flags.audit)?,
         control: None,
     })
+}
+
+/// `--encryption-provider-config`, checked.
+fn encryption(flags: &ApiServerFlags) -> Result<Option<(Encryption, EncryptionFile)>> {
+    let reload = flags.encryption_provider_config_automatic_reload;
+    let Some(path) = &flags.encryption_provider_config else {
+        anyhow::ensure!(
+            !reload,
+            "--encryption-provider-config-automatic-reload must be set with --encryption-provider-config"
+        );
+        return Ok(None);
+    };
+    let text = tls::read(path)?;
+    let encryption = Encryption::parse(&text)
+        .map_err(|error| anyhow::anyhow!(error))
+        .with_context(|| format!("--encryption-provider-config {}", path.display()))?;
+    Ok(Some((encryption, EncryptionFile { path: path.clone(), text, reload })))
 }
 
 /// What front proxies are known by; `None` when there are none.
@@ -186,7 +206,8 @@ pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Resul
     let server_tls = tls::server_config(&certificate, &key, &trust.client_cas(&args.flags)?)?;
     let advertise = args.flags.advertise_address.unwrap_or_else(|| super::server::own_address(args.flags.bind_address));
     let port = listener.local_addr().context("listening address")?.port();
-    let api_server = ApiServer::start(api_server_config(&args.flags, store, trust, advertise, port)?);
+    let config = api_server_config(&args.flags, store, trust, advertise, port)?;
+    let api_server = ApiServer::start(config).context("the audit log")?;
     let stopping = api_server.clone();
     tokio::spawn(async move {
         shutdown.cancelled().await;

@@ -1,6 +1,7 @@
 //! What each command does: configuration checked, components made, wired and stopped in order.
 
 mod access;
+mod audit;
 mod components;
 mod elect;
 mod member;

@@ -81,7 +81,7 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         },
         join: join.clone(),
     }));
-    let api_server = ApiServer::start(config);
+    let api_server = ApiServer::start(config).context("the audit log")?;
     if let Some(join) = &join {
         join.open(components::as_master(&api_server)?);
     }

@@ -93,18 +93,21 @@ fn evaluate(
     enforce: bool,
 ) -> Result<(), Status> {
     if !errors.is_empty() {
-        ctx.audit.insert("error".into(), format!("Failed to parse policy: {}", errors.aggregate_message()));
+        ctx.audit.insert(
+            "pod-security.kubernetes.io/error".into(),
+            format!("Failed to parse policy: {}", errors.aggregate_message()),
+        );
     }
     let pod = Pod::new(&template["metadata"], &template["spec"]);
     let audit = checks::evaluate(policy.audit, &pod);
     if let Some(violations) = &audit {
         ctx.audit.insert(
-            "audit-violations".into(),
+            "pod-security.kubernetes.io/audit-violations".into(),
             format!("would violate PodSecurity \"{}\": {}", policy.audit, violations.detail()),
         );
     }
     if enforce {
-        ctx.audit.insert("enforce-policy".into(), policy.enforce.to_string());
+        ctx.audit.insert("pod-security.kubernetes.io/enforce-policy".into(), policy.enforce.to_string());
         if let Some(violations) = checks::evaluate(policy.enforce, &pod) {
             let text = format!("violates PodSecurity \"{}\": {}", policy.enforce, violations.detail());
             return Err(request.forbidden(object, &text));
