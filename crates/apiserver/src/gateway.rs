@@ -87,9 +87,9 @@ pub struct Tokens {
 /// Who is at the other end of a connection, as far as the connection itself tells.
 #[derive(Clone, Debug)]
 pub(crate) enum Peer {
-    /// A network connection, with the DER of the verified client certificate if there was one.
+    /// A network connection, with the user of the verified client certificate if there was one.
     Network {
-        certificate: Option<Bytes>,
+        user: Option<Arc<UserInfo>>,
         /// The certificate is a front proxy's, which names the user in headers.
         is_proxy: bool,
         address: IpAddr,
@@ -224,7 +224,7 @@ impl Gateway {
     fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<UserInfo, Status> {
         match peer {
             Peer::InProcess(user) => Ok(user.as_ref().clone()),
-            Peer::Network { certificate, is_proxy, .. } => {
+            Peer::Network { user, is_proxy, .. } => {
                 if *is_proxy && let Some(proxies) = &self.front_proxies {
                     if let Some(user) = proxies.user(headers) {
                         return Ok(named_by_proxy(user));
@@ -234,7 +234,7 @@ impl Gateway {
                         return Err(Status::unauthorized());
                     }
                 }
-                match self.authn.authenticate(headers, certificate.as_deref(), jiff::Timestamp::now()) {
+                match self.authn.authenticate(headers, user.as_deref(), jiff::Timestamp::now()) {
                     Ok(Some(identity)) => Ok(identity.user),
                     Ok(None) => Ok(UserInfo::anonymous()),
                     Err(error) => {

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::attributes::UserInfo;
+use crate::authn::certificate;
 use crate::authn::request_header::Standing;
 use crate::gateway::{Call, Gateway, Peer};
 use crate::http::ResponseBody;
@@ -163,8 +164,8 @@ fn peer(gateway: &Gateway, chain: &[CertificateDer<'_>], address: IpAddr) -> Pee
         None => Standing { is_user: true, is_proxy: false },
         Some(proxies) => proxies.standing(chain, UnixTime::now()),
     };
-    let certificate = chain.first().filter(|_| standing.is_user).map(|der| Bytes::copy_from_slice(der));
-    Peer::Network { certificate, is_proxy: standing.is_proxy, address }
+    let user = chain.first().filter(|_| standing.is_user).and_then(|der| certificate::user(der)).map(Arc::new);
+    Peer::Network { user, is_proxy: standing.is_proxy, address }
 }
 
 async fn connection(

@@ -90,19 +90,9 @@ impl Authenticator {
         &self.audiences
     }
 
-    /// Who sent the request? `Ok(None)`: nobody who says so. `peer_certificate` is the DER of a client certificate that TLS
-    /// verified; it wins over a token.
+    /// Who sent the request? `Ok(None)`: nobody who says so. `peer` is the [`certificate::user`] of a client certificate that
+    /// TLS verified; it wins over a token.
     pub fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        peer_certificate: Option<&[u8]>,
-        now: Timestamp,
-    ) -> Result<Option<Identity>, BadCredentials> {
-        self.authenticate_peer(headers, peer_certificate.and_then(certificate::user).as_ref(), now)
-    }
-
-    /// The same for a connection whose certificate has been read already, by [`certificate::user`].
-    pub fn authenticate_peer(
         &self,
         headers: &HeaderMap,
         peer: Option<&UserInfo>,
