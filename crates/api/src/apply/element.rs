@@ -12,7 +12,7 @@ pub struct Element(Box<str>);
 impl Element {
     /// An entry of a map or a field of a struct.
     pub fn field(name: &str) -> Self {
-        Self(format!("f:{name}").into())
+        Self(["f:", name].concat().into())
     }
 
     /// An item of a list, addressed by the values of its key fields.
@@ -56,6 +56,14 @@ impl Element {
         self.0.starts_with("k:")
     }
 
+    /// Name and value, when this is one key that is a plain string: most are.
+    fn only_key(&self) -> Option<(&str, &str)> {
+        let key = self.0.strip_prefix("k:{\"")?.strip_suffix("\"}")?;
+        let (name, value) = key.split_once("\":\"")?;
+        let is_plain = |text: &str| !text.contains(['"', '\\']);
+        (is_plain(name) && is_plain(value)).then_some((name, value))
+    }
+
     fn rank(&self) -> u8 {
         match self.0.as_bytes().first() {
             Some(b'f') => 0,
@@ -95,7 +103,10 @@ impl Ord for Element {
         }
         let by_meaning = match self.rank() {
             0 => Ordering::Equal,
-            1 => compare_keys(&self.json(), &other.json()),
+            1 => match (self.only_key(), other.only_key()) {
+                (Some(own), Some(others)) => own.cmp(&others),
+                _ => compare_keys(&self.json(), &other.json()),
+            },
             _ => compare_values(&self.json(), &other.json()),
         };
         by_meaning.then_with(|| self.0.cmp(&other.0))

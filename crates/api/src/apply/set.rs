@@ -1,6 +1,5 @@
 //! Sets of field paths, as a tree. The JSON form is FieldsV1.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::element::Element;
@@ -10,7 +9,38 @@ use crate::{Map, Value};
 /// A set of paths. Invariant: no node is both outside the set and without children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
-    steps: BTreeMap<Element, Step>,
+    steps: Steps,
+}
+
+/// What is below the steps of one level, in the order of the steps. Most levels have few, and are written once, nearly in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Steps(Vec<(Element, Step)>);
+
+impl Steps {
+    /// Where a step is, or belongs.
+    fn position(&self, element: &Element) -> Result<usize, usize> {
+        match self.0.last() {
+            Some((last, _)) if last < element => Err(self.0.len()),
+            _ => self.0.binary_search_by(|(step, _)| step.cmp(element)),
+        }
+    }
+
+    fn get(&self, element: &Element) -> Option<&Step> {
+        self.position(element).ok().map(|at| &self.0[at].1)
+    }
+
+    /// The step, put in if it is not there.
+    fn at(&mut self, element: &Element) -> &mut Step {
+        let at = self.position(element).unwrap_or_else(|at| {
+            self.0.insert(at, (element.clone(), Step::default()));
+            at
+        });
+        &mut self.0[at].1
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Element, &Step)> {
+        self.0.iter().map(|(element, step)| (element, step))
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +92,7 @@ impl Set {
             }
             let below = Self::parse(value, depth + 1)?;
             let member = below.is_empty() || value.get(".").is_some();
-            set.steps.insert(Element::parse(key)?, Step { member, below });
+            *set.steps.at(&Element::parse(key)?) = Step { member, below };
         }
         Some(set)
     }
@@ -77,7 +107,7 @@ impl Set {
         if with_self {
             out.insert(".".to_owned(), Value::Object(Map::new()));
         }
-        for (element, step) in &self.steps {
+        for (element, step) in self.steps.iter() {
             let below = step.below.write(step.member && !step.below.is_empty());
             out.insert(element.as_str().to_owned(), below);
         }
@@ -85,21 +115,22 @@ impl Set {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.steps.0.is_empty()
     }
 
     /// Adds a path; the empty path stands for the object and is never owned.
     pub fn insert(&mut self, path: &[Element]) {
         let [first, rest @ ..] = path else { return };
-        let step = self.steps.entry(first.clone()).or_default();
+        let step = self.steps.at(first);
         if rest.is_empty() { step.member = true } else { step.below.insert(rest) }
     }
 
     /// Adds a step with everything below it; nothing when there is nothing. The step must be new.
     pub(super) fn put(&mut self, element: &Element, member: bool, below: Set) {
         if member || !below.is_empty() {
-            let before = self.steps.insert(element.clone(), Step { member, below });
-            debug_assert!(before.is_none(), "{element} is there already");
+            let step = self.steps.at(element);
+            debug_assert!(step.is_empty(), "{element} is there already");
+            *step = Step { member, below };
         }
     }
 
@@ -123,19 +154,17 @@ impl Set {
 
     /// Takes paths away.
     pub fn subtract(&mut self, other: &Set) {
-        for (element, theirs) in &other.steps {
-            let Some(step) = self.steps.get_mut(element) else { continue };
+        self.steps.0.retain_mut(|(element, step)| {
+            let Some(theirs) = other.steps.get(element) else { return true };
             step.member &= !theirs.member;
             step.below.subtract(&theirs.below);
-            if step.is_empty() {
-                self.steps.remove(element);
-            }
-        }
+            !step.is_empty()
+        });
     }
 
     fn add_all(&mut self, other: &Set) {
-        for (element, theirs) in &other.steps {
-            let step = self.steps.entry(element.clone()).or_default();
+        for (element, theirs) in other.steps.iter() {
+            let step = self.steps.at(element);
             step.member |= theirs.member;
             step.below.add_all(&theirs.below);
         }
@@ -168,7 +197,7 @@ impl Set {
 
     fn combine(&self, choose: impl Fn(&Element, &Step) -> Step) -> Set {
         let chosen = self.steps.iter().map(|(element, step)| (element.clone(), choose(element, step)));
-        Set { steps: chosen.filter(|(_, step)| !step.is_empty()).collect() }
+        Set { steps: Steps(chosen.filter(|(_, step)| !step.is_empty()).collect()) }
     }
 
     /// Some path of this set is in the given FieldsV1. Cheaper than parsing it: this set is small, that one large.
@@ -185,7 +214,7 @@ impl Set {
     pub(super) fn with_named_fields(&self, node: Node<'_>) -> Set {
         let atom = node.atom(None);
         let mut out = Set::new();
-        for (element, step) in &self.steps {
+        for (element, step) in self.steps.iter() {
             let (named, below) = match (&atom, element.field_name()) {
                 (Atom::Map { fields, .. }, Some(name)) => {
                     let named = fields.is_some_and(|f| f.field(name).is_some());
@@ -196,7 +225,7 @@ impl Set {
             };
             let member = step.member || (named && !step.below.is_empty());
             let below = below.map_or_else(|| step.below.clone(), |node| step.below.with_named_fields(node));
-            out.steps.insert(element.clone(), Step { member, below });
+            out.steps.0.push((element.clone(), Step { member, below }));
         }
         out
     }
@@ -212,7 +241,7 @@ impl Set {
         for (element, _) in self.steps.iter().filter(|(_, step)| step.member) {
             out.push(format!("{prefix}{element}"));
         }
-        for (element, step) in &self.steps {
+        for (element, step) in self.steps.iter() {
             let length = prefix.len();
             // Writing to a String cannot fail.
             let _infallible = write!(prefix, "{element}");

@@ -30,6 +30,9 @@ const SERVICE_NAMES: [&str; 4] =
 const MASTERS: &str = "system:masters";
 /// Time without a leader until another is elected: masters are near each other, and a dead one must not be noticed.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
+/// Values that the store keeps in memory. The API server has every current object in its cache; what the store adds is for watches
+/// that are behind and for writes.
+const VALUE_CACHE_BYTES: usize = 32 << 20;
 /// How often learners are looked at.
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -279,6 +282,7 @@ async fn open_store(args: &ServerArgs, place: &Place, joined: Option<&Joined>) -
     let mut config = EmbeddedConfig {
         name: name(args),
         client_urls: vec![format!("https://{}", args.store_client_address)],
+        value_cache_bytes: VALUE_CACHE_BYTES,
         ..EmbeddedConfig::default()
     };
     if !place.ephemeral {
