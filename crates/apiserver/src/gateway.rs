@@ -107,7 +107,7 @@ impl Peer {
     }
 
     fn shows_certificate(&self) -> bool {
-        matches!(self, Self::Network { certificate: Some(_), .. } | Self::Network { is_proxy: true, .. })
+        matches!(self, Self::Network { user: Some(_), .. } | Self::Network { is_proxy: true, .. })
     }
 }
 
