@@ -1,4 +1,5 @@
-//! What an operator's review of security asks for: values sealed in the store, and a log of who did what.
+//! What an operator's review of security asks for: values sealed in the store, a log of who did what, fixed tokens and nobody
+//! without credentials, and fairness among those who come.
 
 use std::path::Path;
 use std::process::Command;
@@ -129,5 +130,39 @@ fn the_audit_log_says_who_did_what_and_how_it_ended() -> Result<()> {
     assert_eq!(refused["responseStatus"]["reason"], "Forbidden");
     assert_eq!(refused["annotations"]["authorization.k8s.io/decision"], "forbid");
     assert_eq!(of("delete")?["responseStatus"]["status"], "Success");
+    Ok(())
+}
+
+#[tokio::test]
+async fn fixed_tokens_are_users_and_nobody_comes_without_credentials() -> Result<()> {
+    if !has_program("kubectl") {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let tokens = dir.path().join("tokens.csv");
+    std::fs::write(&tokens, "secret-1,jane,7,\"dev,ops\"\n")?;
+    let mut command = Command::new(quarterdeck_tests::binary());
+    command.args(["server", "--ephemeral", "--anonymous-auth=false", "--token-auth-file"]).arg(&tokens);
+    let server = Server::start(&mut command)?;
+    let who = server.kubectl_ok(&["auth", "whoami", "-o=json"])?;
+    assert!(who.contains("kubernetes-admin"), "{who}");
+    let cluster =
+        server.kubectl_ok(&["config", "view", "--raw", "--minify", "-o=jsonpath={.clusters[0].cluster.server}"])?;
+    let as_token = |token: &str| {
+        let bare = ["--kubeconfig=/dev/null", "--insecure-skip-tls-verify", "--server", cluster.as_str()];
+        let output = Command::new("kubectl")
+            .args(bare)
+            .arg(format!("--token={token}"))
+            .args(["auth", "whoami", "-o=json"])
+            .output();
+        anyhow::Ok(output?)
+    };
+    let jane: Value = serde_json::from_slice(&as_token("secret-1")?.stdout)?;
+    assert_eq!(jane["status"]["userInfo"]["username"], "jane");
+    assert_eq!(jane["status"]["userInfo"]["groups"], serde_json::json!(["dev", "ops", "system:authenticated"]));
+    let mut nobody = kube::Config::new(cluster.parse()?);
+    nobody.accept_invalid_certs = true;
+    let refused = kube::Client::try_from(nobody)?.apiserver_version().await;
+    assert!(matches!(&refused, Err(kube::Error::Api(status)) if status.code == 401), "{refused:?}");
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::cache::Cache;
 use crate::control::{self, Control, ControlCall};
 use crate::custom::{Catalog, conversion};
 use crate::documents::Documents;
+use crate::fairness::{Admission, Fairness};
 use crate::health::Health;
 use crate::http::accept::{Accept, Shape, negotiate, negotiate_for};
 use crate::http::body::{self, ResponseBody};
@@ -63,7 +64,10 @@ pub(crate) struct Gateway {
     pub allocations: Allocations,
     pub documents: Documents,
     pub health: Health,
-    pub in_flight: InFlight,
+    /// Who is worked on and who waits.
+    pub fairness: Option<Fairness>,
+    /// Bounds on requests where nobody waits.
+    pub in_flight: Option<InFlight>,
     /// `None`: nothing is recorded.
     pub audit: Option<Arc<Audit>>,
     pub metrics: Metrics,
@@ -111,6 +115,13 @@ impl Peer {
     }
 }
 
+/// What follows a request from its beginning to its end.
+#[derive(Debug, Default)]
+struct Asides {
+    trail: Option<Arc<Trail>>,
+    admission: Option<Admission>,
+}
+
 /// The head of an HTTP request and its whole body.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -140,11 +151,15 @@ impl Gateway {
         let target = parse(call.uri.path());
         let label = target.as_ref().map(|t| self.metric_label(t, &method, &query)).unwrap_or_default();
         let audit_id = audit::id(&call.headers);
-        let mut trail = None;
-        let mut response = match self.answer(peer, call, target, query, (&audit_id, &mut trail)).await {
+        let mut asides = Asides::default();
+        let mut response = match self.answer(peer, call, target, query, (&audit_id, &mut asides)).await {
             Ok(response) => response,
             Err(status) => respond_status(&status, accept_header.as_deref()),
         };
+        let Asides { trail, admission } = asides;
+        if let Some(admission) = &admission {
+            admission.mark(response.headers_mut());
+        }
         if let Some(trail) = trail {
             response = trail.finish(response).await;
         }
@@ -161,9 +176,9 @@ impl Gateway {
         call: Call,
         target: Option<Target>,
         query: Query,
-        (audit_id, trail): (&str, &mut Option<Arc<Trail>>),
+        (audit_id, asides): (&str, &mut Asides),
     ) -> Result<Response<ResponseBody>, Status> {
-        let user = self.authenticate(peer, &call.headers);
+        let user = self.authenticate(peer, &call.headers, call.uri.path()).await;
         let target =
             target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
         let fields = equalities(&query);
@@ -183,9 +198,9 @@ impl Gateway {
             && let Some(begun) = audit.begin(head, &user, &action)
         {
             begun.received().await?;
-            *trail = Some(begun);
+            asides.trail = Some(begun);
         }
-        let trail = trail.clone();
+        let trail = asides.trail.clone();
         let user = match impersonation::wanted(&call.headers)? {
             None => user,
             Some(wanted) => {
@@ -197,6 +212,14 @@ impl Gateway {
                 user
             }
         };
+        if let Some(fairness) = &self.fairness {
+            let admission = fairness.admit(&user, &action, || self.count(&action)).await;
+            // Held until the answer is ready.
+            let is_sent_away = asides.admission.insert(admission).place.is_none();
+            if is_sent_away {
+                return Ok(too_many_requests());
+            }
+        }
         let is_open = matches!(&target, Target::Other(path) if path.starts_with(control::OPEN));
         if !is_open {
             let decision = self.authz.authorize_selected(&user, &action, &fields);
@@ -221,7 +244,7 @@ impl Gateway {
         }
     }
 
-    fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<UserInfo, Status> {
+    async fn authenticate(&self, peer: &Peer, headers: &HeaderMap, path: &str) -> Result<UserInfo, Status> {
         match peer {
             Peer::InProcess(user) => Ok(user.as_ref().clone()),
             Peer::Network { user, is_proxy, .. } => {
@@ -234,9 +257,14 @@ impl Gateway {
                         return Err(Status::unauthorized());
                     }
                 }
-                match self.authn.authenticate(headers, user.as_deref(), jiff::Timestamp::now()) {
+                match self.authn.authenticate(headers, user.as_deref(), jiff::Timestamp::now()).await {
                     Ok(Some(identity)) => Ok(identity.user),
-                    Ok(None) => Ok(UserInfo::anonymous()),
+                    // Who joins has nothing to show but a join token, which is looked at later.
+                    Ok(None) if path.starts_with(control::OPEN) => Ok(UserInfo::anonymous()),
+                    Ok(None) => {
+                        let anonymous = self.authn.anonymous(path).map(|identity| identity.user);
+                        anonymous.ok_or_else(Status::unauthorized)
+                    }
                     Err(error) => {
                         tracing::info!(%error, "unauthenticated request");
                         Err(Status::unauthorized())
@@ -284,10 +312,13 @@ impl Gateway {
             None => kind.has_verb(if verb == "watch" && !kind.has_verb("watch") { "list" } else { verb }),
         };
         self.check_route(&kind, &path, verb, allowed)?;
-        let place = self.in_flight.take(&user, verb);
-        if place.is_none() {
-            return Ok(too_many_requests());
-        }
+        let place = match &self.in_flight {
+            None => None,
+            Some(in_flight) => match in_flight.take(&user, verb) {
+                Some(place) => Some(place),
+                None => return Ok(too_many_requests()),
+            },
+        };
         let shape = match verb {
             "watch" => Shape::Watch,
             "list" | "deletecollection" => Shape::List,
@@ -442,6 +473,11 @@ impl Gateway {
                 None => Ok(not_found_page()),
             };
         }
+        if let Some(fairness) = &self.fairness
+            && let Some(page) = fairness.dump(path, !query.text("includeRequestDetails").is_empty())
+        {
+            return Ok(text(200, page));
+        }
         let accept = header(&call.headers, ACCEPT.as_str());
         if let Some(response) = self.health.respond(self, path, query).await {
             return Ok(response);
@@ -461,6 +497,13 @@ impl Gateway {
             Some(response) => Ok(response),
             None => Ok(not_found_page()),
         }
+    }
+
+    /// Objects that a list would look at.
+    fn count(&self, action: &Action) -> usize {
+        let Action::Resource { group, version, resource, .. } = action else { return 0 };
+        let kind = self.catalog.kind(group, version, resource);
+        kind.and_then(|kind| self.cache.resource(&kind)).map_or(0, |objects| objects.len())
     }
 
     /// A served kind by resource.

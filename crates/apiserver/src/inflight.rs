@@ -1,4 +1,5 @@
-//! How many requests are worked on at once. Upstream's limits; watches do not count, and administrators are never turned away.
+//! How many requests are worked on at once, where priority and fairness is off. Upstream's limits; watches do not count, and
+//! administrators are never turned away.
 
 use std::sync::Arc;
 
@@ -12,9 +13,9 @@ use crate::http::ResponseBody;
 use crate::http::body;
 
 /// Reads at once, upstream's `--max-requests-inflight`.
-const READS_MAX: usize = 400;
+pub(crate) const READS_MAX: usize = 400;
 /// Writes at once, upstream's `--max-mutating-requests-inflight`.
-const WRITES_MAX: usize = 200;
+pub(crate) const WRITES_MAX: usize = 200;
 const EXEMPT_GROUP: &str = "system:masters";
 
 #[derive(Debug)]
@@ -31,11 +32,15 @@ pub(crate) struct Place {
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self { reads: Arc::new(Semaphore::new(READS_MAX)), writes: Arc::new(Semaphore::new(WRITES_MAX)) }
+        Self::new(READS_MAX, WRITES_MAX)
     }
 }
 
 impl InFlight {
+    pub(crate) fn new(reads: usize, writes: usize) -> Self {
+        Self { reads: Arc::new(Semaphore::new(reads)), writes: Arc::new(Semaphore::new(writes)) }
+    }
+
     /// A place for a request, at once or not at all.
     pub(crate) fn take(&self, user: &UserInfo, verb: &str) -> Option<Place> {
         let places = match verb {

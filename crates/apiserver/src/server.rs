@@ -1,6 +1,7 @@
 //! One API server: made from a configuration, reachable in process and over TLS, stopped by its handle.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,23 +15,27 @@ use crate::allocate::{Allocator, Cidr, PortRange};
 use crate::allocations::Allocations;
 use crate::attributes::UserInfo;
 use crate::audit::{Audit, AuditConfig};
+use crate::authn::outside::{Outside, OutsideConfig};
 use crate::authn::request_header::FrontProxies;
 use crate::authn::{Authenticator, Settings};
-use crate::authz::Authorizer;
+use crate::authz::{self, Authorizer, Mode};
 use crate::bootstrap::alive::Alive;
 use crate::bootstrap::objects::AuthenticationInfo;
 use crate::cache::Cache;
+use crate::config_file;
 use crate::control::Control;
 use crate::custom::{Catalog, Keeper};
 use crate::documents::Documents;
+use crate::fairness::{self, Fairness};
 use crate::gateway::{Gateway, Tokens};
 use crate::health::Health;
-use crate::inflight::InFlight;
+use crate::inflight::{self, InFlight};
 use crate::metrics::Metrics;
 use crate::outbound::{ClientIdentity, Outbound, Routing, ServiceResolver};
 use crate::policy::{self, Policies};
 use crate::relay::kubelet::KubeletConfig;
 use crate::serve::{self, InProcess};
+use crate::source::ObjectSource;
 use crate::startup;
 use crate::storage::{Encryption, EncryptionFile, Objects, SealedStore, Sealing};
 use crate::webhook::Webhooks;
@@ -62,10 +67,76 @@ pub struct Config {
     pub authentication: AuthenticationInfo,
     /// Values are sealed on their way to the store (`--encryption-provider-config`).
     pub encryption: Option<(Encryption, EncryptionFile)>,
+    /// How many requests are worked on at once, and whether the others wait in turn.
+    pub flow_control: FlowControl,
+    /// Who else vouches for tokens (`--authentication-config`, `--oidc-…`, `--authentication-token-webhook-…`, `--token-auth-file`).
+    pub outside: OutsideConfig,
+    /// Who may do what, decided by whom.
+    pub authorization: Authorization,
     /// What requests leave behind (`--audit-policy-file` and a backend).
     pub audit: Option<AuditConfig>,
     /// Endpoints of the master as a whole, if it has any.
     pub control: Option<Arc<dyn Control>>,
+}
+
+/// `--enable-priority-and-fairness`, `--max-requests-inflight`, `--max-mutating-requests-inflight`
+#[derive(Clone, Copy, Debug)]
+pub struct FlowControl {
+    pub fairness: bool,
+    pub reads_max: usize,
+    pub writes_max: usize,
+}
+
+impl Default for FlowControl {
+    fn default() -> Self {
+        Self { fairness: true, reads_max: inflight::READS_MAX, writes_max: inflight::WRITES_MAX }
+    }
+}
+
+impl FlowControl {
+    fn fairness(self) -> Fairness {
+        Fairness::new(self.reads_max + self.writes_max)
+    }
+
+    fn in_flight(self) -> InFlight {
+        InFlight::new(self.reads_max, self.writes_max)
+    }
+}
+
+/// The chain of authorizers.
+#[derive(Default)]
+pub struct Authorization {
+    /// The node authorizer and RBAC when there are none.
+    pub modes: Vec<Mode>,
+    /// The file they came from with its text, and how to read it again when it changes.
+    pub follow: Option<(PathBuf, String, ReadModes)>,
+}
+
+/// Reads a file of authorizers.
+pub type ReadModes = Box<dyn Fn(&str) -> Result<Vec<Mode>, String> + Send>;
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authorization").field("modes", &self.modes).finish_non_exhaustive()
+    }
+}
+
+impl Authorization {
+    fn start(self, source: &Arc<dyn ObjectSource>, shutdown: &watch::Receiver<bool>) -> Arc<Authorizer> {
+        let modes = if self.modes.is_empty() { authz::config::default_modes() } else { self.modes };
+        let authorizer = Arc::new(Authorizer::with_modes(Arc::clone(source), modes));
+        if let Some((path, text, read)) = self.follow {
+            let followed = Arc::clone(&authorizer);
+            tokio::spawn(config_file::follow(path, text, shutdown.clone(), move |text| match read(text) {
+                Ok(modes) => {
+                    followed.set_modes(modes);
+                    tracing::info!("the authorization configuration was read again");
+                }
+                Err(error) => tracing::error!(%error, "the changed authorization configuration is not used"),
+            }));
+        }
+        authorizer
+    }
 }
 
 /// A running API server. Dropping it does not stop it; [`ApiServer::stop`] does.
@@ -100,7 +171,7 @@ impl ApiServer {
             metrics.extend(|registry| audit.register(registry));
         }
         let cache = Cache::new(Arc::clone(objects.store()), registry.kinds().iter().cloned());
-        let source: Arc<dyn crate::source::ObjectSource> = Arc::clone(&cache) as _;
+        let source: Arc<dyn ObjectSource> = Arc::clone(&cache) as _;
         let allocator = Allocator { ranges: config.service_ranges, node_ports: config.node_ports };
         let gateway = Arc::new_cyclic(|me| Gateway {
             me: me.clone(),
@@ -115,10 +186,11 @@ impl ApiServer {
                     audiences: config.tokens.issuer.audiences.clone(),
                     bootstrap_tokens: config.bootstrap_tokens,
                 },
-            ),
+            )
+            .with(Outside::start(config.outside, &stopped)),
             front_proxies: FrontProxies::new(&config.authentication),
             tokens: config.tokens,
-            authz: Arc::new(Authorizer::new(Arc::clone(&source))),
+            authz: config.authorization.start(&source, &stopped),
             admission: config.admission,
             admission_config: admission::Config::default(),
             webhooks: Webhooks::default(),
@@ -130,12 +202,16 @@ impl ApiServer {
             allocations: Allocations::new(allocator),
             documents: Documents::default(),
             health: Health::default(),
-            in_flight: InFlight::default(),
+            fairness: config.flow_control.fairness.then(|| config.flow_control.fairness()),
+            in_flight: (!config.flow_control.fairness).then(|| config.flow_control.in_flight()),
             audit,
             metrics,
             control: config.control,
             shutdown: stopped.clone(),
         });
+        if let Some(fairness) = &gateway.fairness {
+            gateway.metrics.extend(|registry| fairness.register(registry));
+        }
         if let Some(control) = &gateway.control {
             gateway.metrics.extend(|registry| control.register(registry));
         }
@@ -147,6 +223,7 @@ impl ApiServer {
         };
         tokio::spawn(Arc::clone(&cache).run());
         tokio::spawn(startup::run_compactor(Arc::clone(&gateway), stopped.clone()));
+        tokio::spawn(fairness::run(Arc::clone(&gateway), stopped.clone()));
         tokio::spawn(startup::run_flow_conditions(Arc::clone(&gateway), stopped.clone()));
         tokio::spawn(policy::run_refresher(Arc::clone(&gateway), stopped.clone()));
         let starting = Arc::clone(&gateway);

@@ -36,7 +36,7 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
         "LocalSubjectAccessReview" => review::local_subject_access_review(&gateway.authz, &request.namespace, object)?,
         "SelfSubjectAccessReview" => review::self_subject_access_review(&gateway.authz, &request.user, object)?,
         "SelfSubjectRulesReview" => review::self_subject_rules_review(&gateway.authz, &request.user, object)?,
-        "TokenReview" => authn::review::token_review(&gateway.authn, object, jiff::Timestamp::now())?,
+        "TokenReview" => authn::review::token_review(&gateway.authn, object, jiff::Timestamp::now()).await?,
         "SelfSubjectReview" => authn::review::self_subject_review(&request.user, object, jiff::Timestamp::now()),
         _ => return Err(Status::method_not_allowed()),
     };

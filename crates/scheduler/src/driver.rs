@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{Semaphore, mpsc};
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::config::SchedulerConfig;
-use crate::engine::{Engine, Event, Failure, Outcome, REASON_SCHEDULER_ERROR, StorageChange};
+use crate::engine::{DeviceChange, Engine, Event, Failure, Outcome, REASON_SCHEDULER_ERROR, StorageChange};
 use crate::framework::{BindContext, Status};
 use crate::model::PodInfo;
 use crate::model::labels::Selector;
@@ -119,6 +120,9 @@ struct Sources {
     csi_nodes: Informer<CSINode>,
     csi_drivers: Informer<CSIDriver>,
     capacities: Informer<CSIStorageCapacity>,
+    resource_claims: Informer<ResourceClaim>,
+    device_classes: Informer<DeviceClass>,
+    resource_slices: Informer<ResourceSlice>,
 }
 
 impl Sources {
@@ -144,8 +148,12 @@ impl Sources {
             csi_nodes: factory.informer(),
             csi_drivers: factory.informer(),
             capacities: factory.informer(),
+            resource_claims: factory.informer(),
+            device_classes: factory.informer(),
+            resource_slices: factory.informer(),
         };
         sources.forward_storage(inbox);
+        sources.forward_devices(inbox);
         forward(&sources.nodes, inbox, Event::NodeApplied, Event::NodeDeleted);
         forward(&sources.namespaces, inbox, Event::NamespaceApplied, Event::NamespaceDeleted);
         forward(&sources.budgets, inbox, Event::BudgetApplied, Event::BudgetDeleted);
@@ -225,7 +233,32 @@ impl Sources {
         );
     }
 
+    fn forward_devices(&self, inbox: &mpsc::UnboundedSender<Event>) {
+        use DeviceChange as Change;
+        forward(
+            &self.resource_claims,
+            inbox,
+            |claim| Event::Devices(Change::ClaimApplied(claim)),
+            |claim| Event::Devices(Change::ClaimDeleted(claim)),
+        );
+        forward(
+            &self.device_classes,
+            inbox,
+            |class| Event::Devices(Change::ClassApplied(class)),
+            |class| Event::Devices(Change::ClassDeleted(class)),
+        );
+        forward(
+            &self.resource_slices,
+            inbox,
+            |slice| Event::Devices(Change::SliceApplied(slice)),
+            |slice| Event::Devices(Change::SliceDeleted(slice)),
+        );
+    }
+
     async fn synced(&self) {
+        self.resource_claims.has_synced().await;
+        self.device_classes.has_synced().await;
+        self.resource_slices.has_synced().await;
         self.claims.has_synced().await;
         self.volumes.has_synced().await;
         self.classes.has_synced().await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rand::SeedableRng;
@@ -19,6 +20,7 @@ use crate::framework::{
     ActionType, ClusterEvent, Code, CycleState, EventObject, EventResource, PostFilterResult, Status, node_change,
     pod_change,
 };
+use crate::model::devices::{self, DeviceClaim, Slice};
 use crate::model::labels::Selector;
 use crate::model::storage::{Capacity, Claim, Class, Volume, claim_key};
 use crate::model::{NodeFacts, PodInfo};
@@ -48,6 +50,7 @@ pub enum Event {
         uid: String,
     },
     Storage(StorageChange),
+    Devices(DeviceChange),
     /// A binding this scheduler asked for is finished.
     BindingFinished {
         pod: QueuedPod,
@@ -70,6 +73,16 @@ pub enum StorageChange {
     CsiDriverDeleted(Arc<CSIDriver>),
     CapacityApplied(Arc<CSIStorageCapacity>),
     CapacityDeleted(Arc<CSIStorageCapacity>),
+}
+
+/// A change of something that has to do with devices.
+pub enum DeviceChange {
+    ClaimApplied(Arc<ResourceClaim>),
+    ClaimDeleted(Arc<ResourceClaim>),
+    ClassApplied(Arc<DeviceClass>),
+    ClassDeleted(Arc<DeviceClass>),
+    SliceApplied(Arc<ResourceSlice>),
+    SliceDeleted(Arc<ResourceSlice>),
 }
 
 /// What to do after one cycle.
@@ -183,6 +196,7 @@ impl Engine {
             }
             Event::OwnerDeleted { uid } => drop(self.cache.snapshot.owner_selectors.remove(&uid)),
             Event::Storage(change) => self.storage_changed(change, now),
+            Event::Devices(change) => self.devices_changed(change, now),
             Event::BindingFinished { pod, node, result } => self.binding_finished(pod, &node, result, now),
         }
     }
@@ -410,6 +424,34 @@ impl Engine {
         self.queue.on_event(ClusterEvent::new(resource, action), EventObject::None, now);
     }
 
+    fn devices_changed(&mut self, change: DeviceChange, now: Duration) {
+        let devices = Arc::make_mut(&mut self.cache.snapshot.devices);
+        let name = |meta: &ObjectMeta| meta.name.clone().unwrap_or_default();
+        let key = |meta: &ObjectMeta| claim_key(meta.namespace.as_deref().unwrap_or_default(), &name(meta));
+        let (resource, action) = match change {
+            DeviceChange::ClaimApplied(claim) => {
+                let old = devices.claims.insert(key(&claim.metadata), Arc::new(DeviceClaim::new(&claim)));
+                (EventResource::ResourceClaim, applied(old.is_none()))
+            }
+            DeviceChange::ClassApplied(class) => {
+                let old = devices.classes.insert(name(&class.metadata), Arc::new(devices::DeviceClass::new(&class)));
+                (EventResource::DeviceClass, applied(old.is_none()))
+            }
+            DeviceChange::SliceApplied(slice) => {
+                let old = devices.slices.insert(name(&slice.metadata), Arc::new(Slice::new(&slice)));
+                (EventResource::ResourceSlice, applied(old.is_none()))
+            }
+            // What the claim held is free.
+            DeviceChange::ClaimDeleted(claim) => {
+                devices.claims.remove(&key(&claim.metadata));
+                (EventResource::ResourceClaim, ActionType::DELETE)
+            }
+            DeviceChange::ClassDeleted(class) => return drop(devices.classes.remove(&name(&class.metadata))),
+            DeviceChange::SliceDeleted(slice) => return drop(devices.slices.remove(&name(&slice.metadata))),
+        };
+        self.queue.on_event(ClusterEvent::new(resource, action), EventObject::None, now);
+    }
+
     fn binding_finished(&mut self, pod: QueuedPod, node: &str, result: Result<(), Status>, now: Duration) {
         let uid = pod.pod.uid.clone();
         if result.is_ok() {
@@ -428,6 +470,10 @@ impl Engine {
             self.queue.on_event(ClusterEvent::new(EventResource::AssignedPod, ActionType::DELETE), object, now);
         }
     }
+}
+
+fn applied(is_new: bool) -> ActionType {
+    if is_new { ActionType::ADD } else { ActionType::UPDATE_OTHER }
 }
 
 fn service_key(service: &Service) -> (String, String) {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::model::devices::Devices;
 use crate::model::labels::{Labels, Selector};
 use crate::model::storage::{Storage, claim_key};
 use crate::model::{NodeFacts, NodeInfo, PodInfo};
@@ -43,6 +44,7 @@ pub struct Snapshot {
     /// Selectors of replica sets, stateful sets and replication controllers, by uid.
     pub owner_selectors: HashMap<String, Selector>,
     pub storage: Arc<Storage>,
+    pub devices: Arc<Devices>,
     /// How many pods on nodes use a claim (`namespace/name`).
     claim_users: HashMap<String, u32>,
 }

@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod impersonation;
 pub mod jwt;
 pub mod oidc;
+pub mod outside;
 pub mod request_header;
 pub mod review;
 pub mod service_account;
@@ -24,6 +25,8 @@ use crate::{attributes::UserInfo, source::ObjectSource};
 
 pub use anonymous::AnonymousAccess;
 pub use jwt::{PublicKeys, SigningKey};
+use outside::Outside;
+pub(crate) use outside::post as outside_post;
 
 pub const AUTHENTICATED_GROUP: &str = "system:authenticated";
 const UNAUTHENTICATED_GROUP: &str = "system:unauthenticated";
@@ -62,6 +65,8 @@ pub struct Authenticator {
     audiences: Vec<String>,
     /// Bootstrap tokens are accepted (`--enable-bootstrap-token-auth`).
     bootstrap_tokens: bool,
+    /// Who else vouches for tokens, and whether one may come without any.
+    outside: Arc<Outside>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -83,7 +88,14 @@ impl Authenticator {
     pub fn new(source: Arc<dyn ObjectSource>, settings: Settings) -> Self {
         let Settings { keys, issuers, audiences, bootstrap_tokens } = settings;
         let audiences = if audiences.is_empty() { issuers.clone() } else { audiences };
-        Self { source, keys: jwt::RememberingKeys::new(keys), issuers, audiences, bootstrap_tokens }
+        let keys = jwt::RememberingKeys::new(keys);
+        Self { source, keys, issuers, audiences, bootstrap_tokens, outside: Arc::default() }
+    }
+
+    /// The same with others who vouch for tokens.
+    #[must_use]
+    pub(crate) fn with(self, outside: Arc<Outside>) -> Self {
+        Self { outside, ..self }
     }
 
     pub fn audiences(&self) -> &[String] {
@@ -92,7 +104,7 @@ impl Authenticator {
 
     /// Who sent the request? `Ok(None)`: nobody who says so. `peer` is the [`certificate::user`] of a client certificate that
     /// TLS verified; it wins over a token.
-    pub fn authenticate(
+    pub async fn authenticate(
         &self,
         headers: &HeaderMap,
         peer: Option<&UserInfo>,
@@ -102,13 +114,39 @@ impl Authenticator {
             return Ok(Some(Identity { user: authenticated(user.clone()), audiences: Vec::new() }));
         }
         match bearer_token(headers) {
-            Some(token) => self.authenticate_token(token, &self.audiences, now).map(Some),
+            Some(token) => self.authenticate_anywhere(token, &self.audiences, now).await.map(Some),
             None => Ok(None),
         }
     }
 
-    /// Whose token is this, for one of these audiences?
-    pub fn authenticate_token(
+    /// The user for a request without credentials to this path, if there is one.
+    pub(crate) fn anonymous(&self, path: &str) -> Option<Identity> {
+        self.outside.anonymous(path)
+    }
+
+    /// Whose token is this, for one of these audiences? Asks everybody who may know.
+    pub async fn authenticate_anywhere(
+        &self,
+        token: &str,
+        audiences: &[String],
+        now: Timestamp,
+    ) -> Result<Identity, BadCredentials> {
+        let mut bad = match self.authenticate_token(token, audiences, now) {
+            Ok(identity) => return Ok(identity),
+            Err(bad) => bad,
+        };
+        match self.outside.authenticate(token, audiences, now).await {
+            Ok(Some(identity)) => Ok(Identity { user: authenticated(identity.user), ..identity }),
+            Ok(None) => Err(bad),
+            Err(mut faults) => {
+                bad.details.append(&mut faults);
+                Err(bad)
+            }
+        }
+    }
+
+    /// The same for tokens of this server itself.
+    fn authenticate_token(
         &self,
         token: &str,
         audiences: &[String],
@@ -158,7 +196,7 @@ mod tests {
     use super::*;
     use crate::source::testing::MemorySource;
 
-    fn authenticate(authorization: &str) -> Result<Option<Identity>, BadCredentials> {
+    async fn authenticate(authorization: &str) -> Result<Option<Identity>, BadCredentials> {
         let settings = Settings {
             keys: PublicKeys::default(),
             issuers: vec!["https://kubernetes.default.svc".into()],
@@ -168,14 +206,17 @@ mod tests {
         let authenticator = Authenticator::new(MemorySource::new().shared(), settings);
         let mut headers = HeaderMap::new();
         headers.insert(http::header::AUTHORIZATION, authorization.parse().unwrap());
-        authenticator.authenticate(&headers, None, Timestamp::UNIX_EPOCH)
+        authenticator.authenticate(&headers, None, Timestamp::UNIX_EPOCH).await
     }
 
-    #[test]
-    fn a_bad_token_is_refused_and_no_token_is_nobody() {
-        assert_eq!(authenticate("Bearer bogus").unwrap_err().to_string(), "invalid bearer token");
-        assert_eq!(authenticate("Bearer eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.AAAA"), Err(BadCredentials::default()));
-        assert_eq!(authenticate("Basic dTpw"), Ok(None));
-        assert_eq!(authenticate("Bearer "), Ok(None));
+    #[tokio::test]
+    async fn a_bad_token_is_refused_and_no_token_is_nobody() {
+        assert_eq!(authenticate("Bearer bogus").await.unwrap_err().to_string(), "invalid bearer token");
+        assert_eq!(
+            authenticate("Bearer eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.AAAA").await,
+            Err(BadCredentials::default())
+        );
+        assert_eq!(authenticate("Basic dTpw").await, Ok(None));
+        assert_eq!(authenticate("Bearer ").await, Ok(None));
     }
 }

@@ -8,7 +8,7 @@ use super::Authenticator;
 use crate::attributes::UserInfo;
 
 /// Answers a TokenReview.
-pub fn token_review(authenticator: &Authenticator, mut review: Value, now: Timestamp) -> Result<Value, Status> {
+pub async fn token_review(authenticator: &Authenticator, mut review: Value, now: Timestamp) -> Result<Value, Status> {
     let token = review["spec"]["token"].as_str().unwrap_or_default();
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
@@ -27,7 +27,7 @@ pub fn token_review(authenticator: &Authenticator, mut review: Value, now: Times
     }
     let token = review["spec"]["token"].as_str().unwrap_or_default();
     let asked = if asked.is_empty() { authenticator.audiences().to_vec() } else { asked };
-    let status = match authenticator.authenticate_token(token, &asked, now) {
+    let status = match authenticator.authenticate_anywhere(token, &asked, now).await {
         Ok(identity) => {
             let mut status = json!({"authenticated": true, "user": user_info(&identity.user)});
             if !identity.audiences.is_empty() {
@@ -86,12 +86,14 @@ mod tests {
         Authenticator::new(MemorySource::new().shared(), settings)
     }
 
-    #[test]
-    fn a_bad_token_is_an_answer_and_no_token_a_bad_request() {
+    #[tokio::test]
+    async fn a_bad_token_is_an_answer_and_no_token_a_bad_request() {
         let now = Timestamp::UNIX_EPOCH;
-        let answer = token_review(&authenticator(), json!({"spec": {"token": "bogus"}}), now).unwrap();
+        let authenticator = authenticator();
+        let review = async |spec| token_review(&authenticator, spec, now).await;
+        let answer = review(json!({"spec": {"token": "bogus"}})).await.unwrap();
         assert_eq!(answer["status"], json!({"user": {}, "error": "invalid bearer token"}));
-        let refused = token_review(&authenticator(), json!({"spec": {}}), now).unwrap_err();
+        let refused = review(json!({"spec": {}})).await.unwrap_err();
         assert_eq!(
             (refused.code, refused.message.as_str()),
             (400, "token is required for TokenReview in authentication")

@@ -1,27 +1,34 @@
-//! Authorization: may this user do this? Upstream's order: `system:masters`, then the node authorizer, then RBAC.
+//! Authorization: may this user do this? Upstream's order: `system:masters`, then the chain as configured;
+//! by default the node authorizer and RBAC.
 //!
 //! Everything is decided from the [`ObjectSource`] alone; what is derived from it (parsed roles, node relations) is kept as long
 //! as the source reports no change. An authorizer never denies what another one may still allow.
 
 pub mod aggregate;
+pub mod config;
 pub mod escalation;
 pub mod node;
 pub mod rbac;
 pub mod review;
 pub mod rule;
+mod webhook;
 
 use std::sync::Arc;
 
 use api::{Status, field::go_quote, status::GroupResource};
+use parking_lot::RwLock;
 
 use crate::{
     attributes::{Action, UserInfo},
     source::ObjectSource,
 };
 
+pub use config::Mode;
 pub use node::NodeAuthorizer;
 pub use rbac::Rbac;
 pub use rule::PolicyRule;
+use webhook::Webhook;
+pub use webhook::WebhookConfig;
 
 /// Members may do anything; no role can take that away.
 pub const SUPERUSER_GROUP: &str = "system:masters";
@@ -30,6 +37,8 @@ pub const SUPERUSER_GROUP: &str = "system:masters";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub allowed: bool,
+    /// Nobody else may allow it. Only a webhook says so, and an authorizer that denies everything.
+    pub denied: bool,
     /// Why; empty when there is nothing to say. Shown to the user after a refusal and by access reviews.
     pub reason: Reason,
 }
@@ -55,13 +64,18 @@ impl Reason {
 
 impl Decision {
     pub fn allow() -> Self {
-        Self { allowed: true, reason: Reason::None }
+        Self { allowed: true, denied: false, reason: Reason::None }
     }
 
     /// No opinion: somebody else may allow it.
     pub fn pass(reason: impl Into<String>) -> Self {
         let text = reason.into();
-        Self { allowed: false, reason: if text.is_empty() { Reason::None } else { Reason::Text(text) } }
+        Self { allowed: false, denied: false, reason: if text.is_empty() { Reason::None } else { Reason::Text(text) } }
+    }
+
+    /// No, whatever others say.
+    pub fn deny(reason: impl Into<String>) -> Self {
+        Self { denied: true, ..Self::pass(reason) }
     }
 }
 
@@ -72,6 +86,30 @@ pub type FieldEquals<'a> = &'a [(String, String)];
 pub struct Authorizer {
     node: NodeAuthorizer,
     rbac: Arc<Rbac>,
+    /// Asked in this order.
+    chain: RwLock<Arc<Vec<Link>>>,
+}
+
+/// One authorizer of the chain.
+#[derive(Debug)]
+enum Link {
+    AlwaysAllow,
+    AlwaysDeny,
+    Node,
+    Rbac,
+    Webhook(Webhook),
+}
+
+impl From<Mode> for Link {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::AlwaysAllow => Self::AlwaysAllow,
+            Mode::AlwaysDeny => Self::AlwaysDeny,
+            Mode::Node => Self::Node,
+            Mode::Rbac => Self::Rbac,
+            Mode::Webhook(config) => Self::Webhook(Webhook::new(config)),
+        }
+    }
 }
 
 impl std::fmt::Debug for Authorizer {
@@ -82,7 +120,18 @@ impl std::fmt::Debug for Authorizer {
 
 impl Authorizer {
     pub fn new(source: Arc<dyn ObjectSource>) -> Self {
-        Self { node: NodeAuthorizer::new(source.clone()), rbac: Arc::new(Rbac::new(source)) }
+        Self::with_modes(source, config::default_modes())
+    }
+
+    /// A chain of other authorizers.
+    pub fn with_modes(source: Arc<dyn ObjectSource>, modes: Vec<Mode>) -> Self {
+        let chain = RwLock::new(Arc::new(modes.into_iter().map(Link::from).collect()));
+        Self { node: NodeAuthorizer::new(source.clone()), rbac: Arc::new(Rbac::new(source)), chain }
+    }
+
+    /// Puts another chain in the place of this one; what webhooks have answered is forgotten.
+    pub fn set_modes(&self, modes: Vec<Mode>) {
+        *self.chain.write() = Arc::new(modes.into_iter().map(Link::from).collect());
     }
 
     /// The RBAC part, which escalation checks and rule reviews need by itself.
@@ -99,16 +148,24 @@ impl Authorizer {
         if user.in_group(SUPERUSER_GROUP) {
             return Decision::allow();
         }
-        let node = self.node.authorize(user, action, fields);
-        if node.allowed {
-            return node;
+        let chain = Arc::clone(&self.chain.read());
+        let mut reasons: Vec<String> = Vec::new();
+        for link in chain.iter() {
+            let decision = match link {
+                Link::AlwaysAllow => Decision::allow(),
+                Link::AlwaysDeny => Decision::pass("Everything is forbidden."),
+                Link::Node => self.node.authorize(user, action, fields),
+                Link::Rbac => self.rbac.authorize(user, action),
+                Link::Webhook(webhook) => webhook.authorize(user, action, fields),
+            };
+            if decision.allowed || decision.denied {
+                return decision;
+            }
+            let reason = decision.reason.text();
+            if !reason.is_empty() {
+                reasons.push(reason);
+            }
         }
-        let rbac = self.rbac.authorize(user, action);
-        if rbac.allowed {
-            return rbac;
-        }
-        let reasons: Vec<String> =
-            [node, rbac].iter().map(|d| d.reason.text()).filter(|text| !text.is_empty()).collect();
         Decision::pass(reasons.join("\n"))
     }
 

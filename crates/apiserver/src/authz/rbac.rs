@@ -70,7 +70,7 @@ impl Rbac {
         for grant in index.grants(user, namespace) {
             match &grant.rules {
                 Ok(rules) if rules.iter().any(|rule| rule.allows(action)) => {
-                    return Decision { allowed: true, reason: Reason::GrantedBy(grant.description.clone()) };
+                    return Decision { reason: Reason::GrantedBy(grant.description.clone()), ..Decision::allow() };
                 }
                 Ok(_) => {}
                 Err(error) => push_unique(&mut errors, error),

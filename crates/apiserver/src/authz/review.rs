@@ -274,6 +274,9 @@ fn answer(authorizer: &Authorizer, user: &UserInfo, spec: &Spec, review: &mut Va
         review["metadata"] = json!({});
     }
     let mut status = json!({"allowed": decision.allowed});
+    if decision.denied {
+        status["denied"] = json!(true);
+    }
     let reason = decision.reason.text();
     if !reason.is_empty() {
         status["reason"] = json!(reason);

@@ -131,4 +131,6 @@ pub(crate) struct ApiServerFlags {
     pub encryption_provider_config_automatic_reload: bool,
     #[command(flatten)]
     pub audit: super::AuditFlags,
+    #[command(flatten)]
+    pub guard: super::GuardFlags,
 }

@@ -22,7 +22,7 @@ use store::{RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{audit, elect, scheduler_config, tls};
+use super::{audit, elect, guard, scheduler_config, tls};
 use crate::args::{
     ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
 };
@@ -111,6 +111,9 @@ pub(super) fn api_server_config(
         service_routing: if flags.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp },
         encryption: encryption(flags)?,
         audit: audit::config(&flags.audit)?,
+        outside: guard::outside(&flags.guard)?,
+        flow_control: guard::flow_control(&flags.guard)?,
+        authorization: guard::authorization(&flags.guard)?,
         control: None,
     })
 }

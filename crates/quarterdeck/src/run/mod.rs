@@ -4,6 +4,7 @@ mod access;
 mod audit;
 mod components;
 mod elect;
+mod guard;
 mod member;
 mod scheduler_config;
 mod server;

@@ -20,6 +20,9 @@ pub enum EventResource {
     CsiNode,
     CsiDriver,
     CsiStorageCapacity,
+    ResourceClaim,
+    ResourceSlice,
+    DeviceClass,
     /// Everything; used when the scheduler cannot tell what changed.
     WildCard,
 }

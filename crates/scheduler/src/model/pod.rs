@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::devices::{PodDeviceClaim, device_claims_of};
 use super::labels::{Labels, NodeTerm, Selector};
 use super::storage::{PodClaim, claims_of};
 use super::{Resources, requests};
@@ -40,6 +41,7 @@ pub struct PodInfo {
     pub spread: Vec<SpreadConstraint>,
     pub images: Vec<String>,
     pub claims: Vec<PodClaim>,
+    pub device_claims: Vec<PodDeviceClaim>,
     pub gates: Vec<String>,
     pub container_count: usize,
 }
@@ -175,6 +177,7 @@ impl PodInfo {
             spread: spec.topology_spread_constraints.iter().flatten().map(|c| spread(c, &labels)).collect(),
             images: images(spec),
             claims: claims_of(&pod),
+            device_claims: device_claims_of(&pod),
             gates: spec.scheduling_gates.iter().flatten().map(|gate| gate.name.clone()).collect(),
             container_count: spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len),
             namespace,

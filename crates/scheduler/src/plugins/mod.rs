@@ -2,6 +2,7 @@
 
 mod default_binder;
 mod default_preemption;
+mod dynamic_resources;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -69,6 +70,7 @@ pub const REGISTRY: &[Entry] = &[
     entry(volume_zone::NAME, 0, volume_zone::extend),
     entry(pod_topology_spread::NAME, 2, pod_topology_spread::extend),
     entry(inter_pod_affinity::NAME, 2, inter_pod_affinity::extend),
+    entry(dynamic_resources::NAME, 0, dynamic_resources::extend),
     entry(default_preemption::NAME, 0, default_preemption::extend),
     entry(node_resources_balanced_allocation::NAME, 1, node_resources_balanced_allocation::extend),
     entry(image_locality::NAME, 1, image_locality::extend),

@@ -139,6 +139,9 @@ fn build(configuration: Configuration) -> Result<Encryption, String> {
     Ok(Encryption(all))
 }
 
+/// Makes a cipher of a key, if it is of a size that fits.
+type MakeCipher = fn(&[u8]) -> Option<Cipher>;
+
 /// One per key.
 fn provider(configuration: &ProviderConfiguration) -> Result<Vec<Provider>, String> {
     let ProviderConfiguration { aesgcm, aescbc, secretbox, identity, kms } = configuration;
@@ -151,7 +154,7 @@ fn provider(configuration: &ProviderConfiguration) -> Result<Vec<Provider>, Stri
     if identity.is_some() {
         return Ok(vec![Provider { prefix: Vec::new(), cipher: None }]);
     }
-    let tables: [(&str, &Option<KeysConfiguration>, fn(&[u8]) -> Option<Cipher>); 3] =
+    let tables: [(&str, &Option<KeysConfiguration>, MakeCipher); 3] =
         [("aesgcm", aesgcm, Cipher::gcm), ("aescbc", aescbc, Cipher::cbc), ("secretbox", secretbox, Cipher::secretbox)];
     let mut providers = Vec::new();
     for (name, keys, cipher) in tables {

@@ -1,0 +1,180 @@
+//! Others who vouch for users and judge what they may do: issuers of tokens and webhooks, as stubs on loopback.
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use apiserver::Authorization;
+use apiserver::authn::SigningKey;
+use apiserver::authn::outside::{AuthenticationFile, OutsideConfig, TokenWebhook};
+use apiserver::authz::{Mode, WebhookConfig};
+use apiserver::outbound::RemoteEndpoint;
+use base64::Engine as _;
+use http_body_util::BodyExt as _;
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+use support::{Answer, Ca, Cluster, Seen, respond, stub};
+
+/// A kubeconfig for a stub.
+fn endpoint(ca: &Ca, address: std::net::SocketAddr) -> RemoteEndpoint {
+    let ca = base64::prelude::BASE64_STANDARD.encode(&ca.pem);
+    let text = format!(
+        "current-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{token: t}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://{address}/review', certificate-authority-data: {ca}}}}}]\n"
+    );
+    RemoteEndpoint::from_kubeconfig(&text, Path::new("/")).expect("a kubeconfig")
+}
+
+async fn review_of(cluster: &Cluster, token: &str) -> Value {
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    cluster.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await.body["status"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_vouches_for_its_users() {
+    let ca = Ca::new();
+    let key = SigningKey::from_pem(&KeyPair::generate().expect("key").serialize_pem()).expect("key");
+    let jwk = key.public().jwk().expect("a key");
+    let answer = move |seen: Seen| -> Answer {
+        let host = seen.request.headers()["host"].to_str().expect("text").to_owned();
+        let issuer = format!("https://{host}");
+        let body = match seen.request.uri().path() {
+            "/.well-known/openid-configuration" => json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")}),
+            _ => json!({"keys": [jwk.clone()]}),
+        };
+        Box::pin(async move { respond(200, body) })
+    };
+    let address = stub(&ca, &[], answer).await;
+    let url = format!("https://{address}");
+    let indented = ca.pem.replace('\n', "\n      ");
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {url}\n    audiences: \
+         [me]\n    certificateAuthority: |\n      {indented}\n  claimMappings:\n    username: {{expression: '\"oidc:\" + claims.sub'}}\n    \
+         groups: {{claim: roles, prefix: ''}}\n"
+    );
+    let file = AuthenticationFile::parse(&text, false).expect("a configuration");
+    let cluster = Cluster::start_with(|config| {
+        config.outside = OutsideConfig { authentication: Some(file), ..OutsideConfig::default() };
+    })
+    .await;
+    let claims = |audience: &str, expires: i64| json!({"iss": url, "aud": audience, "sub": "jane", "roles": ["dev"], "exp": jiff::Timestamp::now().as_second() + expires});
+    let token = key.sign(&claims("me", 600)).expect("a token");
+    // The issuer is looked for when the server starts, and found a moment later.
+    let waited = async {
+        loop {
+            let status = review_of(&cluster, &token).await;
+            if status["authenticated"] == true {
+                return status;
+            }
+            assert!(status["error"].as_str().is_some_and(|error| error.contains("not initialized")), "{status}");
+            tokio::task::yield_now().await;
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(20), waited).await.expect("the issuer is found");
+    assert_eq!(status["user"]["username"], "oidc:jane");
+    assert_eq!(status["user"]["groups"], json!(["dev", "system:authenticated"]));
+    let error = async |claims: Value, key: &SigningKey| {
+        let status = review_of(&cluster, &key.sign(&claims).expect("a token")).await;
+        status["error"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(
+        error(claims("you", 600), &key).await,
+        "[invalid bearer token, oidc: verify token: oidc: expected audience \"me\" got [\"you\"]]"
+    );
+    assert!(error(claims("me", -600), &key).await.contains("oidc: token is expired"));
+    let other = SigningKey::from_pem(&KeyPair::generate().expect("key").serialize_pem()).expect("key");
+    assert!(error(claims("me", 600), &other).await.contains("failed to verify id token signature"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_knows_tokens_and_is_asked_once() {
+    let ca = Ca::new();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let answer = move |seen: Seen| -> Answer {
+        count.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            assert_eq!(seen.request.headers()["authorization"], "Bearer t");
+            let body = seen.request.into_body().collect().await.expect("a body").to_bytes();
+            let review: Value = serde_json::from_slice(&body).expect("JSON");
+            let known = review["spec"]["token"] == "good";
+            let status = json!({"authenticated": known, "user": {"username": "bob", "uid": "7", "groups": ["g"]}});
+            respond(200, json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}))
+        })
+    };
+    let address = stub(&ca, &[], answer).await;
+    let endpoint = endpoint(&ca, address);
+    let cluster = Cluster::start_with(|config| {
+        let webhook = TokenWebhook { endpoint, version: "v1".into(), ttl: Duration::from_secs(60) };
+        config.outside = OutsideConfig { webhook: Some(webhook), ..OutsideConfig::default() };
+    })
+    .await;
+    for _ in 0..2 {
+        let status = review_of(&cluster, "good").await;
+        assert_eq!(status["user"]["username"], "bob");
+        assert_eq!(review_of(&cluster, "bad").await["error"], "invalid bearer token");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_judges_before_the_others() {
+    let ca = Ca::new();
+    let answer = |seen: Seen| -> Answer {
+        Box::pin(async move {
+            let body = seen.request.into_body().collect().await.expect("a body").to_bytes();
+            let review: Value = serde_json::from_slice(&body).expect("JSON");
+            let status = match review["spec"]["user"].as_str() {
+                Some("friend") => json!({"allowed": true, "reason": "a friend"}),
+                Some("foe") => json!({"allowed": false, "denied": true, "reason": "a foe"}),
+                _ => json!({"allowed": false}),
+            };
+            respond(
+                200,
+                json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": status}),
+            )
+        })
+    };
+    let address = stub(&ca, &[], answer).await;
+    let webhook = WebhookConfig {
+        name: "w".into(),
+        endpoint: endpoint(&ca, address),
+        version: "v1".into(),
+        authorized_ttl: Duration::from_secs(60),
+        unauthorized_ttl: Duration::from_secs(60),
+        timeout: Duration::from_secs(10),
+        failure_denies: true,
+        conditions: Vec::new(),
+    };
+    let cluster = Cluster::start_with(|config| {
+        let modes = vec![Mode::Webhook(Arc::new(webhook)), Mode::Rbac];
+        config.authorization = Authorization { modes, follow: None };
+    })
+    .await;
+    let judged = async |user: &str| {
+        let spec =
+            json!({"user": user, "resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "default"}});
+        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec});
+        cluster.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", review).await.body["status"].clone()
+    };
+    assert_eq!(judged("friend").await, json!({"allowed": true, "reason": "a friend"}));
+    assert_eq!(judged("foe").await, json!({"allowed": false, "denied": true, "reason": "a foe"}));
+    assert_eq!(judged("stranger").await, json!({"allowed": false}));
+    assert_eq!(judged("system:kube-scheduler").await["allowed"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_name_the_flow_schema_and_the_priority_level() {
+    let cluster = Cluster::start().await;
+    let reply = cluster
+        .until("/api/v1/namespaces/default", |reply| reply.headers.contains_key("x-kubernetes-pf-flowschema-uid"))
+        .await;
+    let schema = cluster.get("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/exempt").await;
+    assert_eq!(schema.body["metadata"]["uid"], reply.headers["x-kubernetes-pf-flowschema-uid"].to_str().expect("text"));
+    let dump = cluster.get("/debug/api_priority_and_fairness/dump_priority_levels").await;
+    assert!(dump.text.starts_with("PriorityLevelName, ActiveQueues,"), "{}", dump.text);
+    assert_eq!(dump.text.lines().count(), 9, "{}", dump.text);
+}

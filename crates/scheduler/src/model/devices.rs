@@ -1,0 +1,368 @@
+//! Devices as the scheduler sees them: what drivers publish, what claims ask for, and what has been given away.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use api::cel::policy::Compiled;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::resource::v1 as resource;
+use serde_json::{Map, Value, json};
+
+use super::labels::{Labels, NodeTerm};
+
+/// Driver, pool and name of a device.
+pub type DeviceId = (String, String, String);
+
+/// A CEL selector of devices.
+#[derive(Debug, Clone)]
+pub struct DeviceSelector {
+    pub text: String,
+    pub compiled: Compiled,
+}
+
+/// The selectors of a request or a class.
+pub fn selectors(list: Option<&Vec<resource::DeviceSelector>>) -> Vec<DeviceSelector> {
+    let texts = list.into_iter().flatten().filter_map(|selector| selector.cel.as_ref());
+    texts
+        .map(|cel| DeviceSelector {
+            text: cel.expression.clone(),
+            compiled: api::cel::device::compile(&cel.expression),
+        })
+        .collect()
+}
+
+/// A ResourceClaim.
+#[derive(Debug, Clone)]
+pub struct DeviceClaim {
+    pub claim: Arc<resource::ResourceClaim>,
+    pub key: String,
+    pub uid: String,
+    pub is_going: bool,
+    /// The uid of the pod that controls it.
+    pub owner: Option<String>,
+    pub requests: Vec<Request>,
+    pub allocation: Option<Allocation>,
+    /// Uids of those who may use it.
+    pub reserved_for: Vec<String>,
+}
+
+/// One request of a claim: alternatives, the best first; one unless it is `firstAvailable`.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub name: String,
+    pub alternatives: Vec<Alternative>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Alternative {
+    /// The request's name in results: `request` or `request/subrequest`.
+    pub name: String,
+    pub class: String,
+    pub selectors: Vec<DeviceSelector>,
+    /// `None`: all that match.
+    pub count: Option<usize>,
+    pub admin_access: bool,
+    pub tolerations: Vec<resource::DeviceToleration>,
+}
+
+/// What a claim has been given.
+#[derive(Debug, Clone)]
+pub struct Allocation {
+    /// Nodes it can be used on; `None`: all.
+    terms: Option<Vec<NodeTerm>>,
+    /// Devices that nobody else can have.
+    pub devices: Vec<DeviceId>,
+}
+
+impl Allocation {
+    fn new(result: &resource::AllocationResult) -> Allocation {
+        let results = result.devices.iter().flat_map(|devices| devices.results.iter().flatten());
+        let exclusive = results.filter(|result| result.admin_access != Some(true));
+        let terms = result.node_selector.as_ref();
+        Allocation {
+            terms: terms.map(|selector| selector.node_selector_terms.iter().map(NodeTerm::new).collect()),
+            devices: exclusive.map(|r| (r.driver.clone(), r.pool.clone(), r.device.clone())).collect(),
+        }
+    }
+
+    pub fn is_usable_on(&self, node: &str, labels: &Labels) -> bool {
+        self.terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node, labels)))
+    }
+}
+
+impl DeviceClaim {
+    pub fn new(claim: &Arc<resource::ResourceClaim>) -> DeviceClaim {
+        let meta = &claim.metadata;
+        let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+        let status = claim.status.as_ref();
+        let owners = meta.owner_references.iter().flatten();
+        DeviceClaim {
+            claim: claim.clone(),
+            key: super::storage::claim_key(
+                meta.namespace.as_deref().unwrap_or_default(),
+                meta.name.as_deref().unwrap_or_default(),
+            ),
+            uid: meta.uid.clone().unwrap_or_default(),
+            is_going: meta.deletion_timestamp.is_some(),
+            owner: owners
+                .into_iter()
+                .find(|owner| owner.controller == Some(true) && owner.kind == "Pod")
+                .map(|owner| owner.uid.clone()),
+            requests: requests.map(Request::new).collect(),
+            allocation: status.and_then(|status| status.allocation.as_ref()).map(Allocation::new),
+            reserved_for: status
+                .and_then(|status| status.reserved_for.as_ref())
+                .map(|users| users.iter().map(|user| user.uid.clone()).collect())
+                .unwrap_or_default(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        self.claim.metadata.name.as_deref().unwrap_or_default()
+    }
+}
+
+impl Request {
+    fn new(request: &resource::DeviceRequest) -> Request {
+        let count = |mode: Option<&str>, count: Option<i64>| {
+            (mode != Some("All")).then(|| usize::try_from(count.unwrap_or(1)).unwrap_or(1).max(1))
+        };
+        let exact = request.exactly.iter().map(|exact| Alternative {
+            name: request.name.clone(),
+            class: exact.device_class_name.clone(),
+            selectors: selectors(exact.selectors.as_ref()),
+            count: count(exact.allocation_mode.as_deref(), exact.count),
+            admin_access: exact.admin_access == Some(true),
+            tolerations: exact.tolerations.clone().unwrap_or_default(),
+        });
+        let first = request.first_available.iter().flatten().map(|sub| Alternative {
+            name: format!("{}/{}", request.name, sub.name),
+            class: sub.device_class_name.clone(),
+            selectors: selectors(sub.selectors.as_ref()),
+            count: count(sub.allocation_mode.as_deref(), sub.count),
+            admin_access: false,
+            tolerations: sub.tolerations.clone().unwrap_or_default(),
+        });
+        Request { name: request.name.clone(), alternatives: exact.chain(first).collect() }
+    }
+}
+
+/// A DeviceClass.
+#[derive(Debug, Clone)]
+pub struct DeviceClass {
+    pub selectors: Vec<DeviceSelector>,
+    pub config: Vec<resource::DeviceClassConfiguration>,
+}
+
+impl DeviceClass {
+    pub fn new(class: &resource::DeviceClass) -> DeviceClass {
+        DeviceClass {
+            selectors: selectors(class.spec.selectors.as_ref()),
+            config: class.spec.config.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// A device that a driver publishes.
+#[derive(Debug, Clone)]
+pub struct Device {
+    pub id: DeviceId,
+    /// `device` of expressions.
+    pub seen: Value,
+    /// By qualified name, for constraints.
+    pub attributes: BTreeMap<String, Value>,
+    pub taints: Vec<resource::DeviceTaint>,
+    pub place: Place,
+    /// It shares counters with others, which is not accounted for here: it is never given away.
+    pub is_partition: bool,
+}
+
+/// Where a device can be used.
+#[derive(Debug, Clone)]
+pub enum Place {
+    Everywhere,
+    Node(String),
+    Nodes { selector: core::NodeSelector, terms: Vec<NodeTerm> },
+    Nowhere,
+}
+
+impl Place {
+    fn new(name: Option<&String>, selector: Option<&core::NodeSelector>, all: Option<bool>) -> Place {
+        match (name.filter(|name| !name.is_empty()), selector, all) {
+            (Some(node), _, _) => Place::Node(node.clone()),
+            (None, Some(selector), _) => Place::Nodes {
+                selector: selector.clone(),
+                terms: selector.node_selector_terms.iter().map(NodeTerm::new).collect(),
+            },
+            (None, None, Some(true)) => Place::Everywhere,
+            (None, None, _) => Place::Nowhere,
+        }
+    }
+
+    pub fn is_on(&self, node: &str, labels: &Labels) -> bool {
+        match self {
+            Place::Everywhere => true,
+            Place::Node(name) => name == node,
+            Place::Nodes { terms, .. } => terms.iter().any(|term| term.matches(node, labels)),
+            Place::Nowhere => false,
+        }
+    }
+}
+
+/// A ResourceSlice.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    pub driver: String,
+    pub pool: String,
+    pub generation: i64,
+    /// Slices of the whole pool.
+    pub slice_count: i64,
+    pub devices: Vec<Arc<Device>>,
+}
+
+impl Slice {
+    pub fn new(slice: &resource::ResourceSlice) -> Slice {
+        let spec = &slice.spec;
+        let of_slice = Place::new(spec.node_name.as_ref(), spec.node_selector.as_ref(), spec.all_nodes);
+        let device = |device: &resource::Device| {
+            let place = match spec.per_device_node_selection {
+                Some(true) => Place::new(device.node_name.as_ref(), device.node_selector.as_ref(), device.all_nodes),
+                _ => of_slice.clone(),
+            };
+            Arc::new(Device::new(&spec.driver, &spec.pool.name, device, place))
+        };
+        Slice {
+            driver: spec.driver.clone(),
+            pool: spec.pool.name.clone(),
+            generation: spec.pool.generation,
+            slice_count: spec.pool.resource_slice_count,
+            devices: spec.devices.iter().flatten().map(device).collect(),
+        }
+    }
+}
+
+impl Device {
+    fn new(driver: &str, pool: &str, device: &resource::Device, place: Place) -> Device {
+        // Names without a domain are in the driver's.
+        let split = |name: &str| match name.split_once('/') {
+            Some((domain, id)) => (domain.to_owned(), id.to_owned()),
+            None => (driver.to_owned(), name.to_owned()),
+        };
+        let mut attributes = BTreeMap::new();
+        let mut by_domain = Map::new();
+        let put = |map: &mut Map<String, Value>, name: &str, value: Value| {
+            let (domain, id) = split(name);
+            if let Value::Object(of) = map.entry(domain).or_insert_with(|| json!({})) {
+                of.insert(id, value);
+            }
+        };
+        for (name, attribute) in device.attributes.iter().flatten() {
+            let value = attribute_value(attribute);
+            let (domain, id) = split(name);
+            attributes.insert(format!("{domain}/{id}"), value.clone());
+            put(&mut by_domain, name, value);
+        }
+        let mut capacity = Map::new();
+        for (name, value) in device.capacity.iter().flatten() {
+            put(&mut capacity, name, Value::from(value.value.0.clone()));
+        }
+        let seen = json!({
+            "driver": driver,
+            "attributes": by_domain,
+            "capacity": capacity,
+            "allowMultipleAllocations": device.allow_multiple_allocations.unwrap_or(false),
+        });
+        Device {
+            id: (driver.to_owned(), pool.to_owned(), device.name.clone()),
+            seen,
+            attributes,
+            taints: device.taints.clone().unwrap_or_default(),
+            place,
+            is_partition: device.consumes_counters.as_ref().is_some_and(|counters| !counters.is_empty()),
+        }
+    }
+}
+
+fn attribute_value(attribute: &resource::DeviceAttribute) -> Value {
+    let texts = attribute.string.as_ref().or(attribute.version.as_ref());
+    match (attribute.bool, attribute.int, texts) {
+        (Some(value), _, _) => value.into(),
+        (None, Some(value), _) => value.into(),
+        (None, None, Some(value)) => value.as_str().into(),
+        (None, None, None) => Value::Null,
+    }
+}
+
+/// All devices and claims. Shared with cycles and copied only when it changes while one is using it.
+#[derive(Debug, Clone, Default)]
+pub struct Devices {
+    /// By `namespace/name`.
+    pub claims: HashMap<String, Arc<DeviceClaim>>,
+    pub classes: HashMap<String, Arc<DeviceClass>>,
+    /// By name.
+    pub slices: BTreeMap<String, Arc<Slice>>,
+}
+
+/// A pool in its newest generation.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub name: (String, String),
+    /// Not all of its slices are there, or a device is there twice: nothing can be said of the whole.
+    pub is_unsound: bool,
+    pub devices: Vec<Arc<Device>>,
+}
+
+impl Devices {
+    /// Devices that claims hold.
+    pub fn taken(&self) -> HashSet<DeviceId> {
+        let allocations = self.claims.values().filter_map(|claim| claim.allocation.as_ref());
+        allocations.flat_map(|allocation| allocation.devices.iter().cloned()).collect()
+    }
+
+    /// The pools, in the order of their names.
+    pub fn pools(&self) -> Vec<Pool> {
+        let mut by_name: BTreeMap<(String, String), Vec<&Arc<Slice>>> = BTreeMap::new();
+        for slice in self.slices.values() {
+            by_name.entry((slice.driver.clone(), slice.pool.clone())).or_default().push(slice);
+        }
+        let pool = |(name, slices): ((String, String), Vec<&Arc<Slice>>)| {
+            let newest = slices.iter().map(|slice| slice.generation).max().unwrap_or(0);
+            let current: Vec<_> = slices.into_iter().filter(|slice| slice.generation == newest).collect();
+            let wanted = current.first().map_or(0, |slice| slice.slice_count);
+            let devices: Vec<_> = current.iter().flat_map(|slice| slice.devices.iter().cloned()).collect();
+            let mut names = HashSet::new();
+            let is_unsound = current.len() as i64 != wanted || !devices.iter().all(|device| names.insert(&device.id.2));
+            drop(names);
+            Pool { name, is_unsound, devices }
+        };
+        by_name.into_iter().map(pool).collect()
+    }
+}
+
+/// A claim that a pod names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodDeviceClaim {
+    /// Name within the pod.
+    pub name: String,
+    /// `None`: it is to be made from a template, and has not been; `Some(None)`: none is needed.
+    pub claim: Option<Option<String>>,
+    pub is_from_template: bool,
+}
+
+/// The claims that a pod names.
+pub fn device_claims_of(pod: &core::Pod) -> Vec<PodDeviceClaim> {
+    let statuses = pod.status.as_ref().and_then(|status| status.resource_claim_statuses.as_ref());
+    let made = |name: &str| {
+        let status = statuses.into_iter().flatten().find(|status| status.name == name)?;
+        Some(status.resource_claim_name.clone())
+    };
+    let claims = pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten());
+    claims
+        .map(|claim| match &claim.resource_claim_name {
+            Some(named) => {
+                PodDeviceClaim { name: claim.name.clone(), claim: Some(Some(named.clone())), is_from_template: false }
+            }
+            None => PodDeviceClaim { name: claim.name.clone(), claim: made(&claim.name), is_from_template: true },
+        })
+        .collect()
+}
