@@ -1,17 +1,17 @@
 //! `quarterdeck store` beside the `etcd` on PATH: the same client sends the same load to both, in turns, and every figure comes with
 //! the ratio. Client and server share the machine, so the server's CPU time an operation says more than its rate.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
 use quarterdeck_tests::{PATIENCE, Process, binary, free_port, has_program};
 use store::proto::etcdserverpb as pb;
 use store::proto::etcdserverpb::kv_client::KvClient;
+use store::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use store::proto::etcdserverpb::watch_client::WatchClient;
 use store::proto::etcdserverpb::watch_request::RequestUnion;
 use tonic::transport::{Channel, Endpoint};
@@ -24,6 +24,8 @@ const VALUE_BYTES: usize = 1024;
 /// Connections that the clients share.
 const CONNECTIONS: usize = 16;
 const CLIENTS: usize = 128;
+/// Clients whose puts are measured while something else goes on.
+const CLIENTS_BESIDE: usize = 16;
 /// Keys of the list that is read again and again.
 const LISTED: usize = 10_000;
 const WATCHERS: usize = 500;
@@ -31,49 +33,126 @@ const WATCHED_WRITES: usize = 100;
 /// gRPC's own limit is below a large list.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// A server under test.
+/// What is measured: etcd, or the store as it comes, or the store told to keep no values in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Etcd,
+    Store,
+    StoreWithoutCache,
+}
+
+/// A cluster under test, of one member or several.
 struct Contender {
-    name: &'static str,
+    members: Vec<Node>,
+}
+
+struct Node {
+    kind: Kind,
+    name: String,
     dir: tempfile::TempDir,
     port: u16,
     peer_port: u16,
-    process: Process,
+    process: Option<Process>,
 }
 
 impl Contender {
-    async fn start(name: &'static str) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let (port, peer_port) = (free_port()?, free_port()?);
-        let process = spawn(name, dir.path(), port, peer_port)?;
-        let contender = Self { name, dir, port, peer_port, process };
+    async fn start(kind: Kind, n_members: usize) -> Result<Self> {
+        let mut members = Vec::new();
+        for number in 1..=n_members {
+            let (port, peer_port) = (free_port()?, free_port()?);
+            let name = format!("m{number}");
+            members.push(Node { kind, name, dir: tempfile::tempdir()?, port, peer_port, process: None });
+        }
+        let peer = |node: &Node| format!("{}=http://127.0.0.1:{}", node.name, node.peer_port);
+        let cluster = members.iter().map(peer).collect::<Vec<_>>().join(",");
+        for member in &mut members {
+            member.spawn(&cluster)?;
+        }
+        let contender = Self { members };
         contender.ready().await?;
         Ok(contender)
     }
 
-    /// Kills it, and measures until it answers again.
+    /// Kills the only member, and measures until it answers again.
     async fn restart(&mut self) -> Result<Duration> {
-        self.process.kill();
-        let started = Instant::now();
-        self.process = spawn(self.name, self.dir.path(), self.port, self.peer_port)?;
+        let mut started = Instant::now();
+        for member in &mut self.members {
+            if let Some(process) = &mut member.process {
+                process.kill();
+            }
+            started = Instant::now();
+            let cluster = format!("{}=http://127.0.0.1:{}", member.name, member.peer_port);
+            member.spawn(&cluster)?;
+        }
         self.ready().await?;
         Ok(started.elapsed())
     }
 
     async fn ready(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answered = async {
-                let get = pb::RangeRequest { key: b"ready".as_slice().into(), ..Default::default() };
-                anyhow::Ok(KvClient::new(self.connect().await?).range(get).await?)
-            };
-            match answered.await {
-                Ok(_) => return Ok(()),
-                Err(error) if Instant::now() > deadline => {
-                    return Err(error.context(format!("{} is not ready", self.name)));
+        for member in &self.members {
+            loop {
+                let answered = async {
+                    let get = pb::RangeRequest { key: b"ready".as_slice().into(), ..Default::default() };
+                    anyhow::Ok(KvClient::new(member.connect().await?).range(get).await?)
+                };
+                match answered.await {
+                    Ok(_) => break,
+                    Err(error) if Instant::now() > deadline => {
+                        return Err(error.context(format!("{:?} is not ready", member.kind)));
+                    }
+                    Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
             }
         }
+        Ok(())
+    }
+
+    /// Connections to the members in turn.
+    async fn connections(&self, n: usize) -> Result<Vec<Channel>> {
+        let mut channels = Vec::new();
+        for member in self.members.iter().cycle().take(n) {
+            channels.push(member.connect().await?);
+        }
+        Ok(channels)
+    }
+
+    /// CPU time of all members.
+    fn cpu(&self) -> Result<Duration> {
+        self.processes().map(|process| cpu_time(process.id())).sum()
+    }
+
+    fn resident_megabytes(&self) -> Result<f64> {
+        let bytes: u64 = self.processes().map(|process| resident_bytes(process.id())).sum::<Result<u64>>()?;
+        Ok(bytes as f64 / 1e6)
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.members.iter().filter_map(|member| member.process.as_ref())
+    }
+}
+
+impl Node {
+    fn spawn(&mut self, cluster: &str) -> Result<()> {
+        let (client, peer) =
+            (format!("http://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peer_port));
+        let mut command = Command::new(if self.kind == Kind::Etcd { "etcd".into() } else { binary() });
+        match self.kind {
+            Kind::Etcd => {}
+            Kind::Store => {
+                command.arg("store");
+            }
+            Kind::StoreWithoutCache => {
+                command.args(["store", "--value-cache-bytes=0"]);
+            }
+        }
+        command.arg("--data-dir").arg(self.dir.path().join("data")).args(["--name", &self.name, "--log-level=error"]);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", cluster, "--quota-backend-bytes=8000000000"]);
+        command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
+        self.process = Some(Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?);
+        Ok(())
     }
 
     async fn connect(&self) -> Result<Channel> {
@@ -82,36 +161,6 @@ impl Contender {
             endpoint.tcp_nodelay(true).initial_stream_window_size(1 << 20).initial_connection_window_size(8 << 20);
         Ok(endpoint.connect().await?)
     }
-
-    async fn connections(&self, n: usize) -> Result<Vec<Channel>> {
-        let mut channels = Vec::new();
-        for _ in 0..n {
-            channels.push(self.connect().await?);
-        }
-        Ok(channels)
-    }
-
-    fn cpu(&self) -> Result<Duration> {
-        cpu_time(self.process.id())
-    }
-}
-
-fn spawn(name: &str, dir: &Path, port: u16, peer_port: u16) -> Result<Process> {
-    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-    let mut command = match name {
-        "etcd" => Command::new("etcd"),
-        _ => {
-            let mut command = Command::new(binary());
-            command.arg("store");
-            command
-        }
-    };
-    command.arg("--data-dir").arg(dir.join("data")).args(["--name=one", "--log-level=error"]);
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.arg(format!("--initial-cluster=one={peer}")).arg("--quota-backend-bytes=8000000000");
-    command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
-    Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 fn key(n: usize) -> bytes::Bytes {
@@ -129,6 +178,7 @@ struct Sample {
     /// The server's CPU time an operation, in microseconds.
     cpu_us: f64,
     median_ms: f64,
+    late_ms: f64,
 }
 
 /// Runs operations from a number of clients for a while.
@@ -170,6 +220,7 @@ where
         per_second: n / took.as_secs_f64(),
         cpu_us: cpu.as_secs_f64() * 1e6 / n,
         median_ms: milliseconds(percentile(&mut latencies, 50)),
+        late_ms: milliseconds(percentile(&mut latencies, 99)),
     })
 }
 
@@ -238,6 +289,7 @@ async fn watch(contender: &Contender) -> Result<Sample> {
         per_second: n / started.elapsed().as_secs_f64(),
         cpu_us: (contender.cpu()? - cpu).as_secs_f64() * 1e6 / n,
         median_ms: milliseconds(percentile(&mut latencies, 50)),
+        late_ms: milliseconds(percentile(&mut latencies, 99)),
     })
 }
 
@@ -265,6 +317,83 @@ fn row(what: &str, unit: &str, values: [f64; 2]) {
     print(&format!("| {what} | {etcd:.1} {unit} | {ours:.1} {unit} | {:.2}x |", ours / etcd));
 }
 
+/// A load by name, and how many clients make it.
+#[derive(Clone, Copy, Debug)]
+enum Load {
+    Put(usize),
+    Get,
+    List,
+    Watch,
+    /// Puts while somebody reads all keys again and again.
+    PutBesideLists,
+    /// Puts while the state file is defragmented again and again.
+    PutBesideDefragmentation,
+}
+
+impl Load {
+    async fn run(self, contender: &Contender, span: Duration) -> Result<Sample> {
+        match self {
+            Self::Put(clients) => load(contender, clients, span, put).await,
+            Self::Get => load(contender, CLIENTS, span, get).await,
+            Self::List => load(contender, 4, span, list).await,
+            Self::Watch => watch(contender).await,
+            Self::PutBesideLists => {
+                let beside = Beside(tokio::spawn(list_everything(contender.members[0].connect().await?)));
+                let sample = load(contender, CLIENTS_BESIDE, span, put).await;
+                drop(beside);
+                sample
+            }
+            Self::PutBesideDefragmentation => {
+                let beside = Beside(tokio::spawn(defragment(contender.members[0].connect().await?)));
+                let sample = load(contender, CLIENTS_BESIDE, span, put).await;
+                drop(beside);
+                sample
+            }
+        }
+    }
+}
+
+/// Work beside a load, which ends with it.
+struct Beside(tokio::task::JoinHandle<Result<()>>);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn list_everything(channel: Channel) -> Result<()> {
+    let mut client = KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    loop {
+        client.range(pb::RangeRequest { key: key(0), range_end: key(usize::MAX), ..Default::default() }).await?;
+    }
+}
+
+async fn defragment(channel: Channel) -> Result<()> {
+    let mut client = MaintenanceClient::new(channel);
+    loop {
+        client.defragment(pb::DefragmentRequest {}).await?;
+    }
+}
+
+/// Runs a load on both, in turns, and prints the medians.
+async fn measure(what: &str, load: Load, contenders: &[Contender; 2], options: &Options) -> Result<()> {
+    let span = Duration::from_secs(options.store_seconds);
+    let mut samples: [Vec<Sample>; 2] = Default::default();
+    for _ in 0..options.rounds {
+        for (contender, samples) in contenders.iter().zip(&mut samples) {
+            samples.push(load.run(contender, span).await.with_context(|| what.to_owned())?);
+        }
+    }
+    let of =
+        |figure: fn(&Sample) -> f64| samples.each_ref().map(|samples| median(samples.iter().map(figure).collect()));
+    row(what, "/s", of(|sample| sample.per_second));
+    row(&format!("{what}: server CPU"), "µs", of(|sample| sample.cpu_us));
+    row(&format!("{what}: median"), "ms", of(|sample| sample.median_ms));
+    row(&format!("{what}: 99 %"), "ms", of(|sample| sample.late_ms));
+    Ok(())
+}
+
 pub(crate) async fn compare(options: &Options) -> Result<()> {
     if !has_program("etcd") {
         return Ok(());
@@ -273,57 +402,55 @@ pub(crate) async fn compare(options: &Options) -> Result<()> {
     let version = String::from_utf8_lossy(&version).lines().next().unwrap_or_default().to_owned();
     print(&format!("{version}; {CLIENTS} clients on {CONNECTIONS} connections, {VALUE_BYTES} B values\n"));
     print("| what | etcd | quarterdeck store | ratio |\n|---|---|---|---|");
-    let mut contenders = [Contender::start("etcd").await?, Contender::start("store").await?];
-    let span = Duration::from_secs(options.store_seconds);
-    for contender in &contenders {
-        fill(contender, LISTED).await?;
-    }
-    for (what, clients) in [
-        ("put", CLIENTS),
-        ("put, 1 client", 1),
-        ("get, linearizable", CLIENTS),
-        ("list of 10 000 keys", 4),
-        ("watch event", 0),
-    ] {
-        let mut samples: [Vec<Sample>; 2] = Default::default();
-        for _ in 0..options.rounds {
-            for (contender, samples) in contenders.iter().zip(&mut samples) {
-                samples.push(match what {
-                    "put" | "put, 1 client" => load(contender, clients, span, put).await?,
-                    "get, linearizable" => load(contender, clients, span, get).await?,
-                    "list of 10 000 keys" => load(contender, clients, span, list).await?,
-                    "watch event" => watch(contender).await?,
-                    other => bail!("no load is called {other}"),
-                });
-            }
+    {
+        let contenders = [Contender::start(Kind::Etcd, 1).await?, Contender::start(Kind::Store, 1).await?];
+        for contender in &contenders {
+            fill(contender, LISTED).await?;
         }
-        let of =
-            |figure: fn(&Sample) -> f64| samples.each_ref().map(|samples| median(samples.iter().map(figure).collect()));
-        row(what, "/s", of(|sample| sample.per_second));
-        row(&format!("{what}: server CPU"), "µs", of(|sample| sample.cpu_us));
-        row(&format!("{what}: median"), "ms", of(|sample| sample.median_ms));
+        measure("put", Load::Put(CLIENTS), &contenders, options).await?;
+        measure("put, 1 client", Load::Put(1), &contenders, options).await?;
+        measure("get, linearizable", Load::Get, &contenders, options).await?;
+        measure("list of 10 000 keys", Load::List, &contenders, options).await?;
+        measure("watch event", Load::Watch, &contenders, options).await?;
+        measure("put beside lists of all keys", Load::PutBesideLists, &contenders, options).await?;
+        measure("put beside defragmentation", Load::PutBesideDefragmentation, &contenders, options).await?;
     }
-    for contender in &contenders {
-        fill(contender, options.store_keys).await?;
+    {
+        let contenders = [Contender::start(Kind::Etcd, 3).await?, Contender::start(Kind::Store, 3).await?];
+        for contender in &contenders {
+            fill(contender, LISTED).await?;
+        }
+        measure("3 members: put", Load::Put(CLIENTS), &contenders, options).await?;
+        measure("3 members: put, 1 client", Load::Put(1), &contenders, options).await?;
+        measure("3 members: get, linearizable", Load::Get, &contenders, options).await?;
+    }
+    footprint(options).await
+}
+
+/// Memory and restart of fresh clusters of one member that hold a number of keys.
+async fn footprint(options: &Options) -> Result<()> {
+    let mut contenders = Vec::new();
+    for kind in [Kind::Etcd, Kind::Store, Kind::StoreWithoutCache] {
+        let contender = Contender::start(kind, 1).await?;
+        fill(&contender, options.store_keys).await?;
+        contenders.push(contender);
     }
     // What is only there until the next commit or collection is not counted.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let mut resident = [0.0; 2];
-    for (contender, resident) in contenders.iter().zip(&mut resident) {
-        *resident = resident_bytes(contender.process.id())? as f64 / 1e6;
-    }
-    row(&format!("resident with {} keys", options.store_keys), "MB", resident);
-    let mut restarts: [Vec<f64>; 2] = Default::default();
+    let resident = contenders.iter().map(Contender::resident_megabytes).collect::<Result<Vec<_>>>()?;
+    let keys = options.store_keys;
+    row(&format!("resident with {keys} keys"), "MB", [resident[0], resident[1]]);
+    row(&format!("resident with {keys} keys, no value cache"), "MB", [resident[0], resident[2]]);
+    let mut restarts: [Vec<f64>; 3] = Default::default();
     for _ in 0..options.rounds {
         for (contender, restarts) in contenders.iter_mut().zip(&mut restarts) {
             restarts.push(milliseconds(contender.restart().await?));
         }
     }
-    row("restart after kill -9, until it answers", "ms", restarts.map(median));
-    let mut after = [0.0; 2];
-    for (contender, after) in contenders.iter().zip(&mut after) {
-        *after = resident_bytes(contender.process.id())? as f64 / 1e6;
-    }
-    row("resident after the restart", "MB", after);
+    let restarts = restarts.map(median);
+    row("restart after kill -9, until it answers", "ms", [restarts[0], restarts[1]]);
+    let resident = contenders.iter().map(Contender::resident_megabytes).collect::<Result<Vec<_>>>()?;
+    row("resident after the restart", "MB", [resident[0], resident[1]]);
+    row("resident after the restart, no value cache", "MB", [resident[0], resident[2]]);
     Ok(())
 }

@@ -19,6 +19,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     // `Bytes` fields are slices of the received frame: a value is not copied between the socket and the log.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::proto::Codec")
+        .extern_path(".etcdserverpb.WatchResponse", "crate::proto::WatchResponse")
+        .compile_fds(descriptors)?;
     Ok(())
 }

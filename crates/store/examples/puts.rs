@@ -16,6 +16,10 @@ use store::proto::etcdserverpb::{PutRequest, RangeRequest};
 use store::{EmbeddedConfig, EmbeddedStore};
 use tonic::transport::{Channel, Endpoint};
 
+/// The binary's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Concurrent clients, and connections they share.

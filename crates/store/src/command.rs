@@ -74,6 +74,28 @@ impl Command {
         }
     }
 
+    /// What etcd calls the request.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Txn(Txn { compare, success, failure }) => match (&compare[..], &success[..], &failure[..]) {
+                ([], [Op::Put(_)], []) => "Put",
+                ([], [Op::Delete(_)], []) => "DeleteRange",
+                _ => "Txn",
+            },
+            Self::Compact { .. } => "Compaction",
+            Self::LeaseGrant { .. } => "LeaseGrant",
+            Self::LeaseRevoke { .. } => "LeaseRevoke",
+            Self::LeaseCheckpoint { .. } => "LeaseCheckpoint",
+            Self::AlarmRaise(_) | Self::AlarmLower(_) => "Alarm",
+            Self::MemberAttributes { .. } => "ClusterMemberAttrSet",
+            Self::MemberUpdate { .. } => "ClusterMemberSet",
+            Self::Auth(change) => change.name(),
+            Self::Authenticate { .. } => "Authenticate",
+            Self::Downgrade(_) => "DowngradeInfoSet",
+            Self::As { command, .. } => command.name(),
+        }
+    }
+
     /// The log entry's bytes; `id` finds whoever waits for the outcome.
     pub(crate) fn encode(self, id: u64) -> Vec<u8> {
         let header = Some(pb::RequestHeader { id, ..Default::default() });

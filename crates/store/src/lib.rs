@@ -13,9 +13,12 @@ mod compactor;
 mod convert;
 mod embedded;
 pub mod etcd;
+#[cfg(test)]
+mod hostile_tests;
 mod lease;
 mod machine;
 mod membership;
+mod metrics;
 mod mvcc;
 pub mod offline;
 mod peer;
@@ -47,6 +50,10 @@ pub use peer::{PeerConfig, PeerTls};
 pub use reload::FromFiles;
 pub use remote::{RemoteStore, RemoteTls};
 pub use types::*;
+pub use watch::{Delivery, SharedBatch, WatchSink};
+
+/// Batches a watch may be behind before the store keeps them for it no longer.
+const WATCH_BATCHES_MAX: usize = 128;
 
 /// A cluster store: the embedded one, or a stand-alone etcd cluster reached over gRPC.
 #[async_trait]
@@ -59,7 +66,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Events of a range from a revision on. A start revision below the compacted one is [`StoreError::Compacted`], either
     /// here or as the watch's first item.
-    async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError>;
+    async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
+        let (sink, deliveries) = WatchSink::channel(WATCH_BATCHES_MAX);
+        let progress = self.watch_into(request, sink).await?;
+        Ok(Watch { deliveries, progress })
+    }
+
+    /// As [`Store::watch`], with a sink that several watches may share. The watch lives until what is returned, and all clones of
+    /// it, are dropped, or nobody listens at the sink's other end.
+    async fn watch_into(&self, request: WatchRequest, sink: WatchSink) -> Result<ProgressRequester, StoreError>;
 
     /// The newest committed revision: a linearizable read of nothing.
     async fn current_revision(&self) -> Result<Revision, StoreError>;
@@ -125,6 +140,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Prepares the cluster for members of an older version, or takes that back. Returns the cluster's version.
     async fn downgrade(&self, request: Downgrade) -> Result<String, StoreError>;
 
+    /// What the store counts and times, under etcd's names; nothing for a store somewhere else.
+    fn metrics(&self) -> Vec<prometheus::proto::MetricFamily> {
+        Vec::new()
+    }
+
     /// Users, roles, and whether they matter.
     async fn auth(&self, request: AuthRequest) -> Result<AuthResponse, StoreError>;
 
@@ -149,26 +169,22 @@ impl std::fmt::Debug for Snapshot {
 /// A running watch. Dropping it cancels it.
 #[derive(Debug)]
 pub struct Watch {
-    batches: mpsc::Receiver<Result<WatchBatch, StoreError>>,
-    progress: mpsc::Sender<()>,
+    deliveries: mpsc::Receiver<Delivery>,
+    progress: ProgressRequester,
 }
 
 impl Watch {
-    /// For implementations: a watch and the two ends that feed it. Progress requests may be coalesced by the receiver.
-    pub fn channel(capacity: usize) -> (Self, mpsc::Sender<Result<WatchBatch, StoreError>>, mpsc::Receiver<()>) {
-        let (batch_tx, batches) = mpsc::channel(capacity);
-        let (progress, progress_rx) = mpsc::channel(1);
-        (Self { batches, progress }, batch_tx, progress_rx)
-    }
-
     /// The next batch; `None` when the store is shutting down. After an error the watch is over.
     pub async fn next(&mut self) -> Option<Result<WatchBatch, StoreError>> {
-        self.batches.recv().await
+        match self.deliveries.recv().await?.outcome {
+            Err(StoreError::Stopped) => None,
+            outcome => Some(outcome.map(WatchBatch::from)),
+        }
     }
 
     /// A handle that asks for a progress notification: an empty batch, once everything before it has been delivered.
     pub fn progress_requester(&self) -> ProgressRequester {
-        ProgressRequester(self.progress.clone())
+        self.progress.clone()
     }
 }
 
@@ -177,6 +193,12 @@ impl Watch {
 pub struct ProgressRequester(mpsc::Sender<()>);
 
 impl ProgressRequester {
+    /// For implementations: the requester and the end that hears of requests, which may be coalesced.
+    pub fn channel() -> (Self, mpsc::Receiver<()>) {
+        let (requester, requests) = mpsc::channel(1);
+        (Self(requester), requests)
+    }
+
     /// Never waits: a request already pending serves this one too.
     pub fn request(&self) {
         let _already_pending = self.0.try_send(());

@@ -2,6 +2,13 @@
 //! to and from the crate's own types are in `proto::convert`.
 #![allow(unreachable_pub, clippy::all, missing_docs)]
 
+mod codec;
+mod watch_response;
+
+pub use codec::Codec;
+pub use watch_response::WatchResponse;
+pub(crate) use watch_response::encode_event;
+
 /// Keys, values and events.
 pub mod mvccpb {
     tonic::include_proto!("mvccpb");
@@ -29,6 +36,7 @@ pub mod leasepb {
 
 /// The v3 API and the log's payload.
 pub mod etcdserverpb {
+    pub use super::WatchResponse;
     tonic::include_proto!("etcdserverpb");
 }
 

@@ -34,7 +34,7 @@ pub struct KeyValue {
 }
 
 /// Keys `[start, end)`. An empty `end` is the single key `start`; `end == "\0"` is every key from `start` on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct KeyRange {
     pub start: Bytes,
     pub end: Bytes,

@@ -46,6 +46,25 @@ pub enum AuthChange {
     },
 }
 
+impl AuthChange {
+    /// What etcd calls the request.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Enable => "AuthEnable",
+            Self::Disable => "AuthDisable",
+            Self::UserAdd { .. } => "AuthUserAdd",
+            Self::UserDelete { .. } => "AuthUserDelete",
+            Self::UserChangePassword { .. } => "AuthUserChangePassword",
+            Self::UserGrantRole { .. } => "AuthUserGrantRole",
+            Self::UserRevokeRole { .. } => "AuthUserRevokeRole",
+            Self::RoleAdd { .. } => "AuthRoleAdd",
+            Self::RoleDelete { .. } => "AuthRoleDelete",
+            Self::RoleGrantPermission { .. } => "AuthRoleGrantPermission",
+            Self::RoleRevokePermission { .. } => "AuthRoleRevokePermission",
+        }
+    }
+}
+
 /// A password on its way to the log, where it is only ever hashed.
 #[derive(Clone, PartialEq, Eq)]
 pub enum NewPassword {

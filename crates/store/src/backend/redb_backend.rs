@@ -21,6 +21,9 @@ type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// redb's cache: for the writer, and for values that are not in the keyspace's own cache any more.
 const CACHE_BYTES: usize = 32 << 20;
+/// Bytes of all keys and values in the buckets, noted with each commit so that a start need not read everything to know.
+const SIZES: TableDefinition<'static, &'static str, u64> = TableDefinition::new("sizes");
+const IN_USE: &str = "in_use";
 /// Bytes copied in one transaction when defragmenting.
 const COPY_BYTES: usize = 4 << 20;
 
@@ -39,13 +42,25 @@ impl RedbBackend {
         // What a defragmentation was making when it was interrupted.
         let _usually_none = std::fs::remove_file(copy_path(&path));
         let database = Arc::new(RwLock::new(Some(open(&path)?)));
+        let noted = match database.read().as_ref() {
+            Some(database) => in_use(database).map_err(into_error)?,
+            None => None,
+        };
         let mut backend = Self { path, database, in_use_bytes: 0 };
+        backend.in_use_bytes = match noted {
+            Some(in_use_bytes) => in_use_bytes,
+            None => backend.count()?,
+        };
+        Ok(backend)
+    }
+
+    /// Bytes in use, in a file that does not say.
+    fn count(&self) -> Result<u64, BackendError> {
         let mut in_use_bytes = 0;
         for bucket in Bucket::ALL {
-            backend.scan(bucket, &mut |key, value| in_use_bytes += (key.len() + value.len()) as u64)?;
+            self.scan(bucket, &mut |key, value| in_use_bytes += (key.len() + value.len()) as u64)?;
         }
-        backend.in_use_bytes = in_use_bytes;
-        Ok(backend)
+        Ok(in_use_bytes)
     }
 
     /// Compares every page with its checksum; false when something was wrong and has been repaired.
@@ -129,6 +144,9 @@ fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
         }
     }
     let mut last = to.begin_write()?;
+    if let Some(in_use_bytes) = in_use(from)? {
+        last.open_table(SIZES)?.insert(IN_USE, in_use_bytes)?;
+    }
     last.set_durability(Durability::Immediate)?;
     last.set_two_phase_commit(true);
     last.set_quick_repair(true);
@@ -153,8 +171,17 @@ fn into_error(error: redb::Error) -> BackendError {
     }
 }
 
-/// Stores the rows and returns by how much the bytes in use changed.
-fn commit(database: &Database, rows: &[Row]) -> Result<i64, redb::Error> {
+/// The bytes in use as the last commit noted them.
+fn in_use(database: &Database) -> Result<Option<u64>, redb::Error> {
+    match database.begin_read()?.open_table(SIZES) {
+        Ok(sizes) => Ok(sizes.get(IN_USE)?.map(|noted| noted.value())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Stores the rows; returns the bytes in use after, given those before.
+fn commit(database: &Database, rows: &[Row], in_use_bytes: u64) -> Result<u64, redb::Error> {
     let mut txn = database.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     txn.set_two_phase_commit(true);
@@ -177,8 +204,10 @@ fn commit(database: &Database, rows: &[Row]) -> Result<i64, redb::Error> {
             growth -= old.map_or(0, |old| row.key.len() + old.value().len()) as i64;
         }
     }
+    let in_use_bytes = in_use_bytes.saturating_add_signed(growth);
+    txn.open_table(SIZES)?.insert(IN_USE, in_use_bytes)?;
     txn.commit()?;
-    Ok(growth)
+    Ok(in_use_bytes)
 }
 
 /// Stores the rows instead of all others and returns the bytes in use then.
@@ -203,6 +232,7 @@ fn replace(database: &Database, rows: &mut dyn Iterator<Item = Result<Row, Store
             table.insert(row.key.as_slice(), value.as_slice())?;
         }
     }
+    txn.open_table(SIZES)?.insert(IN_USE, in_use_bytes)?;
     txn.commit()?;
     Ok(in_use_bytes)
 }
@@ -225,12 +255,12 @@ impl Backend for RedbBackend {
     fn commit(&mut self, rows: &[Row]) -> Result<(), BackendError> {
         self.ensure_open()?;
         let committed = match self.database.read().as_ref() {
-            Some(database) => commit(database, rows),
+            Some(database) => commit(database, rows, self.in_use_bytes),
             None => return Err(unavailable()),
         };
         match committed {
-            Ok(growth) => {
-                self.in_use_bytes = self.in_use_bytes.saturating_add_signed(growth);
+            Ok(in_use_bytes) => {
+                self.in_use_bytes = in_use_bytes;
                 Ok(())
             }
             Err(error) => {
@@ -350,6 +380,7 @@ mod tests {
         backend.commit(&[Row::put(Bucket::Key, "b", "2"), Row::put(Bucket::Key, "a", "1")]).unwrap();
         backend.commit(&[gone, Row::put(Bucket::Key, "a", "one"), Row::put(Bucket::Meta, "m", "x")]).unwrap();
         assert_eq!(backend.sizes().in_use_bytes, 6);
+        assert_eq!(backend.count().unwrap(), 6);
         drop(backend);
         let mut backend = RedbBackend::open(path).unwrap();
         assert_eq!(rows_in(&backend, Bucket::Key), [(b"a".to_vec(), b"one".to_vec())]);

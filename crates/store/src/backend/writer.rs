@@ -16,8 +16,9 @@ use crate::pins::Pins;
 use crate::watch::Hub;
 use crate::{Revision, StoreError};
 
-/// A commit is due after this long, or this much.
-const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+/// A commit is due after this long, or this much. Each takes two syncs, which the log's own wait for, and rewrites the way from
+/// the root to every row; what is not committed is in the log, and in memory.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 const COMMIT_BYTES: usize = 8 << 20;
 /// Changes waiting for the backend; beyond, writes are refused until it catches up.
 const BACKLOG_BYTES_MAX: usize = 512 << 20;

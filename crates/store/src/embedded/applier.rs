@@ -1,8 +1,7 @@
 //! What a committed log entry does: change the state, queue its rows, tell the watchers.
 
 use std::sync::Arc;
-
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::raft::eraftpb::ConfState;
 use parking_lot::RwLock;
@@ -13,6 +12,7 @@ use crate::backend::{StateRows, WriterHandle};
 use crate::command::Command;
 use crate::machine::{Machine, Outcome};
 use crate::membership::MemberChange;
+use crate::metrics::Metrics;
 use crate::peer::PeerNet;
 use crate::raft::{Applied, Apply, Committed, Install};
 use crate::watch::Hub;
@@ -30,6 +30,7 @@ pub(super) struct Applier {
     pub(super) peers: Option<PeerNet>,
     /// What a lease gets on top when another leader begins to count.
     pub(super) election_timeout: Duration,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Applier {
@@ -67,7 +68,9 @@ impl Apply for Applier {
             for (index, term, command) in commands.by_ref().take(CHUNK_ENTRIES_MAX) {
                 applied = (index, term);
                 if let Some((id, command)) = command {
+                    let (op, began) = (command.name(), Instant::now());
                     let outcome = machine.apply(command, now, &mut writes);
+                    self.metrics.applied(op, began, &outcome);
                     // A value could not be read: other members did what this one could not.
                     if let Err(StoreError::Fatal(error)) = outcome {
                         return Err(StoreError::Fatal(format!("log entry {index}: {error}")));
@@ -78,11 +81,14 @@ impl Apply for Applier {
             machine.applied = applied;
             self.writer.push(&mut writes, applied);
         }
-        self.hub.notify();
         if moves_members {
             self.update_peers();
         }
         Ok(answers)
+    }
+
+    fn announce(&mut self) {
+        self.hub.notify();
     }
 
     fn check_change(&self, change: &MemberChange) -> Result<(), StoreError> {
@@ -134,6 +140,7 @@ impl Apply for Applier {
 
     fn chores(&mut self) -> Vec<Command> {
         let expired = self.machine.write().lessor.expired(self.clock.now(), EXPIRED_LEASES_MAX);
+        self.metrics.leases_expired.inc_by(expired.len() as u64);
         expired.into_iter().map(|id| Command::LeaseRevoke { id }).collect()
     }
 

@@ -25,7 +25,7 @@ impl EmbeddedStore {
             AuthRequest::Change(change) => self.change_auth(requester, change).await,
             AuthRequest::Authenticate { name, password } => self.authenticate(&name, &password).await,
             read => {
-                self.raft.read_index().await?;
+                self.confirm_read().await?;
                 self.read_auth(requester, read)
             }
         }
@@ -85,7 +85,7 @@ impl EmbeddedStore {
             }
             change => change,
         };
-        self.raft.propose(requester.command(Command::Auth(change))).await?;
+        self.propose(requester.command(Command::Auth(change))).await?;
         Ok(AuthResponse::Done)
     }
 
@@ -97,7 +97,7 @@ impl EmbeddedStore {
     }
 
     async fn authenticate(&self, name: &str, password: &str) -> Result<AuthResponse, StoreError> {
-        self.raft.read_index().await?;
+        self.confirm_read().await?;
         loop {
             let (hash, revision) = self.machine.read().auth.password(name)?;
             self.passwords.verify(password.to_owned(), hash).await?;
@@ -110,7 +110,7 @@ impl EmbeddedStore {
                 Tokens::Simple => {
                     let random = new_simple_token();
                     let login = Command::Authenticate { user: name.to_owned(), token: random.clone() };
-                    self.raft.propose(login).await?;
+                    self.propose(login).await?;
                     format!("{random}.{}", self.raft.status().applied)
                 }
             };

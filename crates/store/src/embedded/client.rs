@@ -13,8 +13,8 @@ use crate::mvcc::check::{check_range, check_txn};
 use crate::mvcc::{is_read_only, is_serializable};
 use crate::{
     Alarm, AuthRequest, AuthResponse, Credentials, Downgrade, Hash, HashKv, LeaseId, LeaseStatus, Member, Op,
-    RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn, TxnResponse, Watch,
-    WatchRequest,
+    ProgressRequester, RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn,
+    TxnResponse, WatchRequest, WatchSink,
 };
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Store for ClientView {
         check_range(&request)?;
         if !request.serializable {
             self.store.refuse_learner()?;
-            self.store.raft.read_index().await?;
+            self.store.confirm_read().await?;
             request.serializable = true;
         }
         let range = request.range.clone();
@@ -84,7 +84,7 @@ impl Store for ClientView {
             return self.store.write(&self.requester().await?, txn).await;
         }
         if !is_serializable(&txn) {
-            self.store.raft.read_index().await?;
+            self.store.confirm_read().await?;
             for op in txn.success.iter_mut().chain(&mut txn.failure) {
                 if let Op::Range(range) = op {
                     range.serializable = true;
@@ -97,9 +97,9 @@ impl Store for ClientView {
         Ok(response)
     }
 
-    async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
+    async fn watch_into(&self, request: WatchRequest, sink: WatchSink) -> Result<ProgressRequester, StoreError> {
         self.permitted(|machine, who| machine.auth.permit_keys(who, Access::Read, &request.range)).await?;
-        self.store.watch(request).await
+        self.store.watch_into(request, sink).await
     }
 
     async fn current_revision(&self) -> Result<Revision, StoreError> {
@@ -117,7 +117,7 @@ impl Store for ClientView {
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
         let requester = self.user().await?;
         self.store.refuse_learner()?;
-        self.store.raft.propose(requester.command(Command::LeaseRevoke { id })).await.map(drop)
+        self.store.propose(requester.command(Command::LeaseRevoke { id })).await.map(drop)
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {

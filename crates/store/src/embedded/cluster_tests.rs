@@ -271,3 +271,37 @@ async fn a_member_alone_becomes_three_and_the_first_one_leaves() {
     assert_eq!(nodes[1].store().member_remove(first).await, Err(StoreError::Refused("member not found")));
     same_hashes(&nodes).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_raises_the_alarm_of_a_member_whose_data_differ() {
+    let nodes = cluster(3, None).await;
+    let leads = leader(&nodes).await;
+    let at_leader = nodes[leads].store();
+    at_leader.txn(put("a", "1")).await.unwrap();
+    same_hashes(&nodes).await;
+    at_leader.compare_members().await.unwrap();
+    assert_eq!(at_leader.alarms().await.unwrap(), []);
+    for node in &nodes {
+        node.store().check_for_corruption().await.unwrap();
+    }
+    // What no command did.
+    let corrupt = nodes[(leads + 1) % 3].store();
+    let id = corrupt.identity.member_id;
+    {
+        let machine = &mut *corrupt.machine.write();
+        let mut write = machine.keyspace.begin(&mut machine.lessor);
+        write.put("a".into(), "other".into(), LeaseId(0));
+        write.finish();
+    }
+    at_leader.txn(put("b", "1")).await.unwrap();
+    let alarm = Alarm { member_id: id, kind: AlarmKind::Corrupt };
+    let alarms = eventually("the alarm", || async {
+        at_leader.compare_members().await.unwrap();
+        let alarms = at_leader.alarms().await.unwrap();
+        (!alarms.is_empty()).then_some(alarms)
+    })
+    .await;
+    assert_eq!(alarms, [alarm]);
+    assert_eq!(at_leader.txn(put("c", "1")).await, Err(StoreError::Refused("corrupt cluster")));
+    assert!(at_leader.check_for_corruption().await.is_err());
+}

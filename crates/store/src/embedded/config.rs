@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::AuthConfig;
 use crate::mvcc::check::TXN_OPS_MAX;
-use crate::peer::PeerConfig;
+use crate::peer::{PeerConfig, REQUEST_BYTES_LIMIT};
 
 /// How to open an [`EmbeddedStore`](super::EmbeddedStore).
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct EmbeddedConfig {
     pub quota_bytes: i64,
     /// Operations in a transaction; more are refused.
     pub txn_ops_max: usize,
+    /// Bytes of a request, in the form in which the log keeps it; larger ones are refused.
+    pub request_bytes_max: usize,
     /// Bytes of the newest values to keep in memory; the others are read from the state file. Without a data directory, all are
     /// kept.
     pub value_cache_bytes: usize,
@@ -109,6 +111,12 @@ impl EmbeddedConfig {
                 self.election_timeout
             ));
         }
+        if self.request_bytes_max > REQUEST_BYTES_LIMIT {
+            return refuse(format!(
+                "--max-request-bytes[{}] is more than members can send to each other, which is {REQUEST_BYTES_LIMIT}",
+                self.request_bytes_max
+            ));
+        }
         let mut names: Vec<_> = self.initial_cluster.iter().map(|member| &member.name).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -147,7 +155,8 @@ impl Default for EmbeddedConfig {
             cluster_token: "etcd-cluster".into(),
             quota_bytes: 0,
             txn_ops_max: TXN_OPS_MAX,
-            value_cache_bytes: 256 << 20,
+            request_bytes_max: 1_572_864,
+            value_cache_bytes: 128 << 20,
             unsafe_no_sync: false,
             auth: AuthConfig::default(),
             initial_cluster: Vec::new(),

@@ -21,12 +21,12 @@ impl EmbeddedStore {
             // Without a downgrade to take back, upstream answers the same.
             Downgrade::Cancel => {
                 if self.machine.read().downgrade.is_some() {
-                    self.raft.propose(requester.command(Command::Downgrade(None))).await?;
+                    self.propose(requester.command(Command::Downgrade(None))).await?;
                 }
                 return Ok(version);
             }
         };
-        self.raft.read_index().await?;
+        self.confirm_read().await?;
         if target != (ours, cluster - 1) {
             return Err(INVALID_TARGET);
         }
@@ -35,7 +35,7 @@ impl EmbeddedStore {
         }
         if let Downgrade::Enable(_) = request {
             let target = format!("{}.{}.0", target.0, target.1);
-            self.raft.propose(requester.command(Command::Downgrade(Some(target)))).await?;
+            self.propose(requester.command(Command::Downgrade(Some(target)))).await?;
         }
         Ok(version)
     }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 use super::EmbeddedStore;
 use crate::backend::{
     Bucket, CONSISTENT_INDEX, Row, STORAGE_VERSION, TERM, alarm_row, auth_row, downgrade_row, encode_versions,
     initial_rows, lease_row, progress_rows, rows_of,
 };
-use crate::machine::Write;
+use crate::machine::{Machine, Write};
 use crate::mvcc::{CHUNK_KEYS_MAX, Kept, Keyspace, Rows};
-use crate::pins::Pin;
+use crate::pins::{Pin, Pins};
 use crate::{Hash, HashKv, Revision, Snapshot, StoreError, bolt};
 
 /// Rows of the `meta` bucket that are about the member, not about the data.
@@ -23,13 +24,13 @@ const BATCH_ROWS: usize = 256;
 impl EmbeddedStore {
     /// etcd's HashKV: the name of the bucket, then the rows in order of revision.
     pub(super) async fn hash_at(&self, revision: Revision) -> Result<HashKv, StoreError> {
-        let versions = self.versions_at(revision).await?;
-        let hash = tokio::task::spawn_blocking(move || versions.hash()).await;
-        hash.map_err(|error| StoreError::Fatal(format!("hash: {error}")))?
+        let _observed_when_dropped = self.metrics.hash_at.start_timer();
+        hash_at(&self.machine, &self.pins, revision).await
     }
 
     /// An etcd snapshot file of the newest revision.
     pub(super) async fn take_snapshot(&self) -> Result<Snapshot, StoreError> {
+        let _observed_when_dropped = self.metrics.snapshot.start_timer();
         let (rows, versions) = self.everything().await?;
         // The first pass over the lengths reads every row.
         let planned = tokio::task::spawn_blocking(move || bolt::Writer::plan(buckets(rows, Arc::new(versions))));
@@ -39,6 +40,7 @@ impl EmbeddedStore {
 
     /// etcd's Hash: every bucket's name and rows, but for what differs between members anyway.
     pub(super) async fn hash_all(&self) -> Result<Hash, StoreError> {
+        let _observed_when_dropped = self.metrics.hash.start_timer();
         let (mut rows, versions) = self.everything().await?;
         let revision = versions.revision;
         rows.retain(|row| row.bucket != Bucket::Meta || !IGNORED_IN_HASH.contains(&row.key.as_slice()));
@@ -62,7 +64,7 @@ impl EmbeddedStore {
 
     /// All small rows, and all versions up to the newest revision.
     async fn everything(&self) -> Result<(Vec<Row>, Versions), StoreError> {
-        self.raft.read_index().await?;
+        self.confirm_read().await?;
         let mut rows;
         {
             let machine = self.machine.read();
@@ -73,30 +75,41 @@ impl EmbeddedStore {
             rows.extend(machine.auth.stored().iter().map(auth_row));
             rows.extend(machine.downgrade.as_deref().map(|target| downgrade_row(Some(target))));
         }
-        let versions = self.versions_at(Revision(0)).await?;
+        let versions = versions_at(&self.machine, &self.pins, Revision(0)).await?;
         if versions.compacted > Revision(0) {
             rows.push(rows_of(&Write::CompactionScheduled(versions.compacted)));
             rows.push(rows_of(&Write::CompactionFinished(versions.compacted)));
         }
         Ok((rows, versions))
     }
+}
 
-    async fn versions_at(&self, revision: Revision) -> Result<Versions, StoreError> {
-        let (mut versions, pin) = {
-            let machine = self.machine.read();
-            let versions = Versions::empty(&machine.keyspace, revision)?;
-            let pin = self.pins.pin(machine.keyspace.compacted().max(Revision(0)));
-            (versions, pin)
-        };
-        versions.pin = Some(pin);
-        let mut next = Some(Bytes::new());
-        while let Some(start) = next {
-            next = versions.collect(&self.machine.read().keyspace, &start, CHUNK_KEYS_MAX);
-            tokio::task::yield_now().await;
-        }
-        versions.sort();
-        Ok(versions)
+/// etcd's HashKV, for whoever asks: a client or another member.
+pub(super) async fn hash_at(
+    machine: &RwLock<Machine>,
+    pins: &Arc<Pins>,
+    revision: Revision,
+) -> Result<HashKv, StoreError> {
+    let versions = versions_at(machine, pins, revision).await?;
+    let hash = tokio::task::spawn_blocking(move || versions.hash()).await;
+    hash.map_err(|error| StoreError::Fatal(format!("hash: {error}")))?
+}
+
+async fn versions_at(machine: &RwLock<Machine>, pins: &Arc<Pins>, revision: Revision) -> Result<Versions, StoreError> {
+    let (mut versions, pin) = {
+        let machine = machine.read();
+        let versions = Versions::empty(&machine.keyspace, revision)?;
+        let pin = pins.pin(machine.keyspace.compacted().max(Revision(0)));
+        (versions, pin)
+    };
+    versions.pin = Some(pin);
+    let mut next = Some(Bytes::new());
+    while let Some(start) = next {
+        next = versions.collect(&machine.read().keyspace, &start, CHUNK_KEYS_MAX);
+        tokio::task::yield_now().await;
     }
+    versions.sort();
+    Ok(versions)
 }
 
 /// Every version that is kept up to a revision, in order of revision. The values stay where they are until they are asked for.

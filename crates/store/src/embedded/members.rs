@@ -1,18 +1,21 @@
 //! Changes of the members, and what this member answers to the others.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 
 use super::EmbeddedStore;
+use super::export::hash_at;
 use super::leases::{LeaseDesk, at_leader};
 use crate::command::Command;
 use crate::machine::Outcome;
 use crate::membership::{MemberChange, member_id};
 use crate::peer::{Desk, PeerNet, PeerUrl};
+use crate::pins::Pins;
 use crate::proto::peer as pb;
 use crate::raft::Raft;
-use crate::{LeaseId, Member, StoreError};
+use crate::{LeaseId, Member, Revision, StoreError};
 
 const NOT_IN_SYNC: StoreError = StoreError::Refused("can only promote a learner member which is in sync with leader");
 
@@ -122,6 +125,7 @@ fn check_urls(peer_urls: &[String]) -> Result<(), StoreError> {
 pub(super) struct MemberDesk {
     pub(super) raft: Raft,
     pub(super) leases: LeaseDesk,
+    pub(super) pins: Arc<Pins>,
 }
 
 #[async_trait]
@@ -139,6 +143,14 @@ impl Desk for MemberDesk {
             pb::call::Request::Promote(id) => {
                 let members = promote(&self.raft, &self.leases, id).await?;
                 answer.members = members.into_iter().map(Into::into).collect();
+            }
+            pb::call::Request::HashQuery(query) => {
+                let machine = &self.leases.machine;
+                let found = hash_at(machine, &self.pins, Revision(query.revision)).await?;
+                answer.hash = found.hash;
+                answer.compact_revision = found.compact_revision.0;
+                answer.hash_revision = found.hash_revision.0;
+                answer.revision = machine.read().keyspace.revision().0;
             }
             pb::call::Request::Members(_) => {
                 let members = self.leases.machine.read().membership.list();

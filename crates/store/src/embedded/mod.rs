@@ -9,6 +9,7 @@ mod client;
 #[cfg(test)]
 mod cluster_tests;
 mod config;
+mod corruption;
 #[cfg(test)]
 mod crash_tests;
 mod downgrade;
@@ -17,7 +18,9 @@ mod export;
 mod fault_tests;
 mod identity;
 mod leases;
+mod measured;
 mod members;
+mod observed;
 mod open;
 #[cfg(test)]
 mod parity_tests;
@@ -41,6 +44,7 @@ use crate::Revision;
 use crate::auth::{Passwords, Tokens};
 use crate::backend::WriterHandle;
 use crate::machine::Machine;
+use crate::metrics::Metrics;
 use crate::peer::PeerNet;
 use crate::pins::Pins;
 use crate::raft::{Identity, Raft};
@@ -61,6 +65,7 @@ pub struct EmbeddedStore {
     txn_ops_max: usize,
     tokens: Tokens,
     passwords: Passwords,
+    metrics: Arc<Metrics>,
     threads: Mutex<Threads>,
 }
 

@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use super::applier::Applier;
 use super::identity::Newcomer;
 use super::leases::LeaseDesk;
+use super::measured::{MeasuredBackend, MeasuredLog};
 use super::members::MemberDesk;
 use super::{Clock, ClusterState, EmbeddedConfig, EmbeddedStore, OpenError, Threads, join};
 use crate::auth::Passwords;
@@ -29,6 +30,7 @@ use crate::backend::{
 use crate::command::Command;
 use crate::machine::Machine;
 use crate::membership::Membership;
+use crate::metrics::Metrics;
 use crate::peer::{Local, PeerNet};
 use crate::pins::Pins;
 use crate::raft::{
@@ -100,12 +102,15 @@ fn create_private_dir(dir: &Path) -> std::io::Result<()> {
 
 pub(super) fn start<L: LogStore>(
     config: EmbeddedConfig,
-    mut log: L,
-    mut backend: Box<dyn Backend>,
+    log: L,
+    backend: Box<dyn Backend>,
     dir: &Path,
     lock: Option<File>,
 ) -> Result<EmbeddedStore, OpenError> {
     config.check()?;
+    let metrics = Arc::new(Metrics::default());
+    let mut log = MeasuredLog { log, metrics: Arc::clone(&metrics) };
+    let mut backend: Box<dyn Backend> = Box::new(MeasuredBackend { backend, metrics: Arc::clone(&metrics) });
     let loaded = load(backend.as_ref(), config.value_cache_bytes).map_err(|error| load_error(dir, &error))?;
     let logged = log.load().map_err(|error| log_error(dir, &error))?;
     let Start { identity, machine, logged, others } = begin(&config, dir, &mut log, backend.as_mut(), loaded, logged)?;
@@ -136,6 +141,7 @@ pub(super) fn start<L: LogStore>(
         clock,
         peers: peers.clone(),
         election_timeout: config.election_timeout,
+        metrics: Arc::clone(&metrics),
     };
     let election_ticks = config.election_timeout.div_duration_f64(config.heartbeat_interval).ceil() as usize;
     let core = CoreConfig {
@@ -146,7 +152,8 @@ pub(super) fn start<L: LogStore>(
         kept_entries_max: KEPT_ENTRIES_MAX,
         election_seed: None,
     };
-    let driver_config = DriverConfig { core, tick: config.heartbeat_interval };
+    let (tick, request_bytes_max) = (config.heartbeat_interval, config.request_bytes_max);
+    let driver_config = DriverConfig { core, tick, request_bytes_max };
     let outbox: Box<dyn Outbox> = match &peers {
         Some(peers) => Box::new(peers.clone()),
         None => Box::new(Nobody),
@@ -180,7 +187,7 @@ pub(super) fn start<L: LogStore>(
     })?);
     let leases = LeaseDesk { machine: machine.clone(), raft: raft.clone(), clock };
     if let Some(peers) = &peers {
-        let desk = Arc::new(MemberDesk { raft: raft.clone(), leases: leases.clone() });
+        let desk = Arc::new(MemberDesk { raft: raft.clone(), leases: leases.clone(), pins: pins.clone() });
         peers.run(Local { raft: raft.clone(), machine: machine.clone(), desk });
         if !others.members.is_empty() {
             peers.update(&others);
@@ -207,6 +214,7 @@ pub(super) fn start<L: LogStore>(
         txn_ops_max,
         tokens,
         passwords,
+        metrics,
         threads,
     })
 }

@@ -15,8 +15,8 @@ use crate::mvcc::{CHUNK_KEYS_MAX, RangeCursor, Rows, is_read_only, is_serializab
 use crate::proto::peer as pb;
 use crate::{
     Alarm, AlarmKind, AuthRequest, AuthResponse, Credentials, Downgrade, Hash, HashKv, LeaseId, LeaseStatus, Member,
-    RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn, TxnResponse, Watch,
-    WatchRequest,
+    ProgressRequester, RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn,
+    TxnResponse, WatchRequest, WatchSink,
 };
 
 /// What a lease takes, as etcd estimates it.
@@ -26,9 +26,10 @@ const LEASE_BYTES: usize = 64;
 impl Store for EmbeddedStore {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         check_range(&request)?;
+        self.metrics.ranges.inc();
         if !request.serializable {
             self.refuse_learner()?;
-            self.raft.read_index().await?;
+            self.confirm_read().await?;
         }
         let (mut cursor, rows, pin) = {
             let machine = self.machine.read();
@@ -59,21 +60,23 @@ impl Store for EmbeddedStore {
         self.refuse_learner()?;
         if is_read_only(&txn) {
             if !is_serializable(&txn) {
-                self.raft.read_index().await?;
+                self.confirm_read().await?;
             }
-            return self.machine.read().keyspace.read_only_txn(&txn);
+            let response = self.machine.read().keyspace.read_only_txn(&txn)?;
+            self.metrics.ran(&response);
+            return Ok(response);
         }
         self.write(&Requester::Owner, txn).await
     }
 
-    async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
+    async fn watch_into(&self, request: WatchRequest, sink: WatchSink) -> Result<ProgressRequester, StoreError> {
         self.refuse_learner()?;
-        self.hub.watch(request)
+        self.hub.watch(request, sink)
     }
 
     async fn current_revision(&self) -> Result<Revision, StoreError> {
         self.refuse_learner()?;
-        self.raft.read_index().await?;
+        self.confirm_read().await?;
         Ok(self.machine.read().keyspace.revision())
     }
 
@@ -87,13 +90,17 @@ impl Store for EmbeddedStore {
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
         self.refuse_learner()?;
-        self.raft.propose(Command::LeaseRevoke { id }).await.map(drop)
+        self.propose(Command::LeaseRevoke { id }).await.map(drop)
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {
         self.refuse_learner()?;
         let there = pb::call::Request::LeaseRenew(id.0);
-        at_leader(&self.raft, self.peers.as_ref(), there, || self.leases.keep_alive(id), |answer| answer.ttl).await
+        let renewed =
+            at_leader(&self.raft, self.peers.as_ref(), there, || self.leases.keep_alive(id), |answer| answer.ttl);
+        let ttl_seconds = renewed.await?;
+        self.metrics.leases_renewed.inc();
+        Ok(ttl_seconds)
     }
 
     async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseStatus, StoreError> {
@@ -110,7 +117,7 @@ impl Store for EmbeddedStore {
 
     async fn lease_list(&self) -> Result<Vec<LeaseId>, StoreError> {
         self.refuse_learner()?;
-        self.raft.read_index().await?;
+        self.confirm_read().await?;
         Ok(self.machine.read().lessor.ids())
     }
 
@@ -174,7 +181,7 @@ impl Store for EmbeddedStore {
 
     async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
         self.refuse_learner()?;
-        self.raft.read_index().await?;
+        self.confirm_read().await?;
         Ok(self.machine.read().alarms.iter().copied().collect())
     }
 
@@ -206,6 +213,10 @@ impl Store for EmbeddedStore {
         self.downgrade_for(&Requester::Owner, request).await
     }
 
+    fn metrics(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.gather_metrics()
+    }
+
     async fn auth(&self, request: AuthRequest) -> Result<AuthResponse, StoreError> {
         self.auth_for(&Requester::Owner, request).await
     }
@@ -223,7 +234,7 @@ impl EmbeddedStore {
         if has_put(&txn) {
             self.refuse_more_data(cost_bytes(&txn)).await?;
         }
-        match self.raft.propose(requester.command(Command::Txn(txn))).await? {
+        match self.propose(requester.command(Command::Txn(txn))).await? {
             Outcome::Txn(response) => Ok(response),
             other => Err(unexpected(&other)),
         }
@@ -236,7 +247,7 @@ impl EmbeddedStore {
         physical: bool,
     ) -> Result<(), StoreError> {
         self.refuse_learner()?;
-        self.raft.propose(requester.command(Command::Compact { revision, physical })).await?;
+        self.propose(requester.command(Command::Compact { revision, physical })).await?;
         if physical { self.writer.flush().await } else { Ok(()) }
     }
 
@@ -250,7 +261,7 @@ impl EmbeddedStore {
         self.refuse_learner()?;
         self.refuse_more_data(LEASE_BYTES).await?;
         let id = if id.0 == 0 { self.new_lease_id() } else { id };
-        match self.raft.propose(requester.command(Command::LeaseGrant { id, ttl_seconds })).await? {
+        match self.propose(requester.command(Command::LeaseGrant { id, ttl_seconds })).await? {
             Outcome::Granted { id, ttl_seconds } => Ok((id, ttl_seconds)),
             other => Err(unexpected(&other)),
         }
@@ -258,13 +269,13 @@ impl EmbeddedStore {
 
     pub(super) async fn arm_for(&self, requester: &Requester, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
         self.refuse_learner()?;
-        self.raft.propose(requester.command(Command::AlarmRaise(alarm))).await?;
+        self.propose(requester.command(Command::AlarmRaise(alarm))).await?;
         Ok(vec![alarm])
     }
 
     pub(super) async fn disarm_for(&self, requester: &Requester, alarm: Alarm) -> Result<Vec<Alarm>, StoreError> {
         self.refuse_learner()?;
-        match self.raft.propose(requester.command(Command::AlarmLower(alarm))).await? {
+        match self.propose(requester.command(Command::AlarmLower(alarm))).await? {
             Outcome::Lowered(lowered) => Ok(lowered.into_iter().collect()),
             other => Err(unexpected(&other)),
         }
@@ -284,7 +295,7 @@ impl EmbeddedStore {
         }
         let alarm = Alarm { member_id: self.identity.member_id, kind: AlarmKind::NoSpace };
         tracing::warn!(size, quota_bytes = self.quota_bytes, "the state file has reached its quota");
-        self.raft.propose(Command::AlarmRaise(alarm)).await?;
+        self.propose(Command::AlarmRaise(alarm)).await?;
         Err(StoreError::NoSpace)
     }
 

@@ -85,6 +85,11 @@ static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
     DescriptorPool::decode(BYTES).inspect_err(|error| tracing::error!(%error, "the API's description is broken")).ok()
 });
 
+/// The description of the whole API; `None` if it is broken, which the tests rule out.
+pub(super) fn pool() -> Option<&'static DescriptorPool> {
+    POOL.as_ref()
+}
+
 /// A call with the shapes of its messages.
 struct Call {
     path: String,

@@ -69,12 +69,9 @@ pub(super) async fn serve(shared: &Shared, method: &Method, uri: &Uri) -> Respon
             let fields = versions.map(|(name, version)| format!("\"{name}\":\"{version}\""));
             page_of(StatusCode::OK, JSON, format!("{{{}}}", fields.join(",")))
         }
-        "metrics" => {
-            let text = shared.config.metrics.as_ref().map(|metrics| metrics()).unwrap_or_default();
-            page_of(StatusCode::OK, METRICS, text)
-        }
-        "livez" => checks(shared, LIVEZ, sub, query).await,
-        _ => checks(shared, READYZ, sub, query).await,
+        "metrics" => page_of(StatusCode::OK, METRICS, shared.metrics.page(shared).await),
+        "livez" => checks(shared, "livez", LIVEZ, sub, query).await,
+        _ => checks(shared, "readyz", READYZ, sub, query).await,
     }
 }
 
@@ -105,8 +102,12 @@ async fn health(shared: &Shared, query: Query<'_>) -> Response<Body> {
     let checked = tokio::time::timeout(CHECK_TIMEOUT, health_problem(shared, query, serializable)).await;
     let problem = checked.unwrap_or_else(|_late| Some("RANGE ERROR:context deadline exceeded".to_owned()));
     match problem {
-        None => page_of(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#),
+        None => {
+            shared.metrics.health_success.inc();
+            page_of(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#)
+        }
         Some(reason) => {
+            shared.metrics.health_failures.inc();
             let reason = reason.replace('\\', "\\\\").replace('"', "\\\"");
             let body = format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n");
             page_of(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
@@ -164,7 +165,7 @@ async fn run(shared: &Shared, check: Check) -> Result<(), String> {
 }
 
 /// One check by its own path, or all of a page but those excluded.
-async fn checks(shared: &Shared, all: &[(&str, Check)], sub: &str, query: Query<'_>) -> Response<Body> {
+async fn checks(shared: &Shared, page: &str, all: &[(&str, Check)], sub: &str, query: Query<'_>) -> Response<Body> {
     let wanted = |name: &str| if sub.is_empty() { !query.has("exclude", name) } else { name == sub };
     let chosen: Vec<_> = all.iter().filter(|(name, _)| wanted(name)).collect();
     if !sub.is_empty() && chosen.is_empty() {
@@ -174,7 +175,9 @@ async fn checks(shared: &Shared, all: &[(&str, Check)], sub: &str, query: Query<
     let mut failed = false;
     for (name, check) in chosen {
         let result = tokio::time::timeout(CHECK_TIMEOUT, run(shared, *check)).await;
-        match result.unwrap_or_else(|_late| Err("context deadline exceeded".to_owned())) {
+        let result = result.unwrap_or_else(|_late| Err("context deadline exceeded".to_owned()));
+        shared.metrics.health_check(page, name, result.is_ok());
+        match result {
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
             Err(reason) => {
                 failed = true;

@@ -1,6 +1,7 @@
 //! The KV service.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
@@ -36,7 +37,11 @@ impl Kv for KvService {
         self.0.admit(&request)?;
         let store = self.0.store_for(&request);
         let request = RangeRequest::try_from(request.into_inner())?;
-        let response = store.range(request).await?;
+        let began = Instant::now();
+        let response = store.range(request).await;
+        let success = if response.is_ok() { "true" } else { "false" };
+        self.0.metrics.range_seconds.with_label_values(&[success]).observe(began.elapsed().as_secs_f64());
+        let response = response?;
         let header = self.0.header(response.revision);
         Ok(Response::new(pb::RangeResponse { header, ..response.into() }))
     }
@@ -94,7 +99,7 @@ impl Kv for KvService {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit_stream(&request)?;
         let store = self.0.store_for(&request);
         let request = RangeRequest::try_from(request.into_inner())?;
         check_streamable(&request)?;

@@ -46,7 +46,7 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        self.0.admit(&request)?;
+        self.0.admit_stream(&request)?;
         let leader_required = requires_leader(&request);
         let (answers, stream) = mpsc::channel(ANSWERS_QUEUED);
         let keeper = Keeper { shared: Arc::clone(&self.0), store: self.0.store_for(&request), leader_required };

@@ -14,6 +14,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod metrics;
 mod server;
 mod shared;
 mod tls;
@@ -21,7 +22,6 @@ mod watch;
 
 use std::net::{AddrParseError, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use server::Server;
@@ -32,8 +32,10 @@ pub const VERSION: &str = "3.6.13";
 /// The version of the stored data, and of the cluster as a whole.
 pub const STORAGE_VERSION: &str = "3.6.0";
 
-/// Gives the text of the metrics page.
-pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+/// The cluster's version as it is named to people: without the patch.
+fn cluster_version() -> &'static str {
+    STORAGE_VERSION.rsplit_once('.').map_or(STORAGE_VERSION, |(version, _)| version)
+}
 
 /// An address to listen on; port 0 takes a free one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +88,8 @@ pub struct ServerConfig {
     pub keep_alive_timeout: Duration,
     /// Streams that one connection may have open; `None` is no limit.
     pub streams_max: Option<u32>,
-    /// Served at `/metrics`; an empty page without it.
-    pub metrics: Option<MetricsText>,
+    /// Also measure how long calls take: etcd's `--metrics=extensive`.
+    pub metrics_extensive: bool,
 }
 
 impl Default for ServerConfig {
@@ -101,7 +103,7 @@ impl Default for ServerConfig {
             keep_alive_interval: Some(Duration::from_secs(60)),
             keep_alive_timeout: Duration::from_secs(20),
             streams_max: None,
-            metrics: None,
+            metrics_extensive: false,
         }
     }
 }

@@ -5,8 +5,10 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -103,7 +105,7 @@ async fn accept(listener: TcpListener, tls: Option<Acceptor>, services: Services
         };
         match accepted {
             Ok((socket, _)) => {
-                connections.spawn(connection(socket, tls.clone(), services.clone()));
+                connections.spawn(in_batches(connection(socket, tls.clone(), services.clone())));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a store client failed");
@@ -115,6 +117,23 @@ async fn accept(listener: TcpListener, tls: Option<Acceptor>, services: Services
     let drained = async { while connections.join_next().await.is_some() {} };
     // What has not ended by then is cut off with the set.
     let _late = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+}
+
+/// Lets the tasks that are ready go first each time a connection is woken: what they have to send then goes out in one write,
+/// and not in one each. Many streams of a connection become ready together, with the batches of the log.
+async fn in_batches<F: Future>(connection: F) -> F::Output {
+    let mut connection = std::pin::pin!(connection);
+    let mut has_waited = false;
+    std::future::poll_fn(|context| {
+        has_waited = !has_waited;
+        if has_waited {
+            // A task that wakes itself goes to the end of the queue.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        connection.as_mut().poll(context)
+    })
+    .await
 }
 
 async fn connection(socket: TcpStream, tls: Option<Acceptor>, services: Services) {
@@ -220,7 +239,23 @@ impl Services {
     /// Calls the service that the path of a gRPC request names, or gives the request back.
     pub(super) fn call_grpc<B>(&self, request: Request<B>) -> Result<Answering, Request<B>>
     where
-        B: hyper::body::Body + Send + 'static,
+        B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let Some(counting) = self.shared.metrics.begin(request.uri().path()) else { return self.call_service(request) };
+        let request = request.map(|body| counting.request(body));
+        // A path that is counted has a service.
+        let Ok(answering) = self.call_service(request) else { return Ok(Box::pin(async { Ok(unknown_call("")) })) };
+        Ok(Box::pin(async move {
+            let (head, body) = answering.await?.into_parts();
+            let body = Body::new(counting.response(&head.headers, body));
+            Ok(Response::from_parts(head, body))
+        }))
+    }
+
+    fn call_service<B>(&self, request: Request<B>) -> Result<Answering, Request<B>>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
         let path = request.uri().path();
@@ -241,14 +276,17 @@ impl Services {
 
     async fn call_http(&self, request: Request<Incoming>) -> Response<Body> {
         if is_grpc(&request) {
-            let path = request.uri().path();
-            return tonic::Status::unimplemented(format!("unknown service or method {path}")).into_http();
+            return unknown_call(request.uri().path());
         }
         if gateway::route(request.uri().path()).is_some() {
             return gateway::serve(self, request).await;
         }
         pages::serve(&self.shared, request.method(), request.uri()).await
     }
+}
+
+fn unknown_call(path: &str) -> Response<Body> {
+    tonic::Status::unimplemented(format!("unknown service or method {path}")).into_http()
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

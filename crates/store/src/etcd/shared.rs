@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use super::ServerConfig;
+use super::metrics::ServerMetrics;
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::{Credentials, Revision, Store, StoreError};
 
@@ -21,6 +22,8 @@ const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) config: ServerConfig,
+    pub(super) metrics: Arc<ServerMetrics>,
+    leader_id: AtomicU64,
     cluster_id: AtomicU64,
     member_id: AtomicU64,
     raft_term: AtomicU64,
@@ -40,7 +43,9 @@ impl Shared {
     pub(super) fn new(store: Arc<dyn Store>, config: ServerConfig) -> Self {
         let state = watch::Sender::new(State { leader: true, leaderless: false, closing: false });
         let zero = || AtomicU64::new(0);
-        Self { store, config, cluster_id: zero(), member_id: zero(), raft_term: zero(), state }
+        let metrics = Arc::new(ServerMetrics::new(config.metrics_extensive));
+        let (cluster_id, member_id, leader_id, raft_term) = (zero(), zero(), zero(), zero());
+        Self { store, config, metrics, leader_id, cluster_id, member_id, raft_term, state }
     }
 
     /// Keeps headers and leadership fresh; runs as long as the server does.
@@ -66,6 +71,10 @@ impl Shared {
         self.cluster_id.store(status.cluster_id, Ordering::Relaxed);
         self.member_id.store(status.member_id, Ordering::Relaxed);
         self.raft_term.store(status.raft_term, Ordering::Relaxed);
+        let before = self.leader_id.swap(status.leader_id, Ordering::Relaxed);
+        if status.leader_id != 0 && status.leader_id != before {
+            self.metrics.leader_changes.inc();
+        }
         status.leader_id != 0
     }
 
@@ -99,10 +108,19 @@ impl Shared {
 
     /// A client may ask not to be served by a member that has lost its leader.
     pub(super) fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.admit_as("unary", request)
+    }
+
+    /// The same for a call whose client sends more than one message.
+    pub(super) fn admit_stream<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.admit_as("stream", request)
+    }
+
+    fn admit_as<T>(&self, kind: &str, request: &Request<T>) -> Result<(), Status> {
         let version = request.metadata().get("client-api-version");
-        if version.is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
-            return Err(StoreError::InvalidArgument("invalid client api version").into());
-        }
+        let version = version.map(|version| std::str::from_utf8(version.as_bytes())).transpose();
+        let version = version.map_err(|_not_utf8| StoreError::InvalidArgument("invalid client api version"))?;
+        self.metrics.client_request(kind, version);
         let refused = requires_leader(request) && !self.state.borrow().leader;
         if refused { Err(StoreError::NoLeader.into()) } else { Ok(()) }
     }

@@ -468,7 +468,17 @@ async fn pages_tell_health_and_version() {
         assert_eq!(served.get("/readyz?verbose&exclude=serializable_read").await, ok(verbose));
         assert_eq!(served.get("/readyz/non_learner").await, ok("ok\n"));
         assert_eq!(served.get("/readyz/nonsense").await.0, "HTTP/1.1 404 Not Found");
-        assert_eq!(served.get("/metrics").await, ok(""));
+        let (status, metrics) = served.get("/metrics").await;
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        let expected = [
+            "etcd_server_has_leader 1",
+            "etcd_server_health_success 2",
+            r#"etcd_server_version{server_version="3.6.13"} 1"#,
+            r#"grpc_server_started_total{grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary"} 0"#,
+        ];
+        for line in expected {
+            assert!(metrics.lines().any(|found| found == line), "{line}");
+        }
         assert_eq!(served.get("/").await.0, "HTTP/1.1 404 Not Found");
 
         let mut health = HealthClient::new(served.channel().await);

@@ -6,8 +6,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::config::PeerError;
 
-/// Above the largest message: a batch of proposals of 4 MiB, or entries of 1 MiB, and one request of 1.5 MiB beyond.
-const FRAME_BYTES_MAX: usize = 16 << 20;
+/// The largest request that a cluster may be configured to take.
+pub(crate) const REQUEST_BYTES_LIMIT: usize = 64 << 20;
+/// Above the largest message: a batch of proposals of 4 MiB, or entries of 1 MiB, and one request beyond.
+const FRAME_BYTES_MAX: usize = REQUEST_BYTES_LIMIT + (16 << 20);
 const LENGTH_BYTES: usize = 4;
 const KIND_BYTES: usize = 1;
 const CRC_BYTES: usize = 4;

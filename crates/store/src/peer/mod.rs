@@ -29,4 +29,5 @@ pub use config::{PeerConfig, PeerTls};
 
 pub(crate) use config::{PeerError, PeerUrl};
 pub(crate) use dial::inquire;
+pub(crate) use frame::REQUEST_BYTES_LIMIT;
 pub(crate) use net::{Desk, Local, PeerNet};

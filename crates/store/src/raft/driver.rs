@@ -53,6 +53,9 @@ pub(crate) trait Apply: Send + 'static {
     /// Whether a change of the members makes sense now.
     fn check_change(&self, change: &MemberChange) -> Result<(), StoreError>;
 
+    /// Tells whoever follows the changes that there are new ones. Called when those who waited for theirs have been answered.
+    fn announce(&mut self);
+
     /// Makes a checked change, or only takes note of the entry if there is none to make.
     fn change_members(&mut self, index: u64, term: u64, change: Option<MemberChange>) -> Outcome;
 
@@ -84,6 +87,8 @@ pub(crate) struct DriverConfig {
     pub(crate) core: CoreConfig,
     /// Time between heartbeats.
     pub(crate) tick: Duration,
+    /// Larger commands are refused.
+    pub(crate) request_bytes_max: usize,
 }
 
 impl DriverConfig {
@@ -153,7 +158,8 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         outbox: Box<dyn Outbox>,
     ) -> Result<(Self, Raft), StoreError> {
         let core = Core::new(config.core.clone(), logged).map_err(|error| StoreError::Fatal(error.to_string()))?;
-        let (raft, shared, inbox) = Raft::new(config.core.member_id, config.election_timeout());
+        let (raft, shared, inbox) =
+            Raft::new(config.core.member_id, config.election_timeout(), config.request_bytes_max);
         let driver = Self {
             config,
             core,
@@ -534,6 +540,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
                 reply.answer(outcome);
             }
         }
+        self.apply.announce();
         Ok(())
     }
 

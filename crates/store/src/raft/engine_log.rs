@@ -6,11 +6,13 @@
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
 use super::log::{Identity, LogError, LogStore, LoggedState};
+use super::zeroed_files::ZeroedFiles;
 
 /// There is one Raft group per directory.
 const GROUP: u64 = 1;
@@ -25,7 +27,7 @@ const KEPT_BYTES: u64 = 256 << 20;
 const LOAD_BYTES: usize = 16 << 20;
 
 pub(crate) struct EngineLog {
-    engine: Engine,
+    engine: Engine<ZeroedFiles>,
     syncs: bool,
     has_failed: bool,
 }
@@ -54,7 +56,7 @@ impl EngineLog {
             enable_log_recycle: true,
             ..Config::default()
         };
-        let engine = guarded(|| Engine::open(config))?;
+        let engine = guarded(|| Engine::open_with_file_system(config, Arc::new(ZeroedFiles)))?;
         Ok(Self { engine, syncs: true, has_failed: false })
     }
 

@@ -100,6 +100,7 @@ pub(super) struct Shared {
     member_id: u64,
     /// Five seconds and two election timeouts, as etcd.
     request_timeout: Duration,
+    request_bytes_max: usize,
     /// Nobody else votes, so leadership needs no confirmation.
     is_alone: AtomicBool,
     term: AtomicU64,
@@ -125,7 +126,11 @@ pub(crate) struct RaftStatus {
 }
 
 impl Raft {
-    pub(super) fn new(member_id: u64, election_timeout: Duration) -> (Self, Arc<Shared>, Receiver<Input>) {
+    pub(super) fn new(
+        member_id: u64,
+        election_timeout: Duration,
+        request_bytes_max: usize,
+    ) -> (Self, Arc<Shared>, Receiver<Input>) {
         let (sender, inbox) = sync_channel(INBOX_INPUTS_MAX);
         // Ids of different members and of different lives of a member must not meet: they are waited for by number.
         let salt = rand::random::<u32>();
@@ -133,6 +138,7 @@ impl Raft {
         let shared = Arc::new(Shared {
             member_id,
             request_timeout: Duration::from_secs(5) + 2 * election_timeout,
+            request_bytes_max,
             is_alone: AtomicBool::new(false),
             term: AtomicU64::new(0),
             leader: watch::Sender::new(0),
@@ -152,7 +158,7 @@ impl Raft {
     pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, StoreError> {
         let id = self.shared.next_id();
         let payload = command.encode(id);
-        if payload.len() > REQUEST_BYTES_MAX {
+        if payload.len() > self.shared.request_bytes_max {
             return Err(StoreError::RequestTooLarge);
         }
         let status = self.status();
@@ -289,8 +295,6 @@ impl Raft {
     }
 }
 
-/// etcd's `--max-request-bytes`.
-const REQUEST_BYTES_MAX: usize = 1_572_864;
 const TIMED_OUT_BY_LEADER_FAILURE: StoreError =
     StoreError::Refused("request timed out, possibly due to previous leader failure");
 

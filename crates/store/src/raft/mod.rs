@@ -20,6 +20,7 @@ mod reads;
 mod sim;
 mod storage;
 mod wal;
+mod zeroed_files;
 
 pub(crate) use self::core::{CoreConfig, KEPT_ENTRIES_MAX};
 pub(crate) use driver::{Applied, Apply, Committed, Driver, DriverConfig, Outbox, REMOVED};

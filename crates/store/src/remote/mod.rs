@@ -24,8 +24,8 @@ use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::status::from_status;
 use crate::{
     Alarm, AlarmKind, AuthRequest, AuthResponse, Credentials, Downgrade, Hash, HashKv, KeyRange, LeaseId, LeaseStatus,
-    Member, RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn, TxnResponse, Watch,
-    WatchRequest,
+    Member, ProgressRequester, RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn,
+    TxnResponse, WatchRequest, WatchSink,
 };
 
 /// Length of the SHA-256 at the end of a snapshot, which `remaining_bytes` does not count.
@@ -65,8 +65,8 @@ impl Store for RemoteStore {
         self.endpoints.call(Repeat::UnlessSent, call).await?.try_into()
     }
 
-    async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
-        watch::start(Arc::clone(&self.endpoints), request).await
+    async fn watch_into(&self, request: WatchRequest, sink: WatchSink) -> Result<ProgressRequester, StoreError> {
+        watch::start(Arc::clone(&self.endpoints), request, sink).await
     }
 
     async fn current_revision(&self) -> Result<Revision, StoreError> {

@@ -15,10 +15,8 @@ use super::fence::{Fence, FenceStep, needs_fence};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::status::from_text;
-use crate::{Revision, StoreError, Watch, WatchBatch, WatchEvent, WatchRequest};
+use crate::{ProgressRequester, Revision, SharedBatch, StoreError, WatchEvent, WatchRequest, WatchSink};
 
-/// Batches that may wait for a slow receiver before the server is held back.
-const BATCHES_QUEUED: usize = 64;
 /// Requests on their way to the server: progress requests are dropped rather than queued.
 const REQUESTS_QUEUED: usize = 8;
 /// A server that is still catching up drops a progress request, so an unanswered one is repeated.
@@ -30,13 +28,17 @@ const START_ROUNDS: usize = 100;
 const OWN_ID: i64 = 0;
 
 /// Returns once a server has created the watch.
-pub(super) async fn start(endpoints: Arc<Endpoints>, request: WatchRequest) -> Result<Watch, StoreError> {
+pub(super) async fn start(
+    endpoints: Arc<Endpoints>,
+    request: WatchRequest,
+    sink: WatchSink,
+) -> Result<ProgressRequester, StoreError> {
     let next = request.start_revision;
     let mut follower = Follower { endpoints, request, next, progressed: Revision(0) };
     let stream = follower.open_repeatedly(START_ROUNDS).await?;
-    let (watch, batches, progress) = Watch::channel(BATCHES_QUEUED);
-    tokio::spawn(follower.run(stream, batches, progress));
-    Ok(watch)
+    let (requester, progress) = ProgressRequester::channel();
+    tokio::spawn(follower.run(stream, sink, progress));
+    Ok(requester)
 }
 
 /// Both directions of one stream.
@@ -66,21 +68,16 @@ enum Left {
 }
 
 impl Follower {
-    async fn run(
-        mut self,
-        mut stream: Stream,
-        batches: mpsc::Sender<Result<WatchBatch, StoreError>>,
-        mut progress: mpsc::Receiver<()>,
-    ) {
+    async fn run(mut self, mut stream: Stream, sink: WatchSink, mut progress: mpsc::Receiver<()>) {
         loop {
-            let left = self.follow(&mut stream, &batches, &mut progress).await;
+            let left = self.follow(&mut stream, &sink, &mut progress).await;
             let reopened = match left {
                 Left::ReceiverGone => return,
                 Left::Failed(error) => Err(error),
                 Left::Broken(reason) => {
                     tracing::debug!(reason, next = self.next.0, "watch stream broke, going on with another");
                     tokio::select! {
-                        () = batches.closed() => return,
+                        () = sink.closed() => return,
                         reopened = self.open_repeatedly(usize::MAX) => reopened,
                     }
                 }
@@ -88,7 +85,7 @@ impl Follower {
             match reopened {
                 Ok(reopened) => stream = reopened,
                 Err(error) => {
-                    let _receiver_gone = batches.send(Err(error)).await;
+                    sink.send(Err(error)).await;
                     return;
                 }
             }
@@ -165,20 +162,18 @@ impl Follower {
     }
 
     /// Delivers what one stream brings, until it ends.
-    async fn follow(
-        &mut self,
-        stream: &mut Stream,
-        batches: &mpsc::Sender<Result<WatchBatch, StoreError>>,
-        progress: &mut mpsc::Receiver<()>,
-    ) -> Left {
+    async fn follow(&mut self, stream: &mut Stream, sink: &WatchSink, progress: &mut mpsc::Receiver<()>) -> Left {
         let mut repeat = tokio::time::interval(PROGRESS_REPEAT);
         repeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut wanted = false;
         loop {
             let response = tokio::select! {
                 response = stream.responses.message() => response,
-                () = batches.closed() => return Left::ReceiverGone,
-                Some(()) = progress.recv(), if !wanted => {
+                () = sink.closed() => return Left::ReceiverGone,
+                asked = progress.recv(), if !wanted => {
+                    if asked.is_none() {
+                        return Left::ReceiverGone;
+                    }
                     wanted = true;
                     repeat.reset_immediately();
                     continue;
@@ -186,7 +181,7 @@ impl Follower {
                 _ = repeat.tick(), if wanted => {
                     if let Some(revision) = self.ask_progress(stream).await {
                         wanted = false;
-                        if let Err(left) = self.deliver_progress(revision, batches).await {
+                        if let Err(left) = self.deliver_progress(revision, sink).await {
                             return left;
                         }
                     }
@@ -204,7 +199,7 @@ impl Follower {
             let delivered = match stream.fence.as_mut().map(|fence| fence.see(&response)) {
                 Some(FenceStep::Reached(revision)) => {
                     wanted = false;
-                    self.deliver_progress(revision, batches).await
+                    self.deliver_progress(revision, sink).await
                 }
                 Some(FenceStep::Again) => {
                     repeat.reset_immediately();
@@ -214,7 +209,7 @@ impl Follower {
                 Some(FenceStep::NotMine) | None => {
                     let is_progress = response.events.is_empty() && !response.canceled;
                     wanted = wanted && !is_progress;
-                    self.deliver(response, batches).await
+                    self.deliver(response, sink).await
                 }
             };
             if let Err(left) = delivered {
@@ -247,17 +242,13 @@ impl Follower {
         None
     }
 
-    async fn deliver(
-        &mut self,
-        response: pb::WatchResponse,
-        batches: &mpsc::Sender<Result<WatchBatch, StoreError>>,
-    ) -> Result<(), Left> {
+    async fn deliver(&mut self, response: pb::WatchResponse, sink: &WatchSink) -> Result<(), Left> {
         if response.canceled {
             return Err(Left::Failed(cancelled(&response)));
         }
         let Some(last) = response.events.last().and_then(|event| event.kv.as_ref()) else {
             let revision = Revision(response.header.unwrap_or_default().revision);
-            return self.deliver_progress(revision, batches).await;
+            return self.deliver_progress(revision, sink).await;
         };
         // A header may be ahead of the events while the server catches up; only the events tell what is complete.
         let revision = Revision(last.mod_revision);
@@ -271,26 +262,22 @@ impl Follower {
         }
         self.next = Revision(revision.0 + 1);
         self.progressed = revision;
-        send(batches, WatchBatch { revision, events }).await
+        send(sink, SharedBatch::new(revision, events)).await
     }
 
-    async fn deliver_progress(
-        &mut self,
-        revision: Revision,
-        batches: &mpsc::Sender<Result<WatchBatch, StoreError>>,
-    ) -> Result<(), Left> {
+    async fn deliver_progress(&mut self, revision: Revision, sink: &WatchSink) -> Result<(), Left> {
         // A watch that starts in the future has nothing to tell before it starts.
         if revision < self.request.start_revision {
             return Ok(());
         }
         self.progressed = self.progressed.max(revision);
         self.next = self.next.max(Revision(revision.0 + 1));
-        send(batches, WatchBatch { revision: self.progressed, events: Vec::new() }).await
+        send(sink, SharedBatch::progress(self.progressed)).await
     }
 }
 
-async fn send(batches: &mpsc::Sender<Result<WatchBatch, StoreError>>, batch: WatchBatch) -> Result<(), Left> {
-    batches.send(Ok(batch)).await.map_err(|_closed| Left::ReceiverGone)
+async fn send(sink: &WatchSink, batch: SharedBatch) -> Result<(), Left> {
+    if sink.send(Ok(batch)).await { Ok(()) } else { Err(Left::ReceiverGone) }
 }
 
 fn cancelled(response: &pb::WatchResponse) -> StoreError {

@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::hub::{BatchSender, CatchUp, Hub};
+use super::batch::WatchSink;
+use super::hub::{CatchUp, Hub};
 use crate::{Revision, StoreError, WatchRequest};
 
 pub(super) async fn feed(
     hub: Arc<Hub>,
     request: Arc<WatchRequest>,
     mut next: Revision,
-    batches: BatchSender,
+    sink: WatchSink,
     mut progress: mpsc::Receiver<()>,
 ) {
     // A notification asked for may get lost with the place in the hub; one too many does no harm.
     let mut owes_progress = false;
     loop {
-        let Some(caught_up) = catch_up(&hub, &request, next, &batches).await else { return };
+        let Some(caught_up) = catch_up(&hub, &request, next, &sink, &progress).await else { return };
         next = caught_up;
-        let Some((id, mut behind)) = hub.join(&request, next, &batches) else { continue };
+        let Some((id, mut behind)) = hub.join(&request, next, &sink) else { continue };
         if owes_progress {
             hub.request_progress(id);
         }
@@ -30,7 +31,10 @@ pub(super) async fn feed(
                         next = resume;
                         break;
                     }
-                    Err(_hub_stopped_or_watch_dropped) => return,
+                    Err(_hub_stopped_or_watch_dropped) => {
+                        let _nobody_listens = sink.try_send(Err(StoreError::Stopped));
+                        return;
+                    }
                 },
                 asked = progress.recv() => match asked {
                     Some(()) => {
@@ -39,7 +43,7 @@ pub(super) async fn feed(
                     }
                     None => return hub.leave(id),
                 },
-                () = batches.closed() => return hub.leave(id),
+                () = sink.closed() => return hub.leave(id),
             }
         }
     }
@@ -50,19 +54,21 @@ async fn catch_up(
     hub: &Arc<Hub>,
     request: &Arc<WatchRequest>,
     mut next: Revision,
-    batches: &BatchSender,
+    sink: &WatchSink,
+    progress: &mpsc::Receiver<()>,
 ) -> Option<Revision> {
     loop {
         let part = match part(hub, request, next).await {
             Ok(part) => part,
             Err(error) => {
-                let _watch_was_dropped = batches.send(Err(error)).await;
+                sink.send(Err(error)).await;
                 return None;
             }
         };
         next = part.next;
-        if !part.batch.events.is_empty() {
-            batches.send(Ok(part.batch)).await.ok()?;
+        let is_over = progress.is_closed() || (!part.batch.is_empty() && !sink.send(Ok(part.batch)).await);
+        if is_over {
+            return None;
         }
         if part.is_current {
             return Some(next);

@@ -1,27 +1,25 @@
 //! The thread that gives new changes to the watchers that are up to date.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
 
+use super::batch::{Delivery, SharedBatch, WatchSink};
 use super::feed;
-use super::interest::{Interest, WatcherId};
+use super::interest::{GroupId, Interest};
 use crate::machine::Machine;
 use crate::mvcc::{Change, Found, Rows, decode_record, with_previous};
-use crate::{EventKind, Revision, StoreError, Watch, WatchBatch, WatchEvent, WatchRequest};
+use crate::{EventKind, KeyRange, ProgressRequester, Revision, StoreError, WatchEvent, WatchRequest};
 
-/// Batches a watcher may be behind before it is fed from the history.
-const WATCH_BATCHES_MAX: usize = 128;
 /// Revisions in one batch, as etcd.
 const BATCH_REVISIONS_MAX: i64 = 1000;
 /// Changes looked at under one hold of the lock, when catching up.
 const CATCH_UP_CHANGES_MAX: usize = 1000;
-
-pub(super) type BatchSender = mpsc::Sender<Result<WatchBatch, StoreError>>;
 
 #[derive(Debug)]
 pub(crate) struct Hub {
@@ -31,18 +29,44 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// Everything up to here has been handed out.
     published: AtomicI64,
+    /// Watches that are running, up to date or not.
+    n_watches: AtomicUsize,
     has_news: AtomicBool,
     is_stopped: AtomicBool,
     thread: Mutex<Option<Thread>>,
 }
 
+/// The watchers that are up to date. Those that want the same events form a group, which gets each batch once: made once,
+/// encoded once if at all.
 #[derive(Debug, Default)]
 struct State {
-    watchers: HashMap<WatcherId, Synced>,
+    groups: HashMap<GroupId, Group>,
+    by_wish: HashMap<Wish, GroupId>,
     interest: Interest,
-    next_id: WatcherId,
+    next_id: u64,
     /// Who asked for a progress notification.
     progress: Vec<WatcherId>,
+}
+
+#[derive(Debug)]
+struct Group {
+    wish: Wish,
+    watchers: BTreeMap<u64, Synced>,
+}
+
+/// The part of a watch's request that says which events it gets, and in which form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Wish {
+    range: KeyRange,
+    prev_kv: bool,
+    no_put: bool,
+    no_delete: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WatcherId {
+    group: GroupId,
+    number: u64,
 }
 
 /// A watcher that has everything published so far.
@@ -51,14 +75,14 @@ struct Synced {
     request: Arc<WatchRequest>,
     /// It already has, or does not want, everything before.
     next: Revision,
-    batches: BatchSender,
+    sink: WatchSink,
     /// Tells its task from which revision on to feed it.
     behind: oneshot::Sender<Revision>,
 }
 
 /// Part of the history, filtered for one watcher.
 pub(super) struct CatchUp {
-    pub(super) batch: WatchBatch,
+    pub(super) batch: SharedBatch,
     /// First revision not looked at.
     pub(super) next: Revision,
     /// There was nothing more at the time.
@@ -76,6 +100,7 @@ impl Hub {
             rows,
             state: Mutex::default(),
             published: AtomicI64::new(published.0),
+            n_watches: AtomicUsize::new(0),
             has_news: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
             thread: Mutex::new(None),
@@ -90,6 +115,9 @@ impl Hub {
 
     /// There are new changes. Never waits.
     pub(crate) fn notify(&self) {
+        if self.publish_to_nobody() {
+            return;
+        }
         if !self.has_news.swap(true, Ordering::AcqRel)
             && let Some(thread) = self.thread.lock().as_ref()
         {
@@ -112,8 +140,7 @@ impl Hub {
             *machine = new;
         }
         let next = Revision(self.published().0 + 1);
-        let ids: Vec<_> = state.watchers.keys().copied().collect();
-        for watcher in ids.into_iter().filter_map(|id| state.remove(id)) {
+        for watcher in state.remove_all() {
             let resume = next.max(watcher.next);
             let _watch_was_dropped = watcher.behind.send(resume);
         }
@@ -127,8 +154,11 @@ impl Hub {
     }
 
     /// Starts a watch; its task lives until the watch is dropped or ends.
-    pub(crate) fn watch(self: &Arc<Self>, request: WatchRequest) -> Result<Watch, StoreError> {
-        let (watch, batches, progress) = Watch::channel(WATCH_BATCHES_MAX);
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        request: WatchRequest,
+        sink: WatchSink,
+    ) -> Result<ProgressRequester, StoreError> {
         let next = {
             let machine = self.machine.read();
             let compact_revision = machine.keyspace.compacted();
@@ -141,14 +171,24 @@ impl Hub {
         if self.is_stopped.load(Ordering::Acquire) {
             return Err(StoreError::Stopped);
         }
-        tokio::spawn(feed::feed(self.clone(), Arc::new(request), next, batches, progress));
-        Ok(watch)
+        let (requester, progress) = ProgressRequester::channel();
+        let hub = Arc::clone(self);
+        hub.n_watches.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            feed::feed(Arc::clone(&hub), Arc::new(request), next, sink, progress).await;
+            hub.n_watches.fetch_sub(1, Ordering::Relaxed);
+        });
+        Ok(requester)
+    }
+
+    /// Number of watches, and of those that are up to date.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.n_watches.load(Ordering::Relaxed), self.n_synced())
     }
 
     /// Number of watchers that are up to date.
-    #[cfg(test)]
     pub(crate) fn n_synced(&self) -> usize {
-        self.state.lock().watchers.len()
+        self.state.lock().groups.values().map(|group| group.watchers.len()).sum()
     }
 
     fn run(&self) {
@@ -166,6 +206,18 @@ impl Hub {
         }
     }
 
+    /// Where nobody waits for changes, whoever made them can see to it that they count as published, and no thread is woken.
+    fn publish_to_nobody(&self) -> bool {
+        let Some(state) = self.state.try_lock() else { return false };
+        let is_awaited = !state.groups.is_empty() || !state.progress.is_empty();
+        if is_awaited || self.is_stopped.load(Ordering::Acquire) {
+            return false;
+        }
+        let revision = self.machine.read().keyspace.revision();
+        self.published.fetch_max(revision.0, Ordering::AcqRel);
+        true
+    }
+
     /// Hands out the next changes; false when there were none.
     fn publish(&self) -> bool {
         let mut state = self.state.lock();
@@ -179,7 +231,9 @@ impl Hub {
         if last < first {
             return false;
         }
-        if let Err(error) = with_previous(self.rows.as_ref(), &mut changes) {
+        let wants_previous = state.groups.values().any(|group| group.wish.prev_kv);
+        let read = if wants_previous { with_previous(self.rows.as_ref(), &mut changes) } else { Ok(()) };
+        if let Err(error) = read {
             tracing::error!(%error, "the version before a change cannot be read: all watches end");
             *state = State::default();
         }
@@ -193,9 +247,9 @@ impl Hub {
         let revision = self.published();
         for id in std::mem::take(&mut state.progress) {
             // Before the first revision it asked for, a watcher hears nothing.
-            let is_due = state.watchers.get(&id).is_some_and(|watcher| watcher.request.start_revision <= revision);
+            let is_due = state.watcher(id).is_some_and(|watcher| watcher.request.start_revision <= revision);
             if is_due {
-                state.send(id, WatchBatch { revision, events: Vec::new() }, Revision(revision.0 + 1));
+                state.send(id, SharedBatch::progress(revision), Revision(revision.0 + 1));
             }
         }
     }
@@ -211,7 +265,7 @@ impl Hub {
         &self,
         request: &Arc<WatchRequest>,
         next: Revision,
-        batches: &BatchSender,
+        sink: &WatchSink,
     ) -> Option<(WatcherId, oneshot::Receiver<Revision>)> {
         let mut state = self.state.lock();
         if next <= self.published() {
@@ -220,14 +274,10 @@ impl Hub {
         let (behind, behind_rx) = oneshot::channel();
         if self.is_stopped.load(Ordering::Acquire) {
             // The receiver sees at once that there is no hub.
-            return Some((0, behind_rx));
+            return Some((WatcherId { group: 0, number: 0 }, behind_rx));
         }
-        state.next_id += 1;
-        let id = state.next_id;
-        state.interest.add(&request.range, id);
-        let watcher = Synced { request: request.clone(), next, batches: batches.clone(), behind };
-        state.watchers.insert(id, watcher);
-        Some((id, behind_rx))
+        let watcher = Synced { request: request.clone(), next, sink: sink.clone(), behind };
+        Some((state.add(watcher), behind_rx))
     }
 
     pub(super) fn leave(&self, id: WatcherId) {
@@ -261,8 +311,9 @@ impl Hub {
         if request.prev_kv {
             with_previous(self.rows.as_ref(), &mut part.changes)?;
         }
-        let events = part.changes.iter().filter_map(|change| event_for(request, change)).collect();
-        let batch = WatchBatch { revision: part.last, events };
+        let wish = Wish::of(request);
+        let events = part.changes.iter().filter_map(|change| wish.event_for(change)).collect();
+        let batch = SharedBatch::new(part.last, events);
         Ok(CatchUp { batch, next: Revision(part.last.0 + 1), is_current: part.is_current })
     }
 
@@ -331,50 +382,109 @@ struct Part {
     is_current: bool,
 }
 
-fn event_for(request: &WatchRequest, change: &Change) -> Option<WatchEvent> {
-    let is_unwanted = match change.kind() {
-        EventKind::Put => request.no_put,
-        EventKind::Delete => request.no_delete,
-    };
-    (!is_unwanted).then(|| change.to_event(request.prev_kv))
+impl Wish {
+    fn of(request: &WatchRequest) -> Self {
+        let WatchRequest { ref range, start_revision: _, prev_kv, no_put, no_delete } = *request;
+        Self { range: range.clone(), prev_kv, no_put, no_delete }
+    }
+
+    /// The event for a change of a key of the range.
+    fn event_for(&self, change: &Change) -> Option<WatchEvent> {
+        let is_unwanted = match change.kind() {
+            EventKind::Put => self.no_put,
+            EventKind::Delete => self.no_delete,
+        };
+        (!is_unwanted).then(|| change.to_event(self.prev_kv))
+    }
 }
 
 impl State {
-    /// Gives every watcher its part of the changes.
-    fn deliver(&mut self, changes: &[Change], last: Revision) {
-        let mut parts: HashMap<WatcherId, (Revision, Vec<WatchEvent>)> = HashMap::new();
-        for change in changes {
-            let revision = change.record.main;
-            self.interest.matching(&change.record.key, |id| {
-                let Some(watcher) = self.watchers.get(&id).filter(|watcher| watcher.next <= revision) else { return };
-                let Some(event) = event_for(&watcher.request, change) else { return };
-                parts.entry(id).or_insert_with(|| (revision, Vec::new())).1.push(event);
-            });
+    fn add(&mut self, watcher: Synced) -> WatcherId {
+        self.next_id += 1;
+        let number = self.next_id;
+        let wish = Wish::of(&watcher.request);
+        let group = match self.by_wish.get(&wish) {
+            Some(group) => *group,
+            None => {
+                self.interest.add(&wish.range, number);
+                self.by_wish.insert(wish.clone(), number);
+                self.groups.insert(number, Group { wish, watchers: BTreeMap::new() });
+                number
+            }
+        };
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.watchers.insert(number, watcher);
         }
-        for (id, (first, events)) in parts {
-            self.send(id, WatchBatch { revision: last, events }, first);
-        }
+        WatcherId { group, number }
     }
 
-    /// Sends without waiting. A watcher with a full channel is left to its task, which goes on at `resume`.
-    fn send(&mut self, id: WatcherId, batch: WatchBatch, resume: Revision) {
-        let Some(watcher) = self.watchers.get(&id) else { return };
-        match watcher.batches.try_send(Ok(batch)) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                if let Some(watcher) = self.remove(id) {
-                    let _watch_was_dropped = watcher.behind.send(resume.max(watcher.next));
-                }
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                self.remove(id);
-            }
-        }
+    fn watcher(&self, id: WatcherId) -> Option<&Synced> {
+        self.groups.get(&id.group)?.watchers.get(&id.number)
     }
 
     fn remove(&mut self, id: WatcherId) -> Option<Synced> {
-        let watcher = self.watchers.remove(&id)?;
-        self.interest.remove(&watcher.request.range, id);
+        let group = self.groups.get_mut(&id.group)?;
+        let watcher = group.watchers.remove(&id.number)?;
+        if group.watchers.is_empty()
+            && let Some(group) = self.groups.remove(&id.group)
+        {
+            self.interest.remove(&group.wish.range, id.group);
+            self.by_wish.remove(&group.wish);
+        }
         Some(watcher)
+    }
+
+    fn remove_all(&mut self) -> Vec<Synced> {
+        let next_id = self.next_id;
+        let old = std::mem::replace(self, Self { next_id, ..Self::default() });
+        old.groups.into_values().flat_map(|group| group.watchers.into_values()).collect()
+    }
+
+    /// Gives every watcher its part of the changes.
+    fn deliver(&mut self, changes: &[Change], last: Revision) {
+        let mut parts: HashMap<GroupId, Vec<WatchEvent>> = HashMap::new();
+        for change in changes {
+            self.interest.matching(&change.record.key, |id| {
+                let event = self.groups.get(&id).and_then(|group| group.wish.event_for(change));
+                if let Some(event) = event {
+                    parts.entry(id).or_default().push(event);
+                }
+            });
+        }
+        for (id, events) in parts {
+            self.deliver_to(id, &SharedBatch::new(last, events));
+        }
+    }
+
+    fn deliver_to(&mut self, id: GroupId, batch: &SharedBatch) {
+        let Some(group) = self.groups.get(&id) else { return };
+        let mut lost = Vec::new();
+        for (&number, watcher) in &group.watchers {
+            let Some(own) = batch.since(watcher.next) else { continue };
+            let resume = own.first().unwrap_or(watcher.next);
+            if let Err(error) = watcher.sink.try_send(Ok(own)) {
+                lost.push((WatcherId { group: id, number }, error, resume));
+            }
+        }
+        for (id, error, resume) in lost {
+            self.lose(id, error, resume);
+        }
+    }
+
+    /// Sends to one watcher without waiting.
+    fn send(&mut self, id: WatcherId, batch: SharedBatch, resume: Revision) {
+        if let Some(watcher) = self.watcher(id)
+            && let Err(error) = watcher.sink.try_send(Ok(batch))
+        {
+            self.lose(id, error, resume);
+        }
+    }
+
+    /// A watcher with a full channel is left to its task, which goes on at `resume`.
+    fn lose(&mut self, id: WatcherId, why: TrySendError<Delivery>, resume: Revision) {
+        let Some(watcher) = self.remove(id) else { return };
+        if matches!(why, TrySendError::Full(_)) {
+            let _watch_was_dropped = watcher.behind.send(resume.max(watcher.next));
+        }
     }
 }

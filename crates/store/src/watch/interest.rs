@@ -1,4 +1,4 @@
-//! Which watchers want a key.
+//! Which groups of watchers want a key.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,25 +6,26 @@ use bytes::Bytes;
 
 use crate::KeyRange;
 
-pub(super) type WatcherId = u64;
+/// Watchers that want the same, see [`super::hub`].
+pub(super) type GroupId = u64;
 
-/// Watchers by what they watch. Watchers of the same range share an entry, and few different ranges are watched at a time, so a
-/// key costs one look-up and a walk over the ranges that start before it.
+/// Groups by what they watch. Few different ranges are watched at a time, so a key costs one look-up and a walk over the ranges
+/// that start before it.
 #[derive(Debug, Default)]
 pub(super) struct Interest {
-    keys: HashMap<Bytes, Vec<WatcherId>>,
-    ranges: BTreeMap<(Bytes, Bytes), Vec<WatcherId>>,
+    keys: HashMap<Bytes, Vec<GroupId>>,
+    ranges: BTreeMap<(Bytes, Bytes), Vec<GroupId>>,
 }
 
 impl Interest {
-    pub(super) fn add(&mut self, range: &KeyRange, id: WatcherId) {
-        self.watchers_of(range).push(id);
+    pub(super) fn add(&mut self, range: &KeyRange, id: GroupId) {
+        self.groups_of(range).push(id);
     }
 
-    pub(super) fn remove(&mut self, range: &KeyRange, id: WatcherId) {
-        let watchers = self.watchers_of(range);
-        watchers.retain(|other| *other != id);
-        if !watchers.is_empty() {
+    pub(super) fn remove(&mut self, range: &KeyRange, id: GroupId) {
+        let groups = self.groups_of(range);
+        groups.retain(|other| *other != id);
+        if !groups.is_empty() {
             return;
         }
         if range.end.is_empty() {
@@ -34,20 +35,20 @@ impl Interest {
         }
     }
 
-    /// Calls `visit` once for every watcher of a key.
-    pub(super) fn matching(&self, key: &Bytes, mut visit: impl FnMut(WatcherId)) {
+    /// Calls `visit` once for every group of a key.
+    pub(super) fn matching(&self, key: &Bytes, mut visit: impl FnMut(GroupId)) {
         self.keys.get(key).into_iter().flatten().for_each(|id| visit(*id));
-        for ((start, end), watchers) in &self.ranges {
+        for ((start, end), groups) in &self.ranges {
             if start > key {
                 break;
             }
             if end.as_ref() == b"\0" || key < end {
-                watchers.iter().for_each(|id| visit(*id));
+                groups.iter().for_each(|id| visit(*id));
             }
         }
     }
 
-    fn watchers_of(&mut self, range: &KeyRange) -> &mut Vec<WatcherId> {
+    fn groups_of(&mut self, range: &KeyRange) -> &mut Vec<GroupId> {
         if range.end.is_empty() {
             self.keys.entry(range.start.clone()).or_default()
         } else {
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_finds_its_watchers_by_key_prefix_and_open_end() {
+    fn a_key_finds_its_groups_by_key_prefix_and_open_end() {
         let mut interest = Interest::default();
         let ranges = [
             KeyRange::key("/pods/a"),

@@ -6,8 +6,10 @@
 //! Invariants: each watcher gets each change of its range once, in order, whole revisions at a time; an empty batch of revision
 //! R follows everything up to R; what a watcher still needs and compaction has taken ends it with `Compacted`.
 
+mod batch;
 mod feed;
 mod hub;
 mod interest;
 
+pub use batch::{Delivery, SharedBatch, WatchSink};
 pub(crate) use hub::Hub;

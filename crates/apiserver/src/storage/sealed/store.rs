@@ -5,14 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use store::{
     Alarm, AuthRequest, AuthResponse, Credentials, Downgrade, Hash, HashKv, KeyValue, LeaseId, LeaseStatus, Member, Op,
-    OpResponse, RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus, Txn, TxnResponse,
-    Watch, WatchBatch, WatchRequest,
+    OpResponse, ProgressRequester, RangeRequest, RangeResponse, Revision, Snapshot, Store, StoreError, StoreStatus,
+    Txn, TxnResponse, WatchBatch, WatchRequest, WatchSink,
 };
 
 use super::{Opened, Sealing};
-
-/// Batches of a watch that are opened before somebody takes them: as few as possible, the store has its own window.
-const WATCH_BATCHES_AHEAD: usize = 4;
 
 /// Seals values before they reach the store behind it, and opens what comes back. Nothing may compare values.
 #[derive(Clone, Debug)]
@@ -92,33 +89,33 @@ impl Store for SealedStore {
         Ok(response)
     }
 
-    async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
+    async fn watch_into(&self, request: WatchRequest, sink: WatchSink) -> Result<ProgressRequester, StoreError> {
         let mut inner = self.inner.watch(request).await?;
-        let (watch, batches, mut wanted) = Watch::channel(WATCH_BATCHES_AHEAD);
+        let (requester, mut wanted) = ProgressRequester::channel();
         let (sealing, progress) = (Arc::clone(&self.sealing), inner.progress_requester());
         // Ends with either side: the store's watch, or the one who watches.
         tokio::spawn(async move {
-            let mut asks = true;
             loop {
                 tokio::select! {
                     batch = inner.next() => {
-                        let Some(mut batch) = batch else { return };
-                        if let Ok(batch) = &mut batch {
-                            sealing.open_batch(batch);
-                        }
-                        if batches.send(batch).await.is_err() {
+                        let opened = batch.unwrap_or(Err(StoreError::Stopped)).map(|mut batch| {
+                            sealing.open_batch(&mut batch);
+                            batch.into()
+                        });
+                        let is_over = opened.is_err();
+                        if !sink.send(opened).await || is_over {
                             return;
                         }
                     }
-                    asked = wanted.recv(), if asks => match asked {
+                    asked = wanted.recv() => match asked {
                         Some(()) => progress.request(),
-                        None => asks = false,
+                        None => return,
                     },
-                    () = batches.closed() => return,
+                    () = sink.closed() => return,
                 }
             }
         });
-        Ok(watch)
+        Ok(requester)
     }
 
     async fn current_revision(&self) -> Result<Revision, StoreError> {

@@ -29,23 +29,18 @@ const DISCOVERY: &str = "discovery services are not supported, list the members 
 const NO_PEER_OPTION: &str = "connections between members do not have this option";
 const LOG_SEGMENTS: &str = "log files are recycled by size";
 const TRACING: &str = "there is no trace exporter";
-const AUTH: &str = "tokens are of the default type";
 const OLD_PROXY: &str = "etcd has no proxy mode of this kind any more";
 const SOCKET_OPTION: &str = "listeners are opened with the system's default options";
 const NO_CHECK: &str = "members do not compare their hashes by themselves";
 
 /// Bool flags may be given without a value; their defaults say which they are.
 const ROWS: &[Row] = &[
-    row("auth-token", "simple", Refused, AUTH),
-    row("auth-token-ttl", "300", Refused, AUTH),
-    row("bcrypt-cost", "10", Refused, AUTH),
     row("backend-batch-interval", "0s", NoEffect, "the state file is written behind the log"),
     row("backend-batch-limit", "0", NoEffect, "the state file is written behind the log"),
     row("backend-bbolt-freelist-type", "map", NoEffect, "the state file has another format"),
     row("compact-hash-check-time", "1m", NoEffect, NO_CHECK),
     row("compaction-batch-limit", "1000", NoEffect, "compaction goes in small steps"),
     row("compaction-sleep-interval", "10ms", NoEffect, "compaction goes in small steps"),
-    row("corrupt-check-time", "0s", Refused, NO_CHECK),
     row("cors", "*", NoEffect, "no cross-origin headers are sent"),
     row("discovery", "", Refused, DISCOVERY),
     row("discovery-cacert", "", Refused, DISCOVERY),
@@ -78,7 +73,6 @@ const ROWS: &[Row] = &[
     row("experimental-compact-hash-check-time", "1m", NoEffect, NO_CHECK),
     row("experimental-compaction-batch-limit", "1000", NoEffect, "compaction goes in small steps"),
     row("experimental-compaction-sleep-interval", "10ms", NoEffect, "compaction goes in small steps"),
-    row("experimental-corrupt-check-time", "0s", Refused, NO_CHECK),
     row("experimental-downgrade-check-time", "5s", NoEffect, "the stored data has only one version"),
     row("experimental-enable-distributed-tracing", "false", Refused, TRACING),
     row("experimental-enable-lease-checkpoint", "false", Refused, "leases start over when another member leads"),
@@ -88,7 +82,6 @@ const ROWS: &[Row] = &[
         Refused,
         "leases start over when another member leads",
     ),
-    row("experimental-initial-corrupt-check", "false", NoEffect, "opening the state file checks its checksums"),
     row("experimental-memory-mlock", "false", Refused, "memory is not locked"),
     row("experimental-peer-skip-client-san-verification", "false", Refused, NO_PEER_OPTION),
     row("experimental-snapshot-catchup-entries", "5000", NoEffect, "entries are kept by size"),
@@ -105,7 +98,6 @@ const ROWS: &[Row] = &[
     row("max-snapshots", "5", NoEffect, "there is one state file"),
     row("max-wals", "5", NoEffect, LOG_SEGMENTS),
     row("memory-mlock", "false", Refused, "memory is not locked"),
-    row("metrics", "basic", NoEffect, "there is one set of metrics"),
     row("peer-auto-tls", "false", Refused, NO_PEER_OPTION),
     row("peer-cert-allowed-cn", "", Refused, NO_PEER_OPTION),
     row("peer-cert-allowed-hostname", "", Refused, NO_PEER_OPTION),

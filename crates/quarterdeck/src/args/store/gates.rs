@@ -17,8 +17,7 @@ const fn refused(name: &'static str, why: &'static str) -> Gate {
 
 const GATES: [Gate; 7] = [
     refused("CompactHashCheck", "members do not compare their hashes by themselves"),
-    // A state file that contradicts itself is found by its checksums when it is opened.
-    harmless("InitialCorruptCheck"),
+    harmless(INITIAL_CORRUPT_CHECK),
     refused("LeaseCheckpoint", "leases start over with their full time when another member leads"),
     refused("LeaseCheckpointPersist", "leases start over with their full time when another member leads"),
     refused("SetMemberLocalAddr", "the operating system picks local addresses"),
@@ -28,12 +27,17 @@ const GATES: [Gate; 7] = [
     harmless("TxnModeWriteWithSharedBuffer"),
 ];
 
+const INITIAL_CORRUPT_CHECK: &str = "InitialCorruptCheck";
+
 /// Gates that were set; all of them known, and none on that is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FeatureGates;
+pub(crate) struct FeatureGates {
+    pub initial_corrupt_check: bool,
+}
 
 /// Reads `A=true,B=false`.
 pub(super) fn parse(text: &str) -> Result<FeatureGates, String> {
+    let mut gates = FeatureGates::default();
     for setting in text.split(',').map(str::trim).filter(|setting| !setting.is_empty()) {
         let (name, value) = setting.split_once('=').ok_or_else(|| format!("missing bool value for {setting}"))?;
         let (name, value) = (name.trim(), value.trim());
@@ -46,8 +50,11 @@ pub(super) fn parse(text: &str) -> Result<FeatureGates, String> {
         if let Some(why) = gate.refused.filter(|_| on) {
             return Err(format!("feature gate {name} is not supported: {why}"));
         }
+        if name == INITIAL_CORRUPT_CHECK {
+            gates.initial_corrupt_check = on;
+        }
     }
-    Ok(FeatureGates)
+    Ok(gates)
 }
 
 #[cfg(test)]
@@ -56,8 +63,9 @@ mod tests {
 
     #[test]
     fn gates_are_known_by_name_and_refused_where_they_would_do_nothing() {
-        assert_eq!(parse("InitialCorruptCheck=true, CompactHashCheck=false"), Ok(FeatureGates));
-        assert_eq!(parse(""), Ok(FeatureGates));
+        let gates = FeatureGates { initial_corrupt_check: true };
+        assert_eq!(parse("InitialCorruptCheck=true, CompactHashCheck=false"), Ok(gates));
+        assert_eq!(parse(""), Ok(FeatureGates::default()));
         assert_eq!(parse("Nonsense=true"), Err("unrecognized feature gate: Nonsense".to_owned()));
         assert_eq!(parse("InitialCorruptCheck"), Err("missing bool value for InitialCorruptCheck".to_owned()));
         assert!(

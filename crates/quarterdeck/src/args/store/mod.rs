@@ -67,6 +67,18 @@ pub(crate) struct StoreFlags {
     /// URLs to listen on for /metrics and health checks.
     #[arg(long, value_delimiter = ',')]
     pub listen_metrics_urls: Vec<String>,
+    /// Which metrics to serve: basic, or extensive with how long calls take.
+    #[arg(long, value_parser = ["basic", "extensive"], default_value = "basic")]
+    pub metrics: String,
+    /// How users prove who they are: simple, or jwt,sign-method=…,pub-key=…,priv-key=…,ttl=….
+    #[arg(long, default_value = "simple")]
+    pub auth_token: String,
+    /// Seconds that a simple token lives after its last use.
+    #[arg(long, default_value_t = 300)]
+    pub auth_token_ttl: u32,
+    /// Strength of the hashes of passwords.
+    #[arg(long, default_value_t = 10)]
+    pub bcrypt_cost: u32,
     /// URLs that clients are told to use.
     #[arg(long, value_delimiter = ',')]
     pub advertise_client_urls: Vec<String>,
@@ -75,7 +87,7 @@ pub(crate) struct StoreFlags {
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub quota_backend_bytes: i64,
     /// Bytes of current values kept in memory; the others are read from the state file.
-    #[arg(long, default_value_t = 256 << 20)]
+    #[arg(long, default_value_t = 128 << 20)]
     pub value_cache_bytes: u64,
     /// Largest number of operations in a transaction.
     #[arg(long, default_value_t = 128)]
@@ -107,6 +119,12 @@ pub(crate) struct StoreFlags {
     /// Give back free space of the state file when starting, if it is at least this many megabytes; 0 is never.
     #[arg(long, alias = "experimental-bootstrap-defrag-threshold-megabytes", default_value_t = 0)]
     pub bootstrap_defrag_threshold_megabytes: u64,
+    /// How often the leader compares the data of the members, to raise the CORRUPT alarm of one that differs; 0 is never.
+    #[arg(long, alias = "experimental-corrupt-check-time", default_value = "0s", value_parser = duration::parse)]
+    pub corrupt_check_time: Duration,
+    /// Compare the data with the other members' before serving, as with the feature gate InitialCorruptCheck.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub experimental_initial_corrupt_check: bool,
     /// Features to switch, as NAME=true or NAME=false.
     #[arg(long, value_parser = gates::parse, default_value = "", hide_default_value = true)]
     pub feature_gates: FeatureGates,

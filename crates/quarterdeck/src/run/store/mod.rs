@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use client::Shutdown;
 use store::etcd::{Pem, Server, ServerConfig, ServerTls, TlsProtocol};
-use store::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Retention, Store};
+use store::{
+    AuthConfig, ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Retention, Store,
+};
 use tokio::task::JoinHandle;
 
 use super::{print_line, tls};
@@ -45,7 +47,8 @@ pub(crate) async fn store(args: StoreArgs, warnings: &[String], shutdown: Shutdo
 }
 
 async fn serve_flags(flags: StoreFlags, shutdown: Shutdown) -> Result<()> {
-    let Plan { config, server, retention, data_dir, defragment_above_bytes } = Plan::of(flags)?;
+    let plan = Plan::of(flags)?;
+    let Plan { config, server, retention, data_dir, defragment_above_bytes, checks_at_start, check_interval } = plan;
     if config.name == "default" {
         tracing::warn!(name = config.name, "it isn't recommended to use default name, please set a value for --name");
     }
@@ -53,17 +56,21 @@ async fn serve_flags(flags: StoreFlags, shutdown: Shutdown) -> Result<()> {
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(config)).await.context("opening the store")?;
     let store = Arc::new(store.context("cannot open the store")?);
     defragment(&store, defragment_above_bytes).await?;
+    if checks_at_start {
+        store.check_for_corruption().await.context("the initial check for corruption")?;
+    }
     let server = Server::bind(Arc::clone(&store) as _, server).await.context("the store's API")?;
     let addresses = server.addresses().to_vec();
     let compacting = retention.map(|retention| tokio::spawn(retention.enforce(Arc::clone(&store) as _)));
+    let checking = check_interval.map(|interval| tokio::spawn(Arc::clone(&store).watch_for_corruption(interval)));
     let serving = tokio::spawn(async move { server.run(shutdown.cancelled_owned()).await });
     for address in addresses {
         tracing::info!(%address, "serving client traffic");
     }
     tracing::info!("ready to serve client requests");
     serving.await.context("serving")?;
-    if let Some(compacting) = compacting {
-        compacting.abort();
+    for task in compacting.into_iter().chain(checking) {
+        task.abort();
     }
     tokio::task::spawn_blocking(move || store.shutdown()).await.context("closing the store")
 }
@@ -100,6 +107,9 @@ struct Plan {
     retention: Option<Retention>,
     data_dir: PathBuf,
     defragment_above_bytes: Option<i64>,
+    checks_at_start: bool,
+    /// `None` is never.
+    check_interval: Option<Duration>,
 }
 
 impl Plan {
@@ -112,6 +122,10 @@ impl Plan {
             listen_client_urls,
             listen_client_http_urls,
             listen_metrics_urls,
+            metrics,
+            auth_token,
+            auth_token_ttl,
+            bcrypt_cost,
             advertise_client_urls,
             quota_backend_bytes,
             value_cache_bytes,
@@ -125,8 +139,9 @@ impl Plan {
             auto_compaction_mode,
             auto_compaction_retention,
             bootstrap_defrag_threshold_megabytes,
-            // Known gates that are not refused make no difference.
-            feature_gates: _,
+            corrupt_check_time,
+            experimental_initial_corrupt_check,
+            feature_gates,
             cert_file,
             key_file,
             trusted_ca_file,
@@ -205,6 +220,9 @@ impl Plan {
             client_urls,
             quota_bytes: quota_bytes(quota_backend_bytes),
             txn_ops_max: max_txn_ops as usize,
+            request_bytes_max: max_request_bytes as usize,
+            auth: AuthConfig::parse(&auth_token, Duration::from_secs(auth_token_ttl.into()), bcrypt_cost)
+                .context("--auth-token")?,
             value_cache_bytes: usize::try_from(value_cache_bytes).unwrap_or(usize::MAX),
             unsafe_no_sync: unsafe_no_fsync,
             ..cluster_config(&cluster)?
@@ -217,13 +235,15 @@ impl Plan {
             keep_alive_interval: Some(grpc_keepalive_interval).filter(|interval| !interval.is_zero()),
             keep_alive_timeout: grpc_keepalive_timeout,
             streams_max: Some(max_concurrent_streams),
-            ..ServerConfig::default()
+            metrics_extensive: metrics == "extensive",
         };
         let retention = retention(&auto_compaction_mode, &auto_compaction_retention)?;
         let megabytes =
             i64::try_from(bootstrap_defrag_threshold_megabytes).context("--bootstrap-defrag-threshold-megabytes")?;
         let defragment_above_bytes = (megabytes > 0).then(|| megabytes.saturating_mul(1 << 20));
-        Ok(Self { config, server, retention, data_dir, defragment_above_bytes })
+        let checks_at_start = experimental_initial_corrupt_check || feature_gates.initial_corrupt_check;
+        let check_interval = Some(corrupt_check_time).filter(|interval| !interval.is_zero());
+        Ok(Self { config, server, retention, data_dir, defragment_above_bytes, checks_at_start, check_interval })
     }
 }
 
