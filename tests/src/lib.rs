@@ -4,6 +4,11 @@
 //! free loopback port and keeps its files in a temporary directory. Tests of external programs skip with a message when the
 //! program is not on PATH.
 
+pub mod drill;
+pub mod endpoints;
+pub mod lab;
+pub mod masters;
+
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;

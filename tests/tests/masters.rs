@@ -6,50 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ObjectMeta, PostParams};
-use quarterdeck_tests::{Durable, Process, Server, eventually, quarterdeck, quarterdeck_err, quarterdeck_json, text};
-use serde_json::Value;
-
-/// A master's place and name.
-struct Master {
-    durable: Durable,
-    name: String,
-}
-
-impl Master {
-    fn new(name: &str) -> Result<Self> {
-        Ok(Self { durable: Durable::new()?, name: name.to_owned() })
-    }
-
-    fn start(&self) -> Result<Server> {
-        Server::start(self.durable.command().args(["--name", &self.name]))
-    }
-
-    fn join(&self, first: &Self, token: &str) -> Result<Server> {
-        let url = format!("https://127.0.0.1:{}", first.durable.secure_port);
-        Server::start(self.durable.command().args(["--name", &self.name, "--join", &url, "--token", token]))
-    }
-}
-
-fn token(server: &Server) -> Result<String> {
-    let output = quarterdeck(&["token", "create", "--kubeconfig", text(&server.kubeconfig)?])?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let printed = String::from_utf8(output.stdout)?;
-    Ok(printed.lines().last().context("no token was printed")?.to_owned())
-}
-
-fn members(server: &Server) -> Result<Vec<Value>> {
-    let listed = quarterdeck_json(&["member", "ls", "--kubeconfig", text(&server.kubeconfig)?, "-o", "json"])?;
-    Ok(listed["items"].as_array().context("items")?.clone())
-}
-
-/// Waits until so many members vote and answer.
-fn wait_for_voters(server: &Server, wanted: usize) -> Result<Vec<Value>> {
-    eventually("members that vote", || {
-        let members = members(server)?;
-        let votes = |member: &&Value| member["state"] == "started" && member["role"] != "learner";
-        Ok((members.iter().filter(votes).count() == wanted).then_some(members))
-    })
-}
+use quarterdeck_tests::masters::{Master, form, token, wait_for_voters};
+use quarterdeck_tests::{Process, Server, eventually, quarterdeck, quarterdeck_err, quarterdeck_json, text};
 
 async fn create(server: &Server, name: &str) -> Result<()> {
     let api: Api<ConfigMap> = Api::namespaced(server.client().await?, "default");
@@ -66,10 +24,7 @@ async fn exists(server: &Server, name: &str) -> Result<bool> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_masters_survive_the_loss_of_one_and_take_its_replacement() -> Result<()> {
     let masters = [Master::new("a")?, Master::new("b")?, Master::new("c")?];
-    let mut servers = vec![masters[0].start()?];
-    let invitation = token(&servers[0])?;
-    servers.push(masters[1].join(&masters[0], &invitation)?);
-    servers.push(masters[2].join(&masters[0], &invitation)?);
+    let mut servers = form(&masters)?;
     let formed = wait_for_voters(&servers[0], 3)?;
     for (n, server) in servers.iter().enumerate() {
         create(server, &format!("by-{n}")).await?;
@@ -136,5 +91,92 @@ fn a_token_lets_in_until_it_is_taken_back_and_only_to_its_own_cluster() -> Resul
     ensure!(quarterdeck(&["token", "rm", id, "--kubeconfig", kubeconfig])?.status.success());
     let said = refused(&invitation)?;
     assert!(said.contains("taken back"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_of_three_masters_goes_on_alone_when_told_to() -> Result<()> {
+    let masters = [Master::new("a")?, Master::new("b")?, Master::new("c")?];
+    let mut servers = form(&masters)?;
+    for n in 0..30 {
+        create(&servers[n % 3], &format!("kept-{n}")).await?;
+    }
+    assert!(exists(&servers[2], "kept-29").await?);
+    let forced = || {
+        let mut command = masters[2].durable.command();
+        command.args(["--name", "c", "--force-new-cluster"]);
+        command
+    };
+
+    // Not while the others are there.
+    servers[2].process.kill();
+    let output = forced().stdout(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains("enough to go on with"), "{said}");
+
+    servers[0].process.kill();
+    servers[1].process.kill();
+    let server = Server::start(&mut forced())?;
+    for n in 0..30 {
+        assert!(exists(&server, &format!("kept-{n}")).await?, "kept-{n}");
+    }
+    create(&server, "alone").await?;
+    let saved = std::fs::read_dir(masters[2].durable.dir.path())?.filter_map(Result::ok).map(|entry| entry.path());
+    let saved = saved.filter(|path| path.extension().is_some_and(|extension| extension == "snap")).max();
+    let saved = saved.context("a snapshot was saved first")?;
+    ensure!(quarterdeck(&["store", "verify", text(&saved)?])?.status.success(), "a snapshot that is none");
+
+    // A new master joins, and one of the old ones finds out that it is no member any more.
+    let newcomer = Master::new("d")?;
+    let second = newcomer.join(&masters[2], &token(&server)?)?;
+    wait_for_voters(&server, 2)?;
+    assert!(exists(&second, "kept-0").await? && exists(&second, "alone").await?);
+    let mut old = Process::spawn(masters[0].durable.command().args(["--name", "a"]).stdout(Stdio::null()))?;
+    let ended = eventually("the end of a master that was given up", || old.ended())?;
+    ensure!(!ended.success(), "a removed master ended well");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_masters_and_a_witness_survive_the_loss_of_one_master() -> Result<()> {
+    let masters = [Master::new("a")?, Master::new("b")?];
+    let mut servers = form(&masters)?;
+    let witness = Master::new("w")?;
+    let run = |more: &[&str]| {
+        let mut command = witness.durable.command();
+        command.args(["--name=w", "--witness"]).args(more).stdout(Stdio::null());
+        command
+    };
+    let alone = run(&[]).output()?;
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("give --join and --token"));
+    let mut process = Process::spawn(&mut run(&["--join", &masters[0].url(), "--token", &token(&servers[0])?]))?;
+    let listed = wait_for_voters(&servers[0], 3)?;
+    let role = |name: &str| listed.iter().find(|member| member["name"] == name).map(|member| member["role"].clone());
+    assert_eq!(role("w").context("the witness")?, "witness");
+    for key in ["ca.key", "sa.key"] {
+        assert!(!witness.durable.dir.path().join("pki").join(key).exists(), "a witness has no {key}");
+    }
+    create(&servers[0], "before").await?;
+
+    // It has the log after a restart, and votes for the one that is left.
+    process.kill();
+    process = Process::spawn(&mut run(&[]))?;
+    wait_for_voters(&servers[0], 3)?;
+    let leader = listed.iter().find(|member| member["role"] == "leader").context("a leader")?;
+    let at = masters.iter().position(|master| leader["name"] == *master.name).context("the leader's place")?;
+    create(&servers[at], "by-the-leader").await?;
+    servers[at].process.kill();
+    let killed = Instant::now();
+    while create(&servers[1 - at], "after").await.is_err() && !exists(&servers[1 - at], "after").await.unwrap_or(false)
+    {
+        ensure!(killed.elapsed() < Duration::from_secs(30), "no write succeeds with the witness");
+    }
+    assert!(exists(&servers[1 - at], "by-the-leader").await?);
+    let refused =
+        quarterdeck_err(&["member", "rm", &masters[1 - at].name, "--kubeconfig", text(&servers[1 - at].kubeconfig)?])?;
+    assert!(refused.contains("unhealthy cluster"), "{refused}");
+    servers[at] = masters[at].start()?;
+    assert!(exists(&servers[at], "after").await?);
+    ensure!(process.ended()?.is_none(), "the witness ended");
     Ok(())
 }

@@ -23,6 +23,17 @@ enum Task {
         #[arg(long, default_value = "../shared/facts")]
         from: PathBuf,
     },
+    /// Kill masters one after the other under load, and report what that cost.
+    Drill {
+        #[arg(long, default_value_t = 3)]
+        masters: usize,
+        /// For how long.
+        #[arg(long, default_value_t = 5.0)]
+        minutes: f64,
+        /// Seconds between two kills.
+        #[arg(long, default_value_t = 10.0)]
+        interval: f64,
+    },
     /// Rewrite crates/api/data from the fact tables.
     Facts {
         /// Folder with the .tsv tables.
@@ -44,6 +55,25 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().task {
         Task::Docs { from } => docs::run(std::path::Path::new("."), &from),
         Task::Facts { from, check } => facts::run(&from, check),
+        Task::Drill { masters, minutes, interval } => drill(masters, minutes, interval),
         Task::Rbac { from } => rbac::run(&from),
     }
+}
+
+/// Builds the binary that is drilled, in the profile of this one, and drills it.
+fn drill(n_masters: usize, minutes: f64, interval: f64) -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = std::process::Command::new(cargo);
+    build.args(["build", "--workspace", "--bin", "quarterdeck"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    anyhow::ensure!(build.status()?.success(), "the binary was not built");
+    let duration = std::time::Duration::try_from_secs_f64(minutes * 60.0)?;
+    let kill_interval = std::time::Duration::try_from_secs_f64(interval)?;
+    let plan = quarterdeck_tests::drill::Plan { n_masters, duration, kill_interval };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(quarterdeck_tests::drill::run(&plan))?;
+    eprint!("{report}");
+    report.check()
 }

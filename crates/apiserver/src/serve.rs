@@ -16,6 +16,7 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use store::FromFiles;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -123,16 +124,15 @@ where
 pub(crate) async fn serve(
     gateway: Arc<Gateway>,
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Arc<FromFiles<rustls::ServerConfig>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => {
-                    let (gateway, acceptor) = (Arc::clone(&gateway), acceptor.clone());
+                    let (gateway, acceptor) = (Arc::clone(&gateway), TlsAcceptor::from(tls.get()));
                     let connection = connection(gateway, stream, client.ip(), acceptor, shutdown.clone());
                     connections.spawn(connection);
                 }

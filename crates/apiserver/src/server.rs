@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::Store;
+use store::{FromFiles, Store};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -31,7 +31,7 @@ use crate::gateway::{Gateway, Tokens};
 use crate::health::Health;
 use crate::inflight::{self, InFlight};
 use crate::metrics::Metrics;
-use crate::outbound::{ClientIdentity, Outbound, Routing, ServiceResolver};
+use crate::outbound::{ClientCertificate, Outbound, Routing, ServiceResolver};
 use crate::policy::{self, Policies};
 use crate::relay::kubelet::KubeletConfig;
 use crate::serve::{self, InProcess};
@@ -60,7 +60,7 @@ pub struct Config {
     /// How webhooks and aggregated servers behind a Service are reached.
     pub service_routing: Routing,
     /// Shown to aggregated servers, whom it tells that the identity headers are ours.
-    pub front_proxy: Option<ClientIdentity>,
+    pub front_proxy: Option<ClientCertificate>,
     /// How kubelets are reached.
     pub kubelets: KubeletConfig,
     /// What extension servers need to trust the same clients.
@@ -252,8 +252,8 @@ impl ApiServer {
         InProcess::new(Arc::clone(&self.gateway), user)
     }
 
-    /// Serves HTTPS until [`ApiServer::stop`].
-    pub async fn serve(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    /// Serves HTTPS until [`ApiServer::stop`]; each connection with the configuration of its time.
+    pub async fn serve(&self, listener: TcpListener, tls: Arc<FromFiles<rustls::ServerConfig>>) {
         serve::serve(Arc::clone(&self.gateway), listener, tls, self.shutdown.subscribe()).await;
     }
 

@@ -45,10 +45,13 @@ async fn cluster(ca: &Ca, address: std::net::SocketAddr) -> Cluster {
     let identity = ca.identity("front-proxy-client", "", &[]);
     let cluster = Cluster::start_with(|config| {
         config.service_routing = apiserver::outbound::Routing::ClusterIp;
-        config.front_proxy = Some(apiserver::outbound::ClientIdentity {
-            certificate_pem: identity.certificate.into(),
-            key_pem: identity.key.into(),
-        });
+        config.front_proxy = Some(
+            apiserver::outbound::ClientIdentity::follow(
+                identity.certificate.into_bytes().into(),
+                identity.key.into_bytes().into(),
+            )
+            .expect("a certificate and its key"),
+        );
     })
     .await;
     cluster.make("/api/v1/namespaces", json!({"metadata": {"name": "ns"}})).await;

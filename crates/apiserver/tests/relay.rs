@@ -43,10 +43,13 @@ async fn cluster(ca: &Ca, address: std::net::SocketAddr) -> Cluster {
     let identity = ca.identity("kube-apiserver-kubelet-client", "system:masters", &[]);
     let cluster = Cluster::start_with(|config| {
         config.kubelets.certificate_authority = ca.pem.clone().into();
-        config.kubelets.identity = Some(apiserver::outbound::ClientIdentity {
-            certificate_pem: identity.certificate.into(),
-            key_pem: identity.key.into(),
-        });
+        config.kubelets.identity = Some(
+            apiserver::outbound::ClientIdentity::follow(
+                identity.certificate.into_bytes().into(),
+                identity.key.into_bytes().into(),
+            )
+            .expect("a certificate and its key"),
+        );
     })
     .await;
     let status = json!({"addresses": [{"type": "InternalIP", "address": address.ip().to_string()}],
@@ -117,7 +120,7 @@ async fn streams_are_copied_between_client_and_kubelet() {
     let server = cluster.server.clone();
     tokio::spawn({
         let tls = ca.server_config(&["localhost"]);
-        async move { server.serve(listener, tls).await }
+        async move { server.serve(listener, std::sync::Arc::new(tls.into())).await }
     });
     let admin = ca.identity("admin", "system:masters", &[]);
     let tls = apiserver_client(&ca, &admin);

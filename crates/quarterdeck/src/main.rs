@@ -39,6 +39,8 @@ async fn main() -> ExitCode {
         Command::Snapshot(command) => run::snapshot(*command).await,
         Command::Token(command) => run::token(command).await,
         Command::Member(command) => run::member(command).await,
+        Command::Certs(command) => run::certs(command),
+        Command::Kubeconfig(args) => run::kubeconfig(args),
         Command::Status(args) => run::status(args, shutdown).await,
         Command::SimulateNodes(args) => run::simulate_nodes(args, shutdown).await,
         Command::Version => {

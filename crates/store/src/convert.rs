@@ -73,6 +73,7 @@ impl From<Member> for pb::Member {
             peer_ur_ls: member.peer_urls,
             client_ur_ls: member.client_urls,
             is_learner: member.is_learner,
+            is_witness: member.is_witness,
         }
     }
 }
@@ -85,6 +86,7 @@ impl From<pb::Member> for Member {
             peer_urls: member.peer_ur_ls,
             client_urls: member.client_ur_ls,
             is_learner: member.is_learner,
+            is_witness: member.is_witness,
         }
     }
 }

@@ -47,7 +47,7 @@ pub use auth::{
 pub use compactor::Retention;
 pub use embedded::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, OpenError};
 pub use peer::{PeerConfig, PeerTls};
-pub use reload::FromFiles;
+pub use reload::{FromFiles, Pem};
 pub use remote::{RemoteStore, RemoteTls};
 pub use types::*;
 pub use watch::{Delivery, SharedBatch, WatchSink};

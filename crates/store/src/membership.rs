@@ -62,6 +62,10 @@ impl Membership {
         self.members.get(&id).is_some_and(|member| member.is_learner)
     }
 
+    pub(crate) fn is_witness(&self, id: u64) -> bool {
+        self.members.get(&id).is_some_and(|member| member.is_witness)
+    }
+
     /// The members as Raft counts them.
     pub(crate) fn conf_state(&self) -> ConfState {
         let ids = |learners: bool| {
@@ -91,8 +95,9 @@ impl Membership {
             },
             MemberChange::Remove(id) => {
                 let member = self.members.get(id).ok_or(NOT_FOUND)?;
-                // Nobody would be left to take the next entry.
-                let is_last = !member.is_learner && self.voters().count() == 1;
+                // Nobody would be left to take the next entry, or to keep what it leads to.
+                let mut others = self.voters().filter(|voter| voter.id != *id && !voter.is_witness);
+                let is_last = !member.is_learner && others.next().is_none();
                 if is_last { Err(NOT_ENOUGH_STARTED) } else { Ok(()) }
             }
         }
@@ -191,7 +196,7 @@ impl Membership {
     }
 }
 
-fn quorum(n_voters: usize) -> usize {
+pub(crate) fn quorum(n_voters: usize) -> usize {
     n_voters / 2 + 1
 }
 
@@ -273,6 +278,16 @@ mod tests {
         let membership = Membership::of([member(1), learner(2)]);
         assert_eq!(membership.check(&MemberChange::Remove(1)), Err(NOT_ENOUGH_STARTED));
         assert_eq!(membership.check(&MemberChange::Remove(2)), Ok(()));
+    }
+
+    #[test]
+    fn a_witness_is_no_replacement_for_the_last_member_with_a_state() {
+        let witness = Member { is_witness: true, ..member(3) };
+        let mut membership = Membership::of([member(1), member(2), witness]);
+        assert_eq!(membership.check(&MemberChange::Remove(2)), Ok(()));
+        membership.apply(MemberChange::Remove(2));
+        assert_eq!(membership.check(&MemberChange::Remove(1)), Err(NOT_ENOUGH_STARTED));
+        assert_eq!(membership.check(&MemberChange::Remove(3)), Ok(()));
     }
 
     #[test]

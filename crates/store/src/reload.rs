@@ -36,7 +36,54 @@ impl<T> std::fmt::Debug for FromFiles<T> {
     }
 }
 
+/// A PEM text, or the file that holds it. A file is read again when it changes.
+#[derive(Clone)]
+pub enum Pem {
+    Text(Vec<u8>),
+    File(PathBuf),
+}
+
+impl From<Vec<u8>> for Pem {
+    fn from(text: Vec<u8>) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<PathBuf> for Pem {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+/// A value that never changes.
+impl<T> From<Arc<T>> for FromFiles<T> {
+    fn from(value: Arc<T>) -> Self {
+        let make = |_: &[Vec<u8>]| Err("made of no files".to_owned());
+        Self { paths: Vec::new(), make: Box::new(make), current: Mutex::new(Current { value, stamps: Vec::new() }) }
+    }
+}
+
 impl<T> FromFiles<T> {
+    /// A value made from PEM texts, some of which are in files.
+    pub fn of_pems(
+        parts: Vec<Pem>,
+        make: impl Fn(&[&[u8]]) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Self, String> {
+        let path = |part: &Pem| match part {
+            Pem::File(path) => Some(path.clone()),
+            Pem::Text(_) => None,
+        };
+        let paths = parts.iter().filter_map(path).collect();
+        Self::new(paths, move |contents| {
+            let mut contents = contents.iter();
+            let texts = parts.iter().filter_map(|part| match part {
+                Pem::Text(text) => Some(text.as_slice()),
+                Pem::File(_) => contents.next().map(Vec::as_slice),
+            });
+            make(&texts.collect::<Vec<_>>())
+        })
+    }
+
     /// Reads the files for the first time, which has to succeed.
     pub fn new(
         paths: Vec<PathBuf>,

@@ -256,6 +256,8 @@ pub struct Member {
     /// Empty until the member has started once.
     pub client_urls: Vec<String>,
     pub is_learner: bool,
+    /// Votes and keeps the log; has no state and serves no clients.
+    pub is_witness: bool,
 }
 
 /// An alarm of one member.

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use store::Revision;
 
 use crate::http::path::Target;
-use crate::outbound::{ClientIdentity, Tls};
+use crate::outbound::{ClientCertificate, ClientIdentity, Tls};
 use crate::source::{ObjectSource, StoredObject};
 
 pub(crate) use availability::run;
@@ -34,7 +34,7 @@ const RESOURCE: &str = "apiservices";
 #[derive(Debug, Default)]
 pub(crate) struct Aggregation {
     /// Shown to other servers; it vouches for the identity headers.
-    pub front_proxy: Option<ClientIdentity>,
+    front_proxy: Option<ClientCertificate>,
     table: Mutex<(Revision, Arc<Table>)>,
     /// What the servers serve, by APIService name.
     served: Mutex<HashMap<String, discovery::Served>>,
@@ -115,8 +115,13 @@ impl Remote {
 }
 
 impl Aggregation {
-    pub(crate) fn new(front_proxy: Option<ClientIdentity>) -> Self {
+    pub(crate) fn new(front_proxy: Option<ClientCertificate>) -> Self {
         Self { front_proxy, ..Self::default() }
+    }
+
+    /// What remote servers are shown, as it is now.
+    pub(crate) fn front_proxy(&self) -> Option<ClientIdentity> {
+        self.front_proxy.as_ref().map(|certificate| ClientIdentity::clone(&certificate.get()))
     }
 
     fn table(&self, source: &dyn ObjectSource) -> Arc<Table> {

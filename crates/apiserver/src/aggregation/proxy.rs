@@ -37,7 +37,7 @@ pub(crate) async fn answer(
     let is_discovery = passing.uri.path().trim_matches('/').split('/').count() == 3;
     let forward = Forward {
         url: format!("https://{authority}{path}"),
-        tls: Some(remote.tls(gateway.aggregation.front_proxy.clone())),
+        tls: Some(remote.tls(gateway.aggregation.front_proxy())),
         reject_redirects: true,
         headers: identity_headers(user),
         ..Forward::default()
@@ -123,7 +123,7 @@ pub(super) async fn ask(
         request = request.header(name, value);
     }
     let request = request.body(Bytes::new()).map_err(|error| error.to_string())?;
-    let tls = remote.tls(gateway.aggregation.front_proxy.clone());
+    let tls = remote.tls(gateway.aggregation.front_proxy());
     let answered = gateway.outbound.call(Some(&tls), request, limits).await;
     answered.map_err(|error| crate::outbound::url_error(&http::Method::GET, &url, &error))
 }

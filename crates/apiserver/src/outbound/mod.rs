@@ -29,7 +29,7 @@ pub(crate) use connect::open;
 pub use remote::RemoteEndpoint;
 pub(crate) use services::authority;
 pub use services::{Routing, ServiceResolver};
-pub use tls::{ClientIdentity, Tls};
+pub use tls::{ClientCertificate, ClientIdentity, Tls};
 
 /// Clients kept at a time; upstream's size of the webhook client cache.
 const CLIENTS_MAX: usize = 200;

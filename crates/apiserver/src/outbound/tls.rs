@@ -12,6 +12,8 @@ use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
+use store::{FromFiles, Pem};
+
 use super::OutboundError;
 
 /// TLS of one destination. Equal values share connections.
@@ -27,11 +29,28 @@ pub struct Tls {
     pub identity: Option<ClientIdentity>,
 }
 
+/// A client certificate that follows its files.
+pub type ClientCertificate = Arc<FromFiles<ClientIdentity>>;
+
 /// A client certificate with its key, PEM.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ClientIdentity {
     pub certificate_pem: Bytes,
     pub key_pem: Bytes,
+}
+
+impl ClientIdentity {
+    /// From PEM texts or files, checked: certificate and key must fit.
+    pub fn follow(certificate: Pem, key: Pem) -> Result<ClientCertificate, OutboundError> {
+        let made = FromFiles::of_pems(vec![certificate, key], |texts| {
+            let [certificate_pem, key_pem] = [0, 1].map(|at| Bytes::copy_from_slice(texts[at]));
+            let identity = Self { certificate_pem, key_pem };
+            let shown = Tls { skip_verify: true, identity: Some(identity.clone()), ..Tls::default() };
+            shown.client_config().map_err(|error| error.to_string())?;
+            Ok(identity)
+        });
+        made.map(Arc::new).map_err(OutboundError::Certificates)
+    }
 }
 
 impl std::fmt::Debug for ClientIdentity {

@@ -4,7 +4,7 @@ use ::bytes::Bytes;
 use api::status::GroupResource;
 use api::{Status, Value};
 
-use crate::outbound::{ClientIdentity, Tls, authority};
+use crate::outbound::{ClientCertificate, ClientIdentity, Tls, authority};
 use crate::source::ObjectSource;
 
 /// Where a kubelet listens when its node does not say.
@@ -14,7 +14,7 @@ const DEFAULT_PORT: i64 = 10_250;
 #[derive(Clone, Debug)]
 pub struct KubeletConfig {
     /// What the API server shows them.
-    pub identity: Option<ClientIdentity>,
+    pub identity: Option<ClientCertificate>,
     /// CAs of their serving certificates (PEM). Without any, as upstream, whatever they show is taken.
     pub certificate_authority: Bytes,
     /// Types of node addresses, best first.
@@ -81,7 +81,8 @@ impl Kubelet<'_> {
     pub(crate) fn tls(&self, skip_verify: bool) -> Tls {
         let ca_pem = self.config.certificate_authority.clone();
         let skip_verify = skip_verify || ca_pem.is_empty();
-        Tls { ca_pem, skip_verify, server_name: None, identity: self.config.identity.clone() }
+        let identity = self.config.identity.as_ref().map(|certificate| ClientIdentity::clone(&certificate.get()));
+        Tls { ca_pem, skip_verify, server_name: None, identity }
     }
 }
 

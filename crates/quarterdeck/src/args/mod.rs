@@ -5,6 +5,7 @@
 mod api_server;
 mod audit;
 mod backup;
+mod certs;
 mod controller_manager;
 mod guard;
 mod leader;
@@ -26,6 +27,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub(crate) use api_server::{ApiServerArgs, ApiServerFlags, EtcdFlags};
 pub(crate) use audit::{AuditFlags, AuditLogFlags, AuditWebhookFlags};
 pub(crate) use backup::BackupFlags;
+pub(crate) use certs::{CertsCommand, KubeconfigArgs};
 pub(crate) use controller_manager::{ControllerFlags, ControllerManagerArgs};
 pub(crate) use guard::GuardFlags;
 pub(crate) use leader::{ElectFlags, LeaderFlags};
@@ -73,6 +75,11 @@ pub(crate) enum Command {
     /// List, remove and replace the members of the store.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Show when certificates expire.
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// Print a kubeconfig for an address in front of the masters, with a new client certificate.
+    Kubeconfig(KubeconfigArgs),
     /// Show a running master and its cluster.
     Status(MasterStatusArgs),
     /// Register simulated nodes and run their pods as kubelets would.

@@ -34,6 +34,7 @@ fn summary(member: Member, leader_id: u64, is_reachable: bool) -> MemberSummary 
     let role = match () {
         () if member.id == leader_id => "leader",
         () if member.is_learner => "learner",
+        () if member.is_witness => "witness",
         () => "voter",
     };
     MemberSummary {

@@ -38,6 +38,8 @@ pub(crate) struct MasterControl {
     pub status: StatusSource,
     /// None for a master whose store other masters cannot join.
     pub join: Option<Arc<JoinServer>>,
+    /// Where other machines reach this master.
+    pub url: String,
 }
 
 #[async_trait]
@@ -79,6 +81,7 @@ impl MasterControl {
             "id": format!("{:016x}", removed.id),
             "name": removed.name,
             "membersLeft": left.len(),
+            "joinUrl": self.url,
         })))
     }
 

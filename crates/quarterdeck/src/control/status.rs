@@ -57,7 +57,7 @@ pub(crate) struct StoreSummary {
 pub(crate) struct MemberSummary {
     pub id: String,
     pub name: String,
-    /// `leader`, `voter` or `learner`.
+    /// `leader`, `voter`, `learner` or `witness`.
     pub role: String,
     /// `started`, `learner`, `unreachable` or `unstarted`.
     pub state: String,
@@ -94,7 +94,7 @@ impl StatusSource {
             self.store.alarms().await.map(|alarms| {
                 alarms.iter().map(|alarm| format!("{:016x} {:?}", alarm.member_id, alarm.kind)).collect()
             });
-        let certificates = self.pki_dir.as_deref().map(pki::expirations).transpose()?.unwrap_or_default();
+        let certificates = self.pki_dir.as_deref().map(pki::certificates_in).transpose()?.unwrap_or_default();
         Ok(MasterStatus {
             version: format!("v{}", env!("CARGO_PKG_VERSION")),
             kubernetes_version: crate::KUBERNETES_VERSION.into(),
@@ -118,7 +118,7 @@ impl StatusSource {
             alarms: alarms.unwrap_or_default(),
             certificates: certificates
                 .into_iter()
-                .map(|(name, expires)| CertificateSummary { name, expires: expires.to_string() })
+                .map(|found| CertificateSummary { name: found.name, expires: found.expires.to_string() })
                 .collect(),
             backup: BackupSummary {
                 target: backup.target.clone(),

@@ -32,6 +32,9 @@ const FILE: &str = "joined.json";
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Joined {
     pub name: String,
+    /// Joined as a witness, and can only be one.
+    #[serde(default)]
+    pub witness: bool,
     pub members: Vec<JoinMember>,
     pub settings: ClusterSettings,
 }
@@ -54,6 +57,7 @@ pub(crate) async fn join(
     token: &str,
     name: &str,
     peer_urls: &[String],
+    witness: bool,
     data_dir: &Path,
 ) -> Result<Joined> {
     let token = Token::parse(token)?;
@@ -79,6 +83,7 @@ pub(crate) async fn join(
         name: name.to_owned(),
         peer_urls: peer_urls.to_vec(),
         version: env!("CARGO_PKG_VERSION").into(),
+        witness,
     };
     let body = serde_json::to_vec(&request)?;
     let trust = Tls { ca_pem: ca_pem.clone().into(), ..Tls::default() }.client_config()?;
@@ -96,11 +101,11 @@ pub(crate) async fn join(
         tracing::info!("{server} cannot let this master in yet: {reason}");
         tokio::time::sleep(RETRY_INTERVAL).await;
     };
-    keep(response, name, data_dir)
+    keep(response, name, witness, data_dir)
 }
 
 /// Writes everything down, the mark that it is complete last.
-fn keep(response: JoinResponse, name: &str, data_dir: &Path) -> Result<Joined> {
+fn keep(response: JoinResponse, name: &str, witness: bool, data_dir: &Path) -> Result<Joined> {
     let pki = data_dir.join("pki");
     std::fs::create_dir_all(&pki).with_context(|| format!("cannot create {}", pki.display()))?;
     for (file, content) in &response.pki {
@@ -108,7 +113,8 @@ fn keep(response: JoinResponse, name: &str, data_dir: &Path) -> Result<Joined> {
         let mode = if file.ends_with(".key") { 0o600 } else { 0o644 };
         write_file(&pki.join(file), content.as_bytes(), mode)?;
     }
-    let joined = Joined { name: name.to_owned(), members: response.members, settings: response.settings };
+    let (members, settings) = (response.members, response.settings);
+    let joined = Joined { name: name.to_owned(), witness, members, settings };
     write_file(&data_dir.join(FILE), &serde_json::to_vec_pretty(&joined)?, 0o600)?;
     Ok(joined)
 }
@@ -193,9 +199,9 @@ mod tests {
             members: vec![JoinMember { name: "a".into(), peer_urls: vec!["https://10.0.0.1:2380".into()] }],
             settings: ClusterSettings::default(),
         };
-        let joined = keep(response.clone(), "b", dir.path()).unwrap();
+        let joined = keep(response.clone(), "b", false, dir.path()).unwrap();
         assert_eq!(Joined::read(dir.path()).unwrap(), Some(joined));
         let hostile = JoinResponse { pki: [("../ca.key".to_owned(), String::new())].into(), ..response };
-        assert!(keep(hostile, "b", dir.path()).is_err());
+        assert!(keep(hostile, "b", false, dir.path()).is_err());
     }
 }

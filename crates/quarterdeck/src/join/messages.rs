@@ -59,6 +59,9 @@ pub(crate) struct JoinRequest {
     pub name: String,
     pub peer_urls: Vec<String>,
     pub version: String,
+    /// To be a member without a state.
+    #[serde(default)]
+    pub witness: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize)]

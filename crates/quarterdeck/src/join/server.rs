@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use api::Status;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
+use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
-use store::{Member, Store, StoreError};
+use store::{EmbeddedStore, Member, Store as _, StoreError};
 
 use super::messages::{ClusterSettings, JoinMember, JoinRequest, JoinResponse};
-use super::token::{KeptToken, NAME_PREFIX, NAMESPACE};
+use super::token::{KeptToken, NAME_PREFIX, NAMESPACE, SECRET_TYPE};
 
 /// Files in DATA/pki that every master has the same. All others are a master's own.
 const SHARED: [&str; 8] = [
@@ -24,9 +24,12 @@ const SHARED: [&str; 8] = [
     "sa.pub",
 ];
 
+/// What a witness needs of them: it talks to the other stores, and to nobody else.
+const SHARED_WITH_WITNESS: [&str; 4] = ["ca.crt", "store-ca.crt", "store-ca.key", "front-proxy-ca.crt"];
+
 /// Lets masters in.
 pub(crate) struct JoinServer {
-    store: Arc<dyn Store>,
+    store: Arc<EmbeddedStore>,
     ca_pem: String,
     pki_dir: PathBuf,
     settings: ClusterSettings,
@@ -41,7 +44,7 @@ impl std::fmt::Debug for JoinServer {
 }
 
 impl JoinServer {
-    pub(crate) fn new(store: Arc<dyn Store>, ca_pem: String, pki_dir: PathBuf, settings: ClusterSettings) -> Self {
+    pub(crate) fn new(store: Arc<EmbeddedStore>, ca_pem: String, pki_dir: PathBuf, settings: ClusterSettings) -> Self {
         Self { store, ca_pem, pki_dir, settings, connection: OnceLock::new() }
     }
 
@@ -66,7 +69,8 @@ impl JoinServer {
         }
         let (member, members) = self.add(&request).await?;
         tracing::info!(name = request.name, id = format!("{:016x}", member.id), "a master joins");
-        let pki = SHARED.iter().filter_map(|name| {
+        let shared = if request.witness { &SHARED_WITH_WITNESS[..] } else { &SHARED[..] };
+        let pki = shared.iter().filter_map(|name| {
             // Not every cluster has every file.
             Some(((*name).to_owned(), std::fs::read_to_string(self.pki_dir.join(name)).ok()?))
         });
@@ -80,6 +84,24 @@ impl JoinServer {
             members: members.into_iter().map(named).collect(),
             settings: self.settings.clone(),
         })
+    }
+
+    /// Removes tokens that let nobody in any more.
+    pub(crate) async fn forget_expired(&self, now: jiff::Timestamp) {
+        let Some(connection) = self.connection.get() else { return };
+        let secrets: Api<Secret> = connection.namespaced(NAMESPACE);
+        let of_type = ListParams::default().fields(&format!("type={SECRET_TYPE}"));
+        let listed = match secrets.list(&of_type).await {
+            Ok(listed) => listed.items,
+            Err(error) => return tracing::debug!(%error, "join tokens cannot be listed now"),
+        };
+        let expired = listed.iter().filter_map(KeptToken::read).filter(|token| token.expires <= now);
+        for KeptToken { id, .. } in expired {
+            match secrets.delete(&format!("{NAME_PREFIX}{id}"), &DeleteParams::default()).await {
+                Ok(_) => tracing::info!(id, "a join token has expired and was removed"),
+                Err(error) => tracing::debug!(id, %error, "an expired join token cannot be removed now"),
+            }
+        }
     }
 
     async fn check_token(&self, request: &JoinRequest) -> Result<(), Status> {
@@ -113,11 +135,14 @@ impl JoinServer {
         }
         let same_place = members.iter().find(|member| member.peer_urls == request.peer_urls);
         match same_place {
-            Some(begun) if begun.name.is_empty() => Ok((begun.clone(), members.clone())),
+            Some(begun) if begun.name.is_empty() && begun.is_witness == request.witness => {
+                Ok((begun.clone(), members.clone()))
+            }
             Some(other) => {
                 let (urls, name) = (request.peer_urls.join(","), &other.name);
                 Err(Status::bad_request(format!("member {name} is at {urls} already: remove it first")))
             }
+            None if request.witness => self.store.add_witness(request.peer_urls.clone()).await.map_err(unavailable),
             None => self.store.member_add(request.peer_urls.clone(), true).await.map_err(unavailable),
         }
     }

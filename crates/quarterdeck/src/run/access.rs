@@ -37,6 +37,16 @@ impl Access {
         self.document(Method::GET, endpoint, Vec::new()).await
     }
 
+    /// The checks of a health endpoint, `readyz` for example: names, and whether they pass.
+    pub(super) async fn health(&self, endpoint: &str) -> Result<Vec<(String, bool)>> {
+        let uri = format!("/{endpoint}?verbose");
+        let request = Request::builder().uri(&uri).body(Body::empty()).context("the request")?;
+        let response = self.connection.client().send(request).await.context("cannot reach the server")?;
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("the server's answer was cut off: {error}"))?.to_bytes();
+        Ok(checks(&String::from_utf8_lossy(&body)))
+    }
+
     pub(super) async fn post(&self, endpoint: &str) -> Result<serde_json::Value> {
         self.document(Method::POST, endpoint, Vec::new()).await
     }
@@ -75,5 +85,29 @@ impl Access {
             Some(message) => bail!("{message}"),
             None => bail!("{uri}: {code}"),
         }
+    }
+}
+
+/// Reads lines like `[+]ping ok` and `[-]etcd failed: reason withheld`.
+fn checks(text: &str) -> Vec<(String, bool)> {
+    let check = |line: &str| {
+        let (passes, rest) = match line.split_at_checked(3)? {
+            ("[+]", rest) => (true, rest),
+            ("[-]", rest) => (false, rest),
+            _ => return None,
+        };
+        Some((rest.split(' ').next()?.to_owned(), passes))
+    };
+    text.lines().filter_map(check).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_checks_are_read_from_the_verbose_form() {
+        let text = "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed\n";
+        assert_eq!(checks(text), [("ping".to_owned(), true), ("etcd".to_owned(), false)]);
     }
 }

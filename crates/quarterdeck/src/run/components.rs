@@ -1,7 +1,7 @@
 //! The components: each runs in the server's process or as one of its own, over the same API.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use apiserver::attributes::UserInfo;
 use apiserver::authn::token_request::TokenIssuer;
 use apiserver::authn::{PublicKeys, SigningKey, service_account};
 use apiserver::bootstrap::objects::{AuthenticationInfo, RequestHeaderInfo};
-use apiserver::outbound::{ClientIdentity, Routing};
+use apiserver::outbound::{ClientCertificate, ClientIdentity, Routing};
 use apiserver::storage::{Encryption, EncryptionFile};
 use apiserver::{ApiServer, Config, KubeletConfig, Tokens};
 use client::{Connection, InformerFactory, LeaderConfig, Shutdown};
 use controllers::{ClusterSigner, ControllerManager, ManagerConfig, Selection, TokenMaker};
-use store::{RemoteStore, RemoteTls, Store};
+use store::{Pem, RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -26,7 +26,7 @@ use super::{audit, elect, guard, scheduler_config, tls};
 use crate::args::{
     ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
 };
-use crate::pki::{Identity, Pki, Purpose, San};
+use crate::pki::{Pki, Purpose, San};
 
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const SCHEDULER: &str = "kube-scheduler";
@@ -41,16 +41,20 @@ pub(super) struct Trust {
     pub signing_key_pem: String,
     pub client_ca_pem: String,
     /// Shown to kubelets when the flags give nothing else.
-    pub kubelet_client: Option<Identity>,
+    pub kubelet_client: Option<(Pem, Pem)>,
     /// The same for aggregated API servers, with the CA it is of.
-    pub front_proxy: Option<(Identity, String)>,
+    pub front_proxy: Option<((Pem, Pem), String)>,
 }
 
 impl Trust {
-    /// CAs whose client certificates TLS lets in.
-    pub(super) fn client_cas(&self, flags: &ApiServerFlags) -> Result<String> {
-        let proxies = request_header(flags, self.front_proxy.as_ref())?.map(|info| info.client_ca).unwrap_or_default();
-        Ok(format!("{}\n{proxies}", self.client_ca_pem))
+    /// CAs whose client certificates TLS lets in: users', and front proxies'.
+    pub(super) fn client_cas(&self, flags: &ApiServerFlags, mut users: Vec<Pem>) -> Vec<Pem> {
+        let proxies = match (&flags.requestheader_client_ca_file, &self.front_proxy) {
+            (Some(path), _) => Some(Pem::from(path.clone())),
+            (None, own) => own.as_ref().map(|(_, ca)| ca.as_bytes().to_vec().into()),
+        };
+        users.extend(proxies);
+        users
     }
 }
 
@@ -136,7 +140,7 @@ fn encryption(flags: &ApiServerFlags) -> Result<Option<(Encryption, EncryptionFi
 }
 
 /// What front proxies are known by; `None` when there are none.
-fn request_header(flags: &ApiServerFlags, own: Option<&(Identity, String)>) -> Result<Option<RequestHeaderInfo>> {
+fn request_header(flags: &ApiServerFlags, own: Option<&((Pem, Pem), String)>) -> Result<Option<RequestHeaderInfo>> {
     let (client_ca, own_name) = match (&flags.requestheader_client_ca_file, own) {
         (Some(path), _) => (tls::read(path)?, None),
         (None, Some((_, ca))) => (ca.clone(), Some(FRONT_PROXY_USER.to_owned())),
@@ -152,22 +156,24 @@ fn request_header(flags: &ApiServerFlags, own: Option<&(Identity, String)>) -> R
     }))
 }
 
-fn front_proxy(flags: &ApiServerFlags, own: Option<(Identity, String)>) -> Result<Option<ClientIdentity>> {
-    match (&flags.proxy_client_cert_file, &flags.proxy_client_key_file) {
-        (Some(certificate), Some(key)) => Ok(Some(client_identity(tls::read(certificate)?, tls::read(key)?))),
-        _ => Ok(own.map(|(own, _)| client_identity(own.certificate_pem, own.key_pem))),
-    }
+fn front_proxy(flags: &ApiServerFlags, own: Option<((Pem, Pem), String)>) -> Result<Option<ClientCertificate>> {
+    let given = flags.proxy_client_cert_file.clone().zip(flags.proxy_client_key_file.clone());
+    client_certificate("--proxy-client-cert-file", given, own.map(|(own, _)| own))
 }
 
-fn client_identity(certificate_pem: String, key_pem: String) -> ClientIdentity {
-    ClientIdentity { certificate_pem: certificate_pem.into(), key_pem: key_pem.into() }
+/// What the flags give, or what the server has itself. Either follows its files.
+fn client_certificate(
+    flag: &'static str,
+    given: Option<(PathBuf, PathBuf)>,
+    own: Option<(Pem, Pem)>,
+) -> Result<Option<ClientCertificate>> {
+    let chosen = given.map(|(certificate, key)| (certificate.into(), key.into())).or(own);
+    chosen.map(|(certificate, key)| ClientIdentity::follow(certificate, key).context(flag)).transpose()
 }
 
-fn kubelets(flags: &ApiServerFlags, own: Option<Identity>) -> Result<KubeletConfig> {
-    let identity = match (&flags.kubelet_client_certificate, &flags.kubelet_client_key) {
-        (Some(certificate), Some(key)) => Some(client_identity(tls::read(certificate)?, tls::read(key)?)),
-        _ => own.map(|own| client_identity(own.certificate_pem, own.key_pem)),
-    };
+fn kubelets(flags: &ApiServerFlags, own: Option<(Pem, Pem)>) -> Result<KubeletConfig> {
+    let given = flags.kubelet_client_certificate.clone().zip(flags.kubelet_client_key.clone());
+    let identity = client_certificate("--kubelet-client-certificate", given, own)?;
     let ca = flags.kubelet_certificate_authority.as_deref().map(tls::read).transpose()?;
     Ok(KubeletConfig {
         identity,
@@ -205,8 +211,9 @@ pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Resul
     let client_ca_pem = tls::read(&args.client_ca_file)?;
     let signing_key_pem = tls::read(&args.service_account_signing_key_file)?;
     let trust = Trust { signing_key_pem, client_ca_pem, kubelet_client: None, front_proxy: None };
-    let (certificate, key) = (tls::read(&args.tls_cert_file)?, tls::read(&args.tls_private_key_file)?);
-    let server_tls = tls::server_config(&certificate, &key, &trust.client_cas(&args.flags)?)?;
+    let (certificate, key) = (args.tls_cert_file.clone().into(), args.tls_private_key_file.clone().into());
+    let cas = trust.client_cas(&args.flags, vec![args.client_ca_file.clone().into()]);
+    let server_tls = tls::server_config(certificate, key, cas)?;
     let advertise = args.flags.advertise_address.unwrap_or_else(|| super::server::own_address(args.flags.bind_address));
     let port = listener.local_addr().context("listening address")?.port();
     let config = api_server_config(&args.flags, store, trust, advertise, port)?;
@@ -307,10 +314,10 @@ pub(crate) async fn simulate_nodes(args: SimulateArgs, shutdown: Shutdown) -> Re
 
 /// The kubelet of simulated nodes: a certificate of its own, and clients of the cluster's CA.
 async fn kubelet_endpoint(args: &SimulateArgs) -> Result<crate::simulate::kubelet::Endpoint> {
-    let names = [San::Ip(args.kubelet_address)];
-    let serving = Pki::in_memory()?.identity("kubelet", &Purpose::Serving(&names))?;
-    let ca = kubeconfig_ca(&args.kubeconfig)?;
-    let tls = tls::server_config(&serving.certificate_pem, &serving.key_pem, &ca)?;
+    let names = vec![San::Ip(args.kubelet_address)];
+    let (certificate, key) = Pki::in_memory()?.pems("kubelet", &Purpose::Serving(names))?;
+    let ca = kubeconfig_ca(&args.kubeconfig)?.into_bytes();
+    let tls = tls::server_config(certificate, key, vec![ca.into()])?.get();
     let listener = TcpListener::bind((args.kubelet_address, 0)).await;
     let listener = listener.with_context(|| format!("--kubelet-address {}", args.kubelet_address))?;
     Ok(crate::simulate::kubelet::Endpoint { listener, tls })
@@ -319,7 +326,8 @@ async fn kubelet_endpoint(args: &SimulateArgs) -> Result<crate::simulate::kubele
 /// What the controllers of a whole master sign with.
 pub(super) struct Authority<'a> {
     pub ca_pem: &'a str,
-    pub ca_key_pem: &'a str,
+    /// Nobody signs without it.
+    pub ca_key_pem: Option<&'a str>,
     pub signing_key_pem: &'a str,
 }
 
@@ -351,7 +359,8 @@ impl Components {
         let mut tasks = JoinSet::new();
         let election = elections.of(CONTROLLER_MANAGER);
         let mut config = manager_config(flags, authority.ca_pem.to_owned(), Some(election))?;
-        config.cluster_signer = Some(cluster_signer(flags, authority.ca_pem, authority.ca_key_pem)?);
+        let signer = authority.ca_key_pem.map(|key| cluster_signer(flags, authority.ca_pem, key));
+        config.cluster_signer = signer.transpose()?;
         config.token_maker = Some(token_maker(authority.signing_key_pem)?);
         let own = in_process(api_server, CONTROLLER_MANAGER_USER, CONTROLLER_MANAGER)?;
         // One copy of every object for all of them; what the scheduler reads, the controller manager may read.

@@ -38,7 +38,8 @@ pub(crate) async fn member(command: MemberCommand) -> Result<()> {
                 }
                 PrintFormat::Table => {
                     let name = removed["name"].as_str().filter(|name| !name.is_empty()).unwrap_or(&member).to_owned();
-                    let url = server.url();
+                    // The kubeconfig's may be this machine's own loopback address.
+                    let url = removed["joinUrl"].as_str().unwrap_or(server.url()).to_owned();
                     print_line(&format!(
                         "member {member} removed; on its replacement, with an empty data directory, run"
                     ));

@@ -2,10 +2,13 @@
 
 mod access;
 mod audit;
+mod certs;
 mod components;
 mod elect;
 mod guard;
+mod kubeconfig;
 mod member;
+mod renewal;
 mod scheduler_config;
 mod server;
 mod snapshot;
@@ -19,7 +22,9 @@ use std::io::Write as _;
 use client::Shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 
+pub(crate) use certs::certs;
 pub(crate) use components::{api_server, controller_manager, scheduler, simulate_nodes};
+pub(crate) use kubeconfig::kubeconfig;
 pub(crate) use member::member;
 pub(crate) use server::server;
 pub(crate) use snapshot::snapshot;

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 
 use super::components::{self, Authority, Components};
 use super::elect::{Elections, Pace};
-use super::{print_line, tls};
+use super::{print_line, renewal, tls};
 use crate::args::ServerArgs;
 use crate::backup::{BackupService, ServerInfo, Source};
 use crate::control::{MasterControl, StatusSource};
@@ -33,8 +33,12 @@ const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
 /// Values that the store keeps in memory. The API server has every current object in its cache; what the store adds is for watches
 /// that are behind and for writes.
 const VALUE_CACHE_BYTES: usize = 32 << 20;
+/// Handing over leadership takes one exchange of messages when others are well.
+const RESIGN_PATIENCE: Duration = Duration::from_secs(2);
 /// How often learners are looked at.
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often join tokens that have expired are removed.
+const TOKEN_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<()> {
     if args.controllers.controllers == ["*"] {
@@ -42,6 +46,9 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         args.controllers.controllers.extend(["bootstrapsigner", "tokencleaner"].map(str::to_owned));
     }
     components::check(&args.controllers)?;
+    if args.witness {
+        return witness(args, shutdown).await;
+    }
     let joined = join_if_asked(&mut args).await?;
     let place = Place::open(&mut args)?;
     let store = open_store(&args, &place, joined.as_ref()).await?;
@@ -55,12 +62,15 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
 
     let ranges = components::service_ranges(&args.api_server)?;
     let sans = serving_names(&args, advertise_address, &ranges);
-    let serving = place.pki.identity("apiserver", &Purpose::Serving(&sans))?;
-    let purpose = Purpose::Client { user: "kube-apiserver-kubelet-client", groups: &[MASTERS] };
-    let kubelet_client = place.pki.identity("apiserver-kubelet-client", &purpose)?;
+    let (certificate, key) = match (&args.tls_cert_file, &args.tls_private_key_file) {
+        (Some(certificate), Some(key)) => (certificate.clone().into(), key.clone().into()),
+        _ => place.pki.pems("apiserver", &Purpose::Serving(sans))?,
+    };
+    let purpose = Purpose::client("kube-apiserver-kubelet-client", &[MASTERS]);
+    let kubelet_client = place.pki.pems("apiserver-kubelet-client", &purpose)?;
     // A CA of its own: whoever has a certificate of it may speak for anybody.
-    let purpose = Purpose::FrontProxy { user: components::FRONT_PROXY_USER };
-    let front_proxy = place.pki.identity(components::FRONT_PROXY_USER, &purpose)?;
+    let purpose = Purpose::FrontProxy { user: components::FRONT_PROXY_USER.to_owned() };
+    let front_proxy = place.pki.pems(components::FRONT_PROXY_USER, &purpose)?;
     let signing_key = place.pki.service_account_key()?;
     let trust = components::Trust {
         signing_key_pem: signing_key.clone(),
@@ -68,8 +78,9 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         kubelet_client: Some(kubelet_client),
         front_proxy: Some((front_proxy, place.pki.front_proxy_ca_pem().to_owned())),
     };
-    let client_cas = trust.client_cas(&args.api_server)?;
-    let tls = tls::server_config(&serving.certificate_pem, &serving.key_pem, &client_cas)?;
+    let own_ca = place.pki.ca_pem().as_bytes().to_vec().into();
+    let users = std::iter::once(own_ca).chain(args.client_ca_file.clone().map(Into::into)).collect();
+    let tls = tls::server_config(certificate, key, trust.client_cas(&args.api_server, users))?;
     let mut config =
         components::api_server_config(&args.api_server, store.as_dyn(), trust, advertise_address, address.port())?;
     let backup = backup_service(&args, &place, &store)?;
@@ -83,6 +94,7 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
             is_external: store.is_external(),
         },
         join: join.clone(),
+        url: format!("https://{}", SocketAddr::new(advertise_address, address.port())),
     }));
     let api_server = ApiServer::start(config).context("the audit log")?;
     if let Some(join) = &join {
@@ -96,10 +108,15 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
 
     let identity = store.member_id().await.map(|id| format!("{}_{id:016x}", name(&args)));
     let (elections, pace) = Elections::new(&args.lease, identity)?;
-    let caring = store.embedded().map(|store| tokio::spawn(care_for_members(store, pace, shutdown.clone())));
+    let caring = store.embedded().map(|store| tokio::spawn(care_for_members(store, pace, join, shutdown.clone())));
 
     let url = local_url(address);
-    let kubeconfigs = write_kubeconfigs(&place, &url)?;
+    let kubeconfigs = write_kubeconfigs(&place.pki, &place.dir, &url)?;
+    let renewing = (!place.ephemeral).then(|| {
+        let (pki, dir, url) = (Arc::clone(&place.pki), place.dir.clone(), url.clone());
+        let kubeconfigs = move |pki: &Pki| write_kubeconfigs(pki, &dir, &url).map(drop);
+        tokio::spawn(renewal::keep_valid(pki, kubeconfigs, shutdown.clone()))
+    });
     tokio::select! {
         () = api_server.ready() => {}
         () = shutdown.cancelled() => {}
@@ -114,8 +131,13 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     let components = Components::start(&api_server, &args.controllers, &elections, &authority, &shutdown)?;
 
     shutdown.cancelled().await;
+    // Components give up their leases through the API, which writes at once if another store leads.
+    store.resign().await;
     components.stopped().await;
     backing_up.await.context("the backup failed")?;
+    if let Some(renewing) = renewing {
+        renewing.await.context("the renewal of certificates failed")?;
+    }
     api_server.stop();
     serving_task.await.context("the API server failed")?;
     if let Some(task) = store_api {
@@ -128,10 +150,39 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     }
 }
 
+/// A member of the store and nothing else.
+async fn witness(mut args: ServerArgs, shutdown: Shutdown) -> Result<()> {
+    let joined = join_if_asked(&mut args).await?;
+    let joined = joined.context("--witness: a witness joins masters that are there: give --join and --token")?;
+    let place = Place::open(&mut args)?;
+    let ServerStore::Embedded(store) = open_store(&args, &place, Some(&joined)).await? else {
+        anyhow::bail!("--witness: a witness is a member of the masters' own store");
+    };
+    let renewing = tokio::spawn(renewal::keep_valid(Arc::clone(&place.pki), |_| Ok(()), shutdown.clone()));
+    tracing::info!(name = joined.name, data_dir = %place.dir.display(), "the witness runs");
+    let outcome = loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break Ok(()),
+            () = tokio::time::sleep(CARE_INTERVAL) => {}
+        }
+        if store.is_removed() {
+            shutdown.cancel();
+            break Err(removed());
+        }
+    };
+    renewing.await.context("the renewal of certificates failed")?;
+    tokio::task::spawn_blocking(move || store.shutdown()).await.context("closing the store")?;
+    outcome
+}
+
+fn removed() -> anyhow::Error {
+    anyhow!("this master was removed from its cluster; to join again, start it with an empty data directory")
+}
+
 /// Where a server keeps what it has.
 struct Place {
     dir: PathBuf,
-    pki: Pki,
+    pki: Arc<Pki>,
     ephemeral: bool,
     /// Removes an ephemeral server's directory at the end.
     _temporary: Option<TemporaryDir>,
@@ -147,12 +198,13 @@ impl Place {
             args.api_server.advertise_address.get_or_insert(loopback);
             let temporary = TemporaryDir::create()?;
             let dir = temporary.0.clone();
-            return Ok(Self { dir, pki: Pki::in_memory()?, ephemeral: true, _temporary: Some(temporary) });
+            let pki = Arc::new(Pki::in_memory()?);
+            return Ok(Self { dir, pki, ephemeral: true, _temporary: Some(temporary) });
         }
         std::fs::create_dir_all(&args.data_dir)
             .with_context(|| format!("cannot create {}", args.data_dir.display()))?;
         let dir = std::path::absolute(&args.data_dir).context("the data directory's path")?;
-        let pki = Pki::open(&dir.join("pki"))?;
+        let pki = Arc::new(Pki::open(&dir.join("pki"), args.certificate_validity_period)?);
         Ok(Self { dir, pki, ephemeral: false, _temporary: None })
     }
 
@@ -221,6 +273,14 @@ impl ServerStore {
         }
     }
 
+    async fn resign(&self) {
+        if let Self::Embedded(store) = self
+            && tokio::time::timeout(RESIGN_PATIENCE, store.resign()).await.is_err()
+        {
+            tracing::warn!("no other master's store takes over in time");
+        }
+    }
+
     /// The embedded store's member.
     async fn member_id(&self) -> Option<u64> {
         let Self::Embedded(store) = self else { return None };
@@ -251,10 +311,15 @@ async fn join_if_asked(args: &mut ServerArgs) -> Result<Option<Joined>> {
                 "{} belongs to another cluster: join with an empty data directory",
                 store.display()
             );
-            join::join(url, token, &name(args), &peer_urls(args), &args.data_dir).await?
+            join::join(url, token, &name(args), &peer_urls(args), args.witness, &args.data_dir).await?
         }
         (None, ..) => return Ok(None),
     };
+    anyhow::ensure!(
+        joined.witness == args.witness,
+        "this data directory joined {} --witness: it cannot become the other",
+        if joined.witness { "with" } else { "without" }
+    );
     joined.settings.adopt(args)?;
     Ok(Some(joined))
 }
@@ -291,6 +356,14 @@ async fn open_store(args: &ServerArgs, place: &Place, joined: Option<&Joined>) -
         config.peer = Some(peer_config(args, place)?);
         config.election_timeout = ELECTION_TIMEOUT;
     }
+    if args.witness {
+        config.is_witness = true;
+        config.client_urls = Vec::new();
+    }
+    if args.force_new_cluster {
+        config.force_new_cluster = true;
+        save_before_force(&place.dir).await?;
+    }
     if let Some(joined) = joined {
         let member =
             |member: &JoinMember| InitialMember { name: member.name.clone(), peer_urls: member.peer_urls.clone() };
@@ -303,6 +376,26 @@ async fn open_store(args: &ServerArgs, place: &Place, joined: Option<&Joined>) -
         announce(&store, peer_urls(args)).await?;
     }
     Ok(ServerStore::Embedded(Arc::new(store)))
+}
+
+/// A snapshot of what this master has, before its cluster is cut down to it. Nothing is done without it.
+async fn save_before_force(data_dir: &std::path::Path) -> Result<()> {
+    let store = data_dir.join("store");
+    anyhow::ensure!(
+        store.exists(),
+        "--force-new-cluster: there is no data in {}: restore a backup instead",
+        data_dir.display()
+    );
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+    let file = data_dir.join(format!("before-force-new-cluster-{now}.snap"));
+    let saved = {
+        let file = file.clone();
+        tokio::task::spawn_blocking(move || store::offline::save(&store, &file)).await.context("saving a snapshot")?
+    };
+    let revision =
+        saved.with_context(|| format!("--force-new-cluster: no snapshot could be saved as {}", file.display()))?;
+    tracing::warn!(file = %file.display(), revision = revision.0, "--force-new-cluster: the state so far is saved");
+    Ok(())
 }
 
 /// A store that is alone, and was made before it listened for others or listened elsewhere, notes where those who join find it.
@@ -325,27 +418,29 @@ fn peer_config(args: &ServerArgs, place: &Place) -> Result<PeerConfig> {
         sans.extend(uri.host().map(|host| San::parse(host.trim_start_matches('[').trim_end_matches(']'))));
     }
     sans.extend(args.tls_san.iter().map(|text| San::parse(text)));
-    let identity = place.pki.identity("store-peer", &Purpose::StorePeer(&sans))?;
-    let tls = PeerTls {
-        certificate: identity.certificate_pem.into_bytes(),
-        key: identity.key_pem.into_bytes(),
-        ca: Some(place.pki.store_ca_pem().as_bytes().to_vec()),
-        client_cert_auth: true,
-    };
+    let (certificate, key) = place.pki.pems("store-peer", &Purpose::StorePeer(sans))?;
+    let ca = Some(place.pki.store_ca_pem().as_bytes().to_vec().into());
+    let tls = PeerTls { certificate, key, ca, client_cert_auth: true };
     Ok(PeerConfig { listen_urls: vec![format!("https://{}", args.store_peer_address)], tls: Some(tls) })
 }
 
 /// Lets other masters join this one.
 fn join_server(args: &ServerArgs, place: &Place, store: &ServerStore) -> Option<Arc<JoinServer>> {
     let pki_dir = place.pki_dir()?;
-    let store: Arc<dyn Store> = store.embedded()?;
+    let store = store.embedded()?;
     let ca_pem = place.pki.ca_pem().to_owned();
     Some(Arc::new(JoinServer::new(store, ca_pem, pki_dir, ClusterSettings::of(args))))
 }
 
-/// While this member leads, makes learners that have caught up voters; tells the elections how many masters there are. Ends the
+/// While this member leads, makes learners that have caught up voters and removes tokens that have expired; tells the elections how many masters there are. Ends the
 /// server, with an error, when this member was removed.
-async fn care_for_members(store: Arc<EmbeddedStore>, pace: Pace, shutdown: Shutdown) -> Result<()> {
+async fn care_for_members(
+    store: Arc<EmbeddedStore>,
+    pace: Pace,
+    join: Option<Arc<JoinServer>>,
+    shutdown: Shutdown,
+) -> Result<()> {
+    let mut tokens_at = tokio::time::Instant::now();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -353,14 +448,16 @@ async fn care_for_members(store: Arc<EmbeddedStore>, pace: Pace, shutdown: Shutd
         }
         if store.is_removed() {
             shutdown.cancel();
-            anyhow::bail!(
-                "this master was removed from its cluster; to join again, start it with an empty data directory"
-            );
+            return Err(removed());
         }
         let (Ok(status), Ok(members)) = (store.status().await, store.members().await) else { continue };
         pace.follow(members.iter().filter(|member| !member.is_learner).count());
         if status.leader_id != status.member_id {
             continue;
+        }
+        if let Some(join) = join.as_ref().filter(|_| tokens_at.elapsed() >= TOKEN_INTERVAL) {
+            tokens_at = tokio::time::Instant::now();
+            join.forget_expired(jiff::Timestamp::now()).await;
         }
         for learner in members.iter().filter(|member| member.is_learner && !member.name.is_empty()) {
             match store.member_promote(learner.id).await {
@@ -383,29 +480,29 @@ async fn serve_store(
         return Ok(None);
     }
     let address = args.store_client_address;
-    let sans = [San::parse("localhost"), San::Ip(address.ip()), San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST))];
-    let serving = place.pki.identity("store", &Purpose::StoreServing(&sans))?;
+    let sans = vec![San::parse("localhost"), San::Ip(address.ip()), San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST))];
+    let (certificate, key) = place.pki.pems("store", &Purpose::StoreServing(sans))?;
     // For etcdctl: a client that the store's API lets in.
-    place.pki.identity("store-client", &Purpose::StoreClient { user: "root" })?;
+    place.pki.identity("store-client", &Purpose::StoreClient { user: "root".to_owned() })?;
     let client_ca = place.pki.store_ca_pem().as_bytes().to_vec().into();
-    let tls = ServerTls::new(serving.certificate_pem.into_bytes(), serving.key_pem.into_bytes(), Some(client_ca));
+    let tls = ServerTls::new(certificate, key, Some(client_ca));
     let task = super::store::serve(Arc::clone(embedded), vec![address], Some(tls), shutdown.clone()).await?;
     Ok(Some(task))
 }
 
 /// The admin's kubeconfig, and one for each component that may run as a process of its own.
-fn write_kubeconfigs(place: &Place, url: &str) -> Result<PathBuf> {
+fn write_kubeconfigs(pki: &Pki, dir: &std::path::Path, url: &str) -> Result<PathBuf> {
     let users: [(&str, &str, &[&str]); 3] = [
         ("admin", "kubernetes-admin", &[MASTERS]),
         ("controller-manager", "system:kube-controller-manager", &[]),
         ("scheduler", "system:kube-scheduler", &[]),
     ];
     for (file, user, groups) in users {
-        let identity = place.pki.identity(file, &Purpose::Client { user, groups })?;
-        let path = place.dir.join(format!("{file}.kubeconfig"));
-        kubeconfig::write(&path, url, place.pki.ca_pem(), user, &identity)?;
+        let identity = pki.identity(file, &Purpose::client(user, groups))?;
+        let path = dir.join(format!("{file}.kubeconfig"));
+        kubeconfig::write(&path, url, pki.ca_pem(), user, &identity)?;
     }
-    Ok(place.dir.join("admin.kubeconfig"))
+    Ok(dir.join("admin.kubeconfig"))
 }
 
 fn serving_names(args: &ServerArgs, advertise_address: IpAddr, ranges: &[Cidr]) -> Vec<San> {

@@ -19,19 +19,25 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 pub(crate) async fn status(args: MasterStatusArgs, shutdown: client::Shutdown) -> Result<()> {
     let access = Access::open(args.access.kubeconfig.as_deref()).await?;
     loop {
-        let document = access.get("status").await;
+        let (document, health) = tokio::join!(access.get("status"), access.health("readyz"));
+        // Nobody can tell how a server is that does not answer; the other question says why.
+        let health = health.unwrap_or_default();
         match (args.access.output.output, document) {
             // A master that is away for a moment is what one watches for.
             (_, Err(error)) if args.watch => print_line(&format!("{error:#}")),
             (_, Err(error)) => return Err(error),
-            (PrintFormat::Json, Ok(document)) => print_line(&format!("{document:#}")),
+            (PrintFormat::Json, Ok(mut document)) => {
+                let health = health.iter().map(|(name, passes)| serde_json::json!({ "name": name, "ok": passes }));
+                document["health"] = health.collect();
+                print_line(&format!("{document:#}"));
+            }
             (PrintFormat::Table, Ok(document)) => {
                 let status: MasterStatus = serde_json::from_value(document).context("the server's answer")?;
                 if args.watch && std::io::stdout().is_terminal() {
                     let mut out = std::io::stdout().lock();
                     let _closed_pipe = out.write_all(CLEAR.as_bytes());
                 }
-                print_line(&screen(&status, Timestamp::now()));
+                print_line(&screen(&status, &health, Timestamp::now()));
             }
         }
         if !args.watch {
@@ -44,7 +50,7 @@ pub(crate) async fn status(args: MasterStatusArgs, shutdown: client::Shutdown) -
     }
 }
 
-fn screen(status: &MasterStatus, now: Timestamp) -> String {
+fn screen(status: &MasterStatus, health: &[(String, bool)], now: Timestamp) -> String {
     let MasterStatus { version, kubernetes_version, started, store, members, alarms, certificates, backup } = status;
     let mut text = format!("quarterdeck {version} (Kubernetes {kubernetes_version}), up {}\n", since(started, now));
     let sizes = format!("{} of {} in use", bytes(store.size_in_use_bytes), bytes(store.size_bytes));
@@ -57,6 +63,12 @@ fn screen(status: &MasterStatus, now: Timestamp) -> String {
         store.term,
         bytes(store.quota_bytes),
     ));
+    let failing: Vec<_> = health.iter().filter(|(_, passes)| !passes).map(|(name, _)| name.as_str()).collect();
+    match failing.as_slice() {
+        [] if health.is_empty() => text.push_str("health: unknown\n"),
+        [] => text.push_str(&format!("health: ready, {} checks pass\n", health.len())),
+        failing => text.push_str(&format!("health: NOT ready: {}\n", failing.join(", "))),
+    }
     for error in store.errors.iter().chain(alarms) {
         text.push_str(&format!("store: {error}\n"));
     }

@@ -76,6 +76,8 @@ pub(crate) struct Loader {
     installed: u64,
     /// Place of the last record.
     last: (Revision, i64),
+    /// A witness wants to know who is in the cluster, and how far the state is.
+    only_members: bool,
 }
 
 impl Default for Loader {
@@ -87,13 +89,22 @@ impl Default for Loader {
             term: 0,
             installed: 0,
             last: (Revision(0), -1),
+            only_members: false,
         }
     }
 }
 
 impl Loader {
+    /// For a witness.
+    pub(crate) fn of_members() -> Self {
+        Self { only_members: true, ..Self::default() }
+    }
+
     /// `None` if the row makes no sense.
     pub(crate) fn row(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) -> Option<()> {
+        if self.only_members && !matches!(bucket, Bucket::Members | Bucket::MembersRemoved | Bucket::Meta) {
+            return Some(());
+        }
         let machine = &mut self.machine;
         match bucket {
             Bucket::Lease => {
@@ -154,8 +165,10 @@ impl Loader {
     }
 
     pub(crate) fn finish(self) -> Loaded {
-        let Self { mut machine, compacted, index, term, installed, last: _ } = self;
-        machine.keyspace.restore_compacted(compacted);
+        let Self { mut machine, compacted, index, term, installed, last: _, only_members } = self;
+        if !only_members {
+            machine.keyspace.restore_compacted(compacted);
+        }
         machine.applied = (index, term);
         Loaded { machine, is_installed: installed == index && index > 0 }
     }

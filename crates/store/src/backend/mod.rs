@@ -21,7 +21,8 @@ pub(crate) use load::{LoadError, Loaded, Loader, load};
 pub(crate) use redb_backend::RedbBackend;
 pub(crate) use rows::{
     Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, Row, STORAGE_VERSION, StateRows, TERM,
-    alarm_row, auth_row, downgrade_row, encode_versions, initial_rows, lease_row, progress_rows, record_row, rows_of,
+    alarm_row, auth_row, downgrade_row, encode_versions, initial_rows, lease_row, progress_rows, push_rows_of,
+    record_row, rows_of,
 };
 pub(crate) use snapshot_file::SnapshotFile;
 pub(crate) use writer::{Writer, WriterHandle};

@@ -175,6 +175,9 @@ struct StoredMember {
     peer_urls: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_learner: bool,
+    /// Not etcd's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_witness: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     name: String,
     #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
@@ -183,14 +186,15 @@ struct StoredMember {
 
 impl From<&Member> for StoredMember {
     fn from(member: &Member) -> Self {
-        let Member { id, name, peer_urls, client_urls, is_learner } = member.clone();
-        Self { id, peer_urls, is_learner, name, client_urls }
+        let Member { id, name, peer_urls, client_urls, is_learner, is_witness } = member.clone();
+        Self { id, peer_urls, is_learner, is_witness, name, client_urls }
     }
 }
 
 pub(crate) fn decode_member(value: &[u8]) -> Option<Member> {
-    let StoredMember { id, peer_urls, is_learner, name, client_urls } = serde_json::from_slice(value).ok()?;
-    Some(Member { id, name, peer_urls, client_urls, is_learner })
+    let StoredMember { id, peer_urls, is_learner, is_witness, name, client_urls } =
+        serde_json::from_slice(value).ok()?;
+    Some(Member { id, name, peer_urls, client_urls, is_learner, is_witness })
 }
 
 /// Voters and learners as etcd writes them.
@@ -356,7 +360,7 @@ mod tests {
             name: "a".into(),
             peer_urls: vec!["http://localhost:2380".into()],
             client_urls: vec!["http://localhost:2379".into()],
-            is_learner: false,
+            ..Member::default()
         };
         let json = |member: &Member| String::from_utf8(member_row(member).value.unwrap()).unwrap();
         assert_eq!(

@@ -31,6 +31,8 @@ pub(super) struct Applier {
     /// What a lease gets on top when another leader begins to count.
     pub(super) election_timeout: Duration,
     pub(super) metrics: Arc<Metrics>,
+    /// Of commands, only those about members mean anything to a witness.
+    pub(super) is_witness: bool,
 }
 
 impl Applier {
@@ -54,7 +56,8 @@ impl Apply for Applier {
             let command = Command::decode(payload);
             // Going on without it would make this member differ from the others for good.
             let command = command.map_err(|error| StoreError::Fatal(format!("log entry {index}: {error}")))?;
-            commands.push((index, term, Some(command)));
+            let is_of_members = matches!(command.1, Command::MemberAttributes { .. } | Command::MemberUpdate { .. });
+            commands.push((index, term, Some(command).filter(|_| is_of_members || !self.is_witness)));
         }
         let mut answers = Vec::with_capacity(commands.len());
         let moves_members =
@@ -113,6 +116,10 @@ impl Apply for Applier {
 
     fn conf_state(&self) -> ConfState {
         self.machine.read().membership.conf_state()
+    }
+
+    fn is_witness(&self, id: u64) -> bool {
+        self.machine.read().membership.is_witness(id)
     }
 
     fn prepare_install(&self, machine: &Machine) -> Install {

@@ -305,3 +305,82 @@ async fn the_leader_raises_the_alarm_of_a_member_whose_data_differ() {
     assert_eq!(at_leader.txn(put("c", "1")).await, Err(StoreError::Refused("corrupt cluster")));
     assert!(at_leader.check_for_corruption().await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_when_the_leader_died_is_done_once_and_never_fails() {
+    let mut nodes = cluster(3, None).await;
+    let first = leader(&nodes).await;
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (0..3)
+        .filter(|at| *at != first)
+        .map(|at| {
+            let (store, stop) = (nodes[at].store().clone(), stop.clone());
+            tokio::spawn(async move {
+                let key = format!("counter-{at}");
+                let mut n_acknowledged = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.txn(put(&key, "v")).await.unwrap();
+                    n_acknowledged += 1;
+                }
+                (key, n_acknowledged)
+            })
+        })
+        .collect();
+    let survivor = nodes[(first + 1) % 3].store().clone();
+    let reached = |revision: i64| {
+        let survivor = survivor.clone();
+        async move { (survivor.status().await.unwrap().revision > Revision(revision)).then_some(()) }
+    };
+    eventually("some writes", || reached(50)).await;
+    nodes[first].store.take().unwrap().crash();
+    let before = survivor.status().await.unwrap().revision.0;
+    eventually("writes go on", || reached(before + 50)).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for writer in writers {
+        let (key, n_acknowledged) = writer.await.expect("no write failed");
+        let range = RangeRequest { range: KeyRange::key(key), ..RangeRequest::default() };
+        let version = survivor.range(range).await.unwrap().kvs[0].version;
+        assert_eq!(version, n_acknowledged, "each write happened once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_goes_on_alone_when_the_others_are_lost_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(3, Some(dir.path())).await;
+    leader(&nodes).await;
+    for n in 0..20 {
+        nodes[n % 3].store().txn(put(&format!("k{n}"), "v")).await.unwrap();
+    }
+    let (lease, _) = nodes[1].store().lease_grant(LeaseId(5), 600).await.unwrap();
+    same_hashes(&nodes).await;
+    let left = 2;
+    let forced = EmbeddedConfig { force_new_cluster: true, ..nodes[left].config.clone() };
+    let open = |config: EmbeddedConfig| tokio::task::spawn_blocking(move || EmbeddedStore::open(config));
+    nodes[left].stop().await;
+    let refused = open(forced.clone()).await.unwrap().unwrap_err().to_string();
+    assert!(refused.contains("3 of 3 voting members are there"), "{refused}");
+
+    nodes[0].stop().await;
+    nodes[1].stop().await;
+    let data_dir = forced.data_dir.clone().unwrap();
+    let file = dir.path().join("before.snap");
+    let saved = crate::offline::save(&data_dir, &file).unwrap();
+    assert_eq!(crate::offline::verify(&file).unwrap().revision, saved);
+    let alone = open(forced.clone()).await.unwrap().unwrap();
+    assert_eq!(alone.status().await.unwrap().revision, saved);
+    assert_eq!(get(&alone, "k19").await.as_deref(), Some("v"));
+    assert_eq!(alone.lease_list().await, Ok(vec![lease]));
+    alone.txn(put("after", "v")).await.unwrap();
+    assert_eq!(alone.members().await.unwrap().len(), 1);
+    tokio::task::spawn_blocking(move || alone.shutdown()).await.unwrap();
+
+    // Again, with the flag left in, and without; then an old member comes back.
+    let again = open(forced).await.unwrap().unwrap();
+    assert_eq!(get(&again, "after").await.as_deref(), Some("v"));
+    tokio::task::spawn_blocking(move || again.shutdown()).await.unwrap();
+    nodes[left].start().await;
+    assert_eq!(get(nodes[left].store(), "after").await.as_deref(), Some("v"));
+    nodes[0].start().await;
+    eventually("the old member hears that it is none", || async { nodes[0].store().is_removed().then_some(()) }).await;
+}

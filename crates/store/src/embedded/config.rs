@@ -37,6 +37,10 @@ pub struct EmbeddedConfig {
     pub initial_cluster: Vec<InitialMember>,
     /// Whether a new store begins a cluster or joins one.
     pub cluster_state: ClusterState,
+    /// The others are lost for good: a store that has data goes on as the only member of its cluster.
+    pub force_new_cluster: bool,
+    /// Votes and keeps the log, and has no state: for a member that joins a cluster as its witness.
+    pub is_witness: bool,
     /// How to listen for other members; without it there cannot be any.
     pub peer: Option<PeerConfig>,
     /// Time between a leader's signs of life.
@@ -161,6 +165,8 @@ impl Default for EmbeddedConfig {
             auth: AuthConfig::default(),
             initial_cluster: Vec::new(),
             cluster_state: ClusterState::New,
+            force_new_cluster: false,
+            is_witness: false,
             peer: None,
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_secs(1),

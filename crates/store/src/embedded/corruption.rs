@@ -71,7 +71,10 @@ impl EmbeddedStore {
     async fn hashes_of_others(&self, revision: Revision) -> Vec<Seen> {
         let Some(peers) = &self.peers else { return Vec::new() };
         let own = self.identity.member_id;
-        let others: Vec<_> = self.membership(|membership| membership.members.keys().copied().collect());
+        // A witness has no data to differ.
+        let others: Vec<_> = self.membership(|membership| {
+            membership.members.values().filter(|member| !member.is_witness).map(|member| member.id).collect()
+        });
         let ask = |id: u64| async move {
             let question = pb::call::Request::HashQuery(pb::HashQuery { revision: revision.0 });
             let answer = tokio::time::timeout(HASH_PATIENCE, peers.call(id, question)).await.ok().flatten();

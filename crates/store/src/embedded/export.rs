@@ -7,8 +7,8 @@ use parking_lot::RwLock;
 
 use super::EmbeddedStore;
 use crate::backend::{
-    Bucket, CONSISTENT_INDEX, Row, STORAGE_VERSION, TERM, alarm_row, auth_row, downgrade_row, encode_versions,
-    initial_rows, lease_row, progress_rows, rows_of,
+    Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, Row, STORAGE_VERSION, TERM, alarm_row,
+    auth_row, downgrade_row, encode_versions, initial_rows, lease_row, progress_rows, rows_of,
 };
 use crate::machine::{Machine, Write};
 use crate::mvcc::{CHUNK_KEYS_MAX, Kept, Keyspace, Rows};
@@ -65,21 +65,11 @@ impl EmbeddedStore {
     /// All small rows, and all versions up to the newest revision.
     async fn everything(&self) -> Result<(Vec<Row>, Versions), StoreError> {
         self.confirm_read().await?;
-        let mut rows;
-        {
-            let machine = self.machine.read();
-            rows = initial_rows(&machine.membership);
-            rows.extend(progress_rows(machine.applied.0, machine.applied.1));
-            rows.extend(machine.lessor.stored().map(lease_row));
-            rows.extend(machine.alarms.iter().copied().map(alarm_row));
-            rows.extend(machine.auth.stored().iter().map(auth_row));
-            rows.extend(machine.downgrade.as_deref().map(|target| downgrade_row(Some(target))));
-        }
+        let mut rows = small_rows(&self.machine.read());
         let versions = versions_at(&self.machine, &self.pins, Revision(0)).await?;
-        if versions.compacted > Revision(0) {
-            rows.push(rows_of(&Write::CompactionScheduled(versions.compacted)));
-            rows.push(rows_of(&Write::CompactionFinished(versions.compacted)));
-        }
+        // It may have been compacted meanwhile.
+        rows.retain(|row| !is_compaction(row));
+        rows.extend(compaction_rows(versions.compacted));
         Ok((rows, versions))
     }
 }
@@ -110,6 +100,29 @@ async fn versions_at(machine: &RwLock<Machine>, pins: &Arc<Pins>, revision: Revi
     }
     versions.sort();
     Ok(versions)
+}
+
+/// All rows but those of the `key` bucket.
+pub(crate) fn small_rows(machine: &Machine) -> Vec<Row> {
+    let mut rows = initial_rows(&machine.membership);
+    rows.extend(progress_rows(machine.applied.0, machine.applied.1));
+    rows.extend(machine.lessor.stored().map(lease_row));
+    rows.extend(machine.alarms.iter().copied().map(alarm_row));
+    rows.extend(machine.auth.stored().iter().map(auth_row));
+    rows.extend(machine.downgrade.as_deref().map(|target| downgrade_row(Some(target))));
+    rows.extend(compaction_rows(machine.keyspace.compacted()));
+    rows
+}
+
+fn compaction_rows(compacted: Revision) -> Vec<Row> {
+    if compacted <= Revision(0) {
+        return Vec::new();
+    }
+    [Write::CompactionScheduled(compacted), Write::CompactionFinished(compacted)].iter().map(rows_of).collect()
+}
+
+fn is_compaction(row: &Row) -> bool {
+    row.bucket == Bucket::Meta && (row.key == COMPACTION_SCHEDULED || row.key == COMPACTION_FINISHED)
 }
 
 /// Every version that is kept up to a revision, in order of revision. The values stay where they are until they are asked for.
@@ -190,7 +203,7 @@ impl Versions {
 }
 
 /// The rows by bucket, each sorted, the versions already in the order of their rows.
-fn buckets(mut rows: Vec<Row>, versions: Arc<Versions>) -> Vec<bolt::Bucket> {
+pub(crate) fn buckets(mut rows: Vec<Row>, versions: Arc<Versions>) -> Vec<bolt::Bucket> {
     rows.sort_by(|a, b| (a.bucket, &a.key).cmp(&(b.bucket, &b.key)));
     let small = |bucket: Bucket| {
         let rows = rows.iter().filter(|row| row.bucket == bucket);

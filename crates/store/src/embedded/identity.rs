@@ -33,6 +33,7 @@ impl Newcomer {
             client_urls: if is_alone { config.client_urls.clone() } else { Vec::new() },
             peer_urls: member.peer_urls,
             is_learner: false,
+            is_witness: false,
         });
         let members: Vec<_> = members.collect();
         let membership = Membership::of(members.iter().cloned());

@@ -23,13 +23,15 @@ pub(super) struct LeaseDesk {
     pub(super) machine: Arc<RwLock<Machine>>,
     pub(super) raft: Raft,
     pub(super) clock: Clock,
+    /// A witness that leads for a moment knows no leases.
+    pub(super) is_witness: bool,
 }
 
 impl LeaseDesk {
     /// Restarts a lease's clock. Whoever leads confirms that it still does before it says that the lease lives on.
     pub(super) async fn keep_alive(&self, id: LeaseId) -> Result<i64, StoreError> {
         self.raft.read_index().await?;
-        if !self.raft.leads() {
+        if !self.raft.leads() || self.is_witness {
             return Err(StoreError::LeaderChanged);
         }
         self.machine.write().lessor.keep_alive(id, self.clock.now())
@@ -37,7 +39,7 @@ impl LeaseDesk {
 
     pub(super) async fn time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseStatus, StoreError> {
         self.raft.read_index().await?;
-        if !self.raft.leads() {
+        if !self.raft.leads() || self.is_witness {
             return Err(StoreError::LeaderChanged);
         }
         let machine = self.machine.read();

@@ -25,12 +25,23 @@ impl EmbeddedStore {
         peer_urls: Vec<String>,
         is_learner: bool,
     ) -> Result<(Member, Vec<Member>), StoreError> {
+        self.add(peer_urls, Member { is_learner, ..Member::default() }).await
+    }
+
+    /// Adds a witness, as a learner: a member without a state, which votes when it has caught up with the log.
+    pub async fn add_witness(&self, peer_urls: Vec<String>) -> Result<(Member, Vec<Member>), StoreError> {
+        self.refuse_learner()?;
+        self.add(peer_urls, Member { is_learner: true, is_witness: true, ..Member::default() }).await
+    }
+
+    async fn add(&self, peer_urls: Vec<String>, kind: Member) -> Result<(Member, Vec<Member>), StoreError> {
         check_urls(&peer_urls)?;
         let peers = self.peers()?;
+        let is_learner = kind.is_learner;
         self.membership(|membership| membership.may_add(is_learner, &peers.healthy()))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let id = member_id(&peer_urls, "", Some(now));
-        let member = Member { id, peer_urls, is_learner, ..Member::default() };
+        let member = Member { id, peer_urls, ..kind };
         let members = members_of(self.raft.change_members(MemberChange::Add(member.clone())).await?)?;
         Ok((member, members))
     }
@@ -50,10 +61,11 @@ impl EmbeddedStore {
     }
 
     /// Lets another voter lead before this member leaves.
-    async fn hand_over(&self, peers: &PeerNet) -> Result<(), StoreError> {
+    pub(super) async fn hand_over(&self, peers: &PeerNet) -> Result<(), StoreError> {
         let own = self.identity.member_id;
         let successor = self.membership(|membership| {
-            membership.voters().map(|voter| voter.id).find(|id| *id != own && peers.is_connected(*id))
+            let mut others = membership.voters().filter(|voter| voter.id != own && !voter.is_witness);
+            others.find(|voter| peers.is_connected(voter.id)).map(|voter| voter.id)
         });
         match successor {
             Some(successor) => self.raft.transfer_leader(successor).await,

@@ -3,6 +3,7 @@
 //! A write goes through the log to the state machine, a read looks at the state machine, a watch listens to its history. This
 //! module ties them together and is the only one that knows threads, files and the clock all at once.
 
+mod alone;
 mod applier;
 mod auth;
 mod client;
@@ -33,8 +34,9 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 
+pub(crate) use alone::catch_up;
 pub use config::{ClusterState, EmbeddedConfig, InitialMember, OpenError};
-pub(crate) use export::Versions;
+pub(crate) use export::{Versions, buckets, small_rows};
 pub(crate) use identity::Newcomer;
 pub(crate) use open::{FIRST_ENTRY, LOG_DIR, STATE_FILE, check_agreement, claim};
 
@@ -98,6 +100,15 @@ impl EmbeddedStore {
     /// True when the other members say that this one was removed for good. It does nothing any more.
     pub fn is_removed(&self) -> bool {
         matches!(self.raft.failure(), Some(crate::StoreError::Fatal(reason)) if reason == crate::raft::REMOVED)
+    }
+
+    /// Lets another member lead before this one stops, so that nobody has to wait for an election. Does nothing if this member does not lead, or if
+    /// there is nobody else.
+    pub async fn resign(&self) {
+        let Some(peers) = self.peers.as_ref().filter(|_| self.raft.leads()) else { return };
+        if let Err(error) = self.hand_over(peers).await {
+            tracing::warn!(%error, "no other member leads yet: the others will elect one");
+        }
     }
 
     /// Stops the store: finishes what was accepted, brings everything to the state file, ends all watches and releases the data

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use ::raft::eraftpb::Message;
 use parking_lot::{Mutex, RwLock};
 
+use super::alone::go_on_alone;
 use super::applier::Applier;
 use super::identity::Newcomer;
 use super::leases::LeaseDesk;
@@ -113,8 +114,17 @@ pub(super) fn start<L: LogStore>(
     let mut backend: Box<dyn Backend> = Box::new(MeasuredBackend { backend, metrics: Arc::clone(&metrics) });
     let loaded = load(backend.as_ref(), config.value_cache_bytes).map_err(|error| load_error(dir, &error))?;
     let logged = log.load().map_err(|error| log_error(dir, &error))?;
-    let Start { identity, machine, logged, others } = begin(&config, dir, &mut log, backend.as_mut(), loaded, logged)?;
+    let start = begin(&config, dir, &mut log, backend.as_mut(), loaded, logged)?;
+    let Start { identity, mut machine, logged, others } = start;
     check_agreement(dir, machine.applied.0, &logged)?;
+    let own = machine.membership.members.get(&identity.member_id).or(others.members.get(&identity.member_id));
+    if own.is_some_and(|own| own.is_witness != config.is_witness) {
+        let is = if config.is_witness { "not that of a witness" } else { "that of a witness" };
+        return Err(OpenError::Config(format!("the member is {is}: it cannot become the other by a restart")));
+    }
+    if config.force_new_cluster {
+        go_on_alone(dir, identity, &mut machine, &logged, backend.as_mut())?;
+    }
     let is_own = |id: &&u64| **id == identity.member_id;
     let has_others = machine.membership.members.keys().any(|id| !is_own(&id)) || !others.members.is_empty();
     if has_others && config.peer.is_none() {
@@ -142,6 +152,7 @@ pub(super) fn start<L: LogStore>(
         peers: peers.clone(),
         election_timeout: config.election_timeout,
         metrics: Arc::clone(&metrics),
+        is_witness: config.is_witness,
     };
     let election_ticks = config.election_timeout.div_duration_f64(config.heartbeat_interval).ceil() as usize;
     let core = CoreConfig {
@@ -150,6 +161,7 @@ pub(super) fn start<L: LogStore>(
         applied,
         election_ticks,
         kept_entries_max: KEPT_ENTRIES_MAX,
+        is_witness: config.is_witness,
         election_seed: None,
     };
     let (tick, request_bytes_max) = (config.heartbeat_interval, config.request_bytes_max);
@@ -185,10 +197,11 @@ pub(super) fn start<L: LogStore>(
             std::panic::resume_unwind(panic);
         }
     })?);
-    let leases = LeaseDesk { machine: machine.clone(), raft: raft.clone(), clock };
+    let leases = LeaseDesk { machine: machine.clone(), raft: raft.clone(), clock, is_witness: config.is_witness };
     if let Some(peers) = &peers {
         let desk = Arc::new(MemberDesk { raft: raft.clone(), leases: leases.clone(), pins: pins.clone() });
-        peers.run(Local { raft: raft.clone(), machine: machine.clone(), desk });
+        let is_witness = config.is_witness;
+        peers.run(Local { raft: raft.clone(), machine: machine.clone(), desk, is_witness });
         if !others.members.is_empty() {
             peers.update(&others);
         }
@@ -353,11 +366,15 @@ fn log_error(dir: &Path, error: &LogError) -> OpenError {
     }
 }
 
-fn backend_error(dir: &Path, error: &BackendError) -> OpenError {
+pub(super) fn backend_error(dir: &Path, error: &BackendError) -> OpenError {
     match error {
         BackendError::NoSpace => OpenError::NoSpace(dir.to_owned()),
         BackendError::Failed(_) => OpenError::Damaged { path: dir.to_owned(), detail: error.to_string() },
     }
+}
+
+pub(super) fn damaged(dir: &Path, detail: String) -> OpenError {
+    OpenError::Damaged { path: dir.to_owned(), detail }
 }
 
 fn load_error(dir: &Path, error: &LoadError) -> OpenError {

@@ -24,8 +24,9 @@ use std::net::{AddrParseError, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use crate::reload::Pem;
 pub use server::Server;
-pub use tls::{Pem, ServerTls, TlsProtocol};
+pub use tls::{ServerTls, TlsProtocol};
 
 /// The version that clients are told. 3.6 is the newest whose every call is served.
 pub const VERSION: &str = "3.6.13";

@@ -1,6 +1,5 @@
 //! TLS of the server side: its certificate, and which clients may connect. What comes from files follows them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -11,26 +10,7 @@ use rustls::{RootCertStore, SupportedProtocolVersion};
 use tokio_rustls::TlsAcceptor;
 
 use super::ServeError;
-use crate::reload::FromFiles;
-
-/// A PEM text, or the file that holds it. A file is read again when it changes.
-#[derive(Clone)]
-pub enum Pem {
-    Text(Vec<u8>),
-    File(PathBuf),
-}
-
-impl From<Vec<u8>> for Pem {
-    fn from(text: Vec<u8>) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl From<PathBuf> for Pem {
-    fn from(path: PathBuf) -> Self {
-        Self::File(path)
-    }
-}
+use crate::reload::{FromFiles, Pem};
 
 /// The server's identity and its demands on clients.
 #[derive(Clone)]

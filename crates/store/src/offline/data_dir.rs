@@ -16,7 +16,7 @@ use crate::{HashKv, OpenError, Revision};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// A tool reads everything once.
-const VALUE_CACHE_BYTES: usize = 16 << 20;
+pub(super) const VALUE_CACHE_BYTES: usize = 16 << 20;
 
 /// What a check found, all of it well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub fn set_storage_version(dir: &Path, version: Option<&str>) -> Result<(), Offl
 }
 
 /// A data directory's state, locked; it must be there.
-fn open_state(dir: &Path) -> Result<(File, RedbBackend), OfflineError> {
+pub(super) fn open_state(dir: &Path) -> Result<(File, RedbBackend), OfflineError> {
     let path = dir.join(STATE_FILE);
     std::fs::metadata(&path).map_err(|source| OfflineError::Io { path: path.display().to_string(), source })?;
     let lock = patiently_claim(dir)?;
@@ -139,7 +139,7 @@ pub(super) fn backend_error(error: BackendError) -> OfflineError {
     OfflineError::Data(error.to_string())
 }
 
-fn load_error(error: LoadError) -> OfflineError {
+pub(super) fn load_error(error: LoadError) -> OfflineError {
     OfflineError::Data(error.to_string())
 }
 

@@ -3,10 +3,12 @@
 
 mod data_dir;
 mod restore;
+mod save;
 mod snapshot_status;
 
 pub use data_dir::{Verified, defragment, hash_kv, set_storage_version, storage_version, verify};
 pub use restore::{Replay, Restore, restore, restore_at};
+pub use save::save;
 pub use snapshot_status::{SnapshotStatus, snapshot_status};
 
 use crate::bolt::BoltError;

@@ -2,6 +2,8 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 
+use crate::reload::Pem;
+
 /// How a member listens for the others.
 #[derive(Clone, Debug, Default)]
 pub struct PeerConfig {
@@ -11,13 +13,13 @@ pub struct PeerConfig {
     pub tls: Option<PeerTls>,
 }
 
-/// PEM texts. The certificate is shown to those who connect, and to those that are connected to.
+/// The certificate is shown to those who connect, and to those that are connected to.
 #[derive(Clone)]
 pub struct PeerTls {
-    pub certificate: Vec<u8>,
-    pub key: Vec<u8>,
+    pub certificate: Pem,
+    pub key: Pem,
     /// Authority of the other members' certificates; without it, the certificate's own.
-    pub ca: Option<Vec<u8>>,
+    pub ca: Option<Pem>,
     /// Those who connect must show a certificate of the authority.
     pub client_cert_auth: bool,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use prost::Message as _;
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,7 @@ use super::frame::{self, Kind};
 use super::net::{Asked, Inner, Link};
 use super::tls::server_name;
 use crate::proto::peer as pb;
+use crate::reload::FromFiles;
 
 /// Of what members say to each other. Others are refused.
 pub(super) const PROTOCOL_VERSION: u32 = 1;
@@ -44,14 +46,14 @@ pub(super) async fn within<T>(
     timeout(limit, work).await.unwrap_or(Err(PeerError::Timeout))
 }
 
-async fn open(url: &PeerUrl, connector: Option<&TlsConnector>) -> Result<Box<dyn Stream>, PeerError> {
+async fn open(url: &PeerUrl, tls: Option<&FromFiles<ClientConfig>>) -> Result<Box<dyn Stream>, PeerError> {
     let stream = TcpStream::connect((url.host.as_str(), url.port)).await?;
     stream.set_nodelay(true)?;
     if !url.is_https {
         return Ok(Box::new(stream));
     }
-    let connector = connector.ok_or(PeerError::NoTls)?;
-    Ok(Box::new(connector.connect(server_name(&url.host)?, stream).await?))
+    let tls = tls.ok_or(PeerError::NoTls)?;
+    Ok(Box::new(TlsConnector::from(tls.get()).connect(server_name(&url.host)?, stream).await?))
 }
 
 async fn introduce(stream: &mut Box<dyn Stream>, hello: pb::Hello) -> Result<pb::Welcome, PeerError> {
@@ -85,7 +87,7 @@ pub(super) async fn connect(
         purpose: purpose.into(),
     };
     let connecting = async {
-        let mut stream = open(&url, inner.connector.as_ref()).await?;
+        let mut stream = open(&url, inner.client_tls.as_ref()).await?;
         introduce(&mut stream, hello).await?;
         Ok(stream)
     };
@@ -250,10 +252,10 @@ async fn call_all(stream: Box<dyn Stream>, first: Asked, queue: &mut mpsc::Recei
 /// Asks a member at `url` who belongs to its cluster; for a member to be.
 pub(crate) async fn inquire(url: &str, config: &PeerConfig) -> Result<pb::Answer, PeerError> {
     let url = PeerUrl::parse(url)?;
-    let connector = config.tls.as_ref().map(|tls| tls.connector()).transpose()?;
+    let tls = config.tls.as_ref().map(|tls| tls.client()).transpose()?;
     let hello = pb::Hello { version: PROTOCOL_VERSION, purpose: pb::Purpose::Inquiry.into(), ..pb::Hello::default() };
     let asking = async {
-        let mut stream = open(&url, connector.as_ref()).await?;
+        let mut stream = open(&url, tls.as_ref()).await?;
         let welcome = introduce(&mut stream, hello).await?;
         let call = pb::Call { id: 1, request: Some(pb::call::Request::Members(true)) };
         frame::write(&mut stream, Kind::Call, &call).await?;

@@ -9,6 +9,7 @@ use raft::eraftpb::MessageType;
 use tokio::io::{AsyncRead, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 
 use super::config::PeerError;
 use super::dial::{PROTOCOL_VERSION, SILENCE_MAX, Stream, within};
@@ -62,8 +63,8 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, is_https: bool, _place: Own
 async fn converse(inner: &Arc<Inner>, stream: TcpStream, is_https: bool) -> Result<(), PeerError> {
     stream.set_nodelay(true)?;
     let greeting = async {
-        let mut stream: Box<dyn Stream> = match &inner.acceptor {
-            Some(acceptor) if is_https => Box::new(acceptor.accept(stream).await?),
+        let mut stream: Box<dyn Stream> = match &inner.server_tls {
+            Some(tls) if is_https => Box::new(TlsAcceptor::from(tls.get()).accept(stream).await?),
             _ => Box::new(stream),
         };
         let hello: pb::Hello = frame::expect(&mut stream, Kind::Hello).await?;

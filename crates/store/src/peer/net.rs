@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use raft::eraftpb::{Message, MessageType};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::config::{PeerConfig, PeerError, PeerUrl};
 use super::{dial, listen, snapshot};
@@ -20,6 +20,7 @@ use crate::membership::Membership;
 use crate::proto::peer as pb;
 use crate::raft::message::to_wire;
 use crate::raft::{Identity, Outbox, Raft};
+use crate::reload::FromFiles;
 use crate::{Member, StoreError};
 
 /// Messages waiting for a connection; a heartbeat or an acknowledgement each.
@@ -43,6 +44,7 @@ pub(crate) struct Local {
     pub(crate) raft: Raft,
     pub(crate) machine: Arc<RwLock<Machine>>,
     pub(crate) desk: Arc<dyn Desk>,
+    pub(crate) is_witness: bool,
 }
 
 /// The way to the other members. Cheap to clone.
@@ -53,8 +55,8 @@ pub(crate) struct PeerNet {
 
 pub(super) struct Inner {
     pub(super) identity: Identity,
-    pub(super) acceptor: Option<TlsAcceptor>,
-    pub(super) connector: Option<TlsConnector>,
+    pub(super) server_tls: Option<FromFiles<ServerConfig>>,
+    pub(super) client_tls: Option<FromFiles<ClientConfig>>,
     pub(super) local: OnceLock<Local>,
     /// One snapshot comes in at a time: it takes as much memory as the state.
     pub(super) receiving: Semaphore,
@@ -100,12 +102,12 @@ impl std::fmt::Debug for PeerNet {
 impl PeerNet {
     /// Listens; connections are taken from [`PeerNet::run`] on.
     pub(crate) fn bind(config: &PeerConfig, identity: Identity) -> Result<Self, PeerError> {
-        let acceptor = config.tls.as_ref().map(|tls| tls.acceptor()).transpose()?;
-        let connector = config.tls.as_ref().map(|tls| tls.connector()).transpose()?;
+        let server_tls = config.tls.as_ref().map(|tls| tls.server()).transpose()?;
+        let client_tls = config.tls.as_ref().map(|tls| tls.client()).transpose()?;
         let mut listeners = Vec::new();
         for text in &config.listen_urls {
             let url = PeerUrl::parse(text)?;
-            if url.is_https && acceptor.is_none() {
+            if url.is_https && server_tls.is_none() {
                 return Err(PeerError::NoTls);
             }
             let listen = || {
@@ -119,8 +121,8 @@ impl PeerNet {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let inner = Arc::new(Inner {
             identity,
-            acceptor,
-            connector,
+            server_tls,
+            client_tls,
             local: OnceLock::new(),
             receiving: Semaphore::new(1),
             peers: RwLock::default(),

@@ -114,7 +114,8 @@ pub(super) async fn receive(inner: &Inner, mut stream: Box<dyn Stream>) -> Resul
     let begin: pb::SnapshotBegin = within(SILENCE_MAX, frame::expect(&mut stream, Kind::SnapshotBegin)).await?;
     let message = begin.message.ok_or(PeerError::Protocol("a snapshot without its message"))?;
     let message = from_wire(message).map_err(|_| PeerError::Protocol("a message without meaning"))?;
-    let mut loader = Loader::default();
+    let is_witness = inner.local.get().is_some_and(|local| local.is_witness);
+    let mut loader = if is_witness { Loader::of_members() } else { Loader::default() };
     let mut n_rows = 0;
     let machine = loop {
         let (kind, payload) = within(SILENCE_MAX, frame::read(&mut stream)).await?;

@@ -28,9 +28,9 @@ fn tls(authority: &CertifiedIssuer<'static, KeyPair>) -> PeerTls {
     let params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
     let certificate = params.signed_by(&key, authority).unwrap();
     PeerTls {
-        certificate: certificate.pem().into_bytes(),
-        key: key.serialize_pem().into_bytes(),
-        ca: Some(authority.pem().into_bytes()),
+        certificate: certificate.pem().into_bytes().into(),
+        key: key.serialize_pem().into_bytes().into(),
+        ca: Some(authority.pem().into_bytes().into()),
         client_cert_auth: true,
     }
 }

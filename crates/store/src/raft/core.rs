@@ -24,6 +24,8 @@ pub(crate) const KEPT_ENTRIES_MAX: u64 = 5_000;
 const KEPT_BYTES_MAX: usize = 64 << 20;
 /// Kept for followers that are being sent a snapshot, so that they can go on from it.
 const KEPT_FOR_SNAPSHOTS_BYTES_MAX: usize = 256 << 20;
+/// A witness leaves the others so many election timeouts to elect one of them: two rounds of theirs.
+const WITNESS_PATIENCE: usize = 4;
 /// A learner is in sync when it has this much of the leader's log, in percent, as in etcd.
 const LEARNER_READY_PERCENT: u64 = 90;
 
@@ -37,6 +39,9 @@ pub(crate) struct CoreConfig {
     pub(crate) election_ticks: usize,
     /// Entries kept for followers that are behind; those further behind get the state.
     pub(crate) kept_entries_max: u64,
+    /// This member has no state. It leads only when nobody else can be elected, because it alone has the end of the log, and only to pass
+    /// that on.
+    pub(crate) is_witness: bool,
     /// Decides by itself how long to wait for an election if `None`; the simulator fixes it.
     pub(crate) election_seed: Option<u64>,
 }
@@ -108,6 +113,7 @@ impl Core {
         logged.hard_state.commit = logged.hard_state.commit.max(config.applied.0);
         let durable_hard_state = logged.hard_state.clone();
         let storage = RaftStorage::new(logged, config.conf_state.clone(), config.applied);
+        let storage = storage.without_state(config.is_witness);
         let durable_last = storage.last();
         let applied = config.applied.0;
         let node = new_node(&config, storage, applied)?;
@@ -148,8 +154,13 @@ impl Core {
     /// Takes a message of another member. Messages that make no sense any more are ignored.
     pub(crate) fn step(&mut self, message: Message) {
         let begins_election = message.get_msg_type() == MessageType::MsgTimeoutNow;
-        let is_untimely = begins_election && self.is_taking_over();
-        if message.to != self.config.member_id || is_untimely || self.is_unanswerable(&message) {
+        let is_untimely = begins_election && (self.is_taking_over() || self.config.is_witness);
+        if message.to != self.config.member_id
+            || is_untimely
+            || self.is_unanswerable(&message)
+            || self.is_for_another_leader(&message)
+            || !are_consecutive(&message)
+        {
             return;
         }
         if let Err(error) = self.node.step(message) {
@@ -164,6 +175,12 @@ impl Core {
             && message.term == self.node.raft.term
             && self.node.raft.state == StateRole::Leader
             && message.index > self.node.raft.raft_log.last_index()
+    }
+
+    /// A proposal is for the leader of the term in which it was made, and for no other: whoever made it has to know that it is lost when
+    /// that term is over. raft-rs does not look at the log term of proposals; here it carries that term.
+    fn is_for_another_leader(&self, message: &Message) -> bool {
+        message.get_msg_type() == MessageType::MsgPropose && !(self.leads() && message.log_term == self.term())
     }
 
     /// Queues a proposal for [`Core::flush_proposals`].
@@ -193,7 +210,8 @@ impl Core {
         if !self.can_propose() {
             return Err(Dropped::NoLeader);
         }
-        let mut message = Message { from: self.config.member_id, entries: entries.into(), ..Message::default() };
+        let (from, log_term) = (self.config.member_id, self.term());
+        let mut message = Message { from, log_term, entries: entries.into(), ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         self.node.raft.step(message).map_err(|_dropped| Dropped::TooMuch)
     }
@@ -345,6 +363,7 @@ impl Core {
         let storage = self.node.store();
         let applied = (self.applied, storage.term(self.applied).unwrap_or(0));
         let again = RaftStorage::new(storage.to_logged_state(), storage.conf_state().clone(), applied);
+        let again = again.without_state(self.config.is_witness);
         self.node = new_node(&self.config, again, self.applied)?;
         Ok(())
     }
@@ -425,12 +444,17 @@ impl Core {
         self.node.raft.prs().conf().voters().contains(id)
     }
 
-    /// The other voter that is in touch and has the most of the log.
-    pub(crate) fn best_successor(&self) -> Option<u64> {
+    /// Leadership is on its way to another member.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
+    /// The other voter that is in touch and has the most of the log, among those that may lead.
+    pub(crate) fn best_successor(&self, may_lead: impl Fn(u64) -> bool) -> Option<u64> {
         let prs = self.node.raft.prs();
-        let others = prs
-            .iter()
-            .filter(|(id, progress)| **id != self.config.member_id && progress.recent_active && self.is_voter(**id));
+        let others = prs.iter().filter(|(id, progress)| {
+            **id != self.config.member_id && progress.recent_active && self.is_voter(**id) && may_lead(**id)
+        });
         others.max_by_key(|(id, progress)| (progress.matched, **id)).map(|(id, _)| *id)
     }
 
@@ -444,6 +468,12 @@ impl Core {
     }
 }
 
+/// Entries follow the one that a message says they follow. raft-rs takes that for granted, and panics.
+fn are_consecutive(message: &Message) -> bool {
+    let appends = message.get_msg_type() == MessageType::MsgAppend;
+    !appends || message.entries.iter().zip(1..).all(|(entry, at)| entry.index == message.index.saturating_add(at))
+}
+
 fn new_node(config: &CoreConfig, storage: RaftStorage, applied: u64) -> raft::Result<RawNode<RaftStorage>> {
     let mut raft_config = raft::Config {
         id: config.member_id,
@@ -454,11 +484,15 @@ fn new_node(config: &CoreConfig, storage: RaftStorage, applied: u64) -> raft::Re
         max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
         check_quorum: true,
         pre_vote: true,
-        batch_append: true,
+        // raft-rs would add entries to a message that has none yet and begins elsewhere. Proposals come many at a time anyway.
+        batch_append: false,
         max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
         ..raft::Config::default()
     };
-    if let Some(seed) = config.election_seed {
+    if config.is_witness {
+        let ticks = WITNESS_PATIENCE * config.election_ticks;
+        (raft_config.min_election_tick, raft_config.max_election_tick) = (ticks, ticks + config.election_ticks);
+    } else if let Some(seed) = config.election_seed {
         let ticks = config.election_ticks + usize::try_from(seed % config.election_ticks as u64).unwrap_or(0);
         (raft_config.min_election_tick, raft_config.max_election_tick) = (ticks, ticks + 1);
     }
@@ -477,6 +511,7 @@ mod tests {
             applied: (1, 1),
             election_ticks: 10,
             kept_entries_max: KEPT_ENTRIES_MAX,
+            is_witness: false,
             election_seed: Some(id),
         };
         let hard_state = HardState { term: 1, vote: 0, commit: 1, ..HardState::default() };
@@ -578,6 +613,25 @@ mod tests {
         let mut alone = core(2, 3);
         alone.propose(7, Bytes::from("z"));
         assert_eq!(alone.flush_proposals(), Some((Dropped::NoLeader, vec![(7, Bytes::from("z"))])));
+    }
+
+    #[test]
+    fn entries_that_do_not_follow_what_they_should_are_ignored() {
+        let mut cores = led();
+        let last = cores[1].last_index();
+        let term = cores[0].term();
+        let entry = |index| Entry { term, index, ..Entry::default() };
+        let mut append = Message { to: 2, from: 1, term, log_term: term, ..Message::default() };
+        append.set_msg_type(MessageType::MsgAppend);
+        append.index = last;
+        append.entries = vec![entry(last), entry(last + 1)].into();
+        cores[1].step(append.clone());
+        append.entries = vec![entry(last + 1), entry(last + 3)].into();
+        cores[1].step(append.clone());
+        assert_eq!(cores[1].last_index(), last);
+        append.entries = vec![entry(last + 1), entry(last + 2)].into();
+        cores[1].step(append);
+        assert_eq!(cores[1].last_index(), last + 2);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The thread around the core: read the inbox, propose, send, have written, apply, answer, again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use super::core::{Core, CoreConfig, Dropped, LogWrite, Role, Work};
 use super::handle::{Input, Raft, RaftStatus, Reply, Shared};
 use super::log::{LogError, LogStore, LoggedState};
 use super::message::{decode_change, encode_change};
+use super::proposals::Proposals;
 use super::reads::Reads;
 use super::wal::{Install, Job, Wal, truncate};
 use crate::StoreError;
@@ -62,6 +63,9 @@ pub(crate) trait Apply: Send + 'static {
     /// Who votes and who learns.
     fn conf_state(&self) -> ConfState;
 
+    /// A member without a state, which must not lead.
+    fn is_witness(&self, id: u64) -> bool;
+
     /// What makes a state that came whole durable; [`Apply::install`] follows when that is done.
     fn prepare_install(&self, machine: &Machine) -> Install;
 
@@ -105,7 +109,7 @@ pub(crate) struct Driver<L, A> {
     outbox: Box<dyn Outbox>,
     role: Role,
     /// Who waits for which command.
-    waiting: HashMap<u64, Reply>,
+    waiting: Proposals<Reply>,
     /// What waits for a leader.
     held: VecDeque<(u64, Bytes, Reply)>,
     held_changes: VecDeque<(u64, MemberChange, Reply)>,
@@ -167,7 +171,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
             apply,
             outbox,
             role: Role { leader: 0, leads: false },
-            waiting: HashMap::new(),
+            waiting: Proposals::default(),
             held: VecDeque::new(),
             held_changes: VecDeque::new(),
             reads: Reads::default(),
@@ -234,6 +238,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
             *next_tick = now + self.config.tick;
             self.n_ticks += 1;
             self.core.tick();
+            self.pass_leadership_on();
         }
         if now >= *next_chores {
             *next_chores = now + CHORE_INTERVAL;
@@ -288,16 +293,21 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
     }
 
     fn propose(&mut self, id: u64, payload: Bytes, reply: Reply) {
+        match reply {
+            // What a leader does of its own accord, the next one does anyway.
+            Reply::Nobody => {}
+            Reply::To(_) => self.waiting.add(id, payload.clone(), reply),
+        }
         self.core.propose(id, payload);
-        self.waiting.insert(id, reply);
     }
 
     fn flush_proposals(&mut self) {
+        self.waiting.give(self.core.term());
         let Some((why, dropped)) = self.core.flush_proposals() else { return };
         for (id, payload) in dropped {
-            let Some(reply) = self.waiting.remove(&id) else { continue };
+            let Some(reply) = self.waiting.take(id) else { continue };
             let has_room = self.held.len() < HELD_MAX;
-            if why == Dropped::NoLeader && has_room && !matches!(reply, Reply::Nobody) {
+            if why == Dropped::NoLeader && has_room {
                 self.held.push_back((id, payload, reply));
             } else {
                 reply.answer(Err(self.why_dropped()));
@@ -336,7 +346,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
             }
             match self.core.propose_change(encode_change(id, change)) {
                 Ok(()) => {
-                    self.waiting.insert(id, reply);
+                    self.waiting.add_once(id, reply);
                 }
                 Err(_dropped) => reply.answer(Err(self.why_dropped())),
             }
@@ -364,7 +374,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         if !self.core.leads() {
             return Err(StoreError::Refused("not leader"));
         }
-        if !self.core.is_voter(to) {
+        if !self.core.is_voter(to) || self.apply.is_witness(to) {
             return Err(StoreError::Refused("bad leader transferee"));
         }
         self.core.transfer_leader(to);
@@ -378,7 +388,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
                 self.propose(id, command.encode(id).into(), Reply::Nobody);
             }
         }
-        self.waiting.retain(|_, reply| !reply.is_void());
+        self.waiting.retain(|reply| !reply.is_void());
         self.held.retain(|(_, _, reply)| !reply.is_void());
         self.held_changes.retain(|(_, _, reply)| !reply.is_void());
         let ticks = CHORE_INTERVAL.as_millis() / self.config.tick.as_millis().max(1);
@@ -392,13 +402,25 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         }
     }
 
+    /// A witness that was elected has what another member needs: that one gets it, and leads.
+    fn pass_leadership_on(&mut self) {
+        if self.config.core.is_witness
+            && self.core.leads()
+            && !self.core.is_handing_over()
+            && let Some(successor) = self.core.best_successor(|id| !self.apply.is_witness(id))
+        {
+            tracing::info!(to = format!("{successor:x}"), "the witness passes leadership on");
+            self.core.transfer_leader(successor);
+        }
+    }
+
     /// A leader whose disk does not answer acknowledges nothing; another can.
     fn yield_leadership_if_stalled(&mut self) {
         let timeout = self.config.election_timeout();
         let is_stalled = self.writing.front().is_some_and(|(_, since)| since.elapsed() > timeout);
         if is_stalled
             && self.core.leads()
-            && let Some(successor) = self.core.best_successor()
+            && let Some(successor) = self.core.best_successor(|id| !self.apply.is_witness(id))
         {
             tracing::warn!(?timeout, to = format!("{successor:x}"), "the log's disk stalls: leadership is handed over");
             self.core.transfer_leader(successor);
@@ -498,6 +520,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         if let Some((_, machine)) = self.installing.take_if(|(written, _)| *written <= number) {
             tracing::info!(index = machine.applied.0, "took over the state that the leader sent");
             self.apply.install(*machine);
+            self.waiting.install();
         }
         let messages = self.core.persisted(number);
         if !messages.is_empty() {
@@ -536,12 +559,26 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         let answers = self.apply.apply(committed.collect()).map_err(Trouble::Apply)?;
         self.core.applied_to(index, term);
         for (id, outcome) in answers {
-            if let Some(reply) = self.waiting.remove(&id) {
+            if let Some(reply) = self.waiting.take(id) {
                 reply.answer(outcome);
             }
         }
+        self.applied_in(term);
         self.apply.announce();
         Ok(())
+    }
+
+    /// An entry of this term is applied, and so is everything before it.
+    fn applied_in(&mut self, term: u64) {
+        let Some(lost) = self.waiting.applied_in(term) else { return };
+        for (id, payload, reply) in lost {
+            if !reply.is_void() {
+                self.propose(id, payload, reply);
+            }
+        }
+        self.flush_proposals();
+        // A leader that is new leaves questions unanswered until now.
+        self.ask_again(self.n_ticks);
     }
 
     fn apply_change(&mut self, entry: Entry) -> Result<(), Trouble> {
@@ -570,9 +607,10 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         };
         self.core.applied_to(index, term);
         self.publish_status();
-        if let Some(reply) = self.waiting.remove(&id) {
+        if let Some(reply) = self.waiting.take(id) {
             reply.answer(outcome);
         }
+        self.applied_in(term);
         Ok(())
     }
 
@@ -646,7 +684,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
     }
 
     fn answer_all(&mut self, error: &StoreError) {
-        for (_, reply) in self.waiting.drain() {
+        for reply in self.waiting.take_all() {
             reply.answer(Err(error.clone()));
         }
         for (_, _, reply) in self.held.drain(..) {

@@ -15,6 +15,7 @@ mod log;
 mod logger;
 mod memory_log;
 pub(crate) mod message;
+mod proposals;
 mod reads;
 #[cfg(test)]
 mod sim;
@@ -28,4 +29,5 @@ pub(crate) use engine_log::EngineLog;
 pub(crate) use handle::Raft;
 pub(crate) use log::{Identity, LogError, LogStore, LoggedState};
 pub(crate) use memory_log::MemoryLog;
+pub(crate) use message::decode_change;
 pub(crate) use wal::Install;

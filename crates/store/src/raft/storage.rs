@@ -17,13 +17,19 @@ pub(super) struct RaftStorage {
     /// Index and term of the last entry whose effects the state has.
     applied: (u64, u64),
     bytes: usize,
+    /// A member without a state must never send it.
+    has_state: bool,
 }
 
 impl RaftStorage {
     pub(super) fn new(state: LoggedState, conf_state: ConfState, applied: (u64, u64)) -> Self {
         let bytes = state.entries.iter().map(entry_bytes).sum();
         let LoggedState { hard_state, entries, truncated, .. } = state;
-        Self { hard_state, conf_state, entries: entries.into(), truncated, applied, bytes }
+        Self { hard_state, conf_state, entries: entries.into(), truncated, applied, bytes, has_state: true }
+    }
+
+    pub(super) fn without_state(self, is_witness: bool) -> Self {
+        Self { has_state: !is_witness, ..self }
     }
 
     pub(super) fn set_applied(&mut self, index: u64, term: u64) {
@@ -171,6 +177,9 @@ impl Storage for RaftStorage {
 
     /// The state is not in the message: whoever sends it takes the state of that moment, which is this one or a later one.
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        if !self.has_state {
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
         let mut snapshot = Snapshot::default();
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = self.applied;

@@ -17,6 +17,9 @@ pub(crate) struct ClusterFlags {
     /// Whether a member without data begins a cluster or joins one that it was added to.
     #[arg(long, value_enum, default_value = "new")]
     pub initial_cluster_state: InitialClusterState,
+    /// The other members are lost for good: go on as the only one, with what this member has. Leave it out of later starts.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub force_new_cluster: bool,
     /// Part of a new cluster's identity.
     #[arg(long, default_value = "etcd-cluster")]
     pub initial_cluster_token: String,

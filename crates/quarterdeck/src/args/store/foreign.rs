@@ -89,7 +89,6 @@ const ROWS: &[Row] = &[
     row("experimental-txn-mode-write-with-shared-buffer", "true", NoEffect, "transactions do not buffer"),
     row("experimental-warning-apply-duration", "100ms", NoEffect, "slow requests are not logged one by one"),
     row("experimental-warning-unary-request-duration", "300ms", NoEffect, "slow requests are not logged one by one"),
-    row("force-new-cluster", "false", Refused, "restore a snapshot of the member instead"),
     row("grpc-keepalive-min-time", "5s", NoEffect, "clients may ask as often as they like"),
     row("host-whitelist", "*", Refused, "the host of a request is not looked at"),
     row("initial-election-tick-advance", "true", NoEffect, "a member alone leads at once"),

@@ -17,13 +17,15 @@ use store::{
 };
 use tokio::task::JoinHandle;
 
-use super::{print_line, tls};
+use super::print_line;
 use crate::args::{ClusterFlags, InitialClusterState, StoreArgs, StoreFlags};
 use crate::{duration, logging};
 use listen::Endpoints;
 
 /// etcd's quota where none is given.
 const QUOTA_BYTES_DEFAULT: i64 = 2 << 30;
+/// Handing over leadership takes one exchange of messages when others are well.
+const RESIGN_PATIENCE: Duration = Duration::from_secs(2);
 const LISTEN_CLIENT_DEFAULT: &str = "http://localhost:2379";
 
 pub(crate) async fn store(args: StoreArgs, warnings: &[String], shutdown: Shutdown) -> Result<()> {
@@ -63,7 +65,15 @@ async fn serve_flags(flags: StoreFlags, shutdown: Shutdown) -> Result<()> {
     let addresses = server.addresses().to_vec();
     let compacting = retention.map(|retention| tokio::spawn(retention.enforce(Arc::clone(&store) as _)));
     let checking = check_interval.map(|interval| tokio::spawn(Arc::clone(&store).watch_for_corruption(interval)));
-    let serving = tokio::spawn(async move { server.run(shutdown.cancelled_owned()).await });
+    let resigning = Arc::clone(&store);
+    let stopped = async move {
+        shutdown.cancelled_owned().await;
+        // As etcd: clients of the others need not wait for an election.
+        if tokio::time::timeout(RESIGN_PATIENCE, resigning.resign()).await.is_err() {
+            tracing::warn!("no other member takes over in time");
+        }
+    };
+    let serving = tokio::spawn(async move { server.run(stopped).await });
     for address in addresses {
         tracing::info!(%address, "serving client traffic");
     }
@@ -254,6 +264,7 @@ fn cluster_config(flags: &ClusterFlags) -> Result<EmbeddedConfig> {
         initial_advertise_peer_urls,
         initial_cluster,
         initial_cluster_state,
+        force_new_cluster,
         initial_cluster_token,
         peer_cert_file,
         peer_key_file,
@@ -263,15 +274,14 @@ fn cluster_config(flags: &ClusterFlags) -> Result<EmbeddedConfig> {
         election_timeout,
     } = flags;
     listen::check_advertised("initial-advertise-peer-urls", initial_advertise_peer_urls)?;
-    let bytes = |path: &std::path::PathBuf| tls::read(path).map(String::into_bytes);
-    let ca = peer_trusted_ca_file.get().map(bytes).transpose()?;
+    let ca = peer_trusted_ca_file.get().cloned().map(Pem::File);
     if *peer_client_cert_auth && ca.is_none() {
         bail!("--peer-client-cert-auth needs --peer-trusted-ca-file");
     }
     let peer_tls = match (peer_cert_file.get(), peer_key_file.get()) {
         (Some(certificate), Some(key)) => Some(PeerTls {
-            certificate: bytes(certificate)?,
-            key: bytes(key)?,
+            certificate: Pem::File(certificate.clone()),
+            key: Pem::File(key.clone()),
             // As with etcd, an authority is reason enough to ask for certificates.
             client_cert_auth: *peer_client_cert_auth || ca.is_some(),
             ca,
@@ -294,6 +304,7 @@ fn cluster_config(flags: &ClusterFlags) -> Result<EmbeddedConfig> {
             InitialClusterState::New => ClusterState::New,
             InitialClusterState::Existing => ClusterState::Existing,
         },
+        force_new_cluster: *force_new_cluster,
         peer: Some(PeerConfig { listen_urls: listen_peer_urls.clone(), tls: peer_tls }),
         heartbeat_interval: Duration::from_millis(*heartbeat_interval),
         election_timeout: Duration::from_millis(*election_timeout),

@@ -24,6 +24,7 @@ use self::history::{Call, Op, Return, Value, is_linearizable};
 use super::core::{Core, CoreConfig, Work};
 use super::log::LoggedState;
 use super::message::{decode_change, encode_change, from_wire, to_wire};
+use super::proposals::Proposals;
 use super::reads::Reads;
 use crate::command::Command;
 use crate::machine::{Machine, Outcome};
@@ -59,7 +60,7 @@ struct Node {
     machine: Machine,
     disk: Disk,
     reads: Reads<usize>,
-    waiting: HashMap<u64, usize>,
+    waiting: Proposals<usize>,
     arriving: Option<(u64, Box<Machine>)>,
     installing: Option<(u64, Box<Machine>)>,
     tick_ms: u64,
@@ -87,6 +88,10 @@ struct World {
     next_member: u64,
     n_snapshots: usize,
     n_changes: usize,
+    n_repeated: usize,
+    /// The member without a state, if there is one; such clusters keep their members.
+    witness: Option<u64>,
+    n_witness_terms: usize,
 }
 
 fn key(at: usize) -> Bytes {
@@ -99,6 +104,21 @@ fn value_bytes(value: u64) -> Bytes {
 
 fn member(id: u64) -> Member {
     Member { id, name: format!("m{id}"), peer_urls: vec![format!("http://m{id}:1")], ..Member::default() }
+}
+
+fn propose(node: &mut Node, request: u64, payload: Bytes, op: usize) {
+    let Some(core) = &mut node.core else { return };
+    node.waiting.add(request, payload.clone(), op);
+    node.waiting.give(core.term());
+    core.propose(request, payload);
+    if core.flush_proposals().is_some() {
+        node.waiting.take(request);
+    }
+}
+
+/// What a witness takes of a state.
+fn members_of(machine: &Machine) -> Machine {
+    Machine { membership: machine.membership.clone(), applied: machine.applied, ..Machine::default() }
 }
 
 impl World {
@@ -123,8 +143,14 @@ impl World {
             next_member: n_members + 1,
             n_snapshots: 0,
             n_changes: 0,
+            n_repeated: 0,
+            witness: None,
+            n_witness_terms: 0,
         };
-        let membership = Membership::of((1..=n_members).map(member));
+        world.witness = (n_members == 3 && world.chance.random_bool(0.4)).then_some(3);
+        let witness = world.witness;
+        let described = |id| Member { is_witness: witness == Some(id), ..member(id) };
+        let membership = Membership::of((1..=n_members).map(described));
         for id in 1..=n_members {
             let machine = Machine { membership: membership.clone(), applied: (1, 1), ..Machine::default() };
             let mut disk = Disk::default();
@@ -158,7 +184,7 @@ impl World {
             machine: Machine::default(),
             disk,
             reads: Reads::default(),
-            waiting: HashMap::new(),
+            waiting: Proposals::default(),
             arriving: None,
             installing: None,
             tick_ms,
@@ -181,6 +207,7 @@ impl World {
             applied: machine.applied,
             election_ticks: 10,
             kept_entries_max: 8,
+            is_witness: self.witness == Some(id),
             election_seed: Some(seed),
         };
         node.life += 1;
@@ -194,7 +221,7 @@ impl World {
         node.core = None;
         node.disk.crash(&mut self.chance);
         node.reads = Reads::default();
-        node.waiting.clear();
+        node.waiting = Proposals::default();
         (node.arriving, node.installing) = (None, None);
     }
 
@@ -281,6 +308,13 @@ impl World {
             if core.leads() {
                 let leader = *self.leaders.entry(core.term()).or_insert(id);
                 assert_eq!(leader, id, "two leaders in term {}", core.term());
+                if self.witness == Some(id) && !core.is_handing_over() {
+                    let witness = self.witness;
+                    if let Some(successor) = core.best_successor(|id| Some(id) != witness) {
+                        self.n_witness_terms += 1;
+                        core.transfer_leader(successor);
+                    }
+                }
             }
             core.check_invariants();
             let Some(work) = core.next_work() else { break };
@@ -326,6 +360,7 @@ impl World {
         node.disk.sync(number);
         if let Some((_, machine)) = node.installing.take_if(|(written, _)| *written <= number) {
             node.machine = *machine;
+            node.waiting.install();
         }
         let messages = core.persisted(number);
         self.send(id, messages);
@@ -350,11 +385,11 @@ impl World {
                 assert_eq!(voters, node.machine.membership.conf_state().voters);
                 self.n_changes += 1;
             }
-        } else if !entry.data.is_empty() {
+        } else if !entry.data.is_empty() && self.witness != Some(id) {
             let (request, command) = Command::decode(entry.data).unwrap();
             let now = Duration::from_millis(self.now);
             let outcome = node.machine.apply(command, now, &mut writes);
-            if let Some(op) = node.waiting.remove(&request) {
+            if let Some(op) = node.waiting.take(request) {
                 let told = match outcome {
                     Ok(Outcome::Txn(TxnResponse { succeeded, .. })) => succeeded,
                     other => panic!("a transaction led to {other:?}"),
@@ -363,13 +398,22 @@ impl World {
                     Call::Swap(..) => Return::Swapped(told),
                     _ => Return::Done,
                 };
-                node.machine.applied = (index, term);
-                node.core.as_mut().unwrap().applied_to(index, term);
+                self.applied(id, index, term);
                 return self.answer(op, told);
             }
         }
+        self.applied(id, index, term);
+    }
+
+    fn applied(&mut self, id: u64, index: u64, term: u64) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let core = node.core.as_mut().unwrap();
         node.machine.applied = (index, term);
-        node.core.as_mut().unwrap().applied_to(index, term);
+        core.applied_to(index, term);
+        for (request, payload, op) in node.waiting.applied_in(term).into_iter().flatten() {
+            self.n_repeated += 1;
+            propose(node, request, payload, op);
+        }
     }
 
     fn answer_reads(&mut self, id: u64) {
@@ -417,7 +461,9 @@ impl World {
         if self.history.len() >= OPS_MAX || !self.is_bad {
             return;
         }
-        let ids: Vec<_> = self.nodes.keys().copied().filter(|id| self.is_awake(*id)).collect();
+        // A witness serves no clients.
+        let serves = |id: &u64| self.is_awake(*id) && self.witness != Some(*id);
+        let ids: Vec<_> = self.nodes.keys().copied().filter(serves).collect();
         if ids.is_empty() {
             return self.schedule(100, Event::Client(client));
         }
@@ -445,10 +491,7 @@ impl World {
             }
             return self.settle(id);
         };
-        core.propose(request, command.encode(request).into());
-        if core.flush_proposals().is_none() {
-            node.waiting.insert(request, op);
-        }
+        propose(node, request, command.encode(request).into(), op);
         self.settle(id);
     }
 
@@ -502,6 +545,7 @@ impl World {
             if node.installing.is_some() {
                 return;
             }
+            let machine = if self.witness == Some(id) { Box::new(members_of(&machine)) } else { machine };
             node.arriving = Some((machine.applied.0, machine));
         }
         node.core.as_mut().unwrap().step(message);
@@ -526,13 +570,12 @@ impl World {
                 self.cuts.insert((id, other));
             }
             6 => self.cuts.clear(),
-            7 => {
-                if self.is_awake(id) {
-                    self.nodes.get_mut(&id).unwrap().core.as_mut().unwrap().transfer_leader(other);
-                    self.settle(id);
-                }
+            7 if self.is_awake(id) && self.witness != Some(other) => {
+                self.nodes.get_mut(&id).unwrap().core.as_mut().unwrap().transfer_leader(other);
+                self.settle(id);
             }
-            _ => self.change_members(id),
+            _ if self.witness.is_none() => self.change_members(id),
+            _ => {}
         }
         let in_ms = self.chance.random_range(50..1500);
         self.schedule(in_ms, Event::Fault);
@@ -568,7 +611,9 @@ impl World {
 
     /// All members of the newest table have applied everything, and hold the same.
     fn is_at_rest(&mut self) -> bool {
-        let newest = self.nodes.values().max_by_key(|node| node.machine.applied.0).unwrap();
+        let witness = self.witness;
+        let full = self.nodes.iter().filter(|(id, _)| witness != Some(**id)).map(|(_, node)| node);
+        let newest = full.max_by_key(|node| node.machine.applied.0).unwrap();
         let membership = newest.machine.membership.clone();
         let (applied, expected) = (newest.machine.applied, rows_of(&newest.machine));
         let is_led = membership.members.keys().any(|id| {
@@ -583,7 +628,9 @@ impl World {
             if node.machine.applied != applied {
                 return false;
             }
-            assert_eq!(contents(&rows_of(&node.machine)), contents(&expected), "members {id} and another differ");
+            if witness != Some(*id) {
+                assert_eq!(contents(&rows_of(&node.machine)), contents(&expected), "members {id} and another differ");
+            }
         }
         true
     }
@@ -638,6 +685,8 @@ struct Totals {
     n_snapshots: usize,
     n_changes: usize,
     n_terms: usize,
+    n_repeated: usize,
+    n_witness_terms: usize,
 }
 
 fn simulate(seeds: std::ops::Range<u64>) -> Totals {
@@ -656,6 +705,8 @@ fn simulate(seeds: std::ops::Range<u64>) -> Totals {
         totals.n_snapshots += world.n_snapshots;
         totals.n_changes += world.n_changes;
         totals.n_terms += world.leaders.len();
+        totals.n_repeated += world.n_repeated;
+        totals.n_witness_terms += world.n_witness_terms;
     }
     totals
 }
@@ -673,5 +724,7 @@ fn clusters_keep_their_word_in_bad_times_and_come_to_rest_in_good_ones() {
         assert!(totals.n_snapshots > n_seeds, "{totals:?}");
         assert!(totals.n_changes > n_seeds, "{totals:?}");
         assert!(totals.n_terms > 3 * n_seeds, "{totals:?}");
+        assert!(totals.n_repeated > n_seeds / 10, "{totals:?}");
+        assert!(totals.n_witness_terms > 0, "{totals:?}");
     }
 }
