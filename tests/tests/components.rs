@@ -1,8 +1,9 @@
 //! The four components as four processes, wired by files that a first `server` run made.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use quarterdeck_tests::{Durable, Process, Server, binary, eventually, free_port, has_program, simulate_nodes};
 
 #[test]
@@ -18,6 +19,7 @@ fn four_processes_are_a_master() -> Result<()> {
 
     let dir = durable.dir.path();
     let pki = dir.join("pki");
+    let signing_key = rsa_key(dir)?.unwrap_or_else(|| pki.join("sa.key"));
     let store_port = free_port()?;
     let store_url = format!("http://127.0.0.1:{store_port}");
     let _store = Process::spawn(
@@ -36,22 +38,69 @@ fn four_processes_are_a_master() -> Result<()> {
             .arg(pki.join("apiserver.key"))
             .arg("--client-ca-file")
             .arg(pki.join("ca.crt"))
-            .arg("--service-account-signing-key-file")
-            .arg(pki.join("sa.key")),
+            .args(["--allow-privileged=true", "--profiling=false", "--service-account-signing-key-file"])
+            .arg(&signing_key),
     )?;
     let server = Server { process: api_server, kubeconfig };
     eventually("the API server is ready", || Ok(server.kubectl_ok(&["get", "--raw=/readyz"]).ok()))?;
-    let _controllers = Process::spawn(
-        Command::new(binary())
-            .args(["controller-manager", "--kubeconfig"])
-            .arg(dir.join("controller-manager.kubeconfig")),
-    )?;
-    let _scheduler = Process::spawn(
-        Command::new(binary()).args(["scheduler", "--kubeconfig"]).arg(dir.join("scheduler.kubeconfig")),
-    )?;
+    let (controllers_port, scheduler_port) = (free_port()?, free_port()?);
+    // As kubeadm starts them.
+    let component = |name: &str, port: u16, more: &[&str]| {
+        let kubeconfig = dir.join(format!("{name}.kubeconfig"));
+        let mut command = Command::new(binary());
+        command.arg(name).args(["--bind-address=127.0.0.1", "--leader-elect=true"]).args(more);
+        for flag in ["--kubeconfig", "--authentication-kubeconfig", "--authorization-kubeconfig"] {
+            command.arg(flag).arg(&kubeconfig);
+        }
+        command.arg("--client-ca-file").arg(pki.join("ca.crt")).arg(format!("--secure-port={port}"));
+        Process::spawn(&mut command)
+    };
+    let more = ["--use-service-account-credentials=true", "--cluster-name=kubernetes"];
+    let _controllers = component("controller-manager", controllers_port, &more)?;
+    let _scheduler = component("scheduler", scheduler_port, &[])?;
     let _nodes = simulate_nodes(&server, 2)?;
     server.kubectl_ok(&["create", "deployment", "web", "--image=registry.example/web:1", "--replicas=2"])?;
     let done = server.kubectl_ok(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
     assert!(done.contains("successfully rolled out"), "{done}");
+
+    let page = |port: u16, path: &str, more: &[&str]| ask(&format!("https://127.0.0.1:{port}{path}"), more);
+    if has_program("curl") {
+        assert_eq!(page(controllers_port, "/healthz", &[])?, "ok");
+        assert!(
+            page(scheduler_port, "/metrics", &[])?.contains("forbidden: User \\\"system:anonymous\\\" cannot get path")
+        );
+        let token = server.kubectl_ok(&["create", "token", "default"])?;
+        let bearer = format!("Authorization: Bearer {}", token.trim());
+        assert!(page(scheduler_port, "/metrics", &["-H", &bearer])?.contains("system:serviceaccount:default:default"));
+        let role = ["create", "clusterrolebinding", "scrapers", "--clusterrole=system:monitoring"];
+        server.kubectl_ok(&[&role[..], &["--serviceaccount=default:default"]].concat())?;
+        let counted = r#"scheduler_schedule_attempts_total{profile="default-scheduler",result="scheduled"} 2"#;
+        eventually("the scheduler tells what it did", || {
+            Ok(page(scheduler_port, "/metrics", &["-H", &bearer])?.contains(counted).then_some(()))
+        })?;
+        let admin = [
+            format!("--cert={}", pki.join("admin.crt").display()),
+            format!("--key={}", pki.join("admin.key").display()),
+        ];
+        let metrics = page(controllers_port, "/metrics", &[&admin[0], &admin[1]])?;
+        assert!(metrics.contains(r#"leader_election_master_status{name="kube-controller-manager"} 1"#), "{metrics}");
+        assert!(metrics.contains(r#"workqueue_adds_total{name="deployment-controller"}"#), "{metrics}");
+    }
     Ok(())
+}
+
+/// A key as kubeadm makes it for service account tokens; `None` without openssl.
+fn rsa_key(dir: &Path) -> Result<Option<PathBuf>> {
+    if !has_program("openssl") {
+        return Ok(None);
+    }
+    let path = dir.join("sa-rsa.key");
+    let made = Command::new("openssl").args(["genrsa", "-traditional", "-out"]).arg(&path).arg("2048").output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Ok(Some(path))
+}
+
+fn ask(url: &str, more: &[&str]) -> Result<String> {
+    let answer = Command::new("curl").args(["-sk", "--max-time", "10", url]).args(more).output()?;
+    Ok(String::from_utf8(answer.stdout)?)
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::{Connection, Shutdown};
+use crate::{Connection, Metrics, Shutdown};
 
 /// Which lease, who we are, and upstream's three times.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct LeaderConfig {
     pub identity: String,
     /// The times in force; a change is followed at the next renewal.
     pub times: watch::Receiver<LeaseTimes>,
+    /// Where it is counted who leads.
+    pub metrics: Metrics,
 }
 
 /// Upstream's three times of a lease.
@@ -65,6 +67,7 @@ impl LeaderConfig {
             name: name.into(),
             identity: format!("{host}_{}", uuid::Uuid::new_v4()),
             times: LeaseTimes::default().fixed(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -125,8 +128,10 @@ impl LeaderElection {
         F: Fn(Shutdown) -> Work,
         Work: Future<Output = ()>,
     {
+        self.count(false);
         while self.acquire(&shutdown).await {
             info!(lease = self.config.name, identity = self.config.identity, "became leader");
+            self.count(true);
             let term = shutdown.child_token();
             let work = lead(term.clone());
             tokio::pin!(work);
@@ -137,12 +142,17 @@ impl LeaderElection {
                     work.await;
                 }
             }
+            self.count(false);
             if shutdown.is_cancelled() {
                 break;
             }
             warn!(lease = self.config.name, "leadership lost, waiting to lead again");
         }
         self.release().await;
+    }
+
+    fn count(&self, leads: bool) {
+        self.config.metrics.leads(&self.config.name, leads);
     }
 
     /// True when the lease is ours, false when asked to stop.

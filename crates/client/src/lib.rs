@@ -2,7 +2,7 @@
 //!
 //! A [`Connection`] is a typed client (kube) over HTTPS or over an in-process service, standing for one identity. On it rest
 //! [`informer`] (one list and watch per kind and process, an indexed store of `Arc`s), [`workqueue`] (what to look at next, never
-//! the same key twice at once), [`leader`] (who may act) and [`events`] (telling people what happened). Invariants: an informer's
+//! the same key twice at once), [`leader`] (who may act), [`metrics`] (what both count) and [`events`] (telling people what happened). Invariants: an informer's
 //! store only moves forward in resourceVersion between two relists; a key is never given to two workers; nobody acts after its
 //! lease may have passed to another; recording an event never blocks. The crate must not know the rules of any kind, controller
 //! or scheduler plugin. Start reading at [`connection`], then [`informer`].
@@ -12,6 +12,7 @@ pub mod events;
 pub mod informer;
 pub mod key;
 pub mod leader;
+pub mod metrics;
 mod pruned;
 pub mod selector;
 mod service_account;
@@ -22,6 +23,7 @@ pub use events::{EventRecorder, EventType};
 pub use informer::{Event, Informer, InformerFactory, Object};
 pub use key::ObjectKey;
 pub use leader::{LeaderConfig, LeaderElection, LeaseTimes};
+pub use metrics::Metrics;
 pub use selector::LabelSelectorExt;
 pub use workqueue::WorkQueue;
 

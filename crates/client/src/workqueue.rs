@@ -7,12 +7,14 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::metrics::QueueMetrics;
 
 /// How retries are spaced. The default is upstream's: 5 ms doubling to 1000 s per key, 10 a second with a burst of 100 over all.
 #[derive(Clone, Copy, Debug)]
@@ -43,13 +45,16 @@ impl<T> Clone for WorkQueue<T> {
 struct Shared<T> {
     state: Mutex<State<T>>,
     changed: Notify,
+    metrics: OnceLock<QueueMetrics>,
 }
 
 /// Invariant: `ready` holds exactly the keys of `dirty` that are not in `active`, once each.
 struct State<T> {
-    ready: VecDeque<T>,
+    /// With the time since when they wait.
+    ready: VecDeque<(T, Instant)>,
     dirty: HashSet<T>,
-    active: HashSet<T>,
+    /// With the time since when a worker has them.
+    active: HashMap<T, Instant>,
     delayed: BinaryHeap<Reverse<Delayed<T>>>,
     /// The earliest time a delayed key is due; later entries of it in `delayed` are stale.
     due: HashMap<T, Instant>,
@@ -57,7 +62,12 @@ struct State<T> {
     bucket: TokenBucket,
     limits: RetryLimits,
     n_delayed: u64,
+    n_added: u64,
     closed: bool,
+}
+
+fn depth(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
 }
 
 /// Ordered by time, then by the order of adding.
@@ -78,22 +88,42 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
         let state = State {
             ready: VecDeque::new(),
             dirty: HashSet::new(),
-            active: HashSet::new(),
+            active: HashMap::new(),
             delayed: BinaryHeap::new(),
             due: HashMap::new(),
             n_failures: HashMap::new(),
             bucket: TokenBucket { tokens: limits.burst, at: None },
             limits,
             n_delayed: 0,
+            n_added: 0,
             closed: false,
         };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }) }
+        let shared = Shared { state: Mutex::new(state), changed: Notify::new(), metrics: OnceLock::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Counts from now on. A queue is measured once: later calls do nothing.
+    pub fn measure(&self, metrics: QueueMetrics) {
+        metrics.depth.set(depth(self.len()));
+        // Measured already: the first name stays.
+        let _already = self.shared.metrics.set(metrics).is_err();
     }
 
     /// Hands the key out as soon as a worker is free.
     pub fn add(&self, key: T) {
-        self.shared.state.lock().add(key);
+        let mut state = self.shared.state.lock();
+        let n_before = state.n_added;
+        state.add(key, Instant::now());
+        self.count(&state, n_before);
+        drop(state);
         self.shared.changed.notify_one();
+    }
+
+    fn count(&self, state: &State<T>, n_before: u64) {
+        if let Some(metrics) = self.shared.metrics.get() {
+            metrics.adds.inc_by(state.n_added - n_before);
+            metrics.depth.set(depth(state.ready.len()));
+        }
     }
 
     /// Adds the key when `delay` has passed. Of several waits the shortest counts.
@@ -108,6 +138,9 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
     /// Adds the key after the delay its failures so far ask for.
     pub fn add_rate_limited(&self, key: T) {
         let delay = self.shared.state.lock().next_retry(&key, Instant::now());
+        if let Some(metrics) = self.shared.metrics.get() {
+            metrics.retries.inc();
+        }
         self.add_after(key, delay);
     }
 
@@ -133,8 +166,15 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
                     self.shared.changed.notify_one();
                     return None;
                 }
-                state.release_due(Instant::now());
-                if let Some(key) = state.take() {
+                let now = Instant::now();
+                let n_before = state.n_added;
+                state.release_due(now);
+                let taken = state.take(now);
+                self.count(&state, n_before);
+                if let Some((key, since)) = taken {
+                    if let Some(metrics) = self.shared.metrics.get() {
+                        metrics.waited.observe(now.saturating_duration_since(since).as_secs_f64());
+                    }
                     // Somebody else must take what is left, or wait for what is due.
                     self.shared.changed.notify_one();
                     return Some(key);
@@ -153,7 +193,15 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
 
     /// The worker is through with the key, however it went.
     pub fn done(&self, key: &T) {
-        self.shared.state.lock().done(key);
+        let now = Instant::now();
+        let mut state = self.shared.state.lock();
+        let since = state.done(key, now);
+        let n_added = state.n_added;
+        self.count(&state, n_added);
+        drop(state);
+        if let (Some(metrics), Some(since)) = (self.shared.metrics.get(), since) {
+            metrics.worked.observe(now.saturating_duration_since(since).as_secs_f64());
+        }
         self.shared.changed.notify_one();
     }
 
@@ -175,12 +223,13 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
 }
 
 impl<T: Clone + Eq + Hash> State<T> {
-    fn add(&mut self, key: T) {
+    fn add(&mut self, key: T, now: Instant) {
         if self.closed || !self.dirty.insert(key.clone()) {
             return;
         }
-        if !self.active.contains(&key) {
-            self.ready.push_back(key);
+        self.n_added += 1;
+        if !self.active.contains_key(&key) {
+            self.ready.push_back((key, now));
         }
     }
 
@@ -198,24 +247,27 @@ impl<T: Clone + Eq + Hash> State<T> {
             let Some(Reverse(next)) = self.delayed.pop() else { return };
             if self.due.get(&next.key) == Some(&next.at) {
                 self.due.remove(&next.key);
-                self.add(next.key);
+                self.add(next.key, now);
             }
         }
     }
 
-    fn take(&mut self) -> Option<T> {
-        let key = self.ready.pop_front()?;
+    /// The next key, and since when it waited.
+    fn take(&mut self, now: Instant) -> Option<(T, Instant)> {
+        let (key, since) = self.ready.pop_front()?;
         self.dirty.remove(&key);
-        let inserted = self.active.insert(key.clone());
-        debug_assert!(inserted, "a key is never with two workers");
-        Some(key)
+        let other = self.active.insert(key.clone(), now);
+        debug_assert!(other.is_none(), "a key is never with two workers");
+        Some((key, since))
     }
 
-    fn done(&mut self, key: &T) {
-        self.active.remove(key);
+    /// Since when the key was with its worker.
+    fn done(&mut self, key: &T, now: Instant) -> Option<Instant> {
+        let since = self.active.remove(key);
         if self.dirty.contains(key) {
-            self.ready.push_back(key.clone());
+            self.ready.push_back((key.clone(), now));
         }
+        since
     }
 
     fn next_retry(&mut self, key: &T, now: Instant) -> Duration {

@@ -18,6 +18,8 @@ pub struct ManagerConfig {
     pub selection: Selection,
     /// Published as `kube-root-ca.crt` in every namespace; nothing is published when empty.
     pub root_ca_pem: String,
+    /// Where work queues are counted.
+    pub metrics: client::Metrics,
     /// The lease to wait for before acting; `None` acts at once (`--leader-elect=false`).
     pub leader_election: Option<LeaderConfig>,
     /// Finished pods kept before the oldest are deleted (`--terminated-pod-gc-threshold`); 0 or less keeps all.
@@ -47,6 +49,7 @@ impl Default for ManagerConfig {
         Self {
             selection: Selection::default(),
             root_ca_pem: String::new(),
+            metrics: client::Metrics::default(),
             leader_election: None,
             terminated_pod_gc_threshold: 12_500,
             node_monitor_period: Duration::from_secs(5),

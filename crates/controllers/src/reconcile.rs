@@ -61,6 +61,7 @@ pub(crate) async fn work<R: Reconciler>(
     queue: WorkQueue<ObjectKey>,
     n_workers: usize,
 ) {
+    queue.measure(ctx.config.metrics.queue(name));
     let mut workers = JoinSet::new();
     for _ in 0..n_workers {
         let (reconciler, queue) = (reconciler.clone(), queue.clone());

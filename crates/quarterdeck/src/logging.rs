@@ -17,13 +17,19 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::args::StoreFlags;
 
 /// The HTTP client's own lines name neither server nor purpose; whoever asked logs what failed.
-const DEFAULT_FILTER: &str = "info,kube_client=off";
+const QUIET_CLIENT: &str = "kube_client=off";
 /// The log engine tells about its files what only its authors need.
 const QUIET: &str = "raft_engine=warn";
 
-/// Lines for people, on standard error. `RUST_LOG` chooses them.
-pub(crate) fn init() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+/// Lines for people, on standard error. `RUST_LOG` chooses them; without it `--v` does, by klog's habits.
+pub(crate) fn init(verbosity: u8) {
+    let level = match verbosity {
+        0..=3 => "info",
+        4..=5 => "debug",
+        6.. => "trace",
+    };
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET_CLIENT}")));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     log.with_ansi(io::stderr().is_terminal()).init();
 }

@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
     // A store that serves logs as its own flags say.
     let is_store_server = matches!(&command, Command::Store(args) if args.is_server());
     if !is_store_server {
-        logging::init();
+        logging::init(command.verbosity());
     }
     let shutdown = run::shutdown_on_signals();
     let result = match command {

@@ -2,6 +2,7 @@
 
 use client::LeaderConfig;
 
+use crate::metrics::Metrics;
 use crate::profile::ProfileConfig;
 use crate::queue::Backoff;
 
@@ -19,6 +20,8 @@ pub struct SchedulerConfig {
     /// The informers are shared with others of this process, who hold finished pods as well: take theirs. Otherwise the
     /// scheduler asks for unfinished pods only.
     pub shares_informers: bool,
+    /// Where attempts are counted.
+    pub metrics: Metrics,
     /// Seed of the tie-breaking dice; `None` takes one from the system.
     pub seed: Option<u64>,
 }
@@ -31,6 +34,7 @@ impl Default for SchedulerConfig {
             leader_election: None,
             concurrent_requests_max: 64,
             shares_informers: false,
+            metrics: Metrics::default(),
             seed: None,
         }
     }

@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use crate::config::SchedulerConfig;
 use crate::engine::{DeviceChange, Engine, Event, Failure, Outcome, REASON_SCHEDULER_ERROR, StorageChange};
 use crate::framework::{BindContext, Status};
+use crate::metrics::Metrics;
 use crate::model::PodInfo;
 use crate::model::labels::Selector;
 use crate::profile::{Profile, ProfileError};
@@ -91,6 +92,7 @@ impl Scheduler {
                 permits: Arc::new(Semaphore::new(self.config.concurrent_requests_max.max(1))),
                 inbox,
                 recorders: Arc::new(recorders),
+                metrics: self.config.metrics.clone(),
             },
             started: Instant::now(),
         };
@@ -328,7 +330,7 @@ impl Driver {
             if idle {
                 tokio::select! {
                     count = events.recv_many(&mut news, NEWS_PER_TURN) => if count == 0 { return },
-                    _ = ticks.tick() => self.engine.tick(self.started.elapsed()),
+                    _ = ticks.tick() => self.tick(),
                     () = shutdown.cancelled() => return,
                 }
             } else {
@@ -337,7 +339,7 @@ impl Driver {
                     news.push(event);
                 }
                 if futures::FutureExt::now_or_never(ticks.tick()).is_some() {
-                    self.engine.tick(self.now());
+                    self.tick();
                 }
                 tokio::task::yield_now().await;
             }
@@ -346,6 +348,11 @@ impl Driver {
                 self.engine.handle(event, now);
             }
         }
+    }
+
+    fn tick(&mut self) {
+        self.engine.tick(self.now());
+        self.hands.metrics.pending(&self.engine.pending());
     }
 
     fn now(&self) -> Duration {
@@ -360,21 +367,23 @@ impl Driver {
                 () = shutdown.cancelled() => return true,
             };
             let Ok(permit) = permit else { return true };
-            match self.engine.schedule_next(self.now()) {
+            let begun = self.now();
+            match self.engine.schedule_next(begun) {
                 None => return true,
                 Some(Outcome::Skipped) => {}
                 Some(Outcome::Bind { pod, node }) => {
                     let profile = self.engine.profile(pod.pod.scheduler_name()).cloned();
-                    let hands = self.hands.clone();
+                    let (hands, started) = (self.hands.clone(), self.started);
                     tokio::spawn(async move {
                         let waits = profile.as_ref().is_some_and(|profile| profile.waits(&pod.pod));
                         // A binding that waits for something outside must not hold up the others.
                         let held = (!waits).then_some(permit);
-                        hands.bind(profile, pod, node).await;
+                        hands.bind(profile, pod, node, (started, begun)).await;
                         drop(held);
                     });
                 }
                 Some(Outcome::Failed(failure)) => {
+                    self.hands.metrics.failed(&failure, self.now().saturating_sub(begun));
                     let hands = self.hands.clone();
                     tokio::spawn(async move {
                         hands.report(failure).await;
@@ -394,11 +403,18 @@ struct Hands {
     permits: Arc<Semaphore>,
     inbox: mpsc::UnboundedSender<Event>,
     recorders: Arc<std::collections::HashMap<String, EventRecorder>>,
+    metrics: Metrics,
 }
 
 impl Hands {
-    /// Binds a pod, tells the engine, and tells the user.
-    async fn bind(&self, profile: Option<Arc<Profile>>, queued: QueuedPod, node: Arc<str>) {
+    /// Binds a pod, tells the engine, and tells the user. The attempt began so long after the scheduler `started`.
+    async fn bind(
+        &self,
+        profile: Option<Arc<Profile>>,
+        queued: QueuedPod,
+        node: Arc<str>,
+        (started, begun): (Instant, Duration),
+    ) {
         let pod = queued.pod.clone();
         let result = match &profile {
             Some(profile) => self.run_binding(profile, &pod, &node).await,
@@ -412,6 +428,11 @@ impl Hands {
             victims: Vec::new(),
             displaced: Vec::new(),
         });
+        let took = started.elapsed().saturating_sub(begun);
+        match &failure {
+            None => self.metrics.scheduled(&queued, took, started.elapsed()),
+            Some(failure) => self.metrics.failed(failure, took),
+        }
         let _ = self.inbox.send(Event::BindingFinished { pod: queued, node: node.clone(), result });
         match failure {
             None => {

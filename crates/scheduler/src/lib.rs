@@ -17,6 +17,7 @@ pub mod engine;
 #[cfg(test)]
 mod engine_tests;
 pub mod framework;
+mod metrics;
 pub mod model;
 pub mod nominator;
 pub mod plugins;
@@ -29,5 +30,6 @@ mod testing;
 
 pub use config::SchedulerConfig;
 pub use driver::Scheduler;
+pub use metrics::Metrics;
 pub use profile::{PointConfig, ProfileConfig, ProfileError};
 pub use queue::Backoff;

@@ -1,20 +1,16 @@
-//! Signed JSON tokens: ES256 made and verified, RS256 verified (tokens of a cluster that was moved here).
+//! Signed JSON tokens, ES256 and RS256: what they look like, and who verifies them.
 
 use std::{collections::HashMap, sync::Arc};
 
 use api::Value;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
-use ring::{
-    rand::SystemRandom,
-    signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256,
-        UnparsedPublicKey, VerificationAlgorithm,
-    },
-};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use x509_parser::{prelude::FromDer, x509::SubjectPublicKeyInfo};
+
+use super::signing_key::{EC_PARAMETERS, SigningKey};
 
 /// A token longer than this is not looked at (the largest header block a server accepts).
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
@@ -27,58 +23,11 @@ const P256_POINT_BYTES: usize = 65;
 pub enum KeyError {
     #[error("service account key is not PEM: {0}")]
     Pem(String),
-    /// Only P-256 keys sign; P-256 and RSA keys verify.
+    /// Keys are of P-256 or RSA.
     #[error("service account key of kind {0} is not supported")]
     Unsupported(String),
     #[error("service account key is damaged: {0}")]
     Damaged(String),
-}
-
-/// Signs tokens.
-#[derive(Clone)]
-pub struct SigningKey {
-    pair: Arc<EcdsaKeyPair>,
-    public: PublicKey,
-}
-
-impl std::fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SigningKey").field("id", &self.public.id).finish_non_exhaustive()
-    }
-}
-
-impl SigningKey {
-    /// A P-256 private key in PKCS #8 PEM.
-    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
-        let (_, block) = x509_parser::pem::parse_x509_pem(text.as_bytes()).map_err(|e| KeyError::Pem(e.to_string()))?;
-        if block.label != "PRIVATE KEY" {
-            return Err(KeyError::Unsupported(block.label));
-        }
-        Self::from_pkcs8(&block.contents)
-    }
-
-    pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new())
-            .map_err(|e| KeyError::Damaged(e.to_string()))?;
-        let public = PublicKey::p256(pair.public_key().as_ref());
-        Ok(Self { pair: Arc::new(pair), public })
-    }
-
-    pub fn public(&self) -> &PublicKey {
-        &self.public
-    }
-
-    /// The compact form of a token with these claims.
-    pub fn sign(&self, claims: &Value) -> Result<String, KeyError> {
-        let header = json!({"alg": "ES256", "kid": self.public.id});
-        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let input = format!("{}.{}", encode(&header), encode(claims));
-        let signature = self
-            .pair
-            .sign(&SystemRandom::new(), input.as_bytes())
-            .map_err(|_| KeyError::Damaged("no randomness to sign with".into()))?;
-        Ok(format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref())))
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,16 +58,6 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    fn p256(point: &[u8]) -> Self {
-        // SubjectPublicKeyInfo of an uncompressed P-256 point, up to the point.
-        const SPKI: [u8; 26] = [
-            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-            0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-        ];
-        let der = [&SPKI[..], point].concat();
-        Self { id: key_id(&der), algorithm: Algorithm::Es256, bytes: point.to_vec(), rsa: None }
-    }
-
     /// From a SubjectPublicKeyInfo in DER.
     pub fn from_der(der: &[u8]) -> Result<Self, KeyError> {
         let (_, info) = SubjectPublicKeyInfo::from_der(der).map_err(|e| KeyError::Damaged(e.to_string()))?;
@@ -220,13 +159,13 @@ impl PublicKeys {
         for block in x509_parser::pem::Pem::iter_from_buffer(text.as_bytes()) {
             let block = block.map_err(|e| KeyError::Pem(e.to_string()))?;
             keys.push(match block.label.as_str() {
+                EC_PARAMETERS => continue,
                 "PUBLIC KEY" => PublicKey::from_der(&block.contents)?,
-                "PRIVATE KEY" => SigningKey::from_pkcs8(&block.contents)?.public,
                 "CERTIFICATE" => {
                     let certificate = block.parse_x509().map_err(|e| KeyError::Damaged(e.to_string()))?;
                     PublicKey::from_der(certificate.tbs_certificate.subject_pki.raw)?
                 }
-                other => return Err(KeyError::Unsupported(other.to_owned())),
+                label => SigningKey::from_block(label, &block.contents)?.public().clone(),
             });
         }
         if keys.is_empty() {
@@ -289,13 +228,8 @@ impl<'a> Parts<'a> {
 }
 
 #[cfg(test)]
-pub(super) fn test_key() -> SigningKey {
-    let key = rcgen::KeyPair::generate().unwrap();
-    SigningKey::from_pem(&key.serialize_pem()).unwrap()
-}
-
-#[cfg(test)]
 mod tests {
+    use super::super::signing_key::test_key;
     use super::*;
 
     #[test]

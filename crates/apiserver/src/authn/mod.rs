@@ -14,6 +14,7 @@ pub mod outside;
 pub mod request_header;
 pub mod review;
 pub mod service_account;
+mod signing_key;
 pub mod token_request;
 
 use std::sync::Arc;
@@ -24,9 +25,10 @@ use jiff::Timestamp;
 use crate::{attributes::UserInfo, source::ObjectSource};
 
 pub use anonymous::AnonymousAccess;
-pub use jwt::{PublicKeys, SigningKey};
+pub use jwt::PublicKeys;
 use outside::Outside;
 pub(crate) use outside::post as outside_post;
+pub use signing_key::SigningKey;
 
 pub const AUTHENTICATED_GROUP: &str = "system:authenticated";
 const UNAUTHENTICATED_GROUP: &str = "system:unauthenticated";
@@ -177,7 +179,7 @@ pub(crate) fn named_by_proxy(user: UserInfo) -> UserInfo {
 }
 
 /// The token of an `Authorization: Bearer` header. Any other scheme, and an empty token, is as good as no header.
-pub(crate) fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+pub fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let header = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.trim();
     let (scheme, token) = header.split_once(' ')?;
     let token = token.split(' ').next().unwrap_or_default();

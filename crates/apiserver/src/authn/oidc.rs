@@ -29,7 +29,7 @@ pub fn key_set(keys: &PublicKeys) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authn::jwt::test_key;
+    use crate::authn::signing_key::test_key;
 
     #[test]
     fn the_documents_name_issuer_keys_and_algorithm() {

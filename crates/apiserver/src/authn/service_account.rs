@@ -12,7 +12,8 @@ use serde_json::json;
 use super::{
     Identity,
     certificate::CREDENTIAL_ID,
-    jwt::{KeyError, RememberingKeys, SigningKey, claimed_issuer},
+    jwt::{KeyError, RememberingKeys, claimed_issuer},
+    signing_key::SigningKey,
 };
 use crate::{
     attributes::UserInfo,
@@ -350,7 +351,7 @@ impl Verifier<'_> {
 mod tests {
     use super::*;
     use crate::{
-        authn::{PublicKeys, jwt::test_key},
+        authn::{PublicKeys, signing_key::test_key},
         source::testing::MemorySource,
     };
 

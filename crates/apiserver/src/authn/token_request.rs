@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    jwt::SigningKey,
     service_account::{Ref, TokenClaims},
+    signing_key::SigningKey,
 };
 use crate::source::ObjectSource;
 
@@ -222,7 +222,7 @@ fn rfc3339(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{authn::jwt::test_key, source::testing::MemorySource};
+    use crate::{authn::signing_key::test_key, source::testing::MemorySource};
 
     fn source() -> MemorySource {
         let source = MemorySource::new();

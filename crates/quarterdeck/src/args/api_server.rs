@@ -3,6 +3,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::LoggingFlags;
+
 /// `quarterdeck apiserver`.
 #[derive(Debug, Args)]
 pub(crate) struct ApiServerArgs {
@@ -19,9 +21,11 @@ pub(crate) struct ApiServerArgs {
     /// CAs whose client certificates identify users: CN is the user, O the groups.
     #[arg(long)]
     pub client_ca_file: PathBuf,
-    /// Private key that signs service account tokens (PEM, ECDSA P-256).
+    /// Private key that signs service account tokens (PEM, ECDSA P-256 or RSA).
     #[arg(long)]
     pub service_account_signing_key_file: PathBuf,
+    #[command(flatten)]
+    pub logging: LoggingFlags,
 }
 
 /// Where a stand-alone store is.
@@ -120,6 +124,9 @@ pub(crate) struct ApiServerFlags {
     /// How long events are kept, in Go's notation (1h0m0s).
     #[arg(long, default_value = "1h0m0s", value_parser = super::super::duration::parse)]
     pub event_ttl: std::time::Duration,
+    /// Let pods ask for privileged containers, where admission allows it; they cannot be switched off here.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = ["true"])]
+    pub allow_privileged: String,
     /// Accept bootstrap tokens (Secrets of type bootstrap.kubernetes.io/token in kube-system) as credentials.
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub enable_bootstrap_token_auth: bool,

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::ElectFlags;
+use super::{ElectFlags, LoggingFlags, ServingFlags};
 use crate::duration;
 
 /// `quarterdeck controller-manager`.
@@ -26,8 +26,18 @@ pub(crate) struct ControllerManagerArgs {
     pub cluster_signing_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub flags: ControllerFlags,
+    /// Act as a service account of its own for each controller; nothing else is done.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = ["true"])]
+    pub use_service_account_credentials: String,
+    /// Name of the cluster for cloud providers, of which there are none.
+    #[arg(long, default_value = "kubernetes")]
+    pub cluster_name: String,
     #[command(flatten)]
     pub elect: ElectFlags,
+    #[command(flatten)]
+    pub serving: ServingFlags,
+    #[command(flatten)]
+    pub logging: LoggingFlags,
 }
 
 /// Flags of the controllers that `server` takes as well.

@@ -12,6 +12,7 @@ mod leader;
 mod member;
 mod scheduler;
 mod server;
+mod serving;
 mod snapshot;
 mod status;
 mod store;
@@ -34,6 +35,7 @@ pub(crate) use leader::{ElectFlags, LeaderFlags};
 pub(crate) use member::MemberCommand;
 pub(crate) use scheduler::SchedulerArgs;
 pub(crate) use server::ServerArgs;
+pub(crate) use serving::ServingFlags;
 pub(crate) use snapshot::{AccessFlags, PrintFormat, SnapshotCommand, TargetFlags};
 pub(crate) use status::MasterStatusArgs;
 pub(crate) use store::{
@@ -88,6 +90,19 @@ pub(crate) enum Command {
     Version,
 }
 
+impl Command {
+    /// How much is to be told, for the commands that say.
+    pub(crate) fn verbosity(&self) -> u8 {
+        match self {
+            Self::Server(args) => args.logging.v,
+            Self::Apiserver(args) => args.logging.v,
+            Self::ControllerManager(args) => args.logging.v,
+            Self::Scheduler(args) => args.logging.v,
+            _ => 0,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
     /// How many nodes to register.
@@ -102,6 +117,17 @@ pub(crate) struct SimulateArgs {
     /// Address of this machine at which the API server reaches the nodes' kubelet (logs, exec, attach, port-forward).
     #[arg(long, default_value = "127.0.0.1")]
     pub kubelet_address: IpAddr,
+}
+
+/// How much is told on standard error.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoggingFlags {
+    /// Verbosity of the log: debugging from 4 on, everything from 6 on. `RUST_LOG` wins.
+    #[arg(long, short, default_value_t = 0)]
+    pub v: u8,
+    /// Serve profiles: there are none.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = ["false"])]
+    pub profiling: String,
 }
 
 /// What a command line said, and what its user should be warned of.

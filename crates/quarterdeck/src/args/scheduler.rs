@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::ElectFlags;
+use super::{ElectFlags, LoggingFlags, ServingFlags};
 
 /// `quarterdeck scheduler`.
 #[derive(Debug, Args)]
@@ -15,4 +15,8 @@ pub(crate) struct SchedulerArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub elect: ElectFlags,
+    #[command(flatten)]
+    pub serving: ServingFlags,
+    #[command(flatten)]
+    pub logging: LoggingFlags,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ApiServerFlags, BackupFlags, ControllerFlags, EtcdFlags, LeaderFlags};
+use super::{ApiServerFlags, BackupFlags, ControllerFlags, EtcdFlags, LeaderFlags, LoggingFlags};
 
 /// `quarterdeck server`.
 #[derive(Debug, Args)]
@@ -63,6 +63,8 @@ pub(crate) struct ServerArgs {
     pub backup: BackupFlags,
     #[command(flatten)]
     pub controllers: ControllerFlags,
+    #[command(flatten)]
+    pub logging: LoggingFlags,
     #[command(flatten)]
     pub lease: LeaderFlags,
 }

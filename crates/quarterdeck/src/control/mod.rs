@@ -28,6 +28,7 @@ pub(crate) use status::{MasterStatus, StatusSource};
 
 use crate::backup::{BackupService, Listed};
 use crate::join::JoinServer;
+use crate::run::ComponentMetrics;
 
 const MEMBERS: &str = "v1/members/";
 
@@ -40,12 +41,14 @@ pub(crate) struct MasterControl {
     pub join: Option<Arc<JoinServer>>,
     /// Where other machines reach this master.
     pub url: String,
+    pub components: ComponentMetrics,
 }
 
 #[async_trait]
 impl Control for MasterControl {
     fn register(&self, registry: &mut Registry) {
         self.backup.register(registry);
+        self.components.register(registry);
     }
 
     async fn call(&self, call: ControlCall) -> Option<Result<ControlReply, Status>> {

@@ -22,7 +22,8 @@ use store::{Pem, RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{audit, elect, guard, scheduler_config, tls};
+use super::component_metrics::ComponentMetrics;
+use super::{audit, door, elect, guard, scheduler_config, tls};
 use crate::args::{
     ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
 };
@@ -30,6 +31,9 @@ use crate::pki::{Pki, Purpose, San};
 
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const SCHEDULER: &str = "kube-scheduler";
+/// Upstream's ports for health and metrics.
+const CONTROLLER_MANAGER_PORT: u16 = 10_257;
+const SCHEDULER_PORT: u16 = 10_259;
 const CONTROLLER_MANAGER_USER: &str = "system:kube-controller-manager";
 const SCHEDULER_USER: &str = "system:kube-scheduler";
 /// Common name of the certificate shown to aggregated API servers.
@@ -234,8 +238,10 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
         Some(path) => tls::read(path)?,
         None => kubeconfig_ca(&args.kubeconfig)?,
     };
-    let leader_election = elect::election(&args.elect, CONTROLLER_MANAGER)?;
+    let metrics = ComponentMetrics::default();
+    let leader_election = elect::election(&args.elect, CONTROLLER_MANAGER, &metrics.client)?;
     let mut config = manager_config(&args.flags, root_ca_pem, leader_election)?;
+    config.metrics = metrics.client.clone();
     if let (Some(certificate), Some(key)) = (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) {
         config.cluster_signer = Some(cluster_signer(&args.flags, &tls::read(certificate)?, &tls::read(key)?)?);
     }
@@ -249,6 +255,8 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
         Some((namespace, name)) => transport.as_service_account(&connection, namespace, name),
         None => connection.clone(),
     };
+    door::open(&args.serving, CONTROLLER_MANAGER, CONTROLLER_MANAGER_PORT, metrics.registry(), shutdown.clone())
+        .await?;
     ControllerManager::new(connect, informers, config).run(shutdown).await;
     Ok(())
 }
@@ -282,11 +290,14 @@ pub(crate) async fn scheduler(args: SchedulerArgs, shutdown: Shutdown) -> Result
     }
     let kubeconfig = kubeconfig.context("--kubeconfig, or clientConnection.kubeconfig in --config, is required")?;
     let connection = Connection::from_kubeconfig(&kubeconfig, SCHEDULER).await?;
-    let leader_election = elect::election(&elect, SCHEDULER)?;
-    let config = match scheduling {
+    let metrics = ComponentMetrics::default();
+    let leader_election = elect::election(&elect, SCHEDULER, &metrics.client)?;
+    let mut config = match scheduling {
         Some(scheduling) => scheduling.with_election(leader_election),
         None => SchedulerConfig { leader_election, ..SchedulerConfig::default() },
     };
+    config.metrics = metrics.scheduler.clone();
+    door::open(&args.serving, SCHEDULER, SCHEDULER_PORT, metrics.registry(), shutdown.clone()).await?;
     let informers = InformerFactory::new(connection.clone(), shutdown.clone());
     Scheduler::new(connection, informers, config).run(shutdown).await.context("scheduler")
 }
@@ -354,6 +365,7 @@ impl Components {
         flags: &ControllerFlags,
         elections: &elect::Elections,
         authority: &Authority<'_>,
+        metrics: &ComponentMetrics,
         shutdown: &Shutdown,
     ) -> Result<Self> {
         let mut tasks = JoinSet::new();
@@ -362,6 +374,7 @@ impl Components {
         let signer = authority.ca_key_pem.map(|key| cluster_signer(flags, authority.ca_pem, key));
         config.cluster_signer = signer.transpose()?;
         config.token_maker = Some(token_maker(authority.signing_key_pem)?);
+        config.metrics = metrics.client.clone();
         let own = in_process(api_server, CONTROLLER_MANAGER_USER, CONTROLLER_MANAGER)?;
         // One copy of every object for all of them; what the scheduler reads, the controller manager may read.
         let informers = InformerFactory::new(own.clone(), shutdown.clone());
@@ -373,6 +386,7 @@ impl Components {
         let config = SchedulerConfig {
             leader_election: Some(elections.of(SCHEDULER)),
             shares_informers: true,
+            metrics: metrics.scheduler.clone(),
             ..SchedulerConfig::default()
         };
         let scheduler = Scheduler::new(in_process(api_server, SCHEDULER_USER, SCHEDULER)?, informers, config);

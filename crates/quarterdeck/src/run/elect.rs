@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use client::{LeaderConfig, LeaseTimes};
+use client::{LeaderConfig, LeaseTimes, Metrics};
 use tokio::sync::watch;
 
 use crate::args::{ElectFlags, LeaderFlags};
@@ -19,13 +19,14 @@ const SHARED_TIMES: LeaseTimes = LeaseTimes {
 };
 
 /// The election for a component of its own process; `None` when it was switched off.
-pub(super) fn election(flags: &ElectFlags, component: &str) -> Result<Option<LeaderConfig>> {
+pub(super) fn election(flags: &ElectFlags, component: &str, metrics: &Metrics) -> Result<Option<LeaderConfig>> {
     let ElectFlags { leader_elect, resource_lock: _only_leases_exist, resource_name, lease } = flags;
     let name = resource_name.as_deref().unwrap_or(component);
     let config = || -> Result<LeaderConfig> {
         Ok(LeaderConfig {
             namespace: lease.resource_namespace.clone(),
             times: times(lease)?.fixed(),
+            metrics: metrics.clone(),
             ..LeaderConfig::new(name, &host_name())
         })
     };
@@ -39,6 +40,7 @@ pub(super) struct Elections {
     /// The same for a data directory's whole life, so that a server that was killed finds its own lease.
     identity: Option<String>,
     times: watch::Receiver<LeaseTimes>,
+    metrics: Metrics,
 }
 
 /// Tells the elections how many masters there are.
@@ -50,20 +52,21 @@ pub(super) struct Pace {
 }
 
 impl Elections {
-    pub(super) fn new(flags: &LeaderFlags, identity: Option<String>) -> Result<(Self, Pace)> {
+    pub(super) fn new(flags: &LeaderFlags, identity: Option<String>, metrics: Metrics) -> Result<(Self, Pace)> {
         let alone = times(flags)?;
         // Whoever sets a time means it for any number of masters.
         let shared = if alone == LeaseTimes::default() { SHARED_TIMES } else { alone };
         let (sender, receiver) = watch::channel(alone);
         let namespace = flags.resource_namespace.clone();
-        Ok((Self { namespace, identity, times: receiver }, Pace { alone, shared, sender }))
+        Ok((Self { namespace, identity, times: receiver, metrics }, Pace { alone, shared, sender }))
     }
 
     /// For one component.
     pub(super) fn of(&self, component: &str) -> LeaderConfig {
         let config = LeaderConfig::new(component, &host_name());
         let identity = self.identity.clone().unwrap_or(config.identity);
-        LeaderConfig { namespace: self.namespace.clone(), identity, times: self.times.clone(), ..config }
+        let (namespace, times, metrics) = (self.namespace.clone(), self.times.clone(), self.metrics.clone());
+        LeaderConfig { namespace, identity, times, metrics, ..config }
     }
 }
 

@@ -3,7 +3,9 @@
 mod access;
 mod audit;
 mod certs;
+mod component_metrics;
 mod components;
+mod door;
 mod elect;
 mod guard;
 mod kubeconfig;
@@ -23,6 +25,7 @@ use client::Shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use certs::certs;
+pub(crate) use component_metrics::ComponentMetrics;
 pub(crate) use components::{api_server, controller_manager, scheduler, simulate_nodes};
 pub(crate) use kubeconfig::kubeconfig;
 pub(crate) use member::member;

@@ -13,6 +13,7 @@ use store::etcd::ServerTls;
 use store::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Store};
 use tokio::net::TcpListener;
 
+use super::component_metrics::ComponentMetrics;
 use super::components::{self, Authority, Components};
 use super::elect::{Elections, Pace};
 use super::{print_line, renewal, tls};
@@ -85,6 +86,7 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         components::api_server_config(&args.api_server, store.as_dyn(), trust, advertise_address, address.port())?;
     let backup = backup_service(&args, &place, &store)?;
     let join = join_server(&args, &place, &store);
+    let metrics = ComponentMetrics::default();
     config.control = Some(Arc::new(MasterControl {
         backup: Arc::clone(&backup),
         status: StatusSource {
@@ -95,6 +97,7 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         },
         join: join.clone(),
         url: format!("https://{}", SocketAddr::new(advertise_address, address.port())),
+        components: metrics.clone(),
     }));
     let api_server = ApiServer::start(config).context("the audit log")?;
     if let Some(join) = &join {
@@ -107,7 +110,7 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     let store_api = serve_store(&args, &place, &store, &shutdown).await?;
 
     let identity = store.member_id().await.map(|id| format!("{}_{id:016x}", name(&args)));
-    let (elections, pace) = Elections::new(&args.lease, identity)?;
+    let (elections, pace) = Elections::new(&args.lease, identity, metrics.client.clone())?;
     let caring = store.embedded().map(|store| tokio::spawn(care_for_members(store, pace, join, shutdown.clone())));
 
     let url = local_url(address);
@@ -128,7 +131,7 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     let backing_up = tokio::spawn(backup.run(shutdown.clone()));
     let authority =
         Authority { ca_pem: place.pki.ca_pem(), ca_key_pem: place.pki.ca_key_pem(), signing_key_pem: &signing_key };
-    let components = Components::start(&api_server, &args.controllers, &elections, &authority, &shutdown)?;
+    let components = Components::start(&api_server, &args.controllers, &elections, &authority, &metrics, &shutdown)?;
 
     shutdown.cancelled().await;
     // Components give up their leases through the API, which writes at once if another store leads.

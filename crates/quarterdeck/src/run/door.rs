@@ -1,0 +1,260 @@
+//! The door of a component that runs as a process of its own: health for probes, metrics for those who may read them. Who asks
+//! and what he may do is the API server's to say. Source: upstream's delegated authentication and authorization
+//! (`apiserver/pkg/server/options`).
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use api::Status;
+use apiserver::attributes::{Action, UserInfo};
+use apiserver::authn::{bearer_token, certificate};
+use apiserver::authz;
+use client::{Connection, Shutdown};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::Api;
+use kube::api::PostParams;
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use super::tls;
+use crate::args::ServingFlags;
+
+/// A TLS handshake that takes longer is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Questions to the API server at a time; others wait, so that strangers cannot make a flood of theirs ours.
+const REVIEWS_MAX: usize = 8;
+/// Connections at a time; probes and scrapers need few.
+const CONNECTIONS_MAX: usize = 256;
+const ALLOWED_GROUP: &str = "system:masters";
+const AUTHENTICATED: &str = "system:authenticated";
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves until `shutdown`. Nothing is served on port 0.
+///
+/// # Errors
+/// When the address cannot be listened on, or a file cannot be used.
+pub(super) async fn open(
+    flags: &ServingFlags,
+    component: &'static str,
+    default_port: u16,
+    metrics: Registry,
+    shutdown: Shutdown,
+) -> Result<()> {
+    let address = SocketAddr::new(flags.bind_address, flags.secure_port.unwrap_or(default_port));
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let (certificate, key) = match (&flags.tls_cert_file, &flags.tls_private_key_file) {
+        (Some(certificate), Some(key)) => (tls::read(certificate)?, tls::read(key)?),
+        _ => self_signed()?,
+    };
+    // Without a CA nobody's certificate is accepted: our own has signed none.
+    let client_ca = flags.client_ca_file.as_deref().map(tls::read).transpose()?;
+    let tls = tls::server_config(&certificate, &key, client_ca.as_deref().unwrap_or(&certificate))?;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let reviewer = async |kubeconfig: &Option<std::path::PathBuf>| -> Result<Option<Connection>> {
+        match kubeconfig {
+            Some(path) => Ok(Some(Connection::from_kubeconfig(path, component).await?)),
+            None => Ok(None),
+        }
+    };
+    let door = Door {
+        authentication: reviewer(&flags.authentication_kubeconfig).await?,
+        authorization: reviewer(&flags.authorization_kubeconfig).await?,
+        always_allowed: flags.authorization_always_allow_paths.clone(),
+        reviews: Semaphore::new(REVIEWS_MAX),
+        metrics,
+    };
+    tokio::spawn(serve(Arc::new(door), listener, TlsAcceptor::from(tls), shutdown));
+    Ok(())
+}
+
+fn self_signed() -> Result<(String, String)> {
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).context("a serving certificate")?;
+    Ok((made.cert.pem(), made.signing_key.serialize_pem()))
+}
+
+async fn serve(door: Arc<Door>, listener: TcpListener, acceptor: TlsAcceptor, shutdown: Shutdown) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            // Out of file descriptors, most likely: the ones in use come back.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (door, acceptor, shutdown) = (Arc::clone(&door), acceptor.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = connection(door, stream, acceptor) => {}
+                () = shutdown.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn connection(door: Arc<Door>, stream: TcpStream, acceptor: TlsAcceptor) {
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
+    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let user = peer.and_then(|leaf| certificate::user(leaf)).map(Arc::new);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (door, user) = (Arc::clone(&door), user.clone());
+        async move { Ok::<_, Infallible>(door.answer(user, &request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+struct Door {
+    authentication: Option<Connection>,
+    authorization: Option<Connection>,
+    always_allowed: Vec<String>,
+    reviews: Semaphore,
+    metrics: Registry,
+}
+
+impl Door {
+    async fn answer(&self, peer: Option<Arc<UserInfo>>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if !is_always_allowed(&self.always_allowed, path)
+            && let Err(status) = self.admit(peer, request).await
+        {
+            return refusal(&status);
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".to_owned());
+        }
+        match path {
+            "/healthz" | "/livez" | "/readyz" => {
+                let is_verbose = request.uri().query().is_some_and(|query| query.contains("verbose"));
+                let name = path.trim_start_matches('/');
+                let text = if is_verbose { format!("[+]ping ok\n{name} check passed\n") } else { "ok".to_owned() };
+                page(StatusCode::OK, TEXT, text)
+            }
+            "/healthz/ping" | "/livez/ping" | "/readyz/ping" => page(StatusCode::OK, TEXT, "ok".to_owned()),
+            "/metrics" => {
+                let mut out = String::new();
+                // Writing into a String cannot fail.
+                let _infallible = text::encode(&mut out, &self.metrics);
+                page(StatusCode::OK, METRICS, out)
+            }
+            _ => page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
+        }
+    }
+
+    /// May whoever asks read this path?
+    async fn admit(&self, peer: Option<Arc<UserInfo>>, request: &Request<Incoming>) -> Result<(), Status> {
+        let user = match (peer, bearer_token(request.headers())) {
+            (Some(peer), _) => authenticated(peer.as_ref().clone()),
+            (None, Some(token)) => self.user_of(token).await?,
+            (None, None) => UserInfo::anonymous(),
+        };
+        if user.groups.iter().any(|group| group == ALLOWED_GROUP) {
+            return Ok(());
+        }
+        let (verb, path) = (request.method().as_str().to_ascii_lowercase(), request.uri().path());
+        let action = Action::NonResource { verb: verb.clone(), path: path.to_owned() };
+        let refused = || authz::forbidden(&user, &action, "");
+        let Some(authorization) = &self.authorization else { return Err(refused()) };
+        let attributes = NonResourceAttributes { path: Some(path.to_owned()), verb: Some(verb) };
+        let spec = SubjectAccessReviewSpec {
+            non_resource_attributes: Some(attributes),
+            user: Some(user.name.clone()),
+            uid: Some(user.uid.clone()),
+            groups: Some(user.groups.clone()),
+            extra: Some(user.extra.clone().into_iter().collect()),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        let answer = self.ask(authorization, &review).await?;
+        if answer.status.is_some_and(|status| status.allowed) { Ok(()) } else { Err(refused()) }
+    }
+
+    async fn user_of(&self, token: &str) -> Result<UserInfo, Status> {
+        let Some(authentication) = &self.authentication else { return Err(Status::unauthorized()) };
+        let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let status = self.ask(authentication, &review).await?.status.unwrap_or_default();
+        let user = status.user.filter(|_| status.authenticated == Some(true)).ok_or_else(Status::unauthorized)?;
+        Ok(UserInfo {
+            name: user.username.unwrap_or_default(),
+            uid: user.uid.unwrap_or_default(),
+            groups: user.groups.unwrap_or_default(),
+            extra: user.extra.unwrap_or_default().into_iter().collect(),
+        })
+    }
+
+    async fn ask<K>(&self, connection: &Connection, review: &K) -> Result<K, Status>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let _place = self.reviews.acquire().await.map_err(Status::internal)?;
+        let api: Api<K> = Api::all(connection.client());
+        api.create(&PostParams::default(), review).await.map_err(Status::internal)
+    }
+}
+
+fn authenticated(mut user: UserInfo) -> UserInfo {
+    user.groups.push(AUTHENTICATED.to_owned());
+    user
+}
+
+fn is_always_allowed(allowed: &[String], path: &str) -> bool {
+    allowed.iter().any(|allowed| match allowed.strip_suffix('*') {
+        Some(prefix) => path.starts_with(prefix),
+        None => path.trim_start_matches('/') == allowed.trim_start_matches('/'),
+    })
+}
+
+fn refusal(status: &Status) -> Response<Full<Bytes>> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    page(code, "application/json", format!("{}\n", serde_json::json!(status)))
+}
+
+fn page(code: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut page = Response::new(Full::new(Bytes::from(text)));
+    *page.status_mut() = code;
+    page.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_at_the_end_opens_all_below() {
+        let allowed = ["/healthz".to_owned(), "/debug/*".to_owned()];
+        for (path, is_open) in [
+            ("/healthz", true),
+            ("/healthz/ping", false),
+            ("/debug/a/b", true),
+            ("/debugger", false),
+            ("/metrics", false),
+        ] {
+            assert_eq!(is_always_allowed(&allowed, path), is_open, "{path}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What the scheduler counts, by upstream's names. Source: `pkg/scheduler/metrics`.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::engine::{Failure, REASON_UNSCHEDULABLE};
+use crate::queue::{Pending, QueuedPod};
+
+/// Attempts from here on share a label.
+const ATTEMPTS_TOLD_MAX: u32 = 15;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Attempt {
+    profile: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InQueue {
+    queue: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Tries {
+    attempts: String,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Cheap to clone; clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    attempts: Family<Attempt, Counter>,
+    durations: Histograms<Attempt>,
+    pending: Family<InQueue, Gauge>,
+    tries: Histogram,
+    waited: Histograms<Tries>,
+    preemptions: Counter,
+    victims: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let waits: fn() -> Histogram = || Histogram::new(exponential_buckets(0.01, 2.0, 20));
+        Self {
+            attempts: Family::default(),
+            durations: Family::new_with_constructor(seconds),
+            pending: Family::default(),
+            tries: Histogram::new(exponential_buckets(1.0, 2.0, 5)),
+            waited: Family::new_with_constructor(waits),
+            preemptions: Counter::default(),
+            victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
+        }
+    }
+}
+
+impl Metrics {
+    /// Shows them in a registry, whose counters get their `_total` from the encoder.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "scheduler_schedule_attempts",
+            "Number of attempts to schedule pods, by the result",
+            self.attempts.clone(),
+        );
+        registry.register(
+            "scheduler_scheduling_attempt_duration_seconds",
+            "Scheduling attempt latency in seconds (scheduling algorithm + binding)",
+            self.durations.clone(),
+        );
+        registry.register("scheduler_pending_pods", "Number of pending pods, by the queue type", self.pending.clone());
+        registry.register(
+            "scheduler_pod_scheduling_attempts",
+            "Number of attempts to successfully schedule a pod",
+            self.tries.clone(),
+        );
+        registry.register(
+            "scheduler_pod_scheduling_sli_duration_seconds",
+            "Seconds from the first attempt at a pod until it is bound, by the number of attempts",
+            self.waited.clone(),
+        );
+        registry.register(
+            "scheduler_preemption_attempts",
+            "Total preemption attempts in the cluster till now",
+            self.preemptions.clone(),
+        );
+        registry.register(
+            "scheduler_preemption_victims",
+            "Number of selected preemption victims",
+            self.victims.clone(),
+        );
+    }
+
+    pub(crate) fn pending(&self, pending: &Pending) {
+        let Pending { active, backoff, unschedulable, gated } = *pending;
+        for (queue, n) in [("active", active), ("backoff", backoff), ("unschedulable", unschedulable), ("gated", gated)]
+        {
+            self.pending.get_or_create(&InQueue { queue }).set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// A pod was bound at `now`, by an attempt that took so long.
+    pub(crate) fn scheduled(&self, queued: &QueuedPod, took: Duration, now: Duration) {
+        self.attempted(queued.pod.scheduler_name(), "scheduled", took);
+        self.tries.observe(f64::from(queued.attempts));
+        let waited = now.saturating_sub(queued.first_attempt.unwrap_or(now));
+        let attempts = match queued.attempts {
+            ATTEMPTS_TOLD_MAX.. => format!("{ATTEMPTS_TOLD_MAX}+"),
+            attempts => attempts.to_string(),
+        };
+        self.waited.get_or_create(&Tries { attempts }).observe(waited.as_secs_f64());
+    }
+
+    /// An attempt found no node, or broke.
+    pub(crate) fn failed(&self, failure: &Failure, took: Duration) {
+        let is_unschedulable = failure.reason == REASON_UNSCHEDULABLE;
+        let result = if is_unschedulable { "unschedulable" } else { "error" };
+        self.attempted(failure.pod.scheduler_name(), result, took);
+        if is_unschedulable {
+            self.preemptions.inc();
+        }
+        if !failure.victims.is_empty() {
+            self.victims.observe(failure.victims.len() as f64);
+        }
+    }
+
+    fn attempted(&self, profile: &str, result: &'static str, took: Duration) {
+        let attempt = Attempt { profile: profile.to_owned(), result };
+        self.attempts.get_or_create(&attempt).inc();
+        self.durations.get_or_create(&attempt).observe(took.as_secs_f64());
+    }
+}
