@@ -78,11 +78,9 @@ fn four_processes_are_a_master() -> Result<()> {
         eventually("the scheduler tells what it did", || {
             Ok(page(scheduler_port, "/metrics", &["-H", &bearer])?.contains(counted).then_some(()))
         })?;
-        let admin = [
-            format!("--cert={}", pki.join("admin.crt").display()),
-            format!("--key={}", pki.join("admin.key").display()),
-        ];
-        let metrics = page(controllers_port, "/metrics", &[&admin[0], &admin[1]])?;
+        let path = |name: &str| pki.join(name).display().to_string();
+        let (certificate, key) = (path("admin.crt"), path("admin.key"));
+        let metrics = page(controllers_port, "/metrics", &["--cert", &certificate, "--key", &key])?;
         assert!(metrics.contains(r#"leader_election_master_status{name="kube-controller-manager"} 1"#), "{metrics}");
         assert!(metrics.contains(r#"workqueue_adds_total{name="deployment-controller"}"#), "{metrics}");
     }
@@ -101,6 +99,7 @@ fn rsa_key(dir: &Path) -> Result<Option<PathBuf>> {
 }
 
 fn ask(url: &str, more: &[&str]) -> Result<String> {
-    let answer = Command::new("curl").args(["-sk", "--max-time", "10", url]).args(more).output()?;
+    let answer = Command::new("curl").args(["-sSk", "--max-time", "10", url]).args(more).output()?;
+    ensure!(answer.status.success(), "curl {url}: {}", String::from_utf8_lossy(&answer.stderr));
     Ok(String::from_utf8(answer.stdout)?)
 }
