@@ -24,6 +24,7 @@ use kube::Api;
 use kube::api::PostParams;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
+use store::{FromFiles, Pem};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -58,12 +59,12 @@ pub(super) async fn open(
         return Ok(());
     }
     let (certificate, key) = match (&flags.tls_cert_file, &flags.tls_private_key_file) {
-        (Some(certificate), Some(key)) => (tls::read(certificate)?, tls::read(key)?),
+        (Some(certificate), Some(key)) => (Pem::from(certificate.clone()), Pem::from(key.clone())),
         _ => self_signed()?,
     };
     // Without a CA nobody's certificate is accepted: our own has signed none.
-    let client_ca = flags.client_ca_file.as_deref().map(tls::read).transpose()?;
-    let tls = tls::server_config(&certificate, &key, client_ca.as_deref().unwrap_or(&certificate))?;
+    let client_ca = flags.client_ca_file.clone().map_or_else(|| certificate.clone(), Pem::from);
+    let tls = tls::server_config(certificate, key, vec![client_ca])?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let reviewer = async |kubeconfig: &Option<std::path::PathBuf>| -> Result<Option<Connection>> {
         match kubeconfig {
@@ -78,17 +79,17 @@ pub(super) async fn open(
         reviews: Semaphore::new(REVIEWS_MAX),
         metrics,
     };
-    tokio::spawn(serve(Arc::new(door), listener, TlsAcceptor::from(tls), shutdown));
+    tokio::spawn(serve(Arc::new(door), listener, tls, shutdown));
     Ok(())
 }
 
-fn self_signed() -> Result<(String, String)> {
+fn self_signed() -> Result<(Pem, Pem)> {
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).context("a serving certificate")?;
-    Ok((made.cert.pem(), made.signing_key.serialize_pem()))
+    Ok((made.cert.pem().into_bytes().into(), made.signing_key.serialize_pem().into_bytes().into()))
 }
 
-async fn serve(door: Arc<Door>, listener: TcpListener, acceptor: TlsAcceptor, shutdown: Shutdown) {
+async fn serve(door: Arc<Door>, listener: TcpListener, tls: Arc<FromFiles<rustls::ServerConfig>>, shutdown: Shutdown) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -101,7 +102,7 @@ async fn serve(door: Arc<Door>, listener: TcpListener, acceptor: TlsAcceptor, sh
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (door, acceptor, shutdown) = (Arc::clone(&door), acceptor.clone(), shutdown.clone());
+        let (door, acceptor, shutdown) = (Arc::clone(&door), TlsAcceptor::from(tls.get()), shutdown.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = connection(door, stream, acceptor) => {}
