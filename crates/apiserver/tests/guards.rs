@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use apiserver::Authorization;
+use apiserver::audit::{AuditConfig, AuditWebhookConfig, BackendConfig, BatchConfig, Mode, Policy};
 use apiserver::authn::SigningKey;
 use apiserver::authn::outside::{AuthenticationFile, OutsideConfig, TokenWebhook};
-use apiserver::authz::{Mode, WebhookConfig};
+use apiserver::authz::{self, WebhookConfig};
 use apiserver::outbound::RemoteEndpoint;
 use base64::Engine as _;
 use http_body_util::BodyExt as _;
@@ -150,7 +151,7 @@ async fn a_webhook_judges_before_the_others() {
         conditions: Vec::new(),
     };
     let cluster = Cluster::start_with(|config| {
-        let modes = vec![Mode::Webhook(Arc::new(webhook)), Mode::Rbac];
+        let modes = vec![authz::Mode::Webhook(Arc::new(webhook)), authz::Mode::Rbac];
         config.authorization = Authorization { modes, follow: None };
     })
     .await;
@@ -177,4 +178,47 @@ async fn answers_name_the_flow_schema_and_the_priority_level() {
     let dump = cluster.get("/debug/api_priority_and_fairness/dump_priority_levels").await;
     assert!(dump.text.starts_with("PriorityLevelName, ActiveQueues,"), "{}", dump.text);
     assert_eq!(dump.text.lines().count(), 9, "{}", dump.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_events_are_posted_in_lists() {
+    let ca = Ca::new();
+    let (events, mut posted) = tokio::sync::mpsc::unbounded_channel::<Value>();
+    let answer = move |seen: Seen| -> Answer {
+        let events = events.clone();
+        Box::pin(async move {
+            let body = seen.request.into_body().collect().await.expect("a body").to_bytes();
+            let list: Value = serde_json::from_slice(&body).expect("JSON");
+            assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EventList"), &json!("audit.k8s.io/v1")));
+            for event in list["items"].as_array().expect("items") {
+                let _test_is_over = events.send(event.clone());
+            }
+            respond(200, "")
+        })
+    };
+    let address = stub(&ca, &[], answer).await;
+    let policy =
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, users: [admin]}, {level: None}]\n";
+    let batch = BatchConfig { buffer_size: 100, max_size: 10, max_wait: Duration::from_millis(20), throttle: None };
+    let webhook = AuditWebhookConfig {
+        endpoint: endpoint(&ca, address),
+        initial_backoff: Duration::from_millis(10),
+        backend: BackendConfig { mode: Mode::Batch, batch, truncate: None },
+    };
+    let policy = Policy::parse(policy).expect("a policy");
+    let cluster = Cluster::start_with(|config| {
+        config.audit = Some(AuditConfig { policy, log: None, webhook: Some(webhook) });
+    })
+    .await;
+    let reply = cluster.get("/api/v1/namespaces/default/configmaps/none").await;
+    let id = reply.headers["audit-id"].to_str().expect("text").to_owned();
+    let mut stages = Vec::new();
+    while stages.len() < 2 {
+        let event =
+            tokio::time::timeout(Duration::from_secs(20), posted.recv()).await.expect("in time").expect("an event");
+        if event["auditID"] == id {
+            stages.push((event["stage"].clone(), event["responseStatus"]["reason"].clone()));
+        }
+    }
+    assert_eq!(stages, [(json!("RequestReceived"), Value::Null), (json!("ResponseComplete"), json!("NotFound"))]);
 }

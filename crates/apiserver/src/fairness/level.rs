@@ -31,6 +31,8 @@ pub(super) struct Level {
     exempt: AtomicBool,
     /// Seats there are now.
     seats: AtomicUsize,
+    /// The widest that a request may be.
+    width_max: AtomicUsize,
     in_use: AtomicUsize,
     executing: AtomicUsize,
     waiting: AtomicUsize,
@@ -123,6 +125,7 @@ impl Level {
             name: name.to_owned(),
             exempt: AtomicBool::new(false),
             seats: AtomicUsize::new(0),
+            width_max: AtomicUsize::new(1),
             in_use: AtomicUsize::new(0),
             executing: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -146,6 +149,7 @@ impl Level {
         if state.limits != limits {
             state.limits = limits;
             self.seats.store(limits.nominal, SeqCst);
+            self.width_max.store(((limits.nominal as f64 * WIDTH_SHARE).ceil() as usize).max(1), SeqCst);
         }
         state.hand = number("handSize", 8).max(1);
         state.length_max = number("queueLengthLimit", 50);
@@ -164,7 +168,7 @@ impl Level {
 
     /// The widest that a request may be here.
     pub(super) fn width_max(&self) -> usize {
-        ((self.state.lock().limits.nominal as f64 * WIDTH_SHARE).ceil() as usize).max(1)
+        self.width_max.load(SeqCst)
     }
 
     /// Limits, and the seats there are now.

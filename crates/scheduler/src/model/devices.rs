@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use api::cel::policy::Compiled;
+use api::cel::{Bindings, Environment, Key, MapVal, PER_CALL_LIMIT, Text, Type, Val};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::resource::v1 as resource;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::labels::{Labels, NodeTerm};
 
@@ -168,7 +169,7 @@ impl DeviceClass {
 pub struct Device {
     pub id: DeviceId,
     /// `device` of expressions.
-    pub seen: Value,
+    pub seen: Val<'static>,
     /// By qualified name, for constraints.
     pub attributes: BTreeMap<String, Value>,
     pub taints: Vec<resource::DeviceTaint>,
@@ -249,29 +250,23 @@ impl Device {
             None => (driver.to_owned(), name.to_owned()),
         };
         let mut attributes = BTreeMap::new();
-        let mut by_domain = Map::new();
-        let put = |map: &mut Map<String, Value>, name: &str, value: Value| {
-            let (domain, id) = split(name);
-            if let Value::Object(of) = map.entry(domain).or_insert_with(|| json!({})) {
-                of.insert(id, value);
-            }
-        };
+        let mut by_domain = BTreeMap::new();
         for (name, attribute) in device.attributes.iter().flatten() {
-            let value = attribute_value(attribute);
             let (domain, id) = split(name);
-            attributes.insert(format!("{domain}/{id}"), value.clone());
-            put(&mut by_domain, name, value);
+            attributes.insert(format!("{domain}/{id}"), attribute_value(attribute));
+            put(&mut by_domain, domain, id, shown_attribute(attribute));
         }
-        let mut capacity = Map::new();
+        let mut capacity = BTreeMap::new();
         for (name, value) in device.capacity.iter().flatten() {
-            put(&mut capacity, name, Value::from(value.value.0.clone()));
+            let (domain, id) = split(name);
+            put(&mut capacity, domain, id, made("quantity(text)", &value.value.0));
         }
-        let seen = json!({
-            "driver": driver,
-            "attributes": by_domain,
-            "capacity": capacity,
-            "allowMultipleAllocations": device.allow_multiple_allocations.unwrap_or(false),
-        });
+        let seen = map([
+            ("driver".to_owned(), Val::string(driver)),
+            ("attributes".to_owned(), map(by_domain.into_iter().map(|(domain, of)| (domain, map(of))))),
+            ("capacity".to_owned(), map(capacity.into_iter().map(|(domain, of)| (domain, map(of))))),
+            ("allowMultipleAllocations".to_owned(), Val::Bool(device.allow_multiple_allocations.unwrap_or(false))),
+        ]);
         Device {
             id: (driver.to_owned(), pool.to_owned(), device.name.clone()),
             seen,
@@ -280,6 +275,37 @@ impl Device {
             place,
             is_partition: device.consumes_counters.as_ref().is_some_and(|counters| !counters.is_empty()),
         }
+    }
+}
+
+/// Values of expressions, by domain and name.
+type ByDomain = BTreeMap<String, BTreeMap<String, Val<'static>>>;
+
+fn put(into: &mut ByDomain, domain: String, id: String, value: Val<'static>) {
+    into.entry(domain).or_default().insert(id, value);
+}
+
+fn map(entries: impl IntoIterator<Item = (String, Val<'static>)>) -> Val<'static> {
+    let entries = entries.into_iter().map(|(key, value)| (Key::String(Text::Shared(key.into())), value));
+    Val::Map(MapVal::Made(Arc::new(entries.collect())))
+}
+
+/// A quantity or a version of expressions, made by CEL's own functions; null when the text is none.
+fn made(function: &str, text: &str) -> Val<'static> {
+    let mut environment = Environment::new();
+    environment.declare("text", Type::String);
+    let Ok(program) = environment.compile(function) else { return Val::Null };
+    let bindings = Bindings::new().with("text", Val::string(text));
+    program.evaluate(&bindings, PER_CALL_LIMIT).0.unwrap_or(Val::Null)
+}
+
+fn shown_attribute(attribute: &resource::DeviceAttribute) -> Val<'static> {
+    match (attribute.bool, attribute.int, &attribute.string, &attribute.version) {
+        (Some(value), ..) => Val::Bool(value),
+        (None, Some(value), ..) => Val::Int(value),
+        (None, None, Some(text), _) => Val::string(text.as_str()),
+        (None, None, None, Some(version)) => made("semver(text)", version),
+        (None, None, None, None) => Val::Null,
     }
 }
 

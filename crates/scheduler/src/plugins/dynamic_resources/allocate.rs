@@ -9,7 +9,6 @@ use std::sync::Arc;
 use api::cel::{Bindings, PER_CALL_LIMIT, Val};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::resource::v1 as resource;
-use serde_json::Value;
 
 use crate::model::devices::{Alternative, Device, DeviceClaim, DeviceId, DeviceSelector, Devices, Place, Pool};
 use crate::model::labels::Labels;
@@ -314,9 +313,9 @@ impl Search<'_> {
     }
 }
 
-fn selects(selector: &DeviceSelector, seen: &Value) -> Result<bool, String> {
+fn selects(selector: &DeviceSelector, seen: &Val<'static>) -> Result<bool, String> {
     let program = selector.compiled.as_ref().map_err(|error| format!("CEL compile error: {error}"))?;
-    let bindings = Bindings::new().with("device", Val::data(seen));
+    let bindings = Bindings::new().with("device", seen.clone());
     let (value, _cost) = program.evaluate(&bindings, PER_CALL_LIMIT);
     match value.map_err(|error| format!("CEL runtime error: {error}"))? {
         Val::Bool(selected) => Ok(selected),

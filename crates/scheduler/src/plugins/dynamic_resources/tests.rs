@@ -21,7 +21,8 @@ fn claim(name: &str, spec: Value) -> Arc<DeviceClaim> {
 fn devices() -> Devices {
     let mut devices = Devices::default();
     let device = |name: &str, model: &str, bus: i64| {
-        json!({"name": name, "attributes": {"model": {"string": model}, "gpu.example.com/bus": {"int": bus}},
+        json!({"name": name, "attributes": {"model": {"string": model}, "gpu.example.com/bus": {"int": bus},
+                "driverVersion": {"version": "1.2.3"}},
             "capacity": {"memory": {"value": if model == "big" { "80Gi" } else { "16Gi" }}}})
     };
     devices.slices.extend([
@@ -64,6 +65,11 @@ fn selectors_and_counts_decide() {
     let large =
         claim("c", json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu", "selectors": memory}}]}));
     assert_eq!(allocate(&devices, "n1", &[large], &[]).unwrap(), ["r=d1"]);
+    let version = json!([{"cel": {"expression":
+        "device.attributes['gpu.example.com'].driverVersion.isGreaterThan(semver('1.2.2'))"}}]);
+    let new =
+        claim("c", json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu", "selectors": version}}]}));
+    assert_eq!(allocate(&devices, "n2", &[new], &[]).unwrap(), ["r=d0"]);
 }
 
 #[test]
