@@ -26,6 +26,11 @@ type Descriptions = BTreeMap<String, BTreeMap<String, String>>;
 pub(crate) fn run(workspace: &Path, facts: &Path) -> Result<()> {
     let mut descriptions = Descriptions::new();
     read_folder(&crate_source(workspace)?.join(VERSION_FOLDER), &mut descriptions)?;
+    let facts = facts.join("printer-columns.tsv");
+    let facts = fs::read_to_string(&facts).with_context(|| format!("reading {}", facts.display()))?;
+    // Tables say nothing of a field's values.
+    let columns = columns(&facts, &descriptions)?;
+    add_more(&mut descriptions)?;
     let data = workspace.join("crates/api/data");
     fs::create_dir_all(&data)?;
 
@@ -39,11 +44,33 @@ pub(crate) fn run(workspace: &Path, facts: &Path) -> Result<()> {
     encoder.write_all(lines.as_bytes())?;
     fs::write(data.join("descriptions.tsv.deflate"), encoder.finish()?)?;
 
-    let facts = facts.join("printer-columns.tsv");
-    let facts = fs::read_to_string(&facts).with_context(|| format!("reading {}", facts.display()))?;
-    fs::write(data.join("columns.tsv"), columns(&facts, &descriptions)?)?;
+    fs::write(data.join("columns.tsv"), columns)?;
     Ok(())
 }
+
+/// Adds what the crate's source lacks: what the values of enumerated fields mean, as a server appends it to the field's
+/// description, and whole texts (rows without a value) that do not survive rustdoc.
+fn add_more(descriptions: &mut Descriptions) -> Result<()> {
+    for line in include_str!("more-descriptions.tsv").lines().skip(1) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let [definition, field, value, text] = cells[..] else { bail!("malformed line {line:?}") };
+        let text: String = serde_json::from_str(text)?;
+        let fields = descriptions.entry(definition.to_owned()).or_default();
+        let description = fields.entry(field.to_owned()).or_default();
+        if field.is_empty() {
+            *description = text;
+            continue;
+        }
+        if !description.contains(ENUM_HEADING) {
+            *description = format!("{description}\n\n{ENUM_HEADING}").trim_start().to_owned();
+        }
+        *description = format!("{description}\n - `{value:?}` {text}").trim_end().to_owned();
+    }
+    Ok(())
+}
+
+/// Upstream's words before the values of an enumerated field; rows of values come sorted, as it sorts them.
+const ENUM_HEADING: &str = "Possible enum values:";
 
 /// Where cargo keeps the k8s-openapi source.
 fn crate_source(workspace: &Path) -> Result<PathBuf> {

@@ -98,8 +98,10 @@ pub struct Subresource {
 pub struct SelectableField {
     /// The label clients use: `status.phase`.
     pub label: Str,
-    /// Path of object keys to the value in the *stored* form; absent reads as the empty string, booleans as `true`/`false`.
+    /// Path of object keys to the value in the *stored* form, booleans read as `true`/`false`.
     pub path: Vec<Str>,
+    /// What absent reads as: `0` and `false` for the numbers and booleans of built-in kinds, else the empty string.
+    pub zero: &'static str,
     /// Read instead when `path` reads as the empty string (the `source` of events).
     pub fallback: Option<Vec<Str>>,
 }

@@ -55,7 +55,7 @@ impl Allocations {
         request: &Request,
         object: &mut Value,
     ) -> Result<Allocated, Status> {
-        if !is_service(&request.kind) {
+        if !is_service(&request.kind) || !request.subresource.is_empty() {
             return Ok(Allocated::default());
         }
         self.see_last_write(gateway, request).await?;

@@ -18,6 +18,7 @@ use crate::gateway::{Gateway, header, respond, text};
 use crate::http::ResponseBody;
 use crate::http::accept::{Encoding, Shape, negotiate};
 use crate::http::body;
+use crate::zpages;
 
 /// Documents made once and kept until kinds come or go.
 #[derive(Debug, Default)]
@@ -42,6 +43,9 @@ struct Document {
 }
 
 const JSON: &str = "application/json";
+/// Paths below /debug/pprof/ at which upstream has Go's own profiles, which there are none of here.
+const PROFILES: [&str; 11] =
+    ["", "allocs", "block", "cmdline", "goroutine", "heap", "mutex", "profile", "symbol", "threadcreate", "trace"];
 const AGGREGATED_FORMS: [(&str, Aggregated); 2] = [("v=v2;", Aggregated::V2), ("v=v2beta1;", Aggregated::V2Beta1)];
 
 impl Documents {
@@ -112,10 +116,15 @@ pub(crate) fn find(
         }
         oidc::JWKS_PATH => {
             if accept.is_some_and(|accept| !accept.contains("application/jwk-set+json") && !accept.contains("*/*")) {
-                return Err(Status::not_acceptable(&["application/jwk-set+json"]));
+                return Err(Status::no_representation(&["application/jwk-set+json"]));
             }
             let document = oidc::key_set(&gateway.tokens.keys);
             return Ok(Some(respond(200, "application/jwk-set+json", body::full(document.to_string()))));
+        }
+        "/statusz" => return zpages::statusz(accept, gateway.health.started).map(Some),
+        "/flagz" => return zpages::flagz(accept, &gateway.flags).map(Some),
+        path if path.strip_prefix("/debug/pprof/").is_some_and(|name| !PROFILES.contains(&name)) => {
+            return Ok(Some(text(404, "Unknown profile\n")));
         }
         "/metrics" => return Ok(Some(text(200, gateway.metrics.text()))),
         _ => {}
@@ -161,6 +170,13 @@ pub(crate) fn find(
         }
     }
     Ok(Some(conditional(&document, headers)))
+}
+
+/// A code and nothing else, not even a media type.
+fn bare(code: u16) -> Response<ResponseBody> {
+    let mut response = respond(code, JSON, body::full(Bytes::new()));
+    response.headers_mut().remove(http::header::CONTENT_TYPE);
+    response
 }
 
 /// 304 when the client has this very document.
@@ -243,7 +259,7 @@ impl About<'_> {
         let takes_json =
             wants_protobuf || accept.is_none_or(|accept| accept.contains("json") || accept.contains("*/*"));
         if !takes_json {
-            return Ok(respond(406, "text/plain; charset=utf-8", body::full(Bytes::new())));
+            return Ok(bare(406));
         }
         let schemas: Vec<(&Kind, Value)> = self.snapshot.kinds().map(|kind| with_schema(kind)).collect();
         let custom: Vec<CustomKind<'_>> = schemas.iter().map(|(kind, schema)| CustomKind { kind, schema }).collect();
@@ -317,7 +333,7 @@ impl About<'_> {
                 schemas.iter().map(|(kind, schema)| CustomKind { kind, schema }).collect();
             (openapi::v3_custom_document(&custom), self.v3_hash(group, version))
         } else {
-            return respond(404, "text/plain; charset=utf-8", body::full(Bytes::new()));
+            return bare(404);
         };
         let Ok(etag) = HeaderValue::from_str(&go_quote(&hash)) else {
             return respond(200, JSON, body::full(bytes));

@@ -68,6 +68,8 @@ pub(crate) struct Gateway {
     pub fairness: Option<Fairness>,
     /// Bounds on requests where nobody waits.
     pub in_flight: Option<InFlight>,
+    /// Shown by `/flagz`.
+    pub flags: Vec<(String, String)>,
     /// `None`: nothing is recorded.
     pub audit: Option<Arc<Audit>>,
     pub metrics: Metrics,
@@ -445,7 +447,11 @@ impl Gateway {
                 let presenter = Presenter::new(request.kind.clone(), request.accept, include)?;
                 (encoding.content_type(), body::full(presenter.object(&object)?))
             }
-            Content::Document(document) => (encoding.content_type(), body::full(verbs::encode(&document, encoding)?)),
+            Content::Document(document) => {
+                let include = request.query.text("includeObject");
+                let presenter = Presenter::new(request.kind.clone(), request.accept, include)?;
+                (encoding.content_type(), body::full(presenter.document(document)?))
+            }
             Content::Status(status) => {
                 let value = serde_json::to_value(status).map_err(Status::internal)?;
                 (encoding.content_type(), body::full(verbs::encode(&value, encoding)?))

@@ -9,48 +9,89 @@ use crate::http::query::Query;
 /// The three endpoints and which checks they run.
 const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 
-/// A check by upstream's name.
+/// What stands behind a check. Upstream has a hook for each part that starts; here some parts are the same thing, and
+/// those that cannot fail by themselves share the state of what they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
-    Ping,
-    Log,
-    Etcd,
-    /// The first complete copy of the registry is in the cache.
-    InformerSync,
+enum State {
+    /// This server answers.
+    Alive,
+    Store,
+    /// The first complete copy of the registry is in the cache, which everything reads that upstream has informers for.
+    Cache,
     /// What the control plane creates for itself exists.
-    BootstrapRoles,
-    SystemNamespaces,
-    PriorityClasses,
+    Bootstrap,
     Shutdown,
 }
 
-impl Check {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ping => "ping",
-            Self::Log => "log",
-            Self::Etcd => "etcd",
-            Self::InformerSync => "informer-sync",
-            Self::SystemNamespaces => "poststarthook/start-system-namespaces-controller",
-            Self::BootstrapRoles => "poststarthook/rbac/bootstrap-roles",
-            Self::PriorityClasses => "poststarthook/scheduling/bootstrap-system-priority-classes",
-            Self::Shutdown => "shutdown",
-        }
-    }
+/// A check by upstream's name, and the endpoints that do without it.
+#[derive(Debug)]
+struct Check {
+    name: &'static str,
+    state: State,
+    not_in: &'static [&'static str],
+}
 
-    fn of(endpoint: &str) -> &'static [Check] {
-        use Check::*;
-        match endpoint {
-            "readyz" => &[Ping, Log, Etcd, InformerSync, SystemNamespaces, BootstrapRoles, PriorityClasses, Shutdown],
-            _ => &[Ping, Log, Etcd, SystemNamespaces, BootstrapRoles, PriorityClasses],
-        }
-    }
+const fn check(name: &'static str, state: State) -> Check {
+    Check { name, state, not_in: &[] }
+}
+
+/// All checks, in upstream's order.
+const CHECKS: [Check; 38] = [
+    check("ping", State::Alive),
+    check("log", State::Alive),
+    Check { name: "loopback-serving-certificate", state: State::Alive, not_in: &["readyz"] },
+    Check { name: "etcd", state: State::Store, not_in: &["readyz"] },
+    Check { name: "informer-sync", state: State::Cache, not_in: &["livez", "healthz"] },
+    check("poststarthook/start-apiserver-admission-initializer", State::Alive),
+    check("poststarthook/generic-apiserver-start-informers", State::Cache),
+    check("poststarthook/priority-and-fairness-config-consumer", State::Cache),
+    check("poststarthook/priority-and-fairness-filter", State::Alive),
+    check("poststarthook/storage-object-count-tracker-hook", State::Alive),
+    check("poststarthook/start-apiextensions-informers", State::Cache),
+    check("poststarthook/start-apiextensions-controllers", State::Cache),
+    check("poststarthook/crd-informer-synced", State::Cache),
+    check("poststarthook/start-system-namespaces-controller", State::Bootstrap),
+    check("poststarthook/peer-endpoint-reconciler-controller", State::Alive),
+    check("poststarthook/start-cluster-authentication-info-controller", State::Bootstrap),
+    check("poststarthook/start-kube-apiserver-identity-lease-controller", State::Bootstrap),
+    check("poststarthook/start-kube-apiserver-identity-lease-garbage-collector", State::Bootstrap),
+    check("poststarthook/storage-readiness", State::Store),
+    check("poststarthook/start-legacy-token-tracking-controller", State::Bootstrap),
+    check("poststarthook/start-service-ip-repair-controllers", State::Bootstrap),
+    check("poststarthook/rbac/bootstrap-roles", State::Bootstrap),
+    check("poststarthook/scheduling/bootstrap-system-priority-classes", State::Bootstrap),
+    check("poststarthook/priority-and-fairness-config-producer", State::Bootstrap),
+    check("poststarthook/bootstrap-controller", State::Bootstrap),
+    check("poststarthook/start-kubernetes-service-cidr-controller", State::Bootstrap),
+    check("poststarthook/aggregator-reload-proxy-client-cert", State::Alive),
+    check("poststarthook/start-kube-aggregator-informers", State::Cache),
+    check("poststarthook/apiservice-status-local-available-controller", State::Cache),
+    check("poststarthook/apiservice-status-remote-available-controller", State::Cache),
+    check("poststarthook/apiservice-registration-controller", State::Cache),
+    check("poststarthook/apiservice-wait-for-first-sync", State::Cache),
+    check("poststarthook/apiservice-discovery-controller", State::Cache),
+    check("poststarthook/kube-apiserver-autoregistration", State::Bootstrap),
+    check("autoregister-completion", State::Bootstrap),
+    check("poststarthook/apiservice-openapi-controller", State::Alive),
+    check("poststarthook/apiservice-openapiv3-controller", State::Alive),
+    Check { name: "shutdown", state: State::Shutdown, not_in: &["livez", "healthz"] },
+];
+
+fn checks_of(endpoint: &str) -> Vec<&'static Check> {
+    CHECKS.iter().filter(|check| !check.not_in.contains(&endpoint)).collect()
 }
 
 /// Knows how far start-up has come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Health {
+    pub(crate) started: jiff::Timestamp,
     bootstrapped: tokio::sync::watch::Sender<bool>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { started: jiff::Timestamp::now(), bootstrapped: tokio::sync::watch::Sender::default() }
+    }
 }
 
 impl Health {
@@ -72,10 +113,10 @@ impl Health {
         if !ENDPOINTS.contains(&endpoint) {
             return None;
         }
-        let checks = Check::of(endpoint);
+        let checks = checks_of(endpoint);
         if !name.is_empty() {
-            let check = checks.iter().find(|check| check.name() == name)?;
-            return Some(match self.run(gateway, *check).await {
+            let check = checks.iter().find(|check| check.name == name)?;
+            return Some(match self.run(gateway, check.state).await {
                 Ok(()) => text(200, "ok"),
                 Err(reason) => text(500, format!("internal server error: {reason}\n")),
             });
@@ -83,22 +124,22 @@ impl Health {
         let excluded: Vec<&str> = query.all("exclude").collect();
         let mut lines = String::new();
         let mut failed = Vec::new();
-        for check in checks {
-            if excluded.contains(&check.name()) {
-                lines.push_str(&format!("[+]{} excluded: ok\n", check.name()));
+        for check in &checks {
+            if excluded.contains(&check.name) {
+                lines.push_str(&format!("[+]{} excluded: ok\n", check.name));
                 continue;
             }
-            match self.run(gateway, *check).await {
-                Ok(()) => lines.push_str(&format!("[+]{} ok\n", check.name())),
+            match self.run(gateway, check.state).await {
+                Ok(()) => lines.push_str(&format!("[+]{} ok\n", check.name)),
                 Err(reason) => {
-                    tracing::info!(endpoint, check = check.name(), reason, "health check failed");
-                    lines.push_str(&format!("[-]{} failed: reason withheld\n", check.name()));
-                    failed.push(check.name());
+                    tracing::info!(endpoint, check = check.name, reason, "health check failed");
+                    lines.push_str(&format!("[-]{} failed: reason withheld\n", check.name));
+                    failed.push(check.name);
                 }
             }
         }
         let unknown: Vec<&str> =
-            excluded.iter().filter(|name| !checks.iter().any(|check| check.name() == **name)).copied().collect();
+            excluded.iter().filter(|name| !checks.iter().any(|check| check.name == **name)).copied().collect();
         if !unknown.is_empty() {
             let list: Vec<String> = unknown.iter().map(|name| format!("\"{name}\"")).collect();
             lines
@@ -111,20 +152,19 @@ impl Health {
         })
     }
 
-    async fn run(&self, gateway: &Gateway, check: Check) -> Result<(), &'static str> {
-        let bootstrapped = *self.bootstrapped.borrow();
-        match check {
-            Check::Ping | Check::Log => Ok(()),
-            Check::Etcd => match gateway.objects.store().current_revision().await {
+    async fn run(&self, gateway: &Gateway, state: State) -> Result<(), &'static str> {
+        match state {
+            State::Alive => Ok(()),
+            State::Store => match gateway.objects.store().current_revision().await {
                 Ok(_) => Ok(()),
                 Err(_) => Err("the store does not answer"),
             },
-            Check::InformerSync if gateway.cache.is_ready() => Ok(()),
-            Check::InformerSync => Err("the cache has no complete copy yet"),
-            Check::BootstrapRoles | Check::SystemNamespaces | Check::PriorityClasses if bootstrapped => Ok(()),
-            Check::BootstrapRoles | Check::SystemNamespaces | Check::PriorityClasses => Err("not finished"),
-            Check::Shutdown if *gateway.shutdown.borrow() => Err("process is shutting down"),
-            Check::Shutdown => Ok(()),
+            State::Cache if gateway.cache.is_ready() => Ok(()),
+            State::Cache => Err("the cache has no complete copy yet"),
+            State::Bootstrap if *self.bootstrapped.borrow() => Ok(()),
+            State::Bootstrap => Err("not finished"),
+            State::Shutdown if *gateway.shutdown.borrow() => Err("process is shutting down"),
+            State::Shutdown => Ok(()),
         }
     }
 }

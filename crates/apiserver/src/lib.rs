@@ -43,6 +43,7 @@ mod verbs;
 mod virtual_kinds;
 mod webhook;
 mod write;
+mod zpages;
 
 pub use gateway::Tokens;
 pub use relay::kubelet::KubeletConfig;

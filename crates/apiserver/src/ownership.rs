@@ -49,6 +49,10 @@ pub(crate) fn settle(
     let managed = match ownership {
         Ownership::Settled => object.pointer("/metadata/managedFields").cloned().unwrap_or_default(),
         Ownership::Track => {
+            // What conversion fills in belongs to the writer.
+            if let Some(conversion) = request.kind.conversion {
+                *object = (conversion.from_storage)((conversion.to_storage)(std::mem::take(object)));
+            }
             let manager = manager(request);
             let writer = Writer { manager: &manager, subresource, now: &moment.now };
             track_update(&request.kind, &writer, live, object)
@@ -64,7 +68,7 @@ pub(crate) fn settle_new(request: &Request, moment: &Moment, object: &mut Value,
         set_metadata(object, cleared, Value::Null);
     }
     let zero = request.kind.schema.zero(request.kind.type_id);
-    settle(request, "", moment, &zero, object, ownership)
+    settle(request, &request.subresource, moment, &zero, object, ownership)
 }
 
 /// Takes the list out of an object that webhooks have seen. One that they broke is as it was before, and the client is told.

@@ -89,15 +89,20 @@ impl Selection {
 
 /// A field label must be one of the kind's.
 fn check_label(kind: &Kind, label: &str) -> Result<(), Status> {
-    let generic = label == "metadata.name" || (label == "metadata.namespace" && kind.namespaced);
+    // Kinds with field labels of their own refuse others in other words than the rest.
+    let is_plain = kind.selectable_fields.is_empty() && kind.custom().is_none();
+    let generic = label == "metadata.name" || (label == "metadata.namespace" && (kind.namespaced || is_plain));
     if generic || kind.selectable_fields.iter().any(|field| field.label == label) {
         return Ok(());
     }
-    // Kinds with field labels of their own refuse others in other words than the rest.
-    let text = if kind.selectable_fields.is_empty() && kind.custom().is_none() {
-        format!("\"{label}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
-    } else {
-        format!("field label not supported: {label}")
-    };
-    Err(Status::bad_request(text))
+    Err(Status::bad_request(match (is_plain, kind.group.as_ref(), kind.kind.as_ref()) {
+        (true, ..) => {
+            format!("\"{label}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+        (false, "batch", "Job") => format!("field label {} not supported for Job", api::field::go_quote(label)),
+        (false, "resource.k8s.io", name) => {
+            format!("field label not supported for {}, Kind={name}: {label}", kind.api_version())
+        }
+        _ => format!("field label not supported: {label}"),
+    }))
 }

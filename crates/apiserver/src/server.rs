@@ -77,6 +77,8 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// Endpoints of the master as a whole, if it has any.
     pub control: Option<Arc<dyn Control>>,
+    /// Names and values of the flags it was started with, as `/flagz` shows them.
+    pub flags: Vec<(String, String)>,
 }
 
 /// `--enable-priority-and-fairness`, `--max-requests-inflight`, `--max-mutating-requests-inflight`
@@ -204,6 +206,7 @@ impl ApiServer {
             health: Health::default(),
             fairness: config.flow_control.fairness.then(|| config.flow_control.fairness()),
             in_flight: (!config.flow_control.fairness).then(|| config.flow_control.in_flight()),
+            flags: config.flags,
             audit,
             metrics,
             control: config.control,

@@ -7,8 +7,11 @@ use crate::admit::{self, Operation};
 use crate::authn;
 use crate::authz::review;
 use crate::gateway::Gateway;
+use crate::ownership::{self, Ownership};
 use crate::verbs::{self, Reply, Request};
-use crate::write::{body_format, check_options, field_validation, reject_invalid};
+use crate::write::{
+    Moment, body_format, check_options, field_validation, reject_invalid, set_metadata, settle_namespace,
+};
 
 pub(crate) async fn dispatch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     match (request.kind.resource.as_ref(), request.verb) {
@@ -25,7 +28,12 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
     let kind = &request.kind;
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, kind.as_ref(), field_validation(request)?)?;
-    defaults::apply_at(kind.as_ref(), &mut decoded.value, &crate::write::rfc3339(jiff::Timestamp::now()));
+    let moment = Moment::now();
+    defaults::apply_at(kind.as_ref(), &mut decoded.value, &moment.now);
+    wipe_system_fields(&mut decoded.value);
+    settle_namespace(request, &mut decoded.value)?;
+    let managed = ownership::settle_new(request, &moment, &mut decoded.value, Ownership::Track);
+    set_metadata(&mut decoded.value, "managedFields", managed);
     admit::body(gateway, request, Operation::Create, &mut decoded.value, &Value::Null).await?;
     let mut errors = api::ErrorList::new();
     (kind.strategy.validate)(&api::Cursor::root(&decoded.value), &mut errors);
@@ -41,6 +49,13 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
         _ => return Err(Status::method_not_allowed()),
     };
     Ok(Reply { warnings: decoded.warnings, ..Reply::document(201, answered) })
+}
+
+/// What only a server may say of an object.
+fn wipe_system_fields(object: &mut Value) {
+    for field in ["creationTimestamp", "uid"] {
+        set_metadata(object, field, Value::Null);
+    }
 }
 
 /// What upstream still answers for `kubectl get cs`: the parts of the control plane and whether they work.

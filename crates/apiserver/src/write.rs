@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use store::Revision;
 
 use crate::gateway::Gateway;
-use crate::storage::ObjectBytes;
+use crate::storage::{ObjectBytes, ObjectKey};
 use crate::verbs::Request;
 
 /// What one write knows about its moment: fixed at the start, so that all fields of one object agree.
@@ -99,6 +99,14 @@ pub(crate) fn decode_body(request: &Request) -> Result<Value, Status> {
         trail.request_object(&decoded.value);
     }
     Ok(decoded.value)
+}
+
+/// What upstream's storage says when an object is not the one that the writer means; `field` is `UID` or `ResourceVersion`.
+pub(crate) fn failed_precondition(key: &ObjectKey, field: &str, wanted: &str, found: &str) -> String {
+    format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
+         {field} in precondition: {wanted}, {field} in object meta: {found}"
+    )
 }
 
 /// Owner references to the same uid are kept once; the client is told.

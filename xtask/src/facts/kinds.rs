@@ -140,6 +140,7 @@ fn selectable_fields(group: &str, resource: &str, cell: &str) -> String {
         if is_path && !label.starts_with("metadata.") && !label.contains(' ') {
             out.push(match label {
                 "spec.host" => "spec.host=spec.nodeName".to_owned(),
+                "status.successful" => "status.successful=status.succeeded".to_owned(),
                 label => format!("{label}={label}"),
             });
         }

@@ -279,7 +279,7 @@ impl Version {
 fn selectable(path: &str) -> Option<SelectableField> {
     let label = path.strip_prefix('.')?;
     let path = label.split('.').map(|step| Str::Owned(step.to_owned())).collect();
-    Some(SelectableField { label: label.to_owned().into(), path, fallback: None })
+    Some(SelectableField { label: label.to_owned().into(), path, zero: "", fallback: None })
 }
 
 fn rules(has_status: bool) -> WriteRules {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Fields, Hook, image, pod};
 use crate::Map;
+use crate::kinds::apps::TEMPLATE_GENERATION;
 
 /// Type (without `io.k8s.`) and function, in the order of the functions below.
 pub(super) const HOOKS: &[(&str, Hook)] = &[
@@ -257,6 +258,12 @@ fn deployment(d: &mut Fields<'_>) {
 }
 
 fn daemon_set(d: &mut Fields<'_>) {
+    // The internal type has the template's generation as a field, which every version shows as this annotation.
+    if let Some(metadata) = d.child_or_new("metadata")
+        && let Some(annotations) = metadata.map.entry("annotations").or_insert_with(|| json!({})).as_object_mut()
+    {
+        annotations.entry(TEMPLATE_GENERATION).or_insert_with(|| text("0"));
+    }
     let Some(mut spec) = d.child_or_new("spec") else { return };
     if let Some(mut strategy) = spec.child_or_new("updateStrategy") {
         strategy.default("type", || text("RollingUpdate"));

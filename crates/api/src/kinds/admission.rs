@@ -6,7 +6,7 @@ use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{conditions, invalid_each, selector};
 use crate::validate::names;
 use crate::validate::text::{formatted, optional_enum, required_enum, required_formatted, supported};
-use crate::{Cursor, ErrorList, Path, Strategy, Value, meta};
+use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
 const MATCH_CONDITIONS_MAX: usize = 64;
 const AUDIT_ANNOTATIONS_MAX: usize = 20;
@@ -644,13 +644,15 @@ pub const API_SERVICE: Strategy = Strategy {
 };
 
 fn api_service(object: &Cursor<'_>, errors: &mut ErrorList) {
-    let (spec, name) = (object.field("spec"), object.field("metadata").field("name"));
+    let (spec, metadata) = (object.field("spec"), object.field("metadata"));
     let (group, version) = (spec.field("group"), spec.field("version"));
     let required = format!("{}.{}", version.str(), group.str());
     let expected = if group.is_empty() { format!("{}.", version.str()) } else { required };
-    if !name.is_empty() && name.str() != expected {
-        let detail = format!("must be `spec.version+\".\"+spec.group`: \"{expected}\"");
-        errors.invalid(Path::new("metadata.name"), name.str(), detail);
+    for name in [metadata.field("generateName"), metadata.field("name")] {
+        if !name.is_empty() && name.str() != expected {
+            let detail = format!("must be `spec.version+\".\"+spec.group`: \"{expected}\"");
+            name.invalid(errors, detail);
+        }
     }
     if group.is_empty() {
         if version.str() != "v1" {

@@ -113,7 +113,7 @@ pub const CONTROLLER_REVISION: Strategy = Strategy {
 };
 
 /// A field of extensions/v1beta1, kept as an annotation: how often the template has changed.
-const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+pub(crate) const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 fn template_generation(set: &Value) -> i64 {
     set["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)

@@ -54,8 +54,9 @@ pub const CLAIM_TEMPLATE: Strategy = Strategy {
 };
 
 pub const DEVICE_CLASS: Strategy = Strategy {
+    // Upstream's declarative rules, which look at the name alone, have replaced those for both.
     name_rule: |name, prefix| {
-        let messages = names::subdomain_name(name, prefix);
+        let messages = if prefix { Vec::new() } else { names::subdomain_name(name, false) };
         messages.into_iter().map(|m| m.replace("no more than 253 characters", "no more than 253 bytes")).collect()
     },
     validate: device_class,

@@ -16,10 +16,11 @@ use std::sync::Arc;
 
 use super::strategies::strategy;
 use super::{Group, GroupVersion, Registry};
+use crate::TypeId;
 use crate::convert;
 use crate::kind::{Kind, SchemaRef, SelectableField, Str, Subresource};
 use crate::rules::{DeleteReturns, GcDefault, Generation, WriteRules};
-use crate::schema::Schema;
+use crate::schema::{Schema, Shape};
 
 pub(super) fn parse(text: &'static str) -> Registry {
     let schema = Schema::builtin();
@@ -37,7 +38,8 @@ pub(super) fn parse(text: &'static str) -> Registry {
             }
             ["F", fields] => {
                 if let Some(kind) = kinds.last_mut() {
-                    kind.selectable_fields = fields.split(',').filter_map(selectable_field).collect();
+                    let read = |text| selectable_field(schema, kind.type_id, text);
+                    kind.selectable_fields = fields.split(',').filter_map(read).collect();
                 }
             }
             ["S", rest @ ..] => {
@@ -149,10 +151,27 @@ fn rules(cells: &[&'static str]) -> Option<WriteRules> {
     })
 }
 
-fn selectable_field(text: &'static str) -> Option<SelectableField> {
+fn selectable_field(schema: &Schema, kind: TypeId, text: &'static str) -> Option<SelectableField> {
     let (label, paths) = text.split_once('=')?;
     let mut paths = paths.split('|').map(|path| path.split('.').map(Str::Borrowed).collect());
-    Some(SelectableField { label: label.into(), path: paths.next()?, fallback: paths.next() })
+    let path: Vec<Str> = paths.next()?;
+    Some(SelectableField { label: label.into(), zero: zero_at(schema, kind, &path), path, fallback: paths.next() })
+}
+
+/// How the zero value of the field at a path reads as text.
+fn zero_at(schema: &Schema, kind: TypeId, path: &[Str]) -> &'static str {
+    let mut shape = Some(Shape::Ref(kind));
+    for step in path {
+        shape = match shape {
+            Some(Shape::Ref(id)) => schema.field(id, step).map(|field| field.shape),
+            _ => None,
+        };
+    }
+    match shape {
+        Some(Shape::Bool) => "false",
+        Some(Shape::Int32 | Shape::Int64) => "0",
+        _ => "",
+    }
 }
 
 fn list(cell: &'static str) -> Vec<Str> {

@@ -155,6 +155,7 @@ fn drop_fields_of_former_type(new: &mut Value, old: &Value) {
         drop_unchanged(&["clusterIP", "clusterIPs"]);
         drop_unchanged(&["ipFamilies"]);
         drop_unchanged(&["ipFamilyPolicy"]);
+        drop_unchanged(&["internalTrafficPolicy"]);
     }
     let needs_ports = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
     if needs_ports(&old_type) && !needs_ports(&new_type) {

@@ -261,7 +261,9 @@ impl Spec {
 
 /// Upstream names neither kind nor object in these refusals.
 fn refuse(review: &Value, mut errors: ErrorList) -> Result<(), Status> {
-    let metadata = review.get("metadata").filter(|m| m.as_object().is_some_and(|fields| !fields.is_empty()));
+    // Nothing but what the server itself has put there.
+    let is_own = |field: &String| field == "managedFields";
+    let metadata = review.get("metadata").filter(|m| m.as_object().is_some_and(|fields| !fields.keys().all(is_own)));
     if let Some(metadata) = metadata {
         errors.invalid(Path::new("metadata"), metadata.clone(), "must be empty");
     }

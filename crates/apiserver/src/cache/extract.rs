@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 pub struct Indexed {
     /// `metadata.labels`, in stored order.
     pub labels: Box<[(Box<str>, Box<str>)]>,
-    /// Values of the kind's selectable fields, in the kind's order; absent reads as the empty string.
+    /// Values of the kind's selectable fields, in the kind's order; absent reads as the field's zero.
     pub fields: Box<[Box<str>]>,
 }
 
@@ -21,7 +21,8 @@ impl Indexed {
         // Fallbacks are read into slots behind the fields' own.
         let fallbacks: Vec<(usize, &[api::kind::Str])> =
             fields.iter().enumerate().filter_map(|(i, field)| Some((i, field.fallback.as_deref()?))).collect();
-        let mut values = vec![Box::<str>::default(); fields.len() + fallbacks.len()];
+        let mut values: Vec<Box<str>> = fields.iter().map(|field| field.zero.into()).collect();
+        values.resize(fields.len() + fallbacks.len(), Box::default());
         let own = fields.iter().map(|field| field.path.as_slice());
         let paths = own.chain(fallbacks.iter().map(|(_, path)| *path)).enumerate().collect();
         let root = Branch { paths, labels_below: LabelsBelow::Metadata, out: &mut values, labels: &mut labels };
@@ -166,7 +167,12 @@ mod tests {
     use super::*;
 
     fn field(label: &'static str) -> SelectableField {
-        SelectableField { label: label.into(), path: label.split('.').map(Into::into).collect(), fallback: None }
+        SelectableField {
+            label: label.into(),
+            path: label.split('.').map(Into::into).collect(),
+            zero: "",
+            fallback: None,
+        }
     }
 
     #[test]
@@ -187,6 +193,7 @@ mod tests {
         let source = SelectableField {
             label: "source".into(),
             path: vec!["source".into(), "component".into()],
+            zero: "",
             fallback: Some(vec!["reportingComponent".into()]),
         };
         let read = |json: &[u8]| Indexed::extract(json, std::slice::from_ref(&source)).unwrap().fields[0].to_string();

@@ -67,6 +67,14 @@ fn patched_object(request: &Request, patch: &Patch, old: &Value) -> Result<Value
     Ok(object)
 }
 
+/// What a patch makes of an object, not yet decoded by schema; `None` for an apply, which makes nothing of it here.
+pub(super) fn as_patched(request: &Request, old: &Value) -> Option<Value> {
+    let patch = (request.content_type != apply::MEDIA_TYPE).then(|| decode_patch(request))?.ok()?;
+    let kind = request.kind.as_ref();
+    let target = Target::from(kind);
+    Some(patch.apply(old, target.schema, Shape::Ref(target.type_id)).ok()?.object)
+}
+
 /// The result of a patch as a decoded object of `target`. What does not decode is 422: the patch is at fault.
 pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let patched = patch.apply(old, target.schema, Shape::Ref(target.type_id)).map_err(|error| error.status())?;

@@ -118,10 +118,22 @@ impl Presenter {
         encode(&value, self.accept.encoding)
     }
 
+    /// A document of another kind than the resource's (a Scale, a review), as the client asked for it.
+    pub(crate) fn document(self, document: Value) -> Result<Bytes, Status> {
+        let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or("");
+        let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+        let printer = self.printer.as_ref().map(|_| Arc::new(Printer::of(group, text("kind"))));
+        let encoding = self.accept.encoding;
+        encode(&Self { printer, ..self }.formed(document, true), encoding)
+    }
+
     /// An object in its form. For a table, `with_columns` says whether the column definitions are wanted.
     fn form(&self, object: &ObjectBytes, with_columns: bool) -> Result<Value, Status> {
-        let value = self.parse(object)?;
-        Ok(match self.accept.form {
+        Ok(self.formed(self.parse(object)?, with_columns))
+    }
+
+    fn formed(&self, value: Value, with_columns: bool) -> Value {
+        match self.accept.form {
             Form::Object => value,
             Form::PartialMetadata(version) => partial_metadata(&value, version),
             Form::Table(version) => {
@@ -129,7 +141,7 @@ impl Presenter {
                 let row = self.row(&value, version);
                 self.table(version, metadata, vec![row], with_columns)
             }
-        })
+        }
     }
 
     /// The object in the version of the request.

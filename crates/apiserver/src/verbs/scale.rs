@@ -17,7 +17,10 @@ use crate::gateway::Gateway;
 use crate::guaranteed::Live;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
-use crate::write::{Moment, body_format, check_options, field_validation, from_storage, group_resource, set_metadata};
+use crate::write::{
+    Moment, body_format, check_options, failed_precondition, field_validation, from_storage, group_resource,
+    set_metadata,
+};
 
 pub(crate) async fn get_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let object = get::read(gateway, request, request.query.text("resourceVersion")).await?;
@@ -122,10 +125,7 @@ async fn change(
             }
             let wanted_uid = meta::uid(&scale);
             if !wanted_uid.is_empty() && wanted_uid != meta::uid(&object) {
-                let text = format!(
-                    "Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {}",
-                    meta::uid(&object)
-                );
+                let text = failed_precondition(target.key, "UID", wanted_uid, meta::uid(&object));
                 return Err(Status::conflict(group_resource(request), &request.name, &text));
             }
             let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());

@@ -1,6 +1,8 @@
 //! POST to subresources that are acts rather than views: binding, eviction, token.
 
+use ::bytes::Bytes;
 use api::selector::LabelSelector;
+use api::status::GroupResource;
 use api::{Cursor, ErrorList, Status, Value, codec, defaults, meta};
 use serde_json::json;
 
@@ -11,7 +13,10 @@ use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::guaranteed::Target;
 use crate::storage::ObjectKey;
-use crate::write::{Moment, body_format, check_options, decode_stored, field_validation, group_resource, set_metadata};
+use crate::write::{
+    Moment, body_format, check_options, decode_stored, failed_precondition, field_validation, group_resource,
+    set_metadata, settle_namespace,
+};
 
 /// Pods whose disruption a budget remembers; more must wait for the controller.
 const DISRUPTED_PODS_MAX: usize = 2_000;
@@ -21,8 +26,10 @@ pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result
     check_options(request)?;
     let subresource = request.kind.subresource(&request.subresource).ok_or_else(Status::unknown_endpoint)?;
     let format = body_format(&request.content_type)?;
-    let mut decoded = codec::decode(&request.body, format, subresource, field_validation(request)?)?;
+    let body = in_served_version(&request.body, format);
+    let mut decoded = codec::decode(&body, format, subresource, field_validation(request)?)?;
     defaults::apply_at(subresource, &mut decoded.value, &Moment::now().now);
+    settle_namespace(request, &mut decoded.value)?;
     admit::body(gateway, request, Operation::Create, &mut decoded.value, &Value::Null).await?;
     match request.subresource.as_str() {
         "binding" => bind(gateway, request, &request.name, decoded.value).await,
@@ -32,6 +39,21 @@ pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result
     }
 }
 
+/// A version that upstream still takes in a body, though it serves the kind in another one only.
+const OLD_VERSIONS: [(&str, &str, &str); 1] = [("Eviction", "policy/v1beta1", "policy/v1")];
+
+/// The body in the version that is served, when it names an older one of the same form.
+fn in_served_version(body: &Bytes, format: codec::Format) -> Bytes {
+    if format != codec::Format::Json {
+        return body.clone();
+    }
+    let Ok(mut value) = serde_json::from_slice::<Value>(body) else { return body.clone() };
+    let served = OLD_VERSIONS.iter().find(|(kind, old, _)| value["kind"] == *kind && value["apiVersion"] == *old);
+    let Some((_, _, version)) = served else { return body.clone() };
+    value["apiVersion"] = (*version).into();
+    value.to_string().into()
+}
+
 /// POST to `bindings`: the pod is named in the body.
 pub(crate) async fn create_binding(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
@@ -39,6 +61,7 @@ pub(crate) async fn create_binding(gateway: &Gateway, request: &Request) -> Resu
     let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
     admit::body(gateway, request, Operation::Create, &mut decoded.value, &Value::Null).await?;
     let pods = gateway.kind("", "v1", "pods")?;
+    settle_namespace(request, &mut decoded.value)?;
     let name = meta::name(&decoded.value).to_owned();
     let on_pods = Request { kind: pods, ..request.for_object(&request.namespace, &name) };
     bind(gateway, &on_pods, &name, decoded.value).await
@@ -46,13 +69,19 @@ pub(crate) async fn create_binding(gateway: &Gateway, request: &Request) -> Resu
 
 /// Puts a pod on a node, once.
 async fn bind(gateway: &Gateway, request: &Request, name: &str, binding: Value) -> Result<Reply, Status> {
-    validate_binding(name, &binding)?;
+    if meta::name(&binding) != name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    validate_binding(&binding)?;
+    if name.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, name);
     let moment = Moment::now();
     let missing = || Err(Status::not_found(kind.as_ref().into(), name));
     let bound = gateway.change_stored(Target { kind, key: &key, name, operation: "create" }, missing, |pod| {
-        check_bindable(request, name, &binding, pod)?;
+        check_bindable(request, &key, name, &binding, pod)?;
         apply_binding(&binding, pod, &moment);
         Ok((!request.is_dry_run()).then_some(()))
     });
@@ -60,7 +89,8 @@ async fn bind(gateway: &Gateway, request: &Request, name: &str, binding: Value) 
     Ok(Reply::status(201, Status::success_code(201)))
 }
 
-fn validate_binding(name: &str, binding: &Value) -> Result<(), Status> {
+/// Upstream reports these errors bare, without the form that those of stored kinds have.
+fn validate_binding(binding: &Value) -> Result<(), Status> {
     let cursor = Cursor::root(binding);
     let target = cursor.field("target");
     let mut errors = ErrorList::new();
@@ -70,23 +100,20 @@ fn validate_binding(name: &str, binding: &Value) -> Result<(), Status> {
     if target.field("name").is_empty() {
         target.field("name").required(&mut errors, "");
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Binding", name, &errors)) }
+    if errors.is_empty() { Ok(()) } else { Err(Status::unknown(errors.aggregate_message())) }
 }
 
-fn check_bindable(request: &Request, name: &str, binding: &Value, pod: &Value) -> Result<(), Status> {
-    let conflict = |text: &str| Err(Status::conflict(request.kind.as_ref().into(), name, text));
-    let uid = meta::uid(binding);
-    if !uid.is_empty() && uid != meta::uid(pod) {
-        let text = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(pod));
-        return conflict(&text);
+fn check_bindable(request: &Request, key: &ObjectKey, name: &str, binding: &Value, pod: &Value) -> Result<(), Status> {
+    let uid = (meta::uid(binding), meta::uid(pod));
+    let version = (meta::resource_version(binding), meta::resource_version(pod));
+    for (field, (wanted, found)) in [("UID", uid), ("ResourceVersion", version)] {
+        if !wanted.is_empty() && wanted != found {
+            let text = failed_precondition(key, field, wanted, found);
+            return Err(Status::conflict(request.kind.as_ref().into(), name, &text));
+        }
     }
-    let version = meta::resource_version(binding);
-    if !version.is_empty() && version != meta::resource_version(pod) {
-        return conflict(&format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
-            meta::resource_version(pod)
-        ));
-    }
+    let binding_of_pod = GroupResource { group: "", resource: "pods/binding" };
+    let conflict = |text: &str| Err(Status::conflict(binding_of_pod, name, text));
     if meta::is_being_deleted(pod) {
         return conflict(&format!("pod {name} is being deleted, cannot be assigned to a host"));
     }
@@ -257,7 +284,7 @@ fn spend(budget: &mut Value, name: &str, pod: &str, now: &str) -> Result<(), Sta
     let allowed = number("/status/disruptionsAllowed");
     if allowed < 0 {
         let mut status = Status::forbidden(
-            api::status::GroupResource { group: "policy", resource: "poddisruptionbudget" },
+            GroupResource { group: "policy", resource: "poddisruptionbudget" },
             name,
             "pdb disruptions allowed is negative",
         );
@@ -267,7 +294,7 @@ fn spend(budget: &mut Value, name: &str, pod: &str, now: &str) -> Result<(), Sta
     let disrupted = budget.pointer("/status/disruptedPods").and_then(Value::as_object).map_or(0, api::Map::len);
     if disrupted > DISRUPTED_PODS_MAX {
         return Err(Status::forbidden(
-            api::status::GroupResource { group: "policy", resource: "poddisruptionbudget" },
+            GroupResource { group: "policy", resource: "poddisruptionbudget" },
             name,
             "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
         ));

@@ -5,7 +5,7 @@ use futures::FutureExt;
 use store::Revision;
 
 use super::create::{authorize, create_object};
-use super::{Reply, Request};
+use super::{Reply, Request, patch};
 use crate::admit::{self, Operation};
 use crate::custom::conversion;
 use crate::error::from_store;
@@ -15,8 +15,8 @@ use crate::http::options::parse_resource_version;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_options, decode_body, decode_stored, deduplicate_owners, group_resource, invalid_as_it_says,
-    reject_invalid, set_metadata, settle_namespace, warnings, written,
+    Moment, check_options, decode_body, decode_stored, deduplicate_owners, failed_precondition, group_resource,
+    invalid_as_it_says, reject_invalid, set_metadata, settle_namespace, warnings, written,
 };
 
 pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
@@ -53,16 +53,13 @@ fn object_of(request: &Request) -> Result<Value, Status> {
 
 /// PUT to an object that is not there.
 async fn create_missing(gateway: &Gateway, request: &Request, mut object: Value) -> Result<Reply, Status> {
-    if !request.kind.rules.create_on_update || !request.subresource.is_empty() {
+    // The status of such a kind can be the first that is written of an object; any other part cannot.
+    if !request.kind.rules.create_on_update || !["", "status"].contains(&request.subresource.as_str()) {
         return Err(Status::not_found(group_resource(request), &request.name));
     }
     if !meta::uid(&object).is_empty() {
-        let text = format!(
-            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID \
-             in precondition: {}, UID in object meta: ",
-            ObjectKey::new(&request.kind, &request.namespace, &request.name),
-            meta::uid(&object)
-        );
+        let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
+        let text = failed_precondition(&key, "UID", meta::uid(&object), "");
         return Err(Status::conflict(group_resource(request), &request.name, &text));
     }
     set_metadata(&mut object, "resourceVersion", Value::Null);
@@ -151,11 +148,7 @@ fn check_preconditions(
     let new_uid = meta::uid(object);
     // A patch has no precondition; what it makes of the uid is a matter of validation.
     if request.verb != "patch" && !new_uid.is_empty() && new_uid != meta::uid(old) {
-        let text = format!(
-            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
-             UID in precondition: {new_uid}, UID in object meta: {}",
-            meta::uid(old)
-        );
+        let text = failed_precondition(key, "UID", new_uid, meta::uid(old));
         return Err(Status::conflict(group_resource(request), &request.name, &text));
     }
     if wanted == Revision(0) {
@@ -213,6 +206,52 @@ fn prepare(request: &Request, object: &mut Value, old: &Value, moment: &Moment) 
 }
 
 fn validate(request: &Request, object: &Value, old: &Value) -> Result<(), Status> {
+    validate_stored(request, object, old).map_err(|refused| {
+        // Custom resources are kept as they came.
+        if request.kind.custom().is_some() {
+            return refused;
+        }
+        // Said again of the object as it was sent: messages show an empty list that was given otherwise than none.
+        let as_sent = with_empty_lists(object, &sent(request, old).unwrap_or_default());
+        let again = validate_stored(request, &as_sent, old).err();
+        let fields = |status: &Status| -> Vec<String> {
+            let details = status.details.iter();
+            details.flat_map(|details| &details.causes).map(|cause| cause.field.clone()).collect()
+        };
+        again.filter(|again| fields(again) == fields(&refused)).unwrap_or(refused)
+    })
+}
+
+/// The object as the client's body has it, before it was decoded by schema.
+fn sent(request: &Request, old: &Value) -> Option<Value> {
+    match request.verb {
+        "patch" => patch::as_patched(request, old),
+        _ => serde_json::from_slice(&request.body).ok(),
+    }
+}
+
+/// The object with the empty lists of another form of it, which decoding drops.
+fn with_empty_lists(object: &Value, sent: &Value) -> Value {
+    match (object, sent) {
+        (Value::Null, Value::Array(list)) if list.is_empty() => sent.clone(),
+        (Value::Object(object), Value::Object(sent)) => {
+            let mut out = object.clone();
+            for (field, sent) in sent {
+                let filled = with_empty_lists(object.get(field).unwrap_or(&Value::Null), sent);
+                if !filled.is_null() {
+                    out.insert(field.clone(), filled);
+                }
+            }
+            Value::Object(out)
+        }
+        (Value::Array(list), Value::Array(sent)) if list.len() == sent.len() => {
+            list.iter().zip(sent).map(|(item, sent)| with_empty_lists(item, sent)).collect()
+        }
+        _ => object.clone(),
+    }
+}
+
+fn validate_stored(request: &Request, object: &Value, old: &Value) -> Result<(), Status> {
     let kind = &request.kind;
     let mut errors = ErrorList::new();
     let (new, old) = (Cursor::root(object), Cursor::root(old));

@@ -181,6 +181,7 @@ impl Cluster {
             flow_control: Default::default(),
             outside: Default::default(),
             authorization: Default::default(),
+            flags: Vec::new(),
             bootstrap_tokens: false,
             store,
             tokens,

@@ -48,6 +48,9 @@ pub(crate) struct EtcdFlags {
 /// Flags of the API server that `server` takes as well.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ApiServerFlags {
+    /// Names and values of all flags of the command, given or not. Filled in after parsing.
+    #[arg(skip)]
+    pub all: Vec<(String, String)>,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     pub bind_address: IpAddr,

@@ -161,6 +161,11 @@ fn parse_from(
         let is_given = |flag: &&str| given.value_source(flag).is_some_and(|source| source != ValueSource::DefaultValue);
         args.given = SHARED_FLAGS.into_iter().filter(is_given).collect();
     }
+    match (&mut cli.command, matches.subcommand()) {
+        (Command::Server(args), Some((_, given))) => args.api_server.all = values(given),
+        (Command::Apiserver(args), Some((_, given))) => args.flags.all = values(given),
+        _ => {}
+    }
     let (Command::Store(store), Some((_, matches))) = (&cli.command, matches.subcommand()) else {
         return Ok(Parsed { command: cli.command, warnings: Vec::new() });
     };
@@ -174,6 +179,21 @@ fn parse_from(
         .map_err(|error| clap::Error::raw(clap::error::ErrorKind::Io, format!("{:#}\n", anyhow::Error::from(error))))?;
     let again = args.into_iter().take(2).chain(completed.args);
     Ok(Parsed { command: Cli::try_parse_from(again)?.command, warnings: completed.warnings })
+}
+
+/// Flags by name, with the values that hold. What lets somebody in is not told.
+fn values(matches: &clap::ArgMatches) -> Vec<(String, String)> {
+    let is_secret = |name: &str| ["token", "passphrase", "password"].contains(&name);
+    let flag = |id: &clap::Id| {
+        let raw = matches.try_get_raw(id.as_str()).ok().flatten()?;
+        let texts: Vec<String> = raw.map(|text| text.to_string_lossy().into_owned()).collect();
+        let name = id.as_str().replace('_', "-");
+        let value = if is_secret(&name) { "[redacted]".to_owned() } else { texts.join(",") };
+        Some((name, value))
+    };
+    let mut flags: Vec<(String, String)> = matches.ids().filter_map(flag).collect();
+    flags.sort();
+    flags
 }
 
 const STORE: &str = "store";

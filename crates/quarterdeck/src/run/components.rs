@@ -123,6 +123,7 @@ pub(super) fn api_server_config(
         flow_control: guard::flow_control(&flags.guard)?,
         authorization: guard::authorization(&flags.guard)?,
         control: None,
+        flags: flags.all.clone(),
     })
 }
 

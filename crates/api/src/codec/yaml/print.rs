@@ -1,10 +1,14 @@
-//! YAML written the way upstream's library writes it: sorted keys, two spaces, list items at the level of their key, strings
-//! plain where a YAML 1.1 reader would read them back as the same string.
+//! YAML written the way upstream's library writes it: keys in natural order, two spaces, list items at the level of their key,
+//! strings plain where a YAML 1.1 reader would read them back as the same string, long ones folded at spaces.
 
+use std::cmp::Ordering;
 use std::sync::LazyLock;
 
 use regex::Regex;
 use serde_json::Value;
+
+/// A space behind this column begins a new line.
+const WIDTH: usize = 80;
 
 /// A value as a YAML document, ending with a line break.
 pub fn print(value: &Value) -> String {
@@ -13,7 +17,7 @@ pub fn print(value: &Value) -> String {
         Value::Object(map) if !map.is_empty() => object(value, 0, &mut out),
         Value::Array(list) if !list.is_empty() => array(list, 0, &mut out),
         scalar => {
-            out.push_str(&text(scalar, 0));
+            text(scalar, 2, &mut out);
             out.push('\n');
         }
     }
@@ -23,13 +27,13 @@ pub fn print(value: &Value) -> String {
 fn object(value: &Value, indent: usize, out: &mut String) {
     let Some(map) = value.as_object() else { return };
     let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-    entries.sort_unstable_by_key(|(key, _)| *key);
+    entries.sort_by(|(a, _), (b, _)| natural(a, b));
     for (n, (key, value)) in entries.into_iter().enumerate() {
         // The first entry of an object in a list follows the dash.
         if n > 0 || !out.ends_with("- ") {
             pad(indent, out);
         }
-        out.push_str(&one_line(key));
+        string(key, None, out);
         out.push(':');
         match value {
             Value::Object(inner) if !inner.is_empty() => {
@@ -42,11 +46,32 @@ fn object(value: &Value, indent: usize, out: &mut String) {
             }
             scalar => {
                 out.push(' ');
-                out.push_str(&text(scalar, indent + 2));
+                text(scalar, indent + 2, out);
                 out.push('\n');
             }
         }
     }
+}
+
+/// The order of keys: numbers within them count as numbers, and letters come after everything else, but not within digits.
+fn natural(a: &str, b: &str) -> Ordering {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let Some(i) = a.iter().zip(&b).position(|(x, y)| x != y) else { return a.len().cmp(&b.len()) };
+    let within_digits = i > 0 && a[i - 1].is_numeric();
+    match (a[i].is_alphabetic(), b[i].is_alphabetic()) {
+        (true, true) => return a[i].cmp(&b[i]),
+        (true, false) => return if within_digits { Ordering::Less } else { Ordering::Greater },
+        (false, true) => return if within_digits { Ordering::Greater } else { Ordering::Less },
+        (false, false) => {}
+    }
+    let has_zero = a[i] == '0' || b[i] == '0';
+    let digits_before = a[..i].iter().rev().take_while(|c| c.is_ascii_digit());
+    let seed = u64::from(has_zero && digits_before.into_iter().any(|c| *c != '0'));
+    let number = |chars: &[char]| {
+        let digits = chars[i..].iter().map_while(|c| c.to_digit(10));
+        digits.fold((seed, 0), |(n, len), d| (n.wrapping_mul(10).wrapping_add(d.into()), len + 1))
+    };
+    number(&a).cmp(&number(&b)).then(a[i].cmp(&b[i]))
 }
 
 fn array(list: &[Value], indent: usize, out: &mut String) {
@@ -59,7 +84,7 @@ fn array(list: &[Value], indent: usize, out: &mut String) {
             Value::Object(map) if !map.is_empty() => object(item, indent + 2, out),
             Value::Array(inner) if !inner.is_empty() => array(inner, indent + 2, out),
             scalar => {
-                out.push_str(&text(scalar, indent + 2));
+                text(scalar, indent + 2, out);
                 out.push('\n');
             }
         }
@@ -70,24 +95,76 @@ fn pad(indent: usize, out: &mut String) {
     out.extend(std::iter::repeat_n(' ', indent));
 }
 
-fn text(value: &Value, indent: usize) -> String {
+fn text(value: &Value, indent: usize, out: &mut String) {
     match value {
-        Value::String(s) => string(s, indent),
+        Value::String(s) => string(s, Some(indent), out),
         // Numbers, booleans, null, and empty collections read the same in both languages.
-        other => other.to_string(),
+        other => out.push_str(&other.to_string()),
     }
 }
 
-fn string(s: &str, indent: usize) -> String {
-    if s.contains('\n') && is_block(s) {
-        return block(s, indent);
+/// A string in the simplest style that keeps it. `indent` is that of continued lines; without it (for keys) there are none.
+fn string(s: &str, indent: Option<usize>, out: &mut String) {
+    let traits = Traits::of(s);
+    let reads_back = matches!(super::resolve(s), Ok(Value::String(_))) && s != "<<" && !is_time_like(s);
+    match indent {
+        Some(indent) if s.contains('\n') && traits.literal => literal(s, indent, out),
+        _ if s.contains('\n') || !reads_back || s.is_empty() => double_quoted(s, indent, out),
+        _ if traits.plain => folded(s, "", indent, out),
+        _ if traits.single_quoted => folded(&s.replace('\'', "''"), "'", indent, out),
+        _ => double_quoted(s, indent, out),
     }
-    one_line(s)
 }
 
-fn one_line(s: &str) -> String {
-    let reads_back = matches!(super::resolve(s), Ok(Value::String(_)));
-    if reads_back && is_plain(s) && !is_time_like(s) { s.to_owned() } else { double_quoted(s) }
+/// Which styles can hold a string.
+struct Traits {
+    plain: bool,
+    single_quoted: bool,
+    literal: bool,
+}
+
+impl Traits {
+    fn of(s: &str) -> Self {
+        const INDICATORS: &str = "#,[]{}&*!|>'\"%@`";
+        let chars: Vec<char> = s.chars().collect();
+        let blank_at = |i: usize| chars.get(i).is_none_or(|c| matches!(c, ' ' | '\t') || is_break(*c));
+        let indicates = |(i, c): (usize, &char)| match c {
+            '?' if i == 0 => blank_at(1),
+            '-' if i == 0 => blank_at(1),
+            ':' => blank_at(i + 1),
+            '#' if i > 0 => blank_at(i - 1),
+            c => i == 0 && INDICATORS.contains(*c),
+        };
+        let indicators = s.starts_with("---") || s.starts_with("...") || chars.iter().enumerate().any(indicates);
+        let special = chars.iter().any(|c| !is_printable(*c));
+        let pair = |first: fn(char) -> bool, second: fn(char) -> bool| {
+            chars.windows(2).any(|pair| first(pair[0]) && second(pair[1]))
+        };
+        let (space_break, break_space) = (pair(is_space, is_break), pair(is_break, is_space));
+        let edge = |c: Option<&char>| c.is_some_and(|c| is_space(*c) || is_break(*c));
+        let edges = edge(chars.first()) || edge(chars.last());
+        let trailing_space = chars.last().is_some_and(|c| is_space(*c));
+        let line_breaks = chars.iter().any(|c| is_break(*c));
+        let whole = !space_break && !special;
+        Self {
+            plain: whole && !indicators && !edges && !line_breaks,
+            single_quoted: whole && !break_space && !line_breaks,
+            literal: whole && !trailing_space,
+        }
+    }
+}
+
+fn is_space(c: char) -> bool {
+    c == ' '
+}
+
+fn is_break(c: char) -> bool {
+    matches!(c, '\r' | '\n' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
+/// As the library sees it; everything else is escaped.
+fn is_printable(c: char) -> bool {
+    matches!(c, '\n' | ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}')
 }
 
 /// Upstream's library quotes what some YAML readers take for a date, a time or a number in base 60.
@@ -106,58 +183,115 @@ fn is_time_like(s: &str) -> bool {
         && TIME_LIKE.as_ref().is_some_and(|pattern| pattern.is_match(s))
 }
 
-/// Fit for a literal block: printable, no trailing spaces to lose, and no first line that would set another indent.
-fn is_block(s: &str) -> bool {
-    let printable = s.chars().all(|c| c == '\n' || c == '\t' || !c.is_control());
-    printable && !s.starts_with([' ', '\n', '\t']) && !s.contains('\u{feff}')
-}
-
-fn block(s: &str, indent: usize) -> String {
+fn literal(s: &str, indent: usize, out: &mut String) {
     let body = s.trim_end_matches('\n');
+    out.push('|');
+    // The first line would set another indent.
+    if s.starts_with([' ', '\n']) {
+        out.push('2');
+    }
     let chomp = match s.len() - body.len() {
         0 => "-",
-        1 => "",
+        1 if !body.is_empty() => "",
         _ => "+",
     };
-    let mut out = format!("|{chomp}");
+    out.push_str(chomp);
     // With `+` every trailing break counts; the caller adds the last one.
     let lines = if chomp == "+" { &s[..s.len() - 1] } else { body };
     for line in lines.split('\n') {
         out.push('\n');
         if !line.is_empty() {
-            pad(indent.max(2), &mut out);
+            pad(indent, out);
             out.push_str(line);
         }
     }
-    out
 }
 
-fn is_plain(s: &str) -> bool {
-    const INDICATORS: &[char] =
-        &['-', '?', ':', ',', '[', ']', '{', '}', '#', '&', '*', '!', '|', '>', '\'', '"', '%', '@', '`', '='];
-    let starts_plain = match s.chars().next() {
-        None => false,
-        // A dash, question mark or colon is plain when a word follows directly.
-        Some('-' | '?' | ':') => s.chars().nth(1).is_some_and(|c| c != ' ') && !s.starts_with("---"),
-        Some(c) => !INDICATORS.contains(&c),
+/// Characters on the last line.
+fn column(out: &str) -> usize {
+    out.chars().rev().take_while(|c| *c != '\n').count()
+}
+
+/// Text between two quotes (or none), its single spaces becoming line breaks once a line is full.
+fn folded(s: &str, quote: &str, indent: Option<usize>, out: &mut String) {
+    out.push_str(quote);
+    let mut at = column(out);
+    let mut after_space = false;
+    let mut chars = s.chars().enumerate().peekable();
+    while let Some((i, c)) = chars.next() {
+        let next = chars.peek().map(|(_, c)| *c);
+        let inside = quote.is_empty() || (i > 0 && next.is_some());
+        match indent {
+            Some(indent) if c == ' ' && !after_space && at > WIDTH && inside && next != Some(' ') => {
+                out.push('\n');
+                pad(indent, out);
+                at = indent;
+            }
+            _ => {
+                out.push(c);
+                at += 1;
+            }
+        }
+        after_space = c == ' ';
+    }
+    out.push_str(quote);
+}
+
+fn double_quoted(s: &str, indent: Option<usize>, out: &mut String) {
+    out.push('"');
+    let mut at = column(out);
+    let mut after_space = false;
+    let mut chars = s.chars().enumerate().peekable();
+    while let Some((i, c)) = chars.next() {
+        let next = chars.peek().map(|(_, c)| *c);
+        match indent {
+            Some(indent) if c == ' ' && !after_space && at > WIDTH && i > 0 && next.is_some() => {
+                out.push('\n');
+                pad(indent, out);
+                at = indent;
+                if next == Some(' ') {
+                    out.push('\\');
+                    at += 1;
+                }
+            }
+            _ => {
+                let before = out.len();
+                escape(c, out);
+                at += out[before..].chars().count();
+            }
+        }
+        after_space = c == ' ';
+    }
+    out.push('"');
+}
+
+fn escape(c: char, out: &mut String) {
+    let short = match c {
+        '\0' => '0',
+        '\u{7}' => 'a',
+        '\u{8}' => 'b',
+        '\t' => 't',
+        '\n' => 'n',
+        '\u{b}' => 'v',
+        '\u{c}' => 'f',
+        '\r' => 'r',
+        '\u{1b}' => 'e',
+        '"' | '\\' => c,
+        '\u{85}' => 'N',
+        '\u{2028}' => 'L',
+        '\u{2029}' => 'P',
+        c if is_printable(c) => return out.push(c),
+        c => {
+            let code = u32::from(c);
+            let digits = match code {
+                0..=0xff => format!("\\x{code:02X}"),
+                0x100..=0xffff => format!("\\u{code:04X}"),
+                _ => format!("\\U{code:08X}"),
+            };
+            return out.push_str(&digits);
+        }
     };
-    starts_plain
-        && s != "<<"
-        && !s.starts_with([' ', '\t'])
-        && !s.ends_with([' ', '\t', ':'])
-        && !s.starts_with("...")
-        && !s.contains(": ")
-        && !s.contains(" #")
-        && !s.chars().any(|c| c.is_control() || c == '\u{feff}' || c == '\u{2028}' || c == '\u{2029}' || c == '\u{85}')
-}
-
-/// JSON's escapes are YAML's, but for the two line separators that YAML would fold.
-fn double_quoted(s: &str) -> String {
-    let json = Value::from(s).to_string();
-    json.replace('\u{85}', "\\u0085")
-        .replace('\u{2028}', "\\u2028")
-        .replace('\u{2029}', "\\u2029")
-        .replace('\u{7f}', "\\u007f")
+    out.extend(['\\', short]);
 }
 
 #[cfg(test)]
@@ -181,6 +315,34 @@ mod tests {
         let value = json!({"kind": "Lease", "metadata": {"labels": {"on": "yes", "a": "1"}, "name": "a"}, "items": [{"b": 1, "a": [1, "x"]}, []], "empty": {}, "text": "one\ntwo\n"});
         let expected = "empty: {}\nitems:\n- a:\n  - 1\n  - x\n  b: 1\n- []\nkind: Lease\nmetadata:\n  labels:\n    a: \"1\"\n    \"on\": \"yes\"\n  name: a\ntext: |\n  one\n  two\n";
         assert_eq!(print(&value), expected);
+    }
+
+    #[test]
+    fn strings_take_the_simplest_style_and_long_ones_are_folded() {
+        let cases = [
+            ("a: b", "k: 'a: b'\n"),
+            ("it's #1 of: all", "k: 'it''s #1 of: all'\n"),
+            ("tab\there", "k: \"tab\\there\"\n"),
+            ("x \n y", "k: \"x \\n y\"\n"),
+            (" a\nb\n", "k: |2\n   a\n  b\n"),
+            ("\u{1f600}", "k: \"\\U0001F600\"\n"),
+            ("yes", "k: \"yes\"\n"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(print(&json!({ "k": text })), expected);
+        }
+        let words = "word ".repeat(20) + "end";
+        let line = "word ".repeat(15) + "word";
+        assert_eq!(print(&json!({ "k": words })), format!("k: {line}\n  word word word word end\n"));
+        let quoted = words.replacen("word ", "word: ", 1);
+        let line = line.replacen("word ", "word: ", 1);
+        assert_eq!(print(&json!({ "k": quoted })), format!("k: '{line}\n  word word word word end'\n"));
+    }
+
+    #[test]
+    fn keys_are_in_natural_order() {
+        let value = json!({"a10": 1, "a2": 1, "B": 1, "a-b": 1, "a": 1, "f:x": 1, ".": 1, "ab": 1});
+        assert_eq!(print(&value).replace(": 1\n", " ").replace('"', ""), ". B a a-b a2 a10 ab f:x ");
     }
 
     #[test]
