@@ -186,6 +186,31 @@ def workloads(core, apps):
     return pods[0].metadata.name
 
 
+def limits(core):
+    """A quota holds against a controller that makes pods in parallel, and what it refuses shows on the owner."""
+    core.create_namespaced_resource_quota(NAMESPACE, {"metadata": {"name": "q"}, "spec": {"hard": {"count/pods": "3"}}})
+    eventually("the quota is counted", lambda: "count/pods" in (core.read_namespaced_resource_quota("q", NAMESPACE).status.used or {}))
+    before = int(core.read_namespaced_resource_quota("q", NAMESPACE).status.used["count/pods"])
+    labels = {"app": "limited"}
+    core.create_namespaced_replication_controller(NAMESPACE, {
+        "metadata": {"name": "limited"},
+        "spec": {
+            "replicas": 6,
+            "selector": labels,
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "web:1"}]}},
+        },
+    })
+
+    def failure():
+        conditions = core.read_namespaced_replication_controller("limited", NAMESPACE).status.conditions or []
+        return any(c.type == "ReplicaFailure" and "exceeded quota" in c.message for c in conditions)
+
+    eventually("the condition ReplicaFailure", failure)
+    assert len(core.list_namespaced_pod(NAMESPACE, label_selector="app=limited").items) == 3 - before
+    core.delete_namespaced_resource_quota("q", NAMESPACE)
+    core.delete_namespaced_replication_controller("limited", NAMESPACE)
+
+
 def streams(core, pod):
     assert core.read_namespaced_pod_log(pod, NAMESPACE)
     lines = []
@@ -230,6 +255,7 @@ def main():
     applying(api)
     custom(api, core)
     pod = workloads(core, apps)
+    limits(core)
     streams(core, pod)
     tokens(api, core)
     core.delete_namespace(NAMESPACE)

@@ -26,7 +26,7 @@ use crate::custom::{Catalog, conversion};
 use crate::documents::Documents;
 use crate::fairness::{Admission, Fairness};
 use crate::health::Health;
-use crate::http::accept::{Accept, Shape, negotiate, negotiate_for};
+use crate::http::accept::{Accept, Forms, Shape, negotiate, negotiate_for};
 use crate::http::body::{self, ResponseBody};
 use crate::http::path::{ResourcePath, Target, parse};
 use crate::http::query::Query;
@@ -328,10 +328,15 @@ impl Gateway {
         };
         let accept_header = header(&call.headers, ACCEPT.as_str());
         // Bodies of subresources are built-in types, also those of custom resources.
-        let has_protobuf = matches!(kind.schema, SchemaRef::Builtin(_)) || path.subresource == "scale";
+        let protobuf = matches!(kind.schema, SchemaRef::Builtin(_)) || path.subresource == "scale";
+        // What is only ever created (reviews, bindings, evictions, tokens) has no rows.
+        let table = match subresource {
+            Some(subresource) => subresource.verbs.iter().any(|v| v == "get"),
+            None => kind.has_verb("list"),
+        };
         let accept = match relayed {
             true => Accept::JSON,
-            false => negotiate_for(accept_header, shape, query.flag("pretty"), has_protobuf)?,
+            false => negotiate_for(accept_header, shape, query.flag("pretty"), Forms { protobuf, table })?,
         };
         let request = Request {
             namespace: if kind.namespaced { path.namespace } else { String::new() },

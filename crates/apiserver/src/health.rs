@@ -168,3 +168,19 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_endpoint_has_upstreams_checks() {
+        let names = |endpoint| checks_of(endpoint).into_iter().map(|check| check.name).collect::<Vec<_>>();
+        let (ready, live) = (names("readyz"), names("livez"));
+        assert_eq!(ready[..3], ["ping", "log", "informer-sync"]);
+        assert_eq!(ready.last(), Some(&"shutdown"));
+        assert_eq!(live[..4], ["ping", "log", "loopback-serving-certificate", "etcd"]);
+        assert_eq!(live, names("healthz"));
+        assert_eq!((ready.len(), live.len()), (36, 36));
+    }
+}

@@ -62,7 +62,13 @@ async fn run(ctx: Ctx) {
     let queue = WorkQueue::default();
     quotas.on_event({
         let queue = queue.clone();
-        move |event| queue.add(ObjectKey::of(event.object().as_ref()))
+        move |event| {
+            // Charges of admission are no reason to count again: what is charged may not be there to be counted yet.
+            let same_limits = matches!(event, Event::Updated { old, new } if old.spec == new.spec);
+            if !same_limits {
+                queue.add(ObjectKey::of(event.object().as_ref()));
+            }
+        }
     });
     pods.on_event({
         let (queue, quotas) = (queue.clone(), quotas.clone());

@@ -85,6 +85,8 @@ fn recorded_responses_hold_exactly_our_defaults() {
             missing_from(expected, &value, "", &mut reverse);
             reverse.retain(|d| !ADDED_LATER.iter().any(|p| d.starts_with(p)) && !d.contains("volumeMounts"));
             differences.extend(reverse);
+            // A DaemonSet's template generation is raised from 0 when it is prepared.
+            differences.retain(|d| !d.contains("template.generation"));
             wrong.extend(differences.into_iter().map(|d| format!("{label}: {d}")));
             compared += 1;
         }

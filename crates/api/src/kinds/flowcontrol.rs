@@ -1,13 +1,16 @@
 //! FlowSchema and PriorityLevelConfiguration. Source: `pkg/apis/flowcontrol/validation`.
 
+use serde_json::json;
+
 use crate::strategy::SubresourceStrategy;
-use crate::validate::names;
-use crate::validate::text::{formatted, required_formatted};
-use crate::{Cursor, ErrorList, Strategy, meta};
+use crate::validate::text::{formatted, required_formatted, same};
+use crate::validate::{go, names};
+use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
 const PRECEDENCE_MAX: i64 = 10_000;
 const QUEUES_MAX: i64 = 10_000_000;
 const EXEMPT: &str = "exempt";
+const CATCH_ALL: &str = "catch-all";
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
 
 pub const FLOW_SCHEMA: Strategy = Strategy {
@@ -61,6 +64,41 @@ fn flow_schema(schema: &Cursor<'_>, errors: &mut ErrorList) {
     for rule in spec.field("rules").items() {
         flow_rule(&rule, errors);
     }
+    let fixed = MANDATORY_SCHEMAS.iter().find(|(mandatory, _)| *mandatory == name);
+    if fixed.is_some_and(|(_, fixed)| !same(spec.value(), &fixed())) {
+        let shown = go::value("fc.FlowSchemaSpec", spec.value());
+        errors.invalid(spec.path(), shown, format!("spec of '{name}' must equal the fixed value"));
+    }
+}
+
+/// The schemas that every server has, whose specs nobody changes. Source: `pkg/apis/flowcontrol/bootstrap`.
+const MANDATORY_SCHEMAS: &[(&str, fn() -> Value)] = &[
+    (EXEMPT, || {
+        json!({
+            "priorityLevelConfiguration": {"name": EXEMPT},
+            "matchingPrecedence": 1,
+            "rules": [everything_by(&["system:masters"])],
+        })
+    }),
+    (CATCH_ALL, || {
+        json!({
+            "priorityLevelConfiguration": {"name": CATCH_ALL},
+            "matchingPrecedence": PRECEDENCE_MAX,
+            "distinguisherMethod": {"type": "ByUser"},
+            "rules": [everything_by(&["system:unauthenticated", "system:authenticated"])],
+        })
+    }),
+];
+
+fn everything_by(groups: &[&str]) -> Value {
+    let subjects: Vec<Value> = groups.iter().map(|name| json!({"kind": "Group", "group": {"name": name}})).collect();
+    json!({
+        "subjects": subjects,
+        "resourceRules": [{
+            "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"],
+        }],
+        "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+    })
 }
 
 fn flow_rule(rule: &Cursor<'_>, errors: &mut ErrorList) {
@@ -239,6 +277,28 @@ fn priority_level(level: &Cursor<'_>, errors: &mut ErrorList) {
             }
         }
         _ => errors.not_supported(kind.path(), kind.str(), &["Exempt", "Limited"]),
+    }
+    mandatory_level(name, &spec, errors);
+}
+
+/// The two levels that every server has are as they are, but for how much the exempt one lends.
+fn mandatory_level(name: &str, spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let mut found = spec.value().clone();
+    let (fixed, except) = match name {
+        EXEMPT => {
+            found.as_object_mut().and_then(|spec| spec.shift_remove("exempt"));
+            (json!({"type": "Exempt"}), " except the 'spec.exempt' field")
+        }
+        CATCH_ALL => {
+            let limited =
+                json!({"nominalConcurrencyShares": 5, "limitResponse": {"type": "Reject"}, "lendablePercent": 0});
+            (json!({"type": "Limited", "limited": limited}), "")
+        }
+        _ => return,
+    };
+    if !same(&found, &fixed) {
+        let shown = go::value("fc.PriorityLevelConfigurationSpec", spec.value());
+        errors.invalid(spec.path(), shown, format!("spec of '{name}'{except} must equal the fixed value"));
     }
 }
 

@@ -203,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn an_absent_field_reads_its_zero() {
+        let zero = SelectableField {
+            label: "status.successful".into(),
+            path: vec!["status".into(), "succeeded".into()],
+            zero: "0",
+            fallback: None,
+        };
+        let read = |json: &[u8]| Indexed::extract(json, std::slice::from_ref(&zero)).unwrap().fields[0].to_string();
+        assert_eq!(read(br#"{"status":{}}"#), "0");
+        assert_eq!(read(br#"{"status":{"succeeded":2}}"#), "2");
+    }
+
+    #[test]
     fn a_broken_object_is_an_error() {
         assert!(Indexed::extract(b"{\"metadata\":{\"labels\":{\"a\":1}}}", &[]).is_err());
         assert!(Indexed::extract(b"{", &[]).is_err());

@@ -67,16 +67,20 @@ const WATCH_MEDIA_TYPES: [&str; 2] =
 
 /// Chooses the first acceptable alternative of an Accept header, in order of quality.
 pub(crate) fn negotiate(header: Option<&str>, shape: Shape, pretty: bool) -> Result<Accept, Status> {
-    negotiate_for(header, shape, pretty, true)
+    negotiate_for(header, shape, pretty, Forms { protobuf: true, table: true })
 }
 
-/// The same for a kind whose objects may have no protobuf form (custom resources); their metadata always has one.
-pub(crate) fn negotiate_for(
-    header: Option<&str>,
-    shape: Shape,
-    pretty: bool,
-    has_protobuf: bool,
-) -> Result<Accept, Status> {
+/// Which forms the answers of a kind have besides JSON and YAML of the object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forms {
+    /// Objects have a protobuf message; metadata always has.
+    pub protobuf: bool,
+    /// Objects can be rows: not so reviews and what else is only created and never listed.
+    pub table: bool,
+}
+
+/// The same for a kind whose objects may lack some forms.
+pub(crate) fn negotiate_for(header: Option<&str>, shape: Shape, pretty: bool, forms: Forms) -> Result<Accept, Status> {
     let header = header.unwrap_or("");
     let json = if pretty && shape != Shape::Watch { Encoding::PrettyJson } else { Encoding::Json };
     if header.trim().is_empty() {
@@ -94,14 +98,15 @@ pub(crate) fn negotiate_for(
         match (encoding, alternative.form(shape)) {
             // Tables are no protobuf messages.
             (_, None) | (Encoding::Protobuf, Some(Form::Table(_))) => {}
-            (Encoding::Protobuf, Some(Form::Object)) if !has_protobuf => {}
+            (Encoding::Protobuf, Some(Form::Object)) if !forms.protobuf => {}
+            (_, Some(Form::Table(_))) if !forms.table => {}
             (encoding, Some(form)) => return Ok(Accept { encoding, form }),
         }
     }
     // A media type that nobody produces is refused by the router, a form of a known one by the negotiation behind it.
     let produced = |a: &Alternative<'_>| MEDIA_TYPES.contains(&a.media_type) || a.media_type == "*/*";
     // No router stands before custom resources.
-    if has_protobuf && !alternatives.iter().any(produced) {
+    if forms.protobuf && !alternatives.iter().any(produced) {
         let mut representations = MEDIA_TYPES.to_vec();
         if shape == Shape::Watch {
             representations.extend(WATCH_MEDIA_TYPES);
@@ -179,18 +184,24 @@ mod tests {
 
     #[test]
     fn protobuf_is_for_built_in_objects_and_any_metadata() {
+        let all = Forms { protobuf: true, table: true };
+        let no_protobuf = Forms { protobuf: false, ..all };
         let protobuf_first = Some("application/vnd.kubernetes.protobuf,application/json");
         let protobuf = Accept { encoding: Encoding::Protobuf, form: Form::Object };
-        assert_eq!(negotiate_for(protobuf_first, Shape::List, false, true).unwrap(), protobuf);
-        assert_eq!(negotiate_for(protobuf_first, Shape::List, false, false).unwrap(), Accept::JSON);
-        assert_eq!(negotiate_for(Some(MEDIA_TYPE), Shape::Object, false, false).unwrap_err().code, 406);
+        assert_eq!(negotiate_for(protobuf_first, Shape::List, false, all).unwrap(), protobuf);
+        assert_eq!(negotiate_for(protobuf_first, Shape::List, false, no_protobuf).unwrap(), Accept::JSON);
+        assert_eq!(negotiate_for(Some(MEDIA_TYPE), Shape::Object, false, no_protobuf).unwrap_err().code, 406);
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         assert_eq!(
-            negotiate_for(Some(metadata), Shape::Object, false, false).unwrap(),
+            negotiate_for(Some(metadata), Shape::Object, false, no_protobuf).unwrap(),
             Accept { encoding: Encoding::Protobuf, form: Form::PartialMetadata("v1") }
         );
         let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
-        assert_eq!(negotiate_for(Some(table), Shape::List, false, true).unwrap_err().code, 406);
+        assert_eq!(negotiate_for(Some(table), Shape::List, false, all).unwrap_err().code, 406);
+        let no_table = Forms { table: false, ..all };
+        assert_eq!(negotiate_for(Some(KUBECTL), Shape::Object, false, no_table).unwrap(), Accept::JSON);
+        let only_table = Some("application/json;as=Table;v=v1;g=meta.k8s.io");
+        assert_eq!(negotiate_for(only_table, Shape::Object, false, no_table).unwrap_err().code, 406);
         let stream = negotiate(Some("application/vnd.kubernetes.protobuf;stream=watch"), Shape::Watch, false).unwrap();
         assert_eq!(stream.encoding.watch_content_type(), "application/vnd.kubernetes.protobuf;stream=watch");
     }

@@ -213,13 +213,36 @@ fn validate(request: &Request, object: &Value, old: &Value) -> Result<(), Status
         }
         // Said again of the object as it was sent: messages show an empty list that was given otherwise than none.
         let as_sent = with_empty_lists(object, &sent(request, old).unwrap_or_default());
-        let again = validate_stored(request, &as_sent, old).err();
+        let again = field_errors(request, &as_sent, old).into_iter().map(|mut error| {
+            error.bad_value = without_empty_lists(error.bad_value);
+            error
+        });
+        let mut errors = ErrorList::new();
+        again.for_each(|error| errors.push(error));
+        let again = reject_invalid(&request.kind, meta::name(object), &errors).err();
         let fields = |status: &Status| -> Vec<String> {
             let details = status.details.iter();
             details.flat_map(|details| &details.causes).map(|cause| cause.field.clone()).collect()
         };
         again.filter(|again| fields(again) == fields(&refused)).unwrap_or(refused)
     })
+}
+
+/// Objects of the versioned types leave empty lists out when they are printed; those of internal types, whose fields begin with
+/// capitals, do not.
+fn without_empty_lists(value: Value) -> Value {
+    let is_left_out = |field: &str, value: &Value| {
+        field.starts_with(|c: char| c.is_lowercase()) && value.as_array().is_some_and(Vec::is_empty)
+    };
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(field, value)| !is_left_out(field, value))
+            .map(|(field, value)| (field, without_empty_lists(value)))
+            .collect(),
+        Value::Array(list) => list.into_iter().map(without_empty_lists).collect(),
+        scalar => scalar,
+    }
 }
 
 /// The object as the client's body has it, before it was decoded by schema.
@@ -268,13 +291,21 @@ fn validate_stored(request: &Request, object: &Value, old: &Value) -> Result<(),
         warnings.into_iter().for_each(|text| request.notes.push(text));
         return reject_invalid(kind, meta::name(object), &errors);
     }
+    reject_invalid(kind, meta::name(object), &field_errors(request, object, old.value()))
+}
+
+/// What is wrong with the update of an object of a built-in kind.
+fn field_errors(request: &Request, object: &Value, old: &Value) -> ErrorList {
+    let kind = &request.kind;
+    let mut errors = ErrorList::new();
+    let (new, old) = (Cursor::root(object), Cursor::root(old));
     meta::validate_update(kind, &new, &old, &mut errors);
     match kind.strategy.subresource(&request.subresource) {
         Some(subresource) => (subresource.validate_update)(&new, &old, &mut errors),
         None if request.subresource.is_empty() => (kind.strategy.validate_update)(&new, &old, &mut errors),
         None => {}
     }
-    reject_invalid(kind, meta::name(object), &errors)
+    errors
 }
 
 /// The last finalizer is gone from an object that waits only for that.
@@ -304,5 +335,25 @@ async fn delete_finished(
             Ok(Tried::Done(Reply::object(200, written(stored, seen)?, notes)))
         }
         WriteOutcome::Conflict(current) => Ok(Tried::LostRace(current)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn empty_lists_come_back_where_they_were_sent() {
+        let decoded = json!({"spec": {"name": "a", "rules": [{"x": 1}, {}]}});
+        let sent = json!({"spec": {"name": "b", "hosts": [], "rules": [{"x": 1, "y": []}, {"z": {"deep": []}}], "none": null}});
+        assert_eq!(
+            with_empty_lists(&decoded, &sent),
+            json!({"spec": {"name": "a", "rules": [{"x": 1, "y": []}, {}], "hosts": []}})
+        );
+        let shown = json!({"Requests": [], "selector": {"matchExpressions": [], "matchLabels": {"a": "b"}}});
+        assert_eq!(without_empty_lists(shown), json!({"Requests": [], "selector": {"matchLabels": {"a": "b"}}}));
+        assert_eq!(without_empty_lists(json!([])), json!([]));
     }
 }

@@ -15,7 +15,7 @@ use kube::api::PostParams;
 
 use crate::clock;
 use crate::owned_pods::{OwnedPods, PodOwner, in_slow_start};
-use crate::ownership::controller_reference;
+use crate::ownership::{controller_of, controller_reference, namespace, refers_to};
 use crate::pods;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::revisions::{HASH_LABEL, History, Keeper, Naming, hash_of};
@@ -59,6 +59,17 @@ async fn run(ctx: Ctx) {
                 if old.metadata.labels == new.metadata.labels && old.spec == new.spec);
             if !same {
                 sets.list().iter().for_each(|set| queue.add(ObjectKey::of(set.as_ref())));
+            }
+        }
+    });
+    revisions.on_event({
+        let queue = queue.clone();
+        move |event| {
+            // One that is gone is made again.
+            let meta = &event.object().metadata;
+            let owner = controller_of(meta).filter(|owner| refers_to::<DaemonSet>(owner));
+            if let Some(owner) = owner {
+                queue.add(ObjectKey::new(namespace(meta), &owner.name));
             }
         }
     });
