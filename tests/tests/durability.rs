@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, ListParams, ObjectMeta, PostParams};
+use kube::api::{Api, ListParams, ObjectMeta, PostParams, WatchEvent, WatchParams};
 use quarterdeck_tests::Durable;
 
 fn config_map(name: String) -> ConfigMap {
@@ -71,6 +72,33 @@ async fn acknowledged_objects_survive_kill_9_in_a_burst() -> Result<()> {
     let newest = acknowledged.values().max().copied().context("nothing acknowledged")?;
     let created = api.create(&PostParams::default(), &config_map("after".into())).await?;
     assert!(version(&created.metadata)? > newest, "revisions go on");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_go_on_after_a_restart_from_where_they_were() -> Result<()> {
+    let durable = Durable::new()?;
+    let mut server = durable.start()?;
+    let api: Api<ConfigMap> = Api::namespaced(server.client().await?, "default");
+    let seen = api.list(&ListParams::default()).await?.metadata.resource_version.context("resourceVersion")?;
+    for n in 0..5 {
+        api.create(&PostParams::default(), &config_map(format!("unseen-{n}"))).await?;
+    }
+    server.process.terminate()?;
+
+    let server = durable.start()?;
+    let api: Api<ConfigMap> = Api::namespaced(server.client().await?, "default");
+    api.create(&PostParams::default(), &config_map("after".into())).await?;
+    let mut events = std::pin::pin!(api.watch(&WatchParams::default().timeout(30), &seen).await?);
+    let mut names = Vec::new();
+    while names.last().is_none_or(|name| name != "after") {
+        match events.try_next().await?.context("the watch ended")? {
+            WatchEvent::Added(object) => names.push(object.metadata.name.context("name")?),
+            other => anyhow::bail!("unexpected {other:?}"),
+        }
+    }
+    names.retain(|name| name != "kube-root-ca.crt");
+    assert_eq!(names, ["unseen-0", "unseen-1", "unseen-2", "unseen-3", "unseen-4", "after"]);
     Ok(())
 }
 

@@ -64,31 +64,30 @@ fn flow_schema(schema: &Cursor<'_>, errors: &mut ErrorList) {
     for rule in spec.field("rules").items() {
         flow_rule(&rule, errors);
     }
-    let fixed = MANDATORY_SCHEMAS.iter().find(|(mandatory, _)| *mandatory == name);
-    if fixed.is_some_and(|(_, fixed)| !same(spec.value(), &fixed())) {
-        let shown = go::value("fc.FlowSchemaSpec", spec.value());
-        errors.invalid(spec.path(), shown, format!("spec of '{name}' must equal the fixed value"));
-    }
+    mandatory_schema(name, &spec, errors);
 }
 
-/// The schemas that every server has, whose specs nobody changes. Source: `pkg/apis/flowcontrol/bootstrap`.
-const MANDATORY_SCHEMAS: &[(&str, fn() -> Value)] = &[
-    (EXEMPT, || {
-        json!({
+/// The two schemas that every server has stay as they are. Source: `pkg/apis/flowcontrol/bootstrap`.
+fn mandatory_schema(name: &str, spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let fixed = match name {
+        EXEMPT => json!({
             "priorityLevelConfiguration": {"name": EXEMPT},
             "matchingPrecedence": 1,
             "rules": [everything_by(&["system:masters"])],
-        })
-    }),
-    (CATCH_ALL, || {
-        json!({
+        }),
+        CATCH_ALL => json!({
             "priorityLevelConfiguration": {"name": CATCH_ALL},
             "matchingPrecedence": PRECEDENCE_MAX,
             "distinguisherMethod": {"type": "ByUser"},
             "rules": [everything_by(&["system:unauthenticated", "system:authenticated"])],
-        })
-    }),
-];
+        }),
+        _ => return,
+    };
+    if !same(spec.value(), &fixed) {
+        let shown = go::value("fc.FlowSchemaSpec", spec.value());
+        errors.invalid(spec.path(), shown, format!("spec of '{name}' must equal the fixed value"));
+    }
+}
 
 fn everything_by(groups: &[&str]) -> Value {
     let subjects: Vec<Value> = groups.iter().map(|name| json!({"kind": "Group", "group": {"name": name}})).collect();

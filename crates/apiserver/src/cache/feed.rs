@@ -17,6 +17,9 @@ use crate::storage::{self, REGISTRY_PREFIX, ReadError};
 
 /// Keys per page of the initial list.
 const PAGE: usize = 5_000;
+/// Revisions before the newest that the first copy is taken at. What came since is fed as events, so that clients can watch on
+/// from where they were before this server started.
+const HISTORY: i64 = 2_000;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -41,7 +44,8 @@ impl Cache {
 
     /// `Ok` when the watch ended because the store is shutting down.
     async fn feed_until_gap(&self, commands: &mut mpsc::Receiver<Command>) -> Result<(), StoreError> {
-        let revision = self.load().await?;
+        let newest = self.store.current_revision().await?;
+        let revision = self.load_with_history(newest).await?;
         let request = WatchRequest {
             range: KeyRange::prefix(REGISTRY_PREFIX),
             start_revision: Revision(revision.0 + 1),
@@ -50,14 +54,21 @@ impl Cache {
         };
         let mut watch = self.store.watch(request).await?;
         *self.progress.write() = Some(watch.progress_requester());
-        self.advance(revision);
+        if revision < newest {
+            self.request_progress();
+        } else {
+            self.advance(revision);
+        }
         loop {
             tokio::select! {
                 batch = watch.next() => match batch {
                     Some(batch) => {
                         let batch = batch?;
                         self.apply(batch.events);
-                        self.advance(batch.revision);
+                        // Nobody sees the past.
+                        if batch.revision >= newest {
+                            self.advance(batch.revision);
+                        }
                     }
                     None => return Ok(()),
                 },
@@ -107,11 +118,23 @@ impl Cache {
         Ok(())
     }
 
-    /// Lists everything at one revision and replaces what was there.
-    async fn load(&self) -> Result<Revision, StoreError> {
+    /// The first copy is a little older than the newest revision, as far as the store remembers; later ones are not, because
+    /// what was seen already would be gone again.
+    async fn load_with_history(&self, newest: Revision) -> Result<Revision, StoreError> {
+        let past = Revision((newest.0 - HISTORY).max(1).min(newest.0));
+        if self.is_ready() {
+            return self.load(newest).await;
+        }
+        match self.load(past).await {
+            Err(StoreError::Compacted { .. }) => self.load(Revision(0)).await,
+            other => other,
+        }
+    }
+
+    /// Lists everything at one revision (0: now) and replaces what was there.
+    async fn load(&self, mut revision: Revision) -> Result<Revision, StoreError> {
         let mut objects: HashMap<String, Vec<Arc<CachedObject>>> = HashMap::new();
         let mut range = KeyRange::prefix(REGISTRY_PREFIX);
-        let mut revision = Revision(0);
         loop {
             let request = RangeRequest { range: range.clone(), limit: PAGE, revision, ..RangeRequest::default() };
             let page = self.store.range(request).await?;

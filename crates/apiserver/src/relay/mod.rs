@@ -1,10 +1,11 @@
 //! Requests that somebody else answers: kubelets (logs, exec, attach, port-forward), pods, services and nodes behind `proxy`.
 //!
 //! [`pod`] reads the options and says what a kubelet is to be asked, [`kubelet`] finds the kubelet, [`location`] finds what a
-//! proxy subresource points at; all from values. [`forward`] carries the bytes, of which nothing is kept here: bodies stream in
+//! proxy subresource points at; all from values. [`forward`] carries the bytes ([`frames`] those of logs over a WebSocket), of which nothing is kept here: bodies stream in
 //! both directions, and an upgraded connection (WebSocket, SPDY) is copied until one side is done.
 
 pub(crate) mod forward;
+mod frames;
 mod html;
 pub(crate) mod kubelet;
 mod location;
@@ -50,7 +51,7 @@ pub(crate) async fn answer(
     passing: Passing,
 ) -> Result<Response<ResponseBody>, Status> {
     match request.subresource.as_str() {
-        "log" => log(gateway, request).await,
+        "log" => log(gateway, request, passing).await,
         "proxy" => proxy(gateway, request, passing).await,
         _ => stream(gateway, request, passing).await,
     }
@@ -62,7 +63,7 @@ async fn object(gateway: &Gateway, request: &Request) -> Result<Value, Status> {
     object.parse().map_err(crate::error::from_read)
 }
 
-async fn log(gateway: &Gateway, request: &Request) -> Result<Response<ResponseBody>, Status> {
+async fn log(gateway: &Gateway, request: &Request, passing: Passing) -> Result<Response<ResponseBody>, Status> {
     let options = pod::LogOptions::from_query(&request.query)?;
     let mut errors = ErrorList::new();
     options.validate(&mut errors);
@@ -87,7 +88,11 @@ async fn log(gateway: &Gateway, request: &Request) -> Result<Response<ResponseBo
     if !(200..=206).contains(&answered.status().as_u16()) {
         return Err(refusal(request, answered).await);
     }
-    Ok(respond(200, "text/plain", answered.into_body().map_err(Into::into).boxed_unsync()))
+    let incoming = answered.into_body();
+    if let Some((handshake, upgrade)) = frames::Handshake::of(&passing.headers).zip(passing.raw.upgrade) {
+        return Ok(handshake.answer(upgrade, incoming, gateway.shutdown.clone()));
+    }
+    Ok(respond(200, "text/plain", incoming.map_err(Into::into).boxed_unsync()))
 }
 
 /// A kubelet's refusal, in the words of the API.
