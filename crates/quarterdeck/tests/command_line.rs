@@ -16,10 +16,10 @@ fn version_names_the_api_it_serves() {
 
 #[test]
 fn an_unknown_flag_is_refused_by_name() {
-    let output = quarterdeck(&["server", "--audit-log-path", "/dev/null"]);
+    let output = quarterdeck(&["server", "--egress-selector-config-file", "/dev/null"]);
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("unexpected argument '--audit-log-path'"), "{text}");
+    assert!(text.contains("unexpected argument '--egress-selector-config-file'"), "{text}");
 }
 
 #[test]
