@@ -1,6 +1,6 @@
 //! A read-only position in an object that knows its own path, so that a validation rule never spells a path twice.
 
-use serde_json::Value;
+use crate::Value;
 
 use crate::{ErrorList, Map, Path};
 

@@ -3,8 +3,8 @@
 //! The input is a list of groups in discovery order, made from the built-in registry ([`builtin`]) and extended by whatever
 //! else is served. The unaggregated documents and both aggregated forms come from the same records.
 
+use crate::{Map, json};
 use bytes::Bytes;
-use serde_json::{Map, json};
 
 use crate::{
     Kind, Value,
@@ -83,20 +83,20 @@ pub fn group_list(groups: &[ApiGroup<'_>]) -> Bytes {
 /// `/apis/GROUP`.
 pub fn group(group: &ApiGroup<'_>) -> Bytes {
     let mut document = Map::new();
-    document.insert("kind".into(), "APIGroup".into());
-    document.insert("apiVersion".into(), "v1".into());
+    document.insert("kind", "APIGroup".into());
+    document.insert("apiVersion", "v1".into());
     document.extend(group_fields(group));
     bytes(&document.into())
 }
 
-fn group_fields(group: &ApiGroup<'_>) -> Map<String, Value> {
+fn group_fields(group: &ApiGroup<'_>) -> Map {
     let version =
         |v: &ApiVersion<'_>| json!({"groupVersion": group_version(group.name, v.version), "version": v.version});
     let mut fields = Map::new();
-    fields.insert("name".into(), group.name.into());
-    fields.insert("versions".into(), group.versions.iter().map(version).collect());
+    fields.insert("name", group.name.into());
+    fields.insert("versions", group.versions.iter().map(version).collect());
     if let Some(preferred) = group.versions.first() {
-        fields.insert("preferredVersion".into(), version(preferred));
+        fields.insert("preferredVersion", version(preferred));
     }
     fields
 }
@@ -108,36 +108,36 @@ pub fn resource_list<'k>(group: &str, version: &str, kinds: impl IntoIterator<It
         resources.push(resource(kind));
         resources.extend(kind.subresources.iter().map(|sub| {
             let mut fields = Map::new();
-            fields.insert("name".into(), format!("{}/{}", kind.resource, sub.name).into());
-            fields.insert("singularName".into(), "".into());
-            fields.insert("namespaced".into(), kind.namespaced.into());
+            fields.insert("name", format!("{}/{}", kind.resource, sub.name).into());
+            fields.insert("singularName", "".into());
+            fields.insert("namespaced", kind.namespaced.into());
             if (&sub.group, &sub.version) != (&kind.group, &kind.version) {
                 put(&mut fields, "group", &sub.group);
                 put(&mut fields, "version", &sub.version);
             }
             put(&mut fields, "kind", &sub.kind);
-            fields.insert("verbs".into(), texts(&sub.verbs));
+            fields.insert("verbs", texts(&sub.verbs));
             Value::Object(fields)
         }));
     }
     let mut document = Map::new();
-    document.insert("kind".into(), "APIResourceList".into());
+    document.insert("kind", "APIResourceList".into());
     // The core group's list has never carried an apiVersion.
     if !group.is_empty() {
-        document.insert("apiVersion".into(), "v1".into());
+        document.insert("apiVersion", "v1".into());
     }
-    document.insert("groupVersion".into(), group_version(group, version).into());
-    document.insert("resources".into(), resources.into());
+    document.insert("groupVersion", group_version(group, version).into());
+    document.insert("resources", resources.into());
     bytes(&document.into())
 }
 
 fn resource(kind: &Kind) -> Value {
     let mut fields = Map::new();
     put(&mut fields, "name", &kind.resource);
-    fields.insert("singularName".into(), kind.singular.as_ref().into());
-    fields.insert("namespaced".into(), kind.namespaced.into());
+    fields.insert("singularName", kind.singular.as_ref().into());
+    fields.insert("namespaced", kind.namespaced.into());
     put(&mut fields, "kind", &kind.kind);
-    fields.insert("verbs".into(), texts(&kind.verbs));
+    fields.insert("verbs", texts(&kind.verbs));
     put_all(&mut fields, "shortNames", &kind.short_names);
     put_all(&mut fields, "categories", &kind.categories);
     put(&mut fields, "storageVersionHash", &kind.storage_version_hash);
@@ -163,11 +163,11 @@ fn aggregated_version(version: &ApiVersion<'_>) -> Value {
     let resources: Vec<Value> = version.kinds.iter().map(|kind| aggregated_resource(kind)).collect();
     let freshness = if version.stale { "Stale" } else { "Current" };
     let mut fields = Map::new();
-    fields.insert("version".into(), version.version.into());
+    fields.insert("version", version.version.into());
     if !resources.is_empty() {
-        fields.insert("resources".into(), resources.into());
+        fields.insert("resources", resources.into());
     }
-    fields.insert("freshness".into(), freshness.into());
+    fields.insert("freshness", freshness.into());
     fields.into()
 }
 
@@ -181,10 +181,10 @@ fn aggregated_resource(kind: &Kind) -> Value {
     };
     let mut fields = Map::new();
     put(&mut fields, "resource", &kind.resource);
-    fields.insert("responseKind".into(), response_kind(&kind.group, &kind.version, &kind.kind));
-    fields.insert("scope".into(), if kind.namespaced { "Namespaced" } else { "Cluster" }.into());
-    fields.insert("singularResource".into(), kind.singular.as_ref().into());
-    fields.insert("verbs".into(), texts(&kind.verbs));
+    fields.insert("responseKind", response_kind(&kind.group, &kind.version, &kind.kind));
+    fields.insert("scope", if kind.namespaced { "Namespaced" } else { "Cluster" }.into());
+    fields.insert("singularResource", kind.singular.as_ref().into());
+    fields.insert("verbs", texts(&kind.verbs));
     put_all(&mut fields, "shortNames", &kind.short_names);
     put_all(&mut fields, "categories", &kind.categories);
     let subresources: Vec<Value> = kind
@@ -199,20 +199,20 @@ fn aggregated_resource(kind: &Kind) -> Value {
         })
         .collect();
     if !subresources.is_empty() {
-        fields.insert("subresources".into(), subresources.into());
+        fields.insert("subresources", subresources.into());
     }
     fields.into()
 }
 
-fn put(fields: &mut Map<String, Value>, name: &str, text: &str) {
+fn put(fields: &mut Map, name: &str, text: &str) {
     if !text.is_empty() {
-        fields.insert(name.into(), text.into());
+        fields.insert(name, text.into());
     }
 }
 
-fn put_all(fields: &mut Map<String, Value>, name: &str, list: &[Str]) {
+fn put_all(fields: &mut Map, name: &str, list: &[Str]) {
     if !list.is_empty() {
-        fields.insert(name.into(), texts(list));
+        fields.insert(name, texts(list));
     }
 }
 

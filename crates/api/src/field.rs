@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use crate::Value;
 
 /// A path to a field as upstream prints it: `spec.containers[0].ports[name]`.
 ///

@@ -32,11 +32,7 @@ pub mod strategy;
 pub mod table;
 pub mod time;
 pub mod validate;
-
-/// A decoded object or any part of one. Maps keep insertion order (serde_json's `preserve_order`).
-pub use serde_json::Value;
-/// The fields of one object.
-pub type Map = serde_json::Map<String, Value>;
+pub mod value;
 
 pub use cursor::Cursor;
 pub use field::{ErrorList, FieldError, Path};
@@ -44,3 +40,4 @@ pub use kind::Kind;
 pub use schema::{Schema, Shape, TypeId};
 pub use status::Status;
 pub use strategy::Strategy;
+pub use value::{Map, Text, Value};

@@ -285,7 +285,7 @@ pub fn is_being_deleted(object: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
     use crate::Path;

@@ -4,7 +4,7 @@
 //! restored on update wherever the table says so. Nothing here knows a kind by name.
 
 use crate::kind::{Kind, Str};
-use crate::{Map, Value};
+use crate::{Map, Text, Value};
 
 /// What the table says about writes to one kind. A CRD fills the same record.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ pub fn reset_for_create(kind: &Kind, new: &mut Value) {
     match kind.schema.zero_field(kind.type_id, "status") {
         Some(zero) => kind.schema.set(kind.type_id, object, "status", zero),
         None => {
-            object.shift_remove("status");
+            object.remove("status");
         }
     }
 }
@@ -128,12 +128,11 @@ fn restore(kind: &Kind, new: &mut Value, old: &Value, path: &str) {
 /// Everything of metadata but managedFields, which the write itself may move.
 fn restore_metadata(kind: &Kind, object: &mut Map, old: &Value) {
     let Some(old_metadata) = old.get("metadata") else { return };
-    let managed =
-        object.get_mut("metadata").and_then(|m| m.as_object_mut()).and_then(|m| m.shift_remove("managedFields"));
+    let managed = object.get_mut("metadata").and_then(|m| m.as_object_mut()).and_then(|m| m.remove("managedFields"));
     let kept = old_metadata.as_object().into_iter().flatten().filter(|(field, _)| *field != "managedFields");
     let mut metadata: Map = kept.map(|(field, value)| (field.clone(), value.clone())).collect();
     if let Some(managed) = managed {
-        metadata.insert("managedFields".to_owned(), managed);
+        metadata.insert("managedFields", managed);
     }
     kind.schema.set(kind.type_id, object, "metadata", metadata.into());
 }
@@ -141,13 +140,13 @@ fn restore_metadata(kind: &Kind, object: &mut Map, old: &Value) {
 fn copy(kind: &Kind, owner: Option<crate::schema::TypeId>, to: &mut Map, value: Option<&Value>, field: &str) {
     match (value, owner) {
         (None, _) => {
-            to.shift_remove(field);
+            to.remove(field);
         }
         // The usual case: nobody tried to change it.
         (Some(value), _) if to.get(field) == Some(value) => {}
         (Some(value), Some(owner)) => kind.schema.set(owner, to, field, value.clone()),
         (Some(value), None) => {
-            to.insert(field.to_owned(), value.clone());
+            to.insert(field, value.clone());
         }
     }
 }
@@ -181,7 +180,7 @@ pub fn bumps_generation(kind: &Kind, new: &Value, old: &Value) -> bool {
 }
 
 fn changed_outside_metadata(new: &Value, old: &Value) -> bool {
-    let fields = |v: &Value| -> Vec<String> { v.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect() };
-    let skip = |f: &String| matches!(f.as_str(), "metadata" | "apiVersion" | "kind");
+    let fields = |v: &Value| -> Vec<Text> { v.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect() };
+    let skip = |f: &Text| matches!(f.as_str(), "metadata" | "apiVersion" | "kind");
     fields(new).iter().chain(fields(old).iter()).filter(|f| !skip(f)).any(|f| new.get(f) != old.get(f))
 }

@@ -60,9 +60,9 @@ fn create(kind: &Kind, body: &str, namespace: &str) -> Result<Value, String> {
     let mut object = decoded.value;
     defaults::apply_at(kind, &mut object, NOW);
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("uid".into(), UID.into());
+        metadata.insert("uid", UID.into());
         if kind.namespaced {
-            metadata.insert("namespace".into(), namespace.into());
+            metadata.insert("namespace", namespace.into());
         }
     }
     if kind.kind == "Pod"

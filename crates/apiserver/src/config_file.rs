@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::Value;
+use api::{Text, Value};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -22,9 +22,9 @@ pub(crate) fn decode<T: DeserializeOwned>(text: &str, kind: &str, versions: &[&s
     let Value::Object(mut object) = document.value else {
         return Err("Object 'Kind' is missing in the file".to_owned());
     };
-    let mut text_of = |field: &str| match object.shift_remove(field) {
+    let mut text_of = |field: &str| match object.remove(field) {
         Some(Value::String(text)) => text,
-        _ => String::new(),
+        _ => Text::default(),
     };
     let (found_kind, found_version) = (text_of("kind"), text_of("apiVersion"));
     if found_kind.is_empty() {
@@ -36,7 +36,7 @@ pub(crate) fn decode<T: DeserializeOwned>(text: &str, kind: &str, versions: &[&s
     if found_kind != kind || !versions.contains(&found_version.as_str()) {
         return Err(format!("no kind {found_kind:?} is registered for version {found_version:?}"));
     }
-    serde_json::from_value(Value::Object(object)).map_err(|error| strict(&error.to_string()))
+    api::value::from_value(Value::Object(object)).map_err(|error| strict(&error.to_string()))
 }
 
 /// What serde says of an unknown field, as Kubernetes says it.

@@ -58,8 +58,9 @@ pub struct ControlReply {
 
 impl ControlReply {
     /// 200 with a JSON document.
-    pub fn json(document: &serde_json::Value) -> Self {
-        Self { code: 200, content_type: "application/json", body: body::full(document.to_string()) }
+    pub fn json(document: &impl serde::Serialize) -> Result<Self, Status> {
+        let document = serde_json::to_vec(document).map_err(Status::internal)?;
+        Ok(Self { code: 200, content_type: "application/json", body: body::full(document) })
     }
 
     /// 200 with bytes that are made while they are sent. An error cuts the response, which the client notices.

@@ -354,7 +354,7 @@ fn with_schema(kind: &Kind) -> (&Kind, Value) {
 
 /// What `kubectl version` reads.
 fn version() -> String {
-    let version = serde_json::json!({
+    let version = api::json!({
         "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1",
         "minCompatibilityMinor": "35", "gitVersion": "v1.36.2", "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",

@@ -458,7 +458,7 @@ impl Gateway {
                 (encoding.content_type(), body::full(presenter.document(document)?))
             }
             Content::Status(status) => {
-                let value = serde_json::to_value(status).map_err(Status::internal)?;
+                let value = api::value::to_value(status).map_err(Status::internal)?;
                 (encoding.content_type(), body::full(verbs::encode(&value, encoding)?))
             }
             Content::Body(content_type, body) => (content_type, body),
@@ -621,7 +621,7 @@ pub(crate) fn respond(code: u16, content_type: &str, body: ResponseBody) -> Resp
 
 fn respond_status(status: &Status, accept: Option<&str>) -> Response<ResponseBody> {
     let encoding = negotiate(accept, Shape::Object, false).unwrap_or(Accept::JSON).encoding;
-    let value = serde_json::to_value(status).unwrap_or_default();
+    let value = api::value::to_value(status).unwrap_or_default();
     let bytes = verbs::encode(&value, encoding).unwrap_or_default();
     let mut response = respond(status.code, encoding.content_type(), body::full(bytes));
     let retry_after = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);

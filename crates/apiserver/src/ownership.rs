@@ -135,7 +135,7 @@ pub(crate) fn keep_reset(sent: &[u8], object: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
 

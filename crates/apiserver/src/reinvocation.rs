@@ -52,7 +52,7 @@ impl Rounds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use api::json;
 
     #[test]
     fn a_second_round_asks_those_that_were_overtaken() {

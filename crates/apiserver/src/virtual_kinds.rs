@@ -1,7 +1,7 @@
 //! Kinds that are never stored: reviews answered on the spot, bindings, component statuses.
 
+use api::json;
 use api::{Status, Value, codec, defaults};
-use serde_json::json;
 
 use crate::admit::{self, Operation};
 use crate::authn;

@@ -166,9 +166,9 @@ pub(crate) fn metadata_mut(object: &mut Value) -> &mut Map {
 pub(crate) fn set_metadata(object: &mut Value, field: &str, value: Value) {
     let metadata = metadata_mut(object);
     if value.is_null() {
-        metadata.shift_remove(field);
+        metadata.remove(field);
     } else {
-        metadata.insert(field.to_owned(), value);
+        metadata.insert(field, value);
     }
 }
 

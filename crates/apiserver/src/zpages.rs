@@ -1,10 +1,10 @@
 //! `/statusz` and `/flagz`: what runs here, since when and with which flags; as text, or as an object of `config.k8s.io` for who
 //! asks for its kind.
 
+use api::json;
 use api::{Status, Value};
 use http::Response;
 use jiff::Timestamp;
-use serde_json::json;
 
 use crate::gateway::{respond, text};
 use crate::http::ResponseBody;
@@ -63,7 +63,7 @@ pub(crate) fn flagz(accept: Option<&str>, flags: &[(String, String)]) -> Result<
             Ok(text(200, heading("flagz") + &lines))
         }
         Form::Structured(encoding, version) => {
-            let flags: api::Map = flags.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+            let flags: api::Map = flags.iter().map(|(name, value)| (name, value)).collect();
             structured(
                 encoding,
                 &json!({

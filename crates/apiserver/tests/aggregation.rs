@@ -5,8 +5,8 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use api::{Value, json};
 use http::Method;
-use serde_json::{Value, json};
 use support::{Ca, Cluster, Seen, respond, stub};
 
 const API_SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";

@@ -2,10 +2,10 @@
 
 mod support;
 
+use api::{Value, json};
 use base64::Engine as _;
 use http::Method;
 use http_body_util::BodyExt as _;
-use serde_json::{Value, json};
 use support::{Ca, Cluster, Seen, respond, stub};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";

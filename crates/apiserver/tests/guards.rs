@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use api::{Value, json};
 use apiserver::Authorization;
 use apiserver::audit::{AuditConfig, AuditWebhookConfig, BackendConfig, BatchConfig, Mode, Policy};
 use apiserver::authn::SigningKey;
@@ -16,7 +17,6 @@ use apiserver::outbound::RemoteEndpoint;
 use base64::Engine as _;
 use http_body_util::BodyExt as _;
 use rcgen::KeyPair;
-use serde_json::{Value, json};
 use support::{Answer, Ca, Cluster, Seen, respond, stub};
 
 /// A kubeconfig for a stub.

@@ -2,11 +2,11 @@
 
 mod support;
 
+use api::{Value, json};
 use base64::Engine as _;
 use http::Method;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
 use support::{Ca, Cluster, Seen, respond, stub};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -4,10 +4,10 @@ mod support;
 
 use std::sync::Arc;
 
+use api::{Value, json};
 use base64::Engine as _;
 use http::Method;
 use http_body_util::BodyExt as _;
-use serde_json::{Value, json};
 use support::{Ca, Cluster, Seen, respond, stub};
 use tokio::sync::Mutex;
 

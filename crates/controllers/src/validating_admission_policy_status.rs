@@ -9,11 +9,11 @@ use std::sync::Arc;
 use api::Value;
 use api::cel::Declared;
 use api::cel::typed::{Gvr, Kinds, checked_status};
+use api::json;
 use client::{Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use kube::api::{GetParams, Patch, PatchParams, Request};
-use serde_json::json;
 
 use crate::api_error::ApiErrorExt;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
@@ -136,7 +136,7 @@ impl Reconciler for Controller {
         if policy.metadata.generation.unwrap_or(0) <= observed {
             return Ok(Requeue::Never);
         }
-        let Ok(policy) = serde_json::to_value(policy.as_ref()) else { return Ok(Requeue::Never) };
+        let Ok(policy) = api::value::to_value(policy.as_ref()) else { return Ok(Requeue::Never) };
         let mut known = Known::default();
         for (group, version) in foreign(&policy) {
             self.learn(&group, &version, &mut known).await?;

@@ -8,7 +8,6 @@ use api::quantity::Quantity;
 use client::{EventType, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use serde_json::json;
 
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::spec::{ControllerSpec, Ctx};
@@ -53,9 +52,8 @@ async fn run(ctx: Ctx) {
 
 /// Bound, and asks for more than it has.
 fn grows(claim: &PersistentVolumeClaim) -> bool {
-    let amount = |quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| {
-        Quantity::from_value(&json!(quantity.0)).ok()
-    };
+    let amount =
+        |quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| quantity.0.trim().parse::<Quantity>().ok();
     let spec = claim.spec.as_ref();
     let wanted = spec.and_then(|spec| amount(spec.resources.as_ref()?.requests.as_ref()?.get("storage")?));
     let status = claim.status.as_ref().filter(|status| status.phase.as_deref() == Some("Bound"));
@@ -78,6 +76,8 @@ impl Reconciler for Controller {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

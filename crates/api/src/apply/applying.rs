@@ -1,6 +1,6 @@
 //! Server-side apply: a manager says which fields it wants and how; what it no longer says, and nobody else applies, goes.
 
-use serde_json::json;
+use crate::json;
 
 use super::Writer;
 use super::compare::compare;
@@ -141,8 +141,8 @@ fn merged(
     }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         match managed.encode() {
-            Value::Null => metadata.shift_remove("managedFields"),
-            managed => metadata.insert("managedFields".to_owned(), managed),
+            Value::Null => metadata.remove("managedFields"),
+            managed => metadata.insert("managedFields", managed),
         };
     }
     Ok(Applied { object })
@@ -180,7 +180,7 @@ fn sync_last_applied(object: &mut Value, config: &Value) {
     let Some(annotation) = annotations.and_then(|a| a.get_mut(LAST_APPLIED)) else { return };
     let mut config = config.clone();
     if let Some(annotations) = config.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-        annotations.shift_remove(LAST_APPLIED);
+        annotations.remove(LAST_APPLIED);
     }
     *annotation = json!(format!("{}\n", sorted(&config)));
 }
@@ -200,7 +200,7 @@ fn sorted(value: &Value) -> Value {
 
 fn drop_managed_fields(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.shift_remove("managedFields");
+        metadata.remove("managedFields");
     }
 }
 

@@ -169,7 +169,7 @@ fn encode_entry(id: ManagerId, owned: Owned) -> Value {
     let mut out = Map::new();
     let mut put = |name: &str, text: String| {
         if !text.is_empty() {
-            out.insert(name.to_owned(), Value::String(text));
+            out.insert(name, text.into());
         }
     };
     put("manager", id.manager);
@@ -177,9 +177,9 @@ fn encode_entry(id: ManagerId, owned: Owned) -> Value {
     put("apiVersion", owned.api_version);
     put("time", owned.time);
     put("fieldsType", "FieldsV1".to_owned());
-    out.insert("fieldsV1".to_owned(), owned.fields.into_value());
+    out.insert("fieldsV1", owned.fields.into_value());
     if !id.subresource.is_empty() {
-        out.insert("subresource".to_owned(), Value::String(id.subresource));
+        out.insert("subresource", id.subresource.into());
     }
     Value::Object(out)
 }

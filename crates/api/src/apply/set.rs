@@ -105,7 +105,7 @@ impl Set {
     fn write(&self, with_self: bool) -> Value {
         let mut out = Map::new();
         if with_self {
-            out.insert(".".to_owned(), Value::Object(Map::new()));
+            out.insert(".", Value::Object(Map::new()));
         }
         for (element, step) in self.steps.iter() {
             let below = step.below.write(step.member && !step.below.is_empty());

@@ -132,7 +132,7 @@ impl Structural {
         let additional = schema.get("additionalProperties").filter(|s| s.is_object()).map(Self::child);
         let properties: Option<Fields> = schema["properties"]
             .as_object()
-            .map(|properties| properties.iter().map(|(name, s)| (name.clone(), Self::child(s))).collect());
+            .map(|properties| properties.iter().map(|(name, s)| (name.to_string(), Self::child(s))).collect());
         let exposed = match &additional {
             Some(values) => values.exposed.as_ref().map(|own| {
                 let estimate = (REQUEST_MAX_BYTES - 2) / (own.size_min + 6);
@@ -281,13 +281,13 @@ impl Exposed {
 fn with_type_and_meta(schema: &Value) -> Value {
     let mut with = schema.clone();
     let Some(object) = with.as_object_mut() else { return with };
-    let text = serde_json::json!({"type": "string"});
+    let text = crate::json!({"type": "string"});
     let slot = object.entry("properties").or_insert_with(|| Value::Object(Map::new()));
     let Some(properties) = slot.as_object_mut() else { return with };
     for name in ["kind", "apiVersion"] {
         properties.insert(name.to_owned(), text.clone());
     }
-    let metadata = serde_json::json!({"type": "object", "properties": {"name": text, "generateName": text}});
-    properties.insert("metadata".to_owned(), metadata);
+    let metadata = crate::json!({"type": "object", "properties": {"name": text, "generateName": text}});
+    properties.insert("metadata", metadata);
     with
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use crate::json;
 
 use super::*;
 use crate::Value;

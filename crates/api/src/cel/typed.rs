@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use crate::json;
 
 use super::environment::Declared;
 use super::escape::escape;
@@ -147,7 +147,7 @@ pub fn checked_status(policy: &Value, kinds: &dyn Kinds) -> Value {
     let warnings = expression_warnings(policy, kinds);
     let mut checking = Map::new();
     if !warnings.is_empty() {
-        checking.insert("expressionWarnings".to_owned(), warnings.into());
+        checking.insert("expressionWarnings", warnings.into());
     }
     json!({"observedGeneration": policy["metadata"]["generation"], "typeChecking": checking})
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use base64::Engine;
 use jiff::Timestamp;
 
+use crate::value::Text as Name;
 use crate::{Map, Value};
 
 use super::ast::Literal;
@@ -366,10 +367,10 @@ impl<'a> Val<'a> {
             Self::Bool(b) => Value::Bool(*b),
             Self::Int(n) => (*n).into(),
             Self::Uint(n) => (*n).into(),
-            Self::Double(d) => serde_json::Number::from_f64(*d).map_or(Value::Null, Value::Number),
-            Self::String(text) => Value::String(text.to_string()),
-            Self::Bytes(bytes) => Value::String(base64::engine::general_purpose::STANDARD.encode(bytes)),
-            Self::Duration(_) | Self::Timestamp(_) => Value::String(super::standard::to_text(self).unwrap_or_default()),
+            Self::Double(d) => crate::value::Number::from_f64(*d).map_or(Value::Null, Value::Number),
+            Self::String(text) => Value::from(&**text),
+            Self::Bytes(bytes) => base64::engine::general_purpose::STANDARD.encode(bytes).into(),
+            Self::Duration(_) | Self::Timestamp(_) => super::standard::to_text(self).unwrap_or_default().into(),
             Self::List(list) => {
                 let items = list.iter().map(|item| item.map_err(|e| e.to_string())?.to_json());
                 Value::Array(items.collect::<Result<_, _>>()?)
@@ -379,7 +380,7 @@ impl<'a> Val<'a> {
                 for key in map.keys() {
                     let value = map.get(&key).map_err(|e| e.to_string())?.unwrap_or(Val::Null);
                     match key {
-                        Val::String(key) => out.insert(key.to_string(), value.to_json()?),
+                        Val::String(key) => out.insert(&*key, value.to_json()?),
                         other => {
                             return Err(format!("map key {} is of type {}, not string", show(&other), other.type_of()));
                         }
@@ -392,13 +393,13 @@ impl<'a> Val<'a> {
             Self::Struct(made) => {
                 let mut out = Map::new();
                 for (name, value) in &made.fields {
-                    out.insert(name.to_string(), value.to_json()?);
+                    out.insert(&**name, value.to_json()?);
                 }
                 Value::Object(out)
             }
             Self::Unknown(value) => (*value).clone(),
             Self::Type(t) => return Err(format!("type conversion not supported for '{t}'")),
-            Self::Opaque(value) => Value::String(value.text().ok_or_else(|| "no JSON for this type".to_owned())?),
+            Self::Opaque(value) => value.text().ok_or_else(|| "no JSON for this type".to_owned())?.into(),
         })
     }
 }
@@ -638,11 +639,11 @@ impl<'a> MapVal<'a> {
     pub fn keys(&self) -> Vec<Val<'a>> {
         match self {
             Self::Data(map, schema) => {
-                let mut names: Vec<&'a String> = map.keys().collect();
+                let mut names: Vec<&'a Name> = map.keys().collect();
                 names.sort();
-                let visible = |name: &&String| schema.is_none_or(|schema| schema.property(name).is_some());
+                let visible = |name: &&Name| schema.is_none_or(|schema| schema.property(name).is_some());
                 let is_object = schema.is_some_and(|schema| matches!(schema.form, Form::Object(_)));
-                let shown = |name: &'a String| match escape::escape(name) {
+                let shown = |name: &'a Name| match escape::escape(name) {
                     Some(escaped) if is_object => Val::string(escaped),
                     _ => Val::String(Text::Borrowed(name)),
                 };
@@ -658,7 +659,7 @@ impl<'a> MapVal<'a> {
         }
         if let (Self::Data(a, Some(schema)), Self::Data(b, _)) = (self, other) {
             // Fields that the schema does not know are compared as they are.
-            let unknown = |name: &&String| schema.property(name).is_none();
+            let unknown = |name: &&Name| schema.property(name).is_none();
             if a.keys().filter(unknown).any(|name| b.get(name).is_some_and(|other| *other != a[name])) {
                 return Ok(false);
             }

@@ -1,7 +1,7 @@
 //! Objects to bytes: compact JSON in schema order.
 
+use crate::{Text, Value};
 use bytes::Bytes;
-use serde_json::Value;
 
 use crate::Map;
 use crate::kind::Kind;
@@ -32,7 +32,7 @@ fn encode_resource(value: &Value) -> Bytes {
             n += 1;
         }
     }
-    let mut rest: Vec<(&String, &Value)> = map.iter().collect();
+    let mut rest: Vec<(&Text, &Value)> = map.iter().collect();
     rest.retain(|(name, _)| !matches!(name.as_str(), "kind" | "apiVersion" | "metadata"));
     rest.sort_unstable_by_key(|(name, _)| *name);
     for (name, value) in rest {
@@ -98,7 +98,7 @@ impl Writer<'_> {
                 self.entry(n, key, shape(position(key)), value);
             }
         } else {
-            let mut entries: Vec<(usize, &String, &Value)> = map.iter().map(|(k, v)| (position(k), k, v)).collect();
+            let mut entries: Vec<(usize, &Text, &Value)> = map.iter().map(|(k, v)| (position(k), k, v)).collect();
             entries.sort_by_key(|(at, _, _)| *at);
             for (n, (at, key, value)) in entries.into_iter().enumerate() {
                 self.entry(n, key, shape(at), value);
@@ -116,7 +116,7 @@ impl Writer<'_> {
                 self.entry(n, key, element, value);
             }
         } else {
-            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+            let mut entries: Vec<(&Text, &Value)> = map.iter().collect();
             entries.sort_unstable_by_key(|(key, _)| *key);
             for (n, (key, value)) in entries.into_iter().enumerate() {
                 self.entry(n, key, element, value);
@@ -141,7 +141,7 @@ impl Writer<'_> {
     fn sorted(&mut self, value: &Value) {
         match value {
             Value::Object(map) => {
-                let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+                let mut entries: Vec<(&Text, &Value)> = map.iter().collect();
                 entries.sort_unstable_by_key(|(key, _)| *key);
                 self.out.push(b'{');
                 for (n, (key, value)) in entries.into_iter().enumerate() {

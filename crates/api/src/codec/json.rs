@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use serde_json::{Number, Value};
+use crate::value::Number;
+use crate::{Text, Value};
 
 use super::base64;
 use super::time::{self, Precision};
@@ -213,7 +214,7 @@ impl<'s, 't> Reader<'s, 't> {
         let mut first = true;
         while let Some(key) = self.next_key(&mut first)? {
             let name = match self.plain_key(&key) {
-                Some(name) => name.to_owned(),
+                Some(name) => Text::new(name),
                 None => self.unescape(&key)?,
             };
             if self.strict && out.contains_key(&name) {
@@ -291,7 +292,7 @@ impl<'s, 't> Reader<'s, 't> {
                 None => self.schema.absent(field),
             };
             if let Some(value) = value {
-                out.insert(field.name.to_string(), value);
+                out.push(&*field.name, value);
             }
         }
         Value::Object(out)
@@ -328,7 +329,7 @@ impl<'s, 't> Reader<'s, 't> {
         let mut first = true;
         while let Some(key) = self.next_key(&mut first)? {
             let name = match self.plain_key(&key) {
-                Some(name) => name.to_owned(),
+                Some(name) => Text::new(name),
                 None => self.unescape(&key)?,
             };
             if self.strict && out.contains_key(&name) {
@@ -388,8 +389,8 @@ impl<'s, 't> Reader<'s, 't> {
             return self.mismatch(first, shape, go);
         }
         let text = self.string()?;
-        match base64::canonical(text) {
-            Ok(text) => Ok(Some(Value::String(text))),
+        match base64::canonical(text.into()) {
+            Ok(text) => Ok(Some(text.into())),
             Err(error) => {
                 self.type_error.get_or_insert(error);
                 Ok(None)
@@ -402,7 +403,7 @@ impl<'s, 't> Reader<'s, 't> {
             return Err(self.own_reader_mismatch(first, "string")?);
         }
         let text = self.string()?;
-        time::canonical(&text, precision).map(|t| t.map(Value::String)).map_err(ParseError::Content)
+        time::canonical(&text, precision).map(|t| t.map(Value::from)).map_err(ParseError::Content)
     }
 
     fn duration(&mut self, first: u8) -> Result<Option<Value>> {
@@ -410,7 +411,7 @@ impl<'s, 't> Reader<'s, 't> {
             return Err(self.own_reader_mismatch(first, "string")?);
         }
         let text = self.string()?;
-        time::canonical_duration(&text).map(|t| Some(Value::String(t))).map_err(ParseError::Content)
+        time::canonical_duration(&text).map(|t| Some(t.into())).map_err(ParseError::Content)
     }
 
     /// A quantity is read from the raw text, so numbers keep their digits.
@@ -421,7 +422,7 @@ impl<'s, 't> Reader<'s, 't> {
         let inner = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')).unwrap_or(raw);
         let quantity: Quantity =
             inner.trim().parse().map_err(|e: crate::quantity::QuantityError| ParseError::Content(e.to_string()))?;
-        Ok(Some(Value::String(quantity.to_string())))
+        Ok(Some(quantity.to_string().into()))
     }
 
     fn int_or_string(&mut self, first: u8) -> Result<Option<Value>> {
@@ -479,7 +480,7 @@ impl<'s, 't> Reader<'s, 't> {
                 let mut first = true;
                 while let Some(key) = self.next_key(&mut first)? {
                     let name = match self.plain_key(&key) {
-                        Some(name) => name.to_owned(),
+                        Some(name) => Text::new(name),
                         None => self.unescape(&key)?,
                     };
                     if self.deep && out.contains_key(&name) {
@@ -683,18 +684,18 @@ impl<'s, 't> Reader<'s, 't> {
         Ok(start..end)
     }
 
-    fn string(&mut self) -> Result<String> {
+    fn string(&mut self) -> Result<Text> {
         let range = self.raw_string()?;
         match self.plain_key(&range) {
-            Some(text) => Ok(text.to_owned()),
+            Some(text) => Ok(Text::new(text)),
             None => self.unescape(&range),
         }
     }
 
     /// Resolves escapes; a surrogate without its partner becomes U+FFFD, as in Go.
-    fn unescape(&self, range: &Range<usize>) -> Result<String> {
+    fn unescape(&self, range: &Range<usize>) -> Result<Text> {
         let text = self.text.get(range.clone()).ok_or(ParseError::Syntax)?;
-        let mut out = String::with_capacity(text.len());
+        let mut out = Text::with_capacity(text.len());
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
             if c != '\\' {

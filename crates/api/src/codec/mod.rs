@@ -13,7 +13,7 @@ mod target;
 mod time;
 pub mod yaml;
 
-use serde_json::Value;
+use crate::Value;
 
 pub(crate) use encode::encode_sorted;
 pub use encode::{encode, encode_type};

@@ -1,6 +1,6 @@
 //! What a body should be, and whether what it says it is will do.
 
-use serde_json::Value;
+use crate::Value;
 
 use super::Failure;
 use crate::custom::CustomVersion;
@@ -191,7 +191,7 @@ pub(super) fn interpret(text: &str) -> Result<(String, String), Failure> {
     for (slot, field) in found.iter_mut().zip(["apiVersion", "kind"]) {
         match object.get(field) {
             None | Some(Value::Null) => {}
-            Some(Value::String(s)) => slot.clone_from(s),
+            Some(Value::String(s)) => s.as_str().clone_into(slot),
             Some(other) => {
                 return refuse(crate::gojson::type_name(other), &format!("struct field .{field} of type string"));
             }

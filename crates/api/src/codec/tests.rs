@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use crate::{Value, json};
 
 use super::*;
 use crate::kinds;
@@ -433,7 +433,7 @@ fn request(step: &Value) -> Option<(Target<'static>, Vec<u8>, Format, FieldValid
     };
     let validation = FieldValidation::from_query(step["query"]["fieldValidation"].as_str().unwrap_or(""))?;
     let body = match (step.get("raw"), step.get("body")) {
-        (Some(Value::String(raw)), _) => raw.clone().into_bytes(),
+        (Some(Value::String(raw)), _) => raw.as_bytes().to_vec(),
         (_, Some(Value::String(_)) | None) => return None,
         (_, Some(body)) => serde_json::to_vec(body).ok()?,
     };

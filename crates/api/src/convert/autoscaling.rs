@@ -3,7 +3,7 @@
 //! v1 knows one CPU percentage. Whatever else v2 says travels in four annotations of the v1 object, in upstream's encoding:
 //! metrics, their status and the conditions as the (otherwise unserved) v1 types, behavior as Go prints the internal struct.
 
-use serde_json::json;
+use crate::json;
 
 use super::{Conversion, normalized};
 use crate::{Map, Value};
@@ -21,11 +21,11 @@ fn to_storage(mut value: Value) -> Value {
     value["apiVersion"] = Value::from("autoscaling/v2");
     let annotations = take_annotations(&mut value);
     let annotation = |name: &str| -> Option<Value> {
-        let text = annotations.iter().find(|(n, _)| n == name)?.1.as_str()?;
+        let text = annotations.iter().find(|(n, _)| *n == name)?.1.as_str()?;
         serde_json::from_str(text).ok().filter(|v: &Value| !v.is_null())
     };
     if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {
-        let percent = spec.shift_remove("targetCPUUtilizationPercentage").filter(|p| !p.is_null());
+        let percent = spec.remove("targetCPUUtilizationPercentage").filter(|p| !p.is_null());
         let mut metrics: Vec<Value> =
             annotation(METRICS).as_ref().and_then(Value::as_array).into_iter().flatten().map(metric_to_v2).collect();
         if let Some(percent) = percent {
@@ -34,22 +34,22 @@ fn to_storage(mut value: Value) -> Value {
         if metrics.is_empty() {
             metrics.push(cpu_metric(Value::from(DEFAULT_CPU_PERCENT)));
         }
-        spec.insert("metrics".into(), Value::Array(metrics));
+        spec.insert("metrics", Value::Array(metrics));
         if let Some(behavior) = annotation(BEHAVIOR) {
-            spec.insert("behavior".into(), rename_keys(&behavior, uncapitalized));
+            spec.insert("behavior", rename_keys(&behavior, uncapitalized));
         }
     }
     if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
-        let percent = status.shift_remove("currentCPUUtilizationPercentage").filter(|p| !p.is_null());
+        let percent = status.remove("currentCPUUtilizationPercentage").filter(|p| !p.is_null());
         let current = match annotation(CURRENT_METRICS) {
             Some(Value::Array(list)) => Some(list.iter().map(metric_status_to_v2).collect::<Vec<_>>()),
             _ => percent.map(|percent| vec![cpu_status(percent)]),
         };
         if let Some(current) = current {
-            status.insert("currentMetrics".into(), Value::Array(current));
+            status.insert("currentMetrics", Value::Array(current));
         }
         if let Some(conditions) = annotation(CONDITIONS) {
-            status.insert("conditions".into(), conditions);
+            status.insert("conditions", conditions);
         }
     }
     normalized("autoscaling", "v2", KIND, value)
@@ -64,14 +64,14 @@ fn from_storage(mut value: Value) -> Value {
         if let Some(percent) =
             metrics.iter().find(|m| is_cpu(m)).and_then(|m| m.pointer("/resource/target/averageUtilization"))
         {
-            spec.insert("targetCPUUtilizationPercentage".into(), percent.clone());
+            spec.insert("targetCPUUtilizationPercentage", percent.clone());
         }
         let is_percent = |m: &&Value| is_cpu(m) && m.pointer("/resource/target/averageUtilization").is_some();
         let others: Vec<Value> = metrics.iter().filter(|m| !is_percent(m)).map(metric_to_v1).collect();
         if !others.is_empty() {
             annotations.push((METRICS, Value::Array(others)));
         }
-        if let Some(behavior) = spec.shift_remove("behavior").filter(|b| !b.is_null()) {
+        if let Some(behavior) = spec.remove("behavior").filter(|b| !b.is_null()) {
             annotations.push((BEHAVIOR, behavior_to_go(&behavior)));
         }
     }
@@ -80,7 +80,7 @@ fn from_storage(mut value: Value) -> Value {
         let percent = |m: &&Value| m.pointer("/resource/current/averageUtilization").is_some();
         if let Some(cpu) = current.iter().filter(|m| is_cpu(m)).rfind(percent) {
             let percent = cpu.pointer("/resource/current/averageUtilization").cloned().unwrap_or_default();
-            status.insert("currentCPUUtilizationPercentage".into(), percent);
+            status.insert("currentCPUUtilizationPercentage", percent);
         }
         if !current.is_empty() {
             annotations.push((CURRENT_METRICS, Value::Array(current.iter().map(metric_status_to_v1).collect())));
@@ -102,16 +102,16 @@ fn from_storage(mut value: Value) -> Value {
 }
 
 /// Removes the four annotations and returns them.
-fn take_annotations(value: &mut Value) -> Vec<(String, Value)> {
+fn take_annotations(value: &mut Value) -> Vec<(&'static str, Value)> {
     let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else {
         return Vec::new();
     };
-    let take = |name: &str| annotations.shift_remove_entry(name);
+    let take = |name| Some((name, annotations.remove(name)?));
     [METRICS, BEHAVIOR, CURRENT_METRICS, CONDITIONS].into_iter().filter_map(take).collect()
 }
 
 fn take_list(map: &mut Map, name: &str) -> Vec<Value> {
-    match map.shift_remove(name) {
+    match map.remove(name) {
         Some(Value::Array(list)) => list,
         _ => Vec::new(),
     }
@@ -248,18 +248,18 @@ fn metric_status_to_v1(metric: &Value) -> Value {
 
 fn flatten(metric: &Value, shapes: &[Shape]) -> Value {
     let mut out = Map::new();
-    out.insert("type".into(), metric["type"].clone());
+    out.insert("type", metric["type"].clone());
     for (member, fields) in shapes {
         let Some(source) = metric.get(member) else { continue };
         let mut flat = Map::new();
         for (name, path) in *fields {
             match source.pointer(path).filter(|v| !v.is_null()) {
-                Some(value) => drop(flat.insert((*name).into(), value.clone())),
-                None if ALWAYS_PRINTED.contains(&(*member, *name)) => drop(flat.insert((*name).into(), "0".into())),
+                Some(value) => drop(flat.insert(*name, value.clone())),
+                None if ALWAYS_PRINTED.contains(&(*member, *name)) => drop(flat.insert(*name, "0".into())),
                 None => {}
             }
         }
-        out.insert((*member).into(), Value::Object(flat));
+        out.insert(*member, Value::Object(flat));
     }
     Value::Object(out)
 }
@@ -285,7 +285,7 @@ fn metric_to_v2(metric: &Value) -> Value {
         if target_type == "AverageValue"
             && let Some(target) = target.as_object_mut()
         {
-            target.shift_remove("value");
+            target.remove("value");
         }
     }
     out
@@ -297,7 +297,7 @@ fn metric_status_to_v2(metric: &Value) -> Value {
 
 fn unflatten(metric: &Value, shapes: &[Shape]) -> Value {
     let mut out = Map::new();
-    out.insert("type".into(), metric.get("type").cloned().unwrap_or_else(|| "".into()));
+    out.insert("type", metric.get("type").cloned().unwrap_or_else(|| "".into()));
     for (member, fields) in shapes {
         let Some(source) = metric.get(member).filter(|m| m.is_object()) else { continue };
         let mut nested = json!({});
@@ -308,7 +308,7 @@ fn unflatten(metric: &Value, shapes: &[Shape]) -> Value {
                 None => nested[&path[1..]] = value.clone(),
             }
         }
-        out.insert((*member).into(), nested);
+        out.insert(*member, nested);
     }
     Value::Object(out)
 }

@@ -31,7 +31,7 @@ fn rename(value: Value, api_version: &str, find: impl Fn(&str) -> Option<&'stati
     let mut out = Map::with_capacity(map.len());
     for (name, value) in map {
         match find(&name) {
-            Some(new) => out.insert(new.to_owned(), value),
+            Some(new) => out.insert(new, value),
             None if name == "apiVersion" => out.insert(name, Value::from(api_version)),
             None => out.insert(name, value),
         };

@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use crate::{Value, json};
 
 use crate::codec::{self, FieldValidation, Format};
 use crate::kinds;

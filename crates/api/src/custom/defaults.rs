@@ -48,7 +48,7 @@ fn fields(map: &mut Map, schema: &Structural) {
         let Some(default) = &property.default else { continue };
         match map.get_mut(name.as_ref()) {
             None => {
-                map.insert(name.to_string(), default.clone());
+                map.insert(&**name, default.clone());
             }
             Some(value) => replace_null(value, property),
         }
@@ -73,7 +73,7 @@ fn replace_null(value: &mut Value, schema: &Structural) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -321,6 +321,6 @@ impl Scale {
             let Some(map) = at.as_object_mut() else { return false };
             at = map.entry(step).or_insert_with(|| Value::Object(Map::new()));
         }
-        at.as_object_mut().map(|map| map.insert(last.to_owned(), value)).is_some()
+        at.as_object_mut().map(|map| map.insert(last, value)).is_some()
     }
 }

@@ -59,7 +59,7 @@ fn coerce_resource(path: &Path, map: &mut Map, unknown: &mut Vec<String>) -> Res
         Ok(normalized) => {
             let path = path.child("metadata");
             unknown.extend(normalized.unknown.into_iter().map(|name| format!("{path}.{name}")));
-            map.insert("metadata".to_owned(), normalized.value);
+            map.insert("metadata", normalized.value);
             Ok(())
         }
         Err(text) => refuse("metadata", metadata, &text),

@@ -70,7 +70,7 @@ pub(super) fn same_key<'v>(old: &'v [Value], item: &Value, keys: &[Box<str>]) ->
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -76,7 +76,7 @@ impl Pruner {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

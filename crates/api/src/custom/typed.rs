@@ -144,7 +144,7 @@ fn field(name: &str, shape: Shape) -> Field {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -474,7 +474,7 @@ fn better(best: Option<Outcome>, other: Outcome) -> Option<Outcome> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -145,7 +145,7 @@ impl CustomVersion {
 
     fn renamed(&self, mut object: Value) -> Value {
         if let Some(map) = object.as_object_mut() {
-            map.insert("apiVersion".to_owned(), self.api_version().into());
+            map.insert("apiVersion", self.api_version().into());
         }
         // Stored metadata is well-formed; an embedded object that is not stays as it is.
         let _unknown = self.prune(&mut object);
@@ -293,14 +293,14 @@ pub(crate) fn restore_all_but_status(new: &mut Value, old: &Value) {
     let mut object = old.clone();
     if let Some(map) = object.as_object_mut() {
         match status {
-            Some(status) => map.insert("status".to_owned(), status),
-            None => map.shift_remove("status"),
+            Some(status) => map.insert("status", status),
+            None => map.remove("status"),
         };
         let metadata = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
         if let Some(metadata) = metadata.as_object_mut() {
             match managed {
-                Some(managed) => metadata.insert("managedFields".to_owned(), managed),
-                None => metadata.shift_remove("managedFields"),
+                Some(managed) => metadata.insert("managedFields", managed),
+                None => metadata.remove("managedFields"),
             };
         }
     }

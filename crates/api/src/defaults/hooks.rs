@@ -1,6 +1,6 @@
 //! Defaults that depend on other fields, one small function per type.
 
-use serde_json::{Value, json};
+use crate::{Value, json};
 
 use super::{Fields, Hook, image, pod};
 use crate::Map;
@@ -145,7 +145,7 @@ fn service(s: &mut Fields<'_>) {
 /// `stringData` is write-only: it becomes `data`.
 fn secret(s: &mut Fields<'_>) {
     use base64::Engine;
-    let Some(Value::Object(strings)) = s.map.shift_remove("stringData") else { return };
+    let Some(Value::Object(strings)) = s.map.remove("stringData") else { return };
     let mut data = match s.map.get("data") {
         Some(Value::Object(data)) => data.clone(),
         _ => Map::new(),

@@ -204,7 +204,7 @@ impl Fields<'_> {
     }
 
     fn remove(&mut self, name: &str) {
-        self.map.shift_remove(name);
+        self.map.remove(name);
     }
 
     fn default(&mut self, name: &str, value: impl FnOnce() -> Value) {

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use serde_json::{Value, json};
+use crate::{Text, Value, json};
 
 use super::{Fields, hooks};
 use crate::Map;
@@ -70,7 +70,7 @@ fn drop_annotations(owner: &mut Fields<'_>) {
     let Some(mut metadata) = owner.child("metadata") else { return };
     let Some(Value::Object(annotations)) = metadata.map.get_mut("annotations") else { return };
     for name in DROPPED_ANNOTATIONS {
-        annotations.shift_remove(*name);
+        annotations.remove(*name);
     }
     if annotations.is_empty() {
         metadata.remove("annotations");
@@ -139,7 +139,7 @@ fn is_pod_level(resource: &str) -> bool {
 fn aggregate(spec: &Fields<'_>, list: &str) -> Map {
     let amounts = |container: &Value| -> Amounts {
         let map = container.get("resources").and_then(|r| r.get(list)).and_then(Value::as_object);
-        let parse = |(name, value): (&String, &Value)| Some((name.clone(), Quantity::from_value(value).ok()?));
+        let parse = |(name, value): (&Text, &Value)| Some((name.to_string(), Quantity::from_value(value).ok()?));
         map.into_iter().flatten().filter_map(parse).collect()
     };
     let containers = |field: &str| spec.get(field).and_then(Value::as_array).cloned().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Amounts in resource lists have at most milli precision: finer ones are rounded up.
 
-use serde_json::Value;
+use crate::Value;
 
 use crate::Map;
 use crate::quantity::Quantity;

@@ -628,11 +628,11 @@ pub const API_SERVICE: Strategy = Strategy {
     name_rule: names::path_segment_name,
     prepare_for_create: |new, ctx| {
         if new.pointer("/spec/service").is_none_or(Value::is_null) {
-            let condition = serde_json::json!({
+            let condition = crate::json!({
                 "type": "Available", "status": "True", "lastTransitionTime": ctx.now, "reason": "Local",
                 "message": "Local APIServices are always available"
             });
-            crate::kinds::carry::set(new, "status", serde_json::json!({"conditions": [condition]}));
+            crate::kinds::carry::set(new, "status", crate::json!({"conditions": [condition]}));
         }
     },
     validate: api_service,
@@ -702,7 +702,7 @@ fn api_service(object: &Cursor<'_>, errors: &mut ErrorList) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

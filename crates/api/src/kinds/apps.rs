@@ -1,6 +1,6 @@
 //! Deployment, ReplicaSet, DaemonSet, StatefulSet, ControllerRevision. Source: `pkg/registry/apps`, `pkg/apis/apps/validation`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::replicationcontroller::{always_restarts, labels_match, replica_status};
 use crate::kinds::{carry, pod};
@@ -441,7 +441,7 @@ pub fn validate_scale(scale: &Cursor<'_>, errors: &mut ErrorList) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

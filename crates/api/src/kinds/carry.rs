@@ -5,7 +5,7 @@ use crate::{Map, Value};
 /// Sets a top-level field, keeping its place when it was there.
 pub fn set(object: &mut Value, field: &str, value: Value) {
     if let Value::Object(fields) = object {
-        fields.insert(field.to_owned(), value);
+        fields.insert(field, value);
     }
 }
 
@@ -14,10 +14,10 @@ pub fn keep(new: &mut Value, old: &Value, field: &str) {
     let Value::Object(fields) = new else { return };
     match old.get(field) {
         Some(value) => {
-            fields.insert(field.to_owned(), value.clone());
+            fields.insert(field, value.clone());
         }
         None => {
-            fields.shift_remove(field);
+            fields.remove(field);
         }
     }
 }
@@ -59,13 +59,13 @@ pub fn remove(object: &mut Value, parts: &[&str], field: &str) {
         }
     }
     if let Value::Object(fields) = at {
-        fields.shift_remove(field);
+        fields.remove(field);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! CertificateSigningRequest. Source: `pkg/apis/certificates/validation`, `pkg/registry/certificates`.
 
+use crate::json;
 use base64::Engine;
-use serde_json::json;
 
 use crate::kinds::{carry, volumes};
 use crate::strategy::{Context, SubresourceStrategy};
@@ -104,16 +104,16 @@ const APPROVAL: SubresourceStrategy = SubresourceStrategy {
 fn requester(request: &mut Value, ctx: &Context<'_>) {
     let Some(Value::Object(spec)) = request.get_mut("spec") else { return };
     for field in ["username", "uid", "groups", "extra"] {
-        spec.shift_remove(field);
+        spec.remove(field);
     }
     if !ctx.user.is_empty() {
-        spec.insert("username".to_owned(), ctx.user.into());
+        spec.insert("username", ctx.user.into());
     }
     if !ctx.groups.is_empty() {
-        spec.insert("groups".to_owned(), json!(ctx.groups));
+        spec.insert("groups", json!(ctx.groups));
     }
     if !ctx.extra.is_empty() {
-        spec.insert("extra".to_owned(), json!(ctx.extra));
+        spec.insert("extra", json!(ctx.extra));
     }
 }
 

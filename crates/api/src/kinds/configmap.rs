@@ -171,7 +171,7 @@ fn tls_warnings(secret: &Cursor<'_>, out: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

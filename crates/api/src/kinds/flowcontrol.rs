@@ -1,6 +1,6 @@
 //! FlowSchema and PriorityLevelConfiguration. Source: `pkg/apis/flowcontrol/validation`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::strategy::SubresourceStrategy;
 use crate::validate::text::{formatted, required_formatted, same};
@@ -172,7 +172,7 @@ fn verbs(verbs: &Cursor<'_>, errors: &mut ErrorList) {
     } else if list.iter().any(|v| !VERBS.contains(v)) {
         // The whole list is shown: upstream reports what is left after the known ones.
         let unknown: Vec<&str> = list.into_iter().filter(|v| !VERBS.contains(v)).collect();
-        errors.not_supported(verbs.path(), serde_json::json!(unknown), VERBS);
+        errors.not_supported(verbs.path(), crate::json!(unknown), VERBS);
     }
 }
 
@@ -285,7 +285,7 @@ fn mandatory_level(name: &str, spec: &Cursor<'_>, errors: &mut ErrorList) {
     let mut found = spec.value().clone();
     let (fixed, except) = match name {
         EXEMPT => {
-            found.as_object_mut().and_then(|spec| spec.shift_remove("exempt"));
+            found.as_object_mut().and_then(|spec| spec.remove("exempt"));
             (json!({"type": "Exempt"}), " except the 'spec.exempt' field")
         }
         CATCH_ALL => {

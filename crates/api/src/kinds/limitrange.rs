@@ -11,7 +11,7 @@ pub const STRATEGY: Strategy = Strategy {
         if meta::name(new).is_empty()
             && let Some(Value::Object(metadata)) = new.get_mut("metadata")
         {
-            metadata.insert("name".to_owned(), ctx.uid.into());
+            metadata.insert("name", ctx.uid.into());
         }
     },
     validate,
@@ -124,7 +124,7 @@ fn amounts_agree(limit: &Cursor<'_>, key: &str, kind: &str, errors: &mut ErrorLi
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Namespace: its finalizers decide when it is gone. Source: `pkg/registry/core/namespace`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::carry;
 use crate::strategy::SubresourceStrategy;
@@ -86,6 +86,6 @@ fn name_label(namespace: &mut Value) {
         return;
     }
     if let Value::Object(labels) = metadata.entry("labels").or_insert_with(|| json!({})) {
-        labels.insert("kubernetes.io/metadata.name".to_owned(), name.into());
+        labels.insert("kubernetes.io/metadata.name", name.into());
     }
 }

@@ -1,6 +1,6 @@
 //! PersistentVolume. Source: `pkg/registry/core/persistentvolume`, `pkg/apis/core/validation`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::{carry, persistentvolumeclaim as claim, volumes};
 use crate::strategy::SubresourceStrategy;

@@ -1,6 +1,6 @@
 //! PersistentVolumeClaim. Source: `pkg/registry/core/persistentvolumeclaim`, `pkg/apis/core/validation`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::carry;
 use crate::strategy::SubresourceStrategy;
@@ -58,12 +58,12 @@ fn sync_data_sources(claim: &mut Value) {
     let Some(Value::Object(spec)) = claim.get_mut("spec") else { return };
     match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
         (Some(source), None) => {
-            spec.insert("dataSourceRef".to_owned(), source);
+            spec.insert("dataSourceRef", source);
         }
         (None, Some(reference)) if reference.get("namespace").is_none_or(|n| n == "") => {
             let mut source = reference;
             carry::remove(&mut source, &[], "namespace");
-            spec.insert("dataSource".to_owned(), source);
+            spec.insert("dataSource", source);
         }
         _ => {}
     }

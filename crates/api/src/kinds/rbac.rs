@@ -136,7 +136,7 @@ fn binding_update(new: &Cursor<'_>, old: &Cursor<'_>, namespaced: bool, errors: 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

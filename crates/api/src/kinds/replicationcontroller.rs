@@ -1,6 +1,6 @@
 //! ReplicationController and PodTemplate. Source: `pkg/registry/core/{replicationcontroller,podtemplate}`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::{carry, pod};
 use crate::strategy::SubresourceStrategy;

@@ -1,6 +1,6 @@
 //! ResourceQuota. Source: `pkg/registry/core/resourcequota`, `pkg/apis/core/validation`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::carry;
 use crate::strategy::SubresourceStrategy;

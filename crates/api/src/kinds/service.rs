@@ -1,7 +1,7 @@
 //! Service. Addresses and ports are allocated by the server; here is what a service may say. Source:
 //! `pkg/registry/core/service`, `pkg/apis/core/validation`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::carry;
 use crate::strategy::SubresourceStrategy;
@@ -68,9 +68,9 @@ fn sync_cluster_ips(new: &mut Value, old: Option<&Value>) {
     let Some(Value::Object(spec)) = new.get_mut("spec") else { return };
     let replace = |spec: &mut Map, single: &str| {
         if single.is_empty() {
-            spec.shift_remove("clusterIPs");
+            spec.remove("clusterIPs");
         } else {
-            spec.insert("clusterIPs".to_owned(), json!([single]));
+            spec.insert("clusterIPs", json!([single]));
         }
     };
     let Some(old) = old else {
@@ -88,7 +88,7 @@ fn sync_cluster_ips(new: &mut Value, old: Option<&Value>) {
     if list == old_list {
         replace(spec, &single);
     } else if single.is_empty() && list.is_empty() {
-        spec.shift_remove("clusterIPs");
+        spec.remove("clusterIPs");
     }
 }
 

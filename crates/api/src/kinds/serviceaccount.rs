@@ -1,6 +1,6 @@
 //! ServiceAccount. Source: `pkg/registry/core/serviceaccount`.
 
-use serde_json::json;
+use crate::json;
 
 use crate::strategy::Context;
 use crate::{Strategy, Value, meta};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, json};
+use crate::{Map, json};
 
 use crate::{Kind, Value};
 
@@ -130,20 +130,20 @@ pub(super) fn definitions(form: Form, kinds: &[CustomKind<'_>]) -> BTreeMap<Stri
         let name = definition_name(kind);
         let mut own = match schema {
             Value::Object(fields) => fields.clone(),
-            _ => Map::from_iter([("x-kubernetes-preserve-unknown-fields".to_owned(), true.into())]),
+            _ => Map::from_iter([("x-kubernetes-preserve-unknown-fields", true)]),
         };
         if form == Form::V2 {
             own = for_v2(own);
         }
-        own.insert("type".into(), "object".into());
+        own.insert("type", "object".into());
         let properties = own.entry("properties").or_insert_with(|| json!({}));
         if let Some(properties) = properties.as_object_mut() {
-            properties.insert("apiVersion".into(), string("apiVersion"));
-            properties.insert("kind".into(), string("kind"));
-            properties.insert("metadata".into(), reference("ObjectMeta", METADATA));
+            properties.insert("apiVersion", string("apiVersion"));
+            properties.insert("kind", string("kind"));
+            properties.insert("metadata", reference("ObjectMeta", METADATA));
         }
         let gvk_of = |name: String| json!([gvk(&kind.group, &kind.version, &name)]);
-        own.insert("x-kubernetes-group-version-kind".into(), gvk_of(kind.kind.to_string()));
+        own.insert("x-kubernetes-group-version-kind", gvk_of(kind.kind.to_string()));
         out.insert(name.clone(), own.into());
 
         let list = json!({
@@ -169,23 +169,23 @@ pub(super) fn definitions(form: Form, kinds: &[CustomKind<'_>]) -> BTreeMap<Stri
 
 /// What OpenAPI v2 and the clients that read it can bear: no alternatives, no nullable types, nothing said below a place where
 /// unknown fields are kept.
-fn for_v2(mut schema: Map<String, Value>) -> Map<String, Value> {
+fn for_v2(mut schema: Map) -> Map {
     for key in ["oneOf", "anyOf", "allOf", "not"] {
-        schema.shift_remove(key);
+        schema.remove(key);
     }
-    let is_set = |schema: &Map<String, Value>, key: &str| schema.get(key).and_then(Value::as_bool) == Some(true);
+    let is_set = |schema: &Map, key: &str| schema.get(key).and_then(Value::as_bool) == Some(true);
     if is_set(&schema, "nullable") {
         for key in ["nullable", "type", "items", "properties", "additionalProperties"] {
-            schema.shift_remove(key);
+            schema.remove(key);
         }
     }
     if is_set(&schema, "x-kubernetes-preserve-unknown-fields") {
         for key in ["items", "properties", "additionalProperties"] {
-            schema.shift_remove(key);
+            schema.remove(key);
         }
     }
     if is_set(&schema, "x-kubernetes-int-or-string") {
-        schema.shift_remove("type");
+        schema.remove("type");
     }
     for key in ["items", "additionalProperties"] {
         if let Some(Value::Object(inner)) = schema.get_mut(key) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, json};
+use crate::{Map, json};
 
 use crate::{
     Schema, Value,
@@ -61,7 +61,7 @@ impl Definitions<'_> {
     pub(super) fn definition(&self, name: &str) -> Value {
         let mut out = Map::new();
         if let Some(text) = self.descriptions.get(name, "") {
-            out.insert("description".into(), text);
+            out.insert("description", text);
         }
         match self.schema.lookup(name) {
             Some(ty) => self.structure(ty, &mut out),
@@ -81,10 +81,10 @@ impl Definitions<'_> {
         self.schema.lookup(name.strip_suffix("List")?)
     }
 
-    fn list_structure(&self, name: &str, item: &Type, out: &mut Map<String, Value>) {
+    fn list_structure(&self, name: &str, item: &Type, out: &mut Map) {
         let described = |field: &str, mut value: Value| {
             if let (Some(text), Some(fields)) = (self.descriptions.get(name, field), value.as_object_mut()) {
-                fields.insert("description".into(), text);
+                fields.insert("description", text);
             }
             value
         };
@@ -93,15 +93,15 @@ impl Definitions<'_> {
             Form::V2 => metadata,
             Form::V3 => json!({"allOf": [metadata], "default": {}}),
         };
-        out.insert("type".into(), "object".into());
-        out.insert("required".into(), json!(["items"]));
+        out.insert("type", "object".into());
+        out.insert("required", json!(["items"]));
         let properties = json!({
             "apiVersion": described("apiVersion", json!({"type": "string"})),
             "items": described("items", json!({"type": "array", "items": self.form.reference(&item.name)})),
             "kind": described("kind", json!({"type": "string"})),
             "metadata": described("metadata", metadata),
         });
-        out.insert("properties".into(), properties);
+        out.insert("properties", properties);
         let gvks: Vec<Value> = self
             .gvks(item)
             .into_iter()
@@ -111,26 +111,26 @@ impl Definitions<'_> {
             })
             .collect();
         if !gvks.is_empty() {
-            out.insert("x-kubernetes-group-version-kind".into(), gvks.into());
+            out.insert("x-kubernetes-group-version-kind", gvks.into());
         }
     }
 
-    fn structure(&self, ty: &Type, out: &mut Map<String, Value>) {
-        out.insert("type".into(), "object".into());
+    fn structure(&self, ty: &Type, out: &mut Map) {
+        out.insert("type", "object".into());
         let required: Vec<&str> = ty.fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
         if !required.is_empty() {
-            out.insert("required".into(), required.into());
+            out.insert("required", required.into());
         }
         let mut fields: Vec<&Field> = ty.fields.iter().collect();
         fields.sort_by(|a, b| a.name.cmp(&b.name));
-        let properties: Map<String, Value> =
+        let properties: Map =
             fields.into_iter().map(|field| (field.name.to_string(), self.property(ty, field))).collect();
         if !properties.is_empty() {
-            out.insert("properties".into(), properties.into());
+            out.insert("properties", properties.into());
         }
         let gvks = self.gvks(ty);
         if !gvks.is_empty() {
-            out.insert("x-kubernetes-group-version-kind".into(), gvks.into());
+            out.insert("x-kubernetes-group-version-kind", gvks.into());
         }
         if let Some(merge) = &ty.merge {
             type_extensions(merge, out);
@@ -154,15 +154,15 @@ impl Definitions<'_> {
         let mut out = Map::new();
         let description = self.descriptions.get(&ty.name, &field.name);
         if let Some(description) = with_enum(description, field) {
-            out.insert("description".into(), description);
+            out.insert("description", description);
         }
         if self.form == Form::V3
             && let Some(default) = default_of(field)
         {
-            out.insert("default".into(), default);
+            out.insert("default", default);
         }
         if !field.enum_values.is_empty() {
-            out.insert("enum".into(), field.enum_values.iter().map(|v| v.as_ref()).collect());
+            out.insert("enum", field.enum_values.iter().map(|v| v.as_ref()).collect());
         }
         if let Some(merge) = &field.merge {
             field_extensions(merge, &mut out);
@@ -170,14 +170,14 @@ impl Definitions<'_> {
         let shape = self.shape(field.shape);
         if self.form == Form::V3 && shape.contains_key("$ref") && !out.is_empty() {
             // Siblings of a reference are ignored in v3, so it is wrapped.
-            out.insert("allOf".into(), json!([shape]));
+            out.insert("allOf", json!([shape]));
         } else {
             out.extend(shape);
         }
         out.into()
     }
 
-    fn shape(&self, shape: Shape) -> Map<String, Value> {
+    fn shape(&self, shape: Shape) -> Map {
         let fields = match shape {
             Shape::String => json!({"type": "string"}),
             Shape::Bool => json!({"type": "boolean"}),
@@ -227,7 +227,7 @@ fn special_name(shape: Shape) -> Option<String> {
     })
 }
 
-fn special(form: Form, name: &str) -> Map<String, Value> {
+fn special(form: Form, name: &str) -> Map {
     let fields = match (name, form) {
         (TIME | MICRO_TIME, _) => json!({"type": "string", "format": "date-time"}),
         (DURATION, _) => json!({"type": "string"}),
@@ -264,49 +264,49 @@ fn with_enum(description: Option<Value>, field: &Field) -> Option<Value> {
     Some(text.trim_start().into())
 }
 
-fn type_extensions(merge: &Merge, out: &mut Map<String, Value>) {
+fn type_extensions(merge: &Merge, out: &mut Map) {
     if merge.map_type == Some(MapType::Atomic) {
-        out.insert("x-kubernetes-map-type".into(), "atomic".into());
+        out.insert("x-kubernetes-map-type", "atomic".into());
     }
     if let Some(union) = &merge.union {
         let mut fields = Map::new();
         if let Some(discriminator) = &union.discriminator {
-            fields.insert("discriminator".into(), discriminator.as_ref().into());
+            fields.insert("discriminator", discriminator.as_ref().into());
         }
         let by_field = union.fields.iter().map(|(field, value)| (field.to_string(), Value::from(value.as_ref())));
-        fields.insert("fields-to-discriminateBy".into(), by_field.collect::<Map<_, _>>().into());
-        out.insert("x-kubernetes-unions".into(), json!([fields]));
+        fields.insert("fields-to-discriminateBy", by_field.collect::<Map>().into());
+        out.insert("x-kubernetes-unions", json!([fields]));
     }
 }
 
-fn field_extensions(merge: &Merge, out: &mut Map<String, Value>) {
+fn field_extensions(merge: &Merge, out: &mut Map) {
     if let Some(list_type) = merge.list_type {
         let name = match list_type {
             ListType::Atomic => "atomic",
             ListType::Set => "set",
             ListType::Map => "map",
         };
-        out.insert("x-kubernetes-list-type".into(), name.into());
+        out.insert("x-kubernetes-list-type", name.into());
     }
     if !merge.list_map_keys.is_empty() {
         let keys = merge.list_map_keys.iter().map(|k| k.as_ref()).collect();
-        out.insert("x-kubernetes-list-map-keys".into(), keys);
+        out.insert("x-kubernetes-list-map-keys", keys);
     }
     if let Some(map_type) = merge.map_type {
         let name = match map_type {
             MapType::Granular => "granular",
             MapType::Atomic => "atomic",
         };
-        out.insert("x-kubernetes-map-type".into(), name.into());
+        out.insert("x-kubernetes-map-type", name.into());
     }
     if let Some(key) = &merge.patch_merge_key {
-        out.insert("x-kubernetes-patch-merge-key".into(), key.as_ref().into());
+        out.insert("x-kubernetes-patch-merge-key", key.as_ref().into());
     }
     let strategy = merge.patch_strategy;
     let words = [(strategy.merge, "merge"), (strategy.retain_keys, "retainKeys"), (strategy.replace, "replace")];
     let words: Vec<&str> = words.into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect();
     if !words.is_empty() {
-        out.insert("x-kubernetes-patch-strategy".into(), words.join(",").into());
+        out.insert("x-kubernetes-patch-strategy", words.join(",").into());
     }
 }
 

@@ -13,8 +13,8 @@ mod render;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+use crate::json;
 use bytes::Bytes;
-use serde_json::json;
 use sha2::{Digest, Sha512};
 
 use crate::{Kind, Schema, Value, discovery::ApiGroup};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, json};
+use crate::{Map, json};
 
 use crate::Value;
 
@@ -62,35 +62,35 @@ pub(super) fn write_paths(out: &mut Vec<u8>, form: Form, paths: &mut [Path]) -> 
 fn path_item(form: Form, path: &Path) -> Value {
     let mut item = Map::new();
     if !path.parameters.is_empty() {
-        item.insert("parameters".into(), path.parameters.iter().map(|p| parameter(form, p, &path.kind)).collect());
+        item.insert("parameters", path.parameters.iter().map(|p| parameter(form, p, &path.kind)).collect());
     }
     for operation in &path.operations {
-        item.insert(operation.method.into(), render(form, path, operation));
+        item.insert(operation.method, render(form, path, operation));
     }
     item.into()
 }
 
 fn parameter(form: Form, parameter: &Parameter, kind: &str) -> Value {
     let mut fields = Map::new();
-    fields.insert("name".into(), parameter.name.into());
-    fields.insert("in".into(), if parameter.is_path { "path" } else { "query" }.into());
+    fields.insert("name", parameter.name.into());
+    fields.insert("in", if parameter.is_path { "path" } else { "query" }.into());
     let description = match parameter.name {
         "name" => format!("name of the {kind}"),
         _ => parameter.description.to_owned(),
     };
     if !description.is_empty() {
-        fields.insert("description".into(), description.into());
+        fields.insert("description", description.into());
     }
     if parameter.is_path {
-        fields.insert("required".into(), true.into());
+        fields.insert("required", true.into());
     }
     match form {
         Form::V2 => {
-            fields.insert("type".into(), parameter.value_type.into());
-            fields.insert("uniqueItems".into(), true.into());
+            fields.insert("type", parameter.value_type.into());
+            fields.insert("uniqueItems", true.into());
         }
         Form::V3 => {
-            fields.insert("schema".into(), json!({"type": parameter.value_type, "uniqueItems": true}));
+            fields.insert("schema", json!({"type": parameter.value_type, "uniqueItems": true}));
         }
     }
     fields.into()
@@ -98,9 +98,9 @@ fn parameter(form: Form, parameter: &Parameter, kind: &str) -> Value {
 
 fn render(form: Form, path: &Path, operation: &Operation) -> Value {
     let mut fields = Map::new();
-    fields.insert("tags".into(), json!([tag(&path.group, &path.version)]));
-    fields.insert("description".into(), operation.description.as_str().into());
-    fields.insert("operationId".into(), operation.id.as_str().into());
+    fields.insert("tags", json!([tag(&path.group, &path.version)]));
+    fields.insert("description", operation.description.as_str().into());
+    fields.insert("operationId", operation.id.as_str().into());
     let mut parameters: Vec<Value> = operation.parameters.iter().map(|p| parameter(form, p, &path.kind)).collect();
     match form {
         Form::V2 => {
@@ -111,26 +111,26 @@ fn render(form: Form, path: &Path, operation: &Operation) -> Value {
                 (_, "") => produces,
                 _ => &["*/*"],
             };
-            fields.insert("consumes".into(), json!(consumes));
-            fields.insert("produces".into(), json!(produces));
-            fields.insert("schemes".into(), json!(["https"]));
+            fields.insert("consumes", json!(consumes));
+            fields.insert("produces", json!(produces));
+            fields.insert("schemes", json!(["https"]));
             parameters.splice(0..0, v2_body(&operation.body));
         }
         Form::V3 => {
             if let Some(body) = v3_body(&operation.body) {
-                fields.insert("requestBody".into(), body);
+                fields.insert("requestBody", body);
             }
         }
     }
     if !parameters.is_empty() {
-        fields.insert("parameters".into(), parameters.into());
+        fields.insert("parameters", parameters.into());
     }
-    fields.insert("responses".into(), responses(form, operation));
+    fields.insert("responses", responses(form, operation));
     if !operation.action.is_empty() {
-        fields.insert("x-kubernetes-action".into(), operation.action.into());
+        fields.insert("x-kubernetes-action", operation.action.into());
     }
     if let Some((group, version, kind)) = &operation.gvk {
-        fields.insert("x-kubernetes-group-version-kind".into(), gvk(group, version, kind));
+        fields.insert("x-kubernetes-group-version-kind", gvk(group, version, kind));
     }
     fields.into()
 }
@@ -150,7 +150,7 @@ fn v2_body(body: &Body) -> Option<Value> {
 fn v3_body(body: &Body) -> Option<Value> {
     let content = |name: &str| json!({"schema": Form::V3.reference(name)});
     let patches = |types: &[&str]| {
-        let types: Map<String, Value> =
+        let types: Map =
             types.iter().map(|media_type| ((*media_type).to_owned(), content(definitions::PATCH))).collect();
         json!({"content": types, "required": true})
     };
@@ -179,13 +179,13 @@ fn responses(form: Form, operation: &Operation) -> Value {
             Form::V2 => json!({"description": description, "schema": schema}),
             Form::V3 => {
                 let types = operation.produces.media_types().iter();
-                let content: Map<String, Value> =
+                let content: Map =
                     types.map(|media_type| ((*media_type).to_owned(), json!({"schema": schema}))).collect();
                 json!({"description": description, "content": content})
             }
         };
         out.insert(code.to_string(), response);
     }
-    out.insert("401".into(), json!({"description": "Unauthorized"}));
+    out.insert("401", json!({"description": "Unauthorized"}));
     out.into()
 }

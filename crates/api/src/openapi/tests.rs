@@ -49,7 +49,7 @@ fn definitions_of_v2_are_upstreams() {
         // The golden document has every alpha version on.
         for side in [&mut definition, &mut wanted] {
             if name.ends_with(".DeleteOptions") || name.ends_with(".WatchEvent") {
-                side["x-kubernetes-group-version-kind"].take();
+                side["x-kubernetes-group-version-kind"] = Value::Null;
             }
         }
         if definition != wanted {

@@ -2,7 +2,7 @@
 //! creates and `test` against null passes; indices may be negative; a path without leading slash addresses its second segment.
 //! The json-patch crate is strict in all of these, which clients would notice.
 
-use serde_json::json;
+use crate::json;
 
 use crate::{Value, gojson};
 
@@ -172,7 +172,7 @@ fn remove(document: &mut Value, path: &str) -> Result<Value, String> {
     let (container, key) = container(document, path).ok_or_else(|| missing("remove", path))?;
     match container {
         Value::Object(map) => {
-            map.shift_remove(&key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value"))
+            map.remove(&key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value"))
         }
         Value::Array(items) => index(&key, items.len(), items.len()).map(|i| items.remove(i)),
         _ => Err(missing("remove", path)),

@@ -44,7 +44,7 @@ fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(target) = target else { return };
     for (key, value) in patch {
         if value.is_null() {
-            target.shift_remove(key);
+            target.remove(key);
         } else {
             merge(target.entry(key.clone()).or_insert(Value::Null), value);
         }
@@ -53,7 +53,7 @@ fn merge(target: &mut Value, patch: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

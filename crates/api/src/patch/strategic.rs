@@ -1,7 +1,7 @@
 //! Strategic merge patch: lists merge by key where the schema says so; directives in the patch (`$patch`, `$retainKeys`,
 //! `$setElementOrder/…`, `$deleteFromPrimitiveList/…`) say the rest. Source: apimachinery `util/strategicpatch`.
 
-use crate::{Map, Value, gojson};
+use crate::{Map, Text, Value, gojson};
 
 use super::{Patch, PatchError, PatchType};
 
@@ -127,7 +127,7 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
         if let Some(directive) = patch.get(DIRECTIVE) {
             return match directive.as_str() {
                 Some("replace") => {
-                    patch.shift_remove(DIRECTIVE);
+                    patch.remove(DIRECTIVE);
                     Ok(patch)
                 }
                 Some("delete") => Ok(Map::new()),
@@ -141,12 +141,12 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
             let key = if deletes {
                 let name = key.strip_prefix(DELETE_PRIMITIVES).and_then(|k| k.strip_prefix('/'));
                 let bad = || PatchError::BadRequest("invalid patch format of primitive list".to_owned());
-                name.ok_or_else(bad)?.to_owned()
+                Text::new(name.ok_or_else(bad)?)
             } else {
                 key
             };
             if value.is_null() {
-                original.shift_remove(&key);
+                original.remove(&key);
                 continue;
             }
             let Some(current) = original.get_mut(&key) else {
@@ -182,9 +182,9 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
 
     /// Merges the lists whose order the patch fixes by `$setElementOrder`, and takes them out of the patch.
     fn ordered_lists(&self, original: &mut Map, patch: &mut Map, node: Option<S::Node>) -> Result<(), PatchError> {
-        let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(ELEMENT_ORDER)).cloned().collect();
+        let directives: Vec<Text> = patch.keys().filter(|k| k.starts_with(ELEMENT_ORDER)).cloned().collect();
         for directive in directives {
-            let order = list_of(patch.shift_remove(&directive).unwrap_or(Value::Null))?;
+            let order = list_of(patch.remove(&directive).unwrap_or(Value::Null))?;
             let key = directive
                 .strip_prefix(ELEMENT_ORDER)
                 .and_then(|k| k.strip_prefix('/'))
@@ -208,8 +208,8 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
             let keys = Keys { merge_key, maps };
             let (in_patch, server_only) = keys.partition(merged, &order)?;
             let ordered = keys.interleave(in_patch, server_only, &order, &current)?;
-            original.insert(key.to_owned(), Value::Array(ordered));
-            patch.shift_remove(key);
+            original.insert(key, Value::Array(ordered));
+            patch.remove(key);
         }
         Ok(())
     }
@@ -265,7 +265,7 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
 
 /// Drops what `$retainKeys` does not name; everything the patch sets must be named.
 fn retain_keys(original: &mut Map, patch: &mut Map) -> Result<(), PatchError> {
-    let Some(keys) = patch.shift_remove(RETAIN_KEYS) else { return Ok(()) };
+    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(keys) = keys else { return Err(bad_retain_keys()) };
     let named = |key: &str| keys.iter().any(|k| k.as_str() == Some(key));
     for (key, value) in &*patch {
@@ -479,7 +479,7 @@ impl Keys<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -27,7 +27,7 @@ fn decoded(kind: &Kind, object: &Value) -> Option<Value> {
 
 fn body_of(step: &Value) -> Vec<u8> {
     match (&step["raw"], &step["repeat"]) {
-        (Value::String(raw), _) => raw.clone().into_bytes(),
+        (Value::String(raw), _) => raw.as_bytes().to_vec(),
         (_, Value::Object(repeat)) => {
             let count = repeat["count"].as_u64().unwrap_or(0) as usize;
             Value::from(vec![repeat["item"].clone(); count]).to_string().into_bytes()

@@ -48,7 +48,7 @@ fn meta<'s>(schema: &Schema, field: &'s Field) -> FieldMeta<'s, Shape> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
     use crate::{

@@ -1,7 +1,7 @@
 //! What an untouched Go struct looks like in JSON.
 
 use super::{Field, Omit, Schema, Shape, TypeId};
-use crate::{Map, Value};
+use crate::{Map, Text, Value};
 
 impl Schema {
     /// The JSON of a type whose fields are all zero: `{}` for most, `{"containers":null}` for a PodSpec.
@@ -9,7 +9,7 @@ impl Schema {
         let mut out = Map::new();
         for field in &self.get(id).fields {
             if let Some(value) = self.absent(field) {
-                out.insert(field.name.to_string(), value);
+                out.push(&*field.name, value);
             }
         }
         Value::Object(out)
@@ -47,7 +47,7 @@ impl Schema {
 
     pub(crate) fn zero_shape(&self, shape: Shape) -> Value {
         match shape {
-            Shape::String | Shape::Bytes => Value::String(String::new()),
+            Shape::String | Shape::Bytes => Value::String(Text::default()),
             Shape::Bool => Value::Bool(false),
             Shape::Int32 | Shape::Int64 | Shape::Double | Shape::IntOrString => Value::from(0),
             Shape::Quantity => Value::String("0".into()),

@@ -157,7 +157,7 @@ impl LabelSelector {
         let entries = labels.as_object().into_iter().flatten();
         let requirements = entries
             .map(|(key, value)| Requirement {
-                key: key.clone(),
+                key: key.to_string(),
                 operator: Operator::Equals,
                 values: vec![value.as_str().unwrap_or("").to_owned()],
             })
@@ -407,7 +407,7 @@ impl Parser {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Rows of autoscalers and of the Scale subresource.
 
-use serde_json::json;
+use crate::json;
 
 use crate::Value;
 

@@ -20,8 +20,8 @@ mod storage;
 
 use std::{collections::HashMap, sync::OnceLock};
 
+use crate::json;
 use jiff::Timestamp;
-use serde_json::json;
 
 use crate::{Kind, Value};
 

@@ -1,6 +1,6 @@
 //! The row of a pod: its aggregate readiness, state and restarts.
 
-use serde_json::json;
+use crate::json;
 
 use crate::{Value, time};
 

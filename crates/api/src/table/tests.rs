@@ -1,6 +1,6 @@
 //! Rows of literal objects, and every table recorded from upstream.
 
-use serde_json::json;
+use crate::json;
 
 use super::*;
 use crate::time;

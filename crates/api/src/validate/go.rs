@@ -91,7 +91,7 @@ fn write_struct(out: &mut Map, fields: &[Field], object: &Value) {
             "!" => pod_security_context(object),
             code => print(code, object.get(field.json_name).unwrap_or(&Value::Null)),
         };
-        out.insert(field.go_name.to_owned(), printed);
+        out.insert(field.go_name, printed);
     }
 }
 
@@ -133,7 +133,7 @@ fn pod_security_context(spec: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

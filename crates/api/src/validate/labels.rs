@@ -238,7 +238,7 @@ fn is_condition_reason(reason: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

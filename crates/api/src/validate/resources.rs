@@ -374,7 +374,7 @@ impl ResourceList {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -228,7 +228,7 @@ pub fn domain_prefixed_key(value: &Cursor<'_>, errors: &mut ErrorList) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -103,7 +103,7 @@ pub(super) fn subject(request: &str) -> Result<Subject, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::{

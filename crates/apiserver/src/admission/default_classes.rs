@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use api::json;
 use api::{Status, Value, meta};
-use serde_json::json;
 
 use super::{Context, Operation, Request};
 

@@ -1,7 +1,7 @@
 //! DefaultTolerationSeconds: a pod stays five minutes on a node that is not ready or unreachable, unless it says otherwise.
 
+use api::json;
 use api::{Status, Value};
-use serde_json::json;
 
 use super::{Context, Operation, Request, items, list_mut};
 

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use api::json;
 use api::{
     Status, Value,
     quantity::{Format, Quantity},
 };
-use serde_json::json;
 
 use super::{Context, Operation, Request, items};
 
@@ -80,13 +80,13 @@ fn aggregate(errors: &[String]) -> Option<String> {
 
 fn amounts(list: &Value) -> Amounts {
     let entries = list.as_object().into_iter().flatten();
-    entries.filter_map(|(name, value)| Some((name.clone(), Quantity::from_value(value).ok()?))).collect()
+    entries.filter_map(|(name, value)| Some((name.to_string(), Quantity::from_value(value).ok()?))).collect()
 }
 
 /// Missing requests and limits of containers, and an annotation that tells which ones were set.
 fn apply_defaults(pod: &mut Value, range: &Value) {
-    let mut requests = serde_json::Map::new();
-    let mut limits = serde_json::Map::new();
+    let mut requests = api::Map::new();
+    let mut limits = api::Map::new();
     for limit in items(&range["spec"], "limits").filter(|limit| limit["type"] == "Container") {
         requests.extend(limit["defaultRequest"].as_object().cloned().unwrap_or_default());
         limits.extend(limit["default"].as_object().cloned().unwrap_or_default());
@@ -113,12 +113,12 @@ fn apply_defaults(pod: &mut Value, range: &Value) {
 }
 
 /// Adds what a container does not name, and returns the names, sorted.
-fn add_missing(container: &mut Value, field: &str, defaults: &serde_json::Map<String, Value>) -> Vec<String> {
+fn add_missing(container: &mut Value, field: &str, defaults: &api::Map) -> Vec<String> {
     let given = &container["resources"][field];
     let missing: Vec<(String, Value)> = defaults
         .iter()
         .filter(|(name, _)| given[name.as_str()].is_null())
-        .map(|(name, value)| (name.clone(), value.clone()))
+        .map(|(name, value)| (name.to_string(), value.clone()))
         .collect();
     if missing.is_empty() {
         return Vec::new();

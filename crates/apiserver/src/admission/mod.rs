@@ -286,7 +286,7 @@ fn list_mut<'a>(object: &'a mut Value, field: &str) -> Option<&'a mut Vec<Value>
 mod testing {
     //! A cluster in memory and a way to run one plugin on it.
 
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::source::testing::MemorySource;

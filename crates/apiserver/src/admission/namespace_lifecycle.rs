@@ -33,7 +33,7 @@ pub(super) fn admit(request: &Request<'_>, object: &mut Value, ctx: &mut Context
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::{

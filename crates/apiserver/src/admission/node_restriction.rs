@@ -246,7 +246,7 @@ impl Write<'_> {
                 ("status", &["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"][..]),
             ] {
                 if let Some(object) = copy[part].as_object_mut() {
-                    fields.iter().for_each(|field| drop(object.shift_remove(*field)));
+                    fields.iter().for_each(|field| drop(object.remove(*field)));
                 }
             }
             copy
@@ -392,7 +392,9 @@ fn same_map(a: &Value, b: &Value) -> bool {
 
 /// Labels that differ and that a node must not touch, sorted.
 fn forbidden_labels(new: &Value, old: &Value) -> Vec<String> {
-    let keys = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let keys = |value: &Value| {
+        value.as_object().map(|map| map.keys().map(ToString::to_string).collect::<Vec<_>>()).unwrap_or_default()
+    };
     let all: BTreeSet<String> = keys(new).into_iter().chain(keys(old)).collect();
     all.into_iter().filter(|key| new[key.as_str()] != old[key.as_str()] && is_forbidden(key)).collect()
 }
@@ -409,7 +411,7 @@ fn is_forbidden(label: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::{

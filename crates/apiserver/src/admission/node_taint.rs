@@ -1,7 +1,7 @@
 //! TaintNodesByCondition: a new node takes no pods before the node controller has seen it ready.
 
+use api::json;
 use api::{Status, Value};
-use serde_json::json;
 
 use super::{Context, Operation, Request, items, list_mut};
 

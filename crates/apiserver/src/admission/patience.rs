@@ -48,7 +48,7 @@ pub fn awaited(request: &Request<'_>, object: &Value, source: &dyn ObjectSource)
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::{

@@ -36,7 +36,7 @@ pub(super) fn validate(request: &Request<'_>, pod: &Value, ctx: &mut Context<'_>
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::{

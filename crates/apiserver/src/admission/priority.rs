@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use api::json;
 use api::{Status, Value, meta};
-use serde_json::json;
 
 use super::{Context, Operation, Request};
 

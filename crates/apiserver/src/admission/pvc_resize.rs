@@ -32,7 +32,7 @@ fn size(claim: &Value) -> Quantity {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::{

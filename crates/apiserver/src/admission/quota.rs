@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::json;
 use api::{
     Status, Value, meta,
     quantity::{Format, Quantity},
 };
-use serde_json::json;
 
 use super::{Operation, Request, items};
 use crate::source::ObjectSource;
@@ -132,7 +132,7 @@ fn increase(new: &Usage, old: &Usage) -> Usage {
 
 fn amounts(list: &Value) -> Usage {
     let entries = list.as_object().into_iter().flatten();
-    entries.filter_map(|(name, value)| Some((name.clone(), Quantity::from_value(value).ok()?))).collect()
+    entries.filter_map(|(name, value)| Some((name.to_string(), Quantity::from_value(value).ok()?))).collect()
 }
 
 fn one() -> Quantity {

@@ -90,7 +90,7 @@ fn same_amounts(a: &Value, b: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::{

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use api::json;
 use api::{Status, Value};
-use serde_json::json;
 
 use super::{Context, Operation, Request, items, list_mut};
 

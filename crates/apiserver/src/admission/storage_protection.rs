@@ -1,7 +1,7 @@
 //! StorageObjectInUseProtection: storage objects carry a finalizer until nothing uses them.
 
+use api::json;
 use api::{Status, Value};
-use serde_json::json;
 
 use super::{Context, Operation, Request, list_mut};
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::json;
 use api::{Value, meta};
 use futures::StreamExt as _;
 use http::Method;
-use serde_json::json;
 use tokio::sync::watch;
 
 use super::proxy::{self, Asked};

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use ::bytes::Bytes;
+use api::json;
 use api::{Map, Value};
-use serde_json::json;
 
 use super::proxy::{self, Asked};
 use super::{Aggregation, ApiService};
@@ -84,7 +84,7 @@ fn version_of(document: &Value, service: &ApiService) -> Option<Value> {
     let groups = document["items"].as_array()?;
     let group = groups.iter().find(|group| group["metadata"]["name"].as_str().unwrap_or("") == service.group)?;
     let mut version = group["versions"].as_array()?.iter().find(|v| v["version"] == service.version)?.clone();
-    version.as_object_mut()?.shift_remove("freshness");
+    version.as_object_mut()?.remove("freshness");
     Some(version)
 }
 
@@ -180,8 +180,8 @@ impl Aggregation {
         let list: Value = serde_json::from_slice(&list).ok()?;
         let found = list["groups"].as_array()?.iter().find(|group| group["name"] == name)?;
         let mut document = Map::new();
-        document.insert("kind".into(), "APIGroup".into());
-        document.insert("apiVersion".into(), "v1".into());
+        document.insert("kind", "APIGroup".into());
+        document.insert("apiVersion", "v1".into());
         document.extend(
             found
                 .as_object()?

@@ -164,7 +164,7 @@ fn group_version(path: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::http::path::parse;

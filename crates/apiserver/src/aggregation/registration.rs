@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::Value;
-use serde_json::json;
+use api::json;
 
 use super::{GROUP, RESOURCE};
 use crate::bootstrap::Change;

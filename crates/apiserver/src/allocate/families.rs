@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use api::json;
 use api::{ErrorList, Path, Value};
-use serde_json::json;
 
 use super::Family;
 
@@ -289,6 +289,6 @@ fn related_fields(service: &Value) -> ErrorList {
 
 pub(super) fn remove(service: &mut Value, field: &str) {
     if let Some(spec) = service["spec"].as_object_mut() {
-        spec.shift_remove(field);
+        spec.remove(field);
     }
 }

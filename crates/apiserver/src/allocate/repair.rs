@@ -78,7 +78,7 @@ pub fn repair(source: &dyn ObjectSource, now: Timestamp) -> Repair {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::source::testing::MemorySource;

@@ -2,8 +2,8 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
+use api::json;
 use api::{ErrorList, Path, Status, Value};
-use serde_json::json;
 
 use super::{
     Cidr, Family, InUse, PortRange, Random,

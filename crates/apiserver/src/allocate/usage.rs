@@ -7,8 +7,8 @@ use std::{
 };
 
 use api::Value;
+use api::json;
 use parking_lot::Mutex;
-use serde_json::json;
 use store::Revision;
 
 use super::Family;

@@ -1,9 +1,9 @@
 //! The audit policy: the first rule that matches a request says how much of it is recorded.
 
 use api::field::{ErrorList, Path};
+use api::json;
 use api::validate::names;
 use serde::Deserialize;
-use serde_json::json;
 
 use crate::attributes::{Action, UserInfo};
 use crate::config_file;
@@ -71,7 +71,7 @@ pub struct Policy {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct File {
     #[serde(default, rename = "metadata")]
-    _metadata: serde_json::Value,
+    _metadata: api::Value,
     #[serde(default)]
     rules: Option<Vec<Rule>>,
     #[serde(default)]

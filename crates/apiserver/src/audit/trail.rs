@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use ::bytes::Bytes;
 use api::codec::{protobuf, yaml};
+use api::json;
 use api::{Status, Value, meta};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use parking_lot::Mutex;
-use serde_json::json;
 
 use super::event::{Event, ObjectReference, User};
 use super::policy::{Level, Stage, Wanted};
@@ -343,7 +343,7 @@ impl Body for Followed {
 
 fn drop_managed_fields(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.shift_remove("managedFields");
+        metadata.remove("managedFields");
     }
 }
 

@@ -80,15 +80,15 @@ fn is_bootstrap_group(group: &str) -> bool {
 mod tests {
     use super::*;
     use crate::source::testing::MemorySource;
-    use serde_json::json;
+    use api::json;
 
     fn check(token: &str, data: &[(&str, &str)], now: &str) -> Option<UserInfo> {
         let source = MemorySource::new();
-        let mut all = serde_json::Map::new();
+        let mut all = api::Map::new();
         let defaults =
             [("token-id", "abcdef"), ("token-secret", "0123456789abcdef"), ("usage-bootstrap-authentication", "true")];
         for (key, value) in defaults.iter().chain(data) {
-            all.insert((*key).into(), json!(STANDARD.encode(value)));
+            all.insert(*key, json!(STANDARD.encode(value)));
         }
         source.put(
             "",

@@ -3,10 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use api::Value;
+use api::json;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use x509_parser::{prelude::FromDer, x509::SubjectPublicKeyInfo};
 

@@ -1,7 +1,7 @@
 //! The documents by which others verify service account tokens: `/.well-known/openid-configuration` and `/openid/v1/jwks`.
 
 use api::Value;
-use serde_json::json;
+use api::json;
 
 use super::jwt::PublicKeys;
 

@@ -1,8 +1,8 @@
 //! TokenReview and SelfSubjectReview: authentication asked about itself.
 
+use api::json;
 use api::{Status, Value, meta};
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::Authenticator;
 use crate::attributes::UserInfo;
@@ -51,19 +51,19 @@ pub fn self_subject_review(user: &UserInfo, mut review: Value, now: Timestamp) -
 
 /// `authentication.k8s.io/v1` UserInfo.
 pub fn user_info(user: &UserInfo) -> Value {
-    let mut out = serde_json::Map::new();
+    let mut out = api::Map::new();
     let UserInfo { name, uid, groups, extra } = user;
     if !name.is_empty() {
-        out.insert("username".into(), json!(name));
+        out.insert("username", json!(name));
     }
     if !uid.is_empty() {
-        out.insert("uid".into(), json!(uid));
+        out.insert("uid", json!(uid));
     }
     if !groups.is_empty() {
-        out.insert("groups".into(), json!(groups));
+        out.insert("groups", json!(groups));
     }
     if !extra.is_empty() {
-        out.insert("extra".into(), json!(extra));
+        out.insert("extra", json!(extra));
     }
     Value::Object(out)
 }

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use api::json;
 use api::{Value, meta};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use serde_json::json;
 
 use super::{
     Identity,
@@ -91,16 +91,16 @@ pub struct TokenClaims {
 
 impl TokenClaims {
     pub fn value(&self) -> Value {
-        let mut kubernetes = serde_json::Map::new();
-        kubernetes.insert("namespace".into(), json!(self.namespace));
+        let mut kubernetes = api::Map::new();
+        kubernetes.insert("namespace", json!(self.namespace));
         for (key, object) in [("node", &self.node), ("pod", &self.pod), ("secret", &self.secret)] {
             if let Some(object) = object {
-                kubernetes.insert(key.into(), object.value());
+                kubernetes.insert(key, object.value());
             }
         }
-        kubernetes.insert("serviceaccount".into(), self.account.value());
+        kubernetes.insert("serviceaccount", self.account.value());
         if self.warn_after_seconds != 0 {
-            kubernetes.insert("warnafter".into(), json!(self.issued_at + self.warn_after_seconds));
+            kubernetes.insert("warnafter", json!(self.issued_at + self.warn_after_seconds));
         }
         json!({
             "aud": self.audiences,

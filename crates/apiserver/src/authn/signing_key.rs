@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use api::Value;
+use api::json;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
-use serde_json::json;
 use x509_parser::pem::Pem;
 
 use super::jwt::{KeyError, PublicKey};

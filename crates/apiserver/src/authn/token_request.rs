@@ -1,8 +1,8 @@
 //! `serviceaccounts/token`: a TokenRequest answered with a token. Everything but the signature is decided here from arguments.
 
+use api::json;
 use api::{ErrorList, Path, Status, Value, meta, status::GroupResource};
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::{
     service_account::{Ref, TokenClaims},

@@ -137,7 +137,7 @@ fn only_gc_fields_differ(new: &Value, old: &Value) -> bool {
         let mut copy = object.clone();
         if let Some(metadata) = copy.get_mut("metadata").and_then(Value::as_object_mut) {
             for field in ["ownerReferences", "finalizers", "managedFields", "selfLink"] {
-                metadata.shift_remove(field);
+                metadata.remove(field);
             }
         }
         copy
@@ -149,7 +149,7 @@ fn only_gc_fields_differ(new: &Value, old: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::source::testing::MemorySource;
-    use serde_json::json;
+    use api::json;
 
     fn user() -> UserInfo {
         UserInfo { name: "u".into(), groups: vec!["system:authenticated".into()], ..UserInfo::default() }

@@ -216,7 +216,7 @@ fn sanitize(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::source::testing::MemorySource;
-    use serde_json::json;
+    use api::json;
 
     fn resource(verb: &str, group: &str, resource: &str, namespace: &str, name: &str) -> Action {
         Action::Resource {

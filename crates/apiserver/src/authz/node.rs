@@ -471,7 +471,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::source::testing::MemorySource;
-    use serde_json::json;
+    use api::json;
 
     fn kubelet() -> UserInfo {
         UserInfo { name: "system:node:n1".into(), groups: vec!["system:nodes".into()], ..UserInfo::default() }

@@ -331,7 +331,7 @@ fn aggregate(errors: &[Arc<str>]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::source::testing::MemorySource;
-    use serde_json::json;
+    use api::json;
 
     fn action(verb: &str, resource: &str, namespace: &str) -> Action {
         Action::Resource {

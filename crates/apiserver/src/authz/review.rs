@@ -1,9 +1,9 @@
 //! The access reviews: `SubjectAccessReview` and its two relatives, and `SelfSubjectRulesReview`. Each takes the posted object
 //! and returns it with `status` filled in.
 
-use api::{ErrorList, Path, Status, Value};
+use api::json;
+use api::{ErrorList, Path, Status, Text, Value};
 use serde::Deserialize;
-use serde_json::json;
 
 use super::{Authorizer, PolicyRule, SUPERUSER_GROUP, node::node_name};
 use crate::attributes::{Action, UserInfo};
@@ -43,7 +43,7 @@ pub fn local_subject_access_review(
     }
     let mut bare = review.clone();
     if let Some(metadata) = bare.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.shift_remove("namespace");
+        metadata.remove("namespace");
     }
     refuse(&bare, errors)?;
     if asked.is_empty() {
@@ -262,7 +262,7 @@ impl Spec {
 /// Upstream names neither kind nor object in these refusals.
 fn refuse(review: &Value, mut errors: ErrorList) -> Result<(), Status> {
     // Nothing but what the server itself has put there.
-    let is_own = |field: &String| field == "managedFields";
+    let is_own = |field: &Text| field == "managedFields";
     let metadata = review.get("metadata").filter(|m| m.as_object().is_some_and(|fields| !fields.keys().all(is_own)));
     if let Some(metadata) = metadata {
         errors.invalid(Path::new("metadata"), metadata.clone(), "must be empty");

@@ -190,8 +190,8 @@ fn url_matches(rule: &str, path: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn rule(json: serde_json::Value) -> PolicyRule {
-        serde_json::from_value(json).unwrap()
+    fn rule(json: api::Value) -> PolicyRule {
+        api::value::from_value(json).unwrap()
     }
 
     fn action(verb: &str, resource: &str, subresource: &str, name: &str) -> Action {
@@ -208,25 +208,24 @@ mod tests {
 
     #[test]
     fn a_rule_for_a_resource_does_not_cover_its_subresources() {
-        let pods = rule(serde_json::json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}));
+        let pods = rule(api::json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}));
         assert!(pods.allows(&action("get", "pods", "", "a")));
         assert!(!pods.allows(&action("get", "pods", "log", "a")));
-        let scale = rule(serde_json::json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*/scale"]}));
+        let scale = rule(api::json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*/scale"]}));
         assert!(scale.allows(&action("get", "anything", "scale", "a")));
         assert!(!scale.allows(&action("get", "anything", "", "a")));
     }
 
     #[test]
     fn resource_names_do_not_match_a_request_without_a_name() {
-        let one =
-            rule(serde_json::json!({"verbs": ["*"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"]}));
+        let one = rule(api::json!({"verbs": ["*"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"]}));
         assert!(one.allows(&action("get", "pods", "", "a")));
         assert!(!one.allows(&action("list", "pods", "", "")));
     }
 
     #[test]
     fn non_resource_urls_match_exactly_or_by_prefix() {
-        let paths = rule(serde_json::json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/api/*"]}));
+        let paths = rule(api::json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/api/*"]}));
         let get = |path: &str| Action::NonResource { verb: "get".into(), path: path.into() };
         assert!(paths.allows(&get("/healthz")));
         assert!(paths.allows(&get("/api/v1")));
@@ -236,10 +235,9 @@ mod tests {
 
     #[test]
     fn missing_rights_are_compacted_per_resource() {
-        let owned = [rule(serde_json::json!({"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"]}))];
-        let wanted = [rule(
-            serde_json::json!({"verbs": ["get", "delete"], "apiGroups": [""], "resources": ["secrets", "configmaps"]}),
-        )];
+        let owned = [rule(api::json!({"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"]}))];
+        let wanted =
+            [rule(api::json!({"verbs": ["get", "delete"], "apiGroups": [""], "resources": ["secrets", "configmaps"]}))];
         let texts: Vec<String> = compact_rules(uncovered(&owned, &wanted)).iter().map(PolicyRule::compact).collect();
         assert_eq!(
             texts,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use api::Value;
 use api::cel::policy::{self, Matched, Named};
 use api::cel::{Bindings, Val};
+use api::json;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Decision, FieldEquals, Reason};
@@ -167,9 +167,9 @@ fn review(version: &str, mut spec: Value) -> Value {
     // The older version has another word for groups.
     if version == "v1beta1"
         && let Some(fields) = spec.as_object_mut()
-        && let Some(groups) = fields.shift_remove("groups")
+        && let Some(groups) = fields.remove("groups")
     {
-        fields.insert("group".to_owned(), groups);
+        fields.insert("group", groups);
     }
     json!({
         "kind": "SubjectAccessReview",

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use api::json;
 use bytes::Bytes;
-use serde_json::json;
 use store::{KeyRange, LeaseId, Op, Put, RangeRequest, Store, StoreError, Txn};
 use tokio::sync::Mutex;
 

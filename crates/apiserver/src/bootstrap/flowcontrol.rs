@@ -4,7 +4,7 @@
 //! `apf.kubernetes.io/autoupdate-spec` is `true`, or absent on an object nobody ever changed.
 
 use api::Value;
-use serde_json::json;
+use api::json;
 
 use super::Change;
 use crate::source::ObjectSource;

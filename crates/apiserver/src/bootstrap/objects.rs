@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::Value;
-use serde_json::json;
+use api::json;
 
 use super::Change;
 use crate::{allocate::Cidr, source::ObjectSource};

@@ -5,9 +5,9 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
+use api::json;
 use api::{Map, Value};
 use serde::Deserialize;
-use serde_json::json;
 
 use super::{Change, ChangeAction};
 use crate::{
@@ -86,14 +86,14 @@ pub fn plan(source: &dyn ObjectSource) -> Vec<Change> {
 impl Row {
     fn object(&self, kind: &str) -> Value {
         let mut metadata = Map::new();
-        metadata.insert("name".into(), json!(self.name));
+        metadata.insert("name", json!(self.name));
         if !self.namespace.is_empty() {
-            metadata.insert("namespace".into(), json!(self.namespace));
+            metadata.insert("namespace", json!(self.namespace));
         }
         let mut labels: BTreeMap<&str, &str> = self.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         labels.insert(BOOTSTRAPPING.0, BOOTSTRAPPING.1);
-        metadata.insert("labels".into(), json!(labels));
-        metadata.insert("annotations".into(), json!({AUTOUPDATE: "true"}));
+        metadata.insert("labels", json!(labels));
+        metadata.insert("annotations", json!({AUTOUPDATE: "true"}));
         let mut object = json!({"kind": kind, "apiVersion": format!("{GROUP}/v1"), "metadata": metadata});
         match &self.role_ref {
             Some(role_ref) => {
@@ -141,7 +141,7 @@ fn reconcile_role(existing: &mut Value, desired: &Value) {
         Some(_) => add_missing_items(existing, desired, &["aggregationRule", "clusterRoleSelectors"]),
         None => {
             if let Some(object) = existing.as_object_mut() {
-                object.shift_remove("aggregationRule");
+                object.remove("aggregationRule");
             }
             let missing = compact_rules(uncovered(&rules(existing), &rules(desired)));
             if !missing.is_empty() {

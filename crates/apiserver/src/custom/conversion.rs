@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::bytes::Bytes;
+use api::json;
 use api::{Kind, Map, Status, Value, codec, meta};
-use serde_json::json;
 use store::Revision;
 
 use crate::cache::{CacheEvent, CachedObject, Indexed};
@@ -211,7 +211,7 @@ fn checked(original: &Value, mut converted: Value, api_version: &str) -> Result<
     for field in ["labels", "annotations"] {
         match converted.pointer(&format!("/metadata/{field}")).filter(|value| !value.is_null()) {
             Some(value) => metadata.insert(field.to_owned(), value.clone()),
-            None => metadata.shift_remove(field),
+            None => metadata.remove(field),
         };
     }
     converted["metadata"] = metadata.into();

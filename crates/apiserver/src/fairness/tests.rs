@@ -1,4 +1,4 @@
-use serde_json::json;
+use api::json;
 
 use super::seats::{Demand, Limits, lend, nominal};
 use super::shuffle::deal;

@@ -128,7 +128,7 @@ pub(crate) fn authority(host: &str, port: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::source::testing::MemorySource;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use api::cel::policy::{self, Matched, Variables};
 use api::cel::{RUNTIME_BUDGET, Struct, Val};
 use api::codec;
+use api::json;
 use api::patch::{Patch, PatchType};
 use api::{Kind, Status, Value, apply, defaults, meta};
-use serde_json::json;
 
 use super::definition::{Mutation, Policy, Rules};
 use super::{Invocation, Misconfigured, conditions, invocations, is_exempt, namespace_object};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use api::json;
 use api::{Kind, Value};
 use bytes::Bytes;
-use serde_json::json;
 use store::Revision;
 
 use super::definition::{Policy, Rules, policies};

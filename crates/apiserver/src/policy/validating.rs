@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use api::cel::policy::{self, Matched, Variables};
 use api::cel::{MESSAGE_MAX_BYTES, RUNTIME_BUDGET, Val};
+use api::json;
 use api::{Status, Value};
-use serde_json::json;
 
 use super::definition::{Binding, Policy, Rules, Validation};
 use super::{Misconfigured, conditions, invocations, is_exempt, namespace_object};

@@ -88,7 +88,7 @@ impl Kubelet<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::source::testing::MemorySource;

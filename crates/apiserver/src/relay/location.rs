@@ -149,7 +149,7 @@ pub(super) fn join(path: &str, query: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
 

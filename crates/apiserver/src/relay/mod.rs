@@ -155,7 +155,7 @@ fn require(gateway: &Gateway, request: &Request, verb: &str) -> Result<(), Statu
 async fn proxy(gateway: &Gateway, request: &Request, passing: Passing) -> Result<Response<ResponseBody>, Status> {
     let path = location::path_behind(passing.uri.path()).to_owned();
     let kind = request.kind.subresource("proxy").map_or("", |sub| sub.kind.as_ref());
-    let mut options = serde_json::json!({"kind": kind, "apiVersion": "v1"});
+    let mut options = api::json!({"kind": kind, "apiVersion": "v1"});
     if !path.is_empty() {
         options["path"] = path.as_str().into();
     }

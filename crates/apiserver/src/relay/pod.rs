@@ -1,7 +1,7 @@
 //! What is asked of a pod's kubelet, read from query parameters as upstream's options objects are.
 
+use api::json;
 use api::{ErrorList, Path, Status, Value};
-use serde_json::json;
 
 use crate::http::query::Query;
 

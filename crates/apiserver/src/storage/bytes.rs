@@ -126,14 +126,14 @@ fn rewrite(stored: &Bytes) -> Result<Bytes, ReadError> {
     } else {
         serde_json::from_slice(stored)?
     };
-    let kind = object.shift_remove("kind").unwrap_or_default();
-    let api_version = object.shift_remove("apiVersion").unwrap_or_default();
-    let mut metadata = object.shift_remove("metadata").ok_or(ReadError::NoMetadata)?;
-    metadata.as_object_mut().ok_or(ReadError::NoMetadata)?.shift_remove("resourceVersion");
+    let kind = object.remove("kind").unwrap_or_default();
+    let api_version = object.remove("apiVersion").unwrap_or_default();
+    let mut metadata = object.remove("metadata").ok_or(ReadError::NoMetadata)?;
+    metadata.as_object_mut().ok_or(ReadError::NoMetadata)?.remove("resourceVersion");
     let mut out = api::Map::with_capacity(object.len() + 3);
-    out.insert("kind".into(), kind);
-    out.insert("apiVersion".into(), api_version);
-    out.insert("metadata".into(), metadata);
+    out.insert("kind", kind);
+    out.insert("apiVersion", api_version);
+    out.insert("metadata", metadata);
     out.extend(object);
     Ok(serde_json::to_vec(&out)?.into())
 }

@@ -53,7 +53,7 @@ pub(super) fn without_empty_lists(value: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ::bytes::{BufMut, Bytes, BytesMut};
 use api::codec::protobuf::{self, ListEncoder};
 use api::codec::yaml;
+use api::json;
 use api::table::Printer;
 use api::{Kind, Map, Status, Value};
-use serde_json::json;
 
 use crate::cache::EventKind;
 use crate::error::from_read;
@@ -64,12 +64,12 @@ pub(crate) struct ListMetadata {
 impl ListMetadata {
     fn value(&self) -> Value {
         let mut out = Map::new();
-        out.insert("resourceVersion".into(), self.resource_version.to_string().into());
+        out.insert("resourceVersion", self.resource_version.to_string().into());
         if !self.continue_token.is_empty() {
-            out.insert("continue".into(), self.continue_token.clone().into());
+            out.insert("continue", self.continue_token.clone().into());
         }
         if let Some(remaining) = self.remaining_item_count {
-            out.insert("remainingItemCount".into(), remaining.into());
+            out.insert("remainingItemCount", remaining.into());
         }
         Value::Object(out)
     }
@@ -210,8 +210,8 @@ impl Presenter {
                 for item in &items {
                     let mut value = self.parse(item)?;
                     if let Some(map) = value.as_object_mut().filter(|_| self.kind.custom().is_none()) {
-                        map.shift_remove("kind");
-                        map.shift_remove("apiVersion");
+                        map.remove("kind");
+                        map.remove("apiVersion");
                     }
                     values.push(value);
                 }
@@ -293,7 +293,7 @@ impl Presenter {
 
     /// The ERROR event that ends a watch stream.
     pub(crate) fn error_event(&self, status: &Status) -> Bytes {
-        let value = serde_json::to_value(status).unwrap_or_default();
+        let value = api::value::to_value(status).unwrap_or_default();
         self.frame("ERROR", &value).unwrap_or_default()
     }
 

@@ -2,11 +2,11 @@
 
 use api::codec::Target;
 use api::custom::Scale;
+use api::json;
 use api::kind::Subresource;
 use api::selector::LabelSelector;
 use api::{ErrorList, Kind, Path, Status, Value, codec, meta};
 use futures::FutureExt;
-use serde_json::json;
 
 use super::apply;
 use super::patch::{decode_patch, patched};
@@ -171,7 +171,7 @@ fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
     let mut metadata = api::Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = from.get(field) {
-            metadata.insert(field.to_owned(), value.clone());
+            metadata.insert(field, value.clone());
         }
     }
     let mut spec = api::Map::new();
@@ -180,7 +180,7 @@ fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
         let missing = || Status::internal(format!("the spec replicas field \"{path}\" does not exist"));
         let replicas = Scale::value(object, path).and_then(Value::as_i64).ok_or_else(missing)?;
         if replicas != 0 {
-            spec.insert("replicas".into(), replicas.into());
+            spec.insert("replicas", replicas.into());
         }
         let current = Scale::value(object, &paths.status_replicas_path).and_then(Value::as_i64).unwrap_or(0);
         let mut status = json!({ "replicas": current });
@@ -192,7 +192,7 @@ fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
     }
     let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
     if replicas != 0 {
-        spec.insert("replicas".into(), replicas.into());
+        spec.insert("replicas", replicas.into());
     }
     let selector = object.pointer("/spec/selector").cloned().unwrap_or_default();
     let mut status = json!({ "replicas": object.pointer("/status/replicas").cloned().unwrap_or(0.into()) });

@@ -1,10 +1,10 @@
 //! POST to subresources that are acts rather than views: binding, eviction, token.
 
 use ::bytes::Bytes;
+use api::json;
 use api::selector::LabelSelector;
 use api::status::GroupResource;
 use api::{Cursor, ErrorList, Status, Value, codec, defaults, meta};
-use serde_json::json;
 
 use super::delete::{DeleteOptions, delete_object};
 use super::{Reply, Request};
@@ -142,7 +142,7 @@ fn apply_binding(binding: &Value, pod: &mut Value, moment: &Moment) {
         set_metadata(pod, field, merged.into());
     }
     if let Some(status) = pod["status"].as_object_mut() {
-        status.shift_remove("nominatedNodeName");
+        status.remove("nominatedNodeName");
     }
     set_condition(pod, &moment.now, json!({ "type": "PodScheduled", "status": "True" }));
 }

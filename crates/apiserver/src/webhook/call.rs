@@ -197,7 +197,7 @@ fn clean(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
 

@@ -219,7 +219,7 @@ pub(crate) async fn mutate(
         let outcome = Box::pin(mutate_by(gateway, hook, &kind, attributes, object, old, traces)).await;
         let mutated = matches!(outcome, Ok(true));
         let place = format!("round_{round}_index_{index}");
-        let said = serde_json::json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": mutated});
+        let said = api::json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": mutated});
         traces.notes.annotate(format!("mutation.webhook.admission.k8s.io/{place}"), said.to_string());
         if mutated {
             changed = true;

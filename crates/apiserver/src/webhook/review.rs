@@ -1,8 +1,8 @@
 //! AdmissionReview: what a hook is told, and what its answer means.
 
+use api::json;
 use api::{Status, Value};
 use base64::Engine as _;
-use serde_json::json;
 
 use super::Attributes;
 use super::hook::ReviewVersion;
@@ -83,10 +83,10 @@ pub(super) fn describe(attributes: &Attributes<'_>, (kind, resource): (Named<'_>
 }
 
 fn user_info(user: &UserInfo) -> Value {
-    let mut info = serde_json::Map::new();
+    let mut info = api::Map::new();
     let mut put = |field: &str, value: Value, present: bool| {
         if present {
-            info.insert(field.to_owned(), value);
+            info.insert(field, value);
         }
     };
     put("username", user.name.as_str().into(), !user.name.is_empty());
@@ -155,7 +155,7 @@ pub(super) fn answer(body: &[u8], uid: &str, version: ReviewVersion, mutating: b
     };
     let status = match &response["status"] {
         Value::Null => None,
-        status => Some(serde_json::from_value(status.clone()).map_err(|error| Bad::Unreadable(error.to_string()))?),
+        status => Some(api::value::from_value(status.clone()).map_err(|error| Bad::Unreadable(error.to_string()))?),
     };
     Ok(Answer {
         allowed: response["allowed"].as_bool().unwrap_or(false),
@@ -167,7 +167,7 @@ pub(super) fn answer(body: &[u8], uid: &str, version: ReviewVersion, mutating: b
             .as_object()
             .into_iter()
             .flatten()
-            .map(|(key, value)| (key.clone(), text(value)))
+            .map(|(key, value)| (key.to_string(), text(value)))
             .collect(),
     })
 }
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_denial_carries_the_hooks_status() {
-        let status = |value: Value| Some(serde_json::from_value(value).unwrap());
+        let status = |value: Value| Some(api::value::from_value(value).unwrap());
         let denied = denial("w", status(json!({"code": 403, "message": "no", "reason": "Forbidden"})));
         assert_eq!((denied.code, denied.message.as_str()), (403, "admission webhook \"w\" denied the request: no"));
         assert_eq!((denied.status.as_str(), denied.reason.as_str()), ("Failure", "Forbidden"));

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Value;
 use apiserver::admission::Chain;
 use apiserver::allocate::{Cidr, PortRange};
 use apiserver::attributes::UserInfo;
@@ -23,7 +24,6 @@ use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::Value;
 use store::{EmbeddedConfig, EmbeddedStore};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;

@@ -1,13 +1,13 @@
 //! Reads metrics where clusters publish them: the resource, custom and external metrics APIs, which other servers serve through
 //! this one.
 
+use api::{Value, json};
 use client::Connection;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{CrossVersionObjectReference, MetricIdentifier};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 use super::replicas::{Sample, Samples};
 use crate::api_error::ApiErrorExt;
@@ -45,7 +45,7 @@ struct Named {
 struct ContainerMetrics {
     name: String,
     #[serde(default)]
-    usage: serde_json::Map<String, Value>,
+    usage: api::Map,
 }
 
 #[derive(Deserialize)]
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn queries_are_encoded_and_selectors_shown_as_go_does() {
         assert_eq!(encoded("app=a,b in (c)"), "app%3Da%2Cb%20in%20%28c%29");
-        let selector: LabelSelector = serde_json::from_value(json!({ "matchLabels": { "a": "b" } })).unwrap();
+        let selector: LabelSelector = api::value::from_value(json!({ "matchLabels": { "a": "b" } })).unwrap();
         assert_eq!(text(&selector), "a=b");
         assert_eq!(
             shown(Some(&selector)),

@@ -28,7 +28,6 @@ use kube::Api;
 use kube::api::PostParams;
 use kube::core::DynamicObject;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::time::Instant;
 
 use self::metrics::Metrics;
@@ -392,7 +391,7 @@ impl Sync<'_> {
         let behavior = self.autoscaler.spec.behavior.as_ref();
         let of = |rules: Option<&HPAScalingRules>| {
             let tolerance = rules.and_then(|rules| rules.tolerance.as_ref());
-            let amount = tolerance.and_then(|tolerance| Amount::from_value(&json!(tolerance.0)).ok());
+            let amount = tolerance.and_then(|tolerance| tolerance.0.trim().parse::<Amount>().ok());
             amount.map_or(TOLERANCE, |amount| amount.to_f64())
         };
         Tolerances {
@@ -570,7 +569,7 @@ fn outside(
 }
 
 fn milli(quantity: Option<&Quantity>) -> i64 {
-    let amount = quantity.and_then(|quantity| Amount::from_value(&json!(quantity.0)).ok());
+    let amount = quantity.and_then(|quantity| quantity.0.trim().parse::<Amount>().ok());
     amount.map_or(0, |amount| amount.milli_value())
 }
 

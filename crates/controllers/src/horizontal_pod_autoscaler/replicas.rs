@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
-use serde_json::json;
 
 use crate::ownership::name;
 use crate::pods::{condition, is_ready, phase};
@@ -235,7 +234,7 @@ impl Pods<'_> {
 
 fn request(container: &Container, resource: &str) -> Option<i64> {
     let request = container.resources.as_ref()?.requests.as_ref()?.get(resource)?;
-    Quantity::from_value(&json!(request.0)).ok().map(|quantity| quantity.milli_value())
+    request.0.trim().parse().ok().map(|quantity: Quantity| quantity.milli_value())
 }
 
 /// Ratio to the target, percent of the requests, and average value.
@@ -272,6 +271,8 @@ fn ceil(replicas: f64) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn pod(pod_name: &str, ready: &str) -> Pod {

@@ -230,7 +230,7 @@ fn parse(text: &str) -> Parsed<'_> {
             return Parsed { small: Some((result, scale)), big: None, kept, format };
         }
     }
-    let nanos = api::quantity::Quantity::from_value(&Value::from(text)).map_or(0, |quantity| quantity.nanos());
+    let nanos = text.trim().parse::<api::quantity::Quantity>().map_or(0, |quantity| quantity.nanos());
     Parsed { small: None, big: Some(nanos), kept: "", format }
 }
 

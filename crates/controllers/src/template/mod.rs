@@ -24,7 +24,7 @@ pub(crate) fn hash(template: &PodTemplateSpec, collision_count: Option<i32>) -> 
 
 /// FNV-1 of a ControllerRevision's data as Go writes JSON (sorted, HTML characters escaped), and the collision count.
 pub(crate) fn data_hash(data: &Value, collision_count: Option<i32>) -> String {
-    let mut text = api::gojson::marshal(data);
+    let mut text = api::gojson::marshal(&data.clone().into());
     if let Some(count) = collision_count {
         text.push_str(&count.to_string());
     }

@@ -6,7 +6,6 @@ use api::quantity::Quantity;
 use client::LabelSelectorExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource;
-use serde_json::Value;
 
 use crate::ownership::{name, namespace, uid};
 
@@ -27,7 +26,7 @@ pub(super) fn claim_class(claim: &PersistentVolumeClaim) -> Option<&str> {
 }
 
 fn quantity(quantity: Option<&resource::Quantity>) -> Quantity {
-    let parsed = quantity.and_then(|quantity| Quantity::from_value(&Value::String(quantity.0.clone())).ok());
+    let parsed = quantity.and_then(|quantity| quantity.0.trim().parse::<Quantity>().ok());
     parsed.unwrap_or_else(|| Quantity::new(0, api::quantity::Format::BinarySi))
 }
 

@@ -59,7 +59,7 @@ impl Control for MasterControl {
             ("POST", "v1/snapshots") => self.save().await,
             ("GET", "v1/members") => self.members().await,
             ("DELETE", path) if path.starts_with(MEMBERS) => self.remove(&path[MEMBERS.len()..]).await,
-            ("GET", "v1/join/ca") => self.join().map(|join| ControlReply::json(&join.ca())),
+            ("GET", "v1/join/ca") => self.join().and_then(|join| ControlReply::json(&join.ca())),
             ("POST", "v1/join/member") => self.admit(&call.body).await,
             (_, "v1/status" | "v1/snapshot" | "v1/snapshots") => Err(Status::method_not_allowed()),
             _ => return None,
@@ -70,22 +70,22 @@ impl Control for MasterControl {
 impl MasterControl {
     async fn status(&self) -> Result<ControlReply, Status> {
         let status = self.status.collect(&self.backup.status()).await.map_err(failed)?;
-        Ok(ControlReply::json(&serde_json::to_value(status).map_err(Status::internal)?))
+        ControlReply::json(&status)
     }
 
     async fn members(&self) -> Result<ControlReply, Status> {
         let members = members::list(&self.status.store).await.map_err(failed)?;
-        Ok(ControlReply::json(&json!({ "items": members })))
+        ControlReply::json(&json!({ "items": members }))
     }
 
     async fn remove(&self, member: &str) -> Result<ControlReply, Status> {
         let (removed, left) = members::remove(&self.status.store, member).await.map_err(failed)?;
-        Ok(ControlReply::json(&json!({
+        ControlReply::json(&json!({
             "id": format!("{:016x}", removed.id),
             "name": removed.name,
             "membersLeft": left.len(),
             "joinUrl": self.url,
-        })))
+        }))
     }
 
     fn join(&self) -> Result<&JoinServer, Status> {
@@ -96,7 +96,7 @@ impl MasterControl {
 
     async fn admit(&self, body: &[u8]) -> Result<ControlReply, Status> {
         let response = self.join()?.admit(body).await?;
-        Ok(ControlReply::json(&serde_json::to_value(response).map_err(Status::internal)?))
+        ControlReply::json(&response)
     }
 
     async fn snapshot(&self) -> Result<ControlReply, Status> {
@@ -107,12 +107,12 @@ impl MasterControl {
 
     async fn snapshots(&self) -> Result<ControlReply, Status> {
         let listed = self.backup.list().await.map_err(failed)?;
-        Ok(ControlReply::json(&json!({ "items": listed.iter().map(archive_json).collect::<Vec<_>>() })))
+        ControlReply::json(&json!({ "items": listed.iter().map(archive_json).collect::<Vec<_>>() }))
     }
 
     async fn save(&self) -> Result<ControlReply, Status> {
         let (name, revision) = self.backup.save().await.map_err(failed)?;
-        Ok(ControlReply::json(&json!({ "name": name, "revision": revision })))
+        ControlReply::json(&json!({ "name": name, "revision": revision }))
     }
 }
 

@@ -11,7 +11,8 @@ use apiserver::admission::Chain;
 use apiserver::allocate::{Cidr, PortRange};
 use apiserver::attributes::UserInfo;
 use apiserver::authn::token_request::TokenIssuer;
-use apiserver::authn::{PublicKeys, SigningKey, service_account};
+use apiserver::authn::{AUTHENTICATED_GROUP, PublicKeys, SigningKey, service_account};
+use apiserver::authz::SUPERUSER_GROUP;
 use apiserver::bootstrap::objects::{AuthenticationInfo, RequestHeaderInfo};
 use apiserver::outbound::{ClientCertificate, ClientIdentity, Routing};
 use apiserver::storage::{Encryption, EncryptionFile};
@@ -38,7 +39,6 @@ const CONTROLLER_MANAGER_USER: &str = "system:kube-controller-manager";
 const SCHEDULER_USER: &str = "system:kube-scheduler";
 /// Common name of the certificate shown to aggregated API servers.
 pub(super) const FRONT_PROXY_USER: &str = "front-proxy-client";
-const AUTHENTICATED: &str = "system:authenticated";
 
 /// Keys and certificates that the API server goes by.
 pub(super) struct Trust {
@@ -350,7 +350,7 @@ fn cluster_signer(flags: &ControllerFlags, certificate_pem: &str, key_pem: &str)
 fn token_maker(signing_key_pem: &str) -> Result<TokenMaker> {
     let key = SigningKey::from_pem(signing_key_pem).context("the service account private key")?;
     Ok(TokenMaker::new(move |account, secret| {
-        let account = serde_json::to_value(account).map_err(|error| error.to_string())?;
+        let account = api::value::to_value(account).map_err(|error| error.to_string())?;
         service_account::legacy_token(&key, &account, secret).map_err(|error| error.to_string())
     }))
 }
@@ -413,7 +413,7 @@ fn service_account(user: &str) -> Option<(&str, &str)> {
 
 /// A connection within the process for a component's user, with the groups that the user would have.
 fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connection, client::ConnectionError> {
-    let mut groups = vec![AUTHENTICATED.to_owned()];
+    let mut groups = vec![AUTHENTICATED_GROUP.to_owned()];
     if let Some((namespace, _)) = service_account(user) {
         groups.push("system:serviceaccounts".to_owned());
         groups.push(format!("system:serviceaccounts:{namespace}"));
@@ -424,7 +424,7 @@ fn in_process(api_server: &ApiServer, user: &str, agent: &str) -> Result<Connect
 
 /// A connection within the process that may do anything: for what a master does for itself.
 pub(super) fn as_master(api_server: &ApiServer) -> Result<Connection> {
-    let groups = vec!["system:masters".to_owned(), AUTHENTICATED.to_owned()];
+    let groups = vec![SUPERUSER_GROUP.to_owned(), AUTHENTICATED_GROUP.to_owned()];
     let user = UserInfo { name: "system:apiserver".to_owned(), groups, ..UserInfo::default() };
     Ok(Connection::in_process(api_server.in_process(user), "quarterdeck")?)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use api::Status;
 use apiserver::attributes::{Action, UserInfo};
-use apiserver::authn::{bearer_token, certificate};
+use apiserver::authn::{AUTHENTICATED_GROUP, bearer_token, certificate};
 use apiserver::authz;
 use client::{Connection, Shutdown};
 use http::{Method, Request, Response, StatusCode, header};
@@ -38,8 +38,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const REVIEWS_MAX: usize = 8;
 /// Connections at a time; probes and scrapers need few.
 const CONNECTIONS_MAX: usize = 256;
-const ALLOWED_GROUP: &str = "system:masters";
-const AUTHENTICATED: &str = "system:authenticated";
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -172,7 +170,7 @@ impl Door {
             (None, Some(token)) => self.user_of(token).await?,
             (None, None) => UserInfo::anonymous(),
         };
-        if user.groups.iter().any(|group| group == ALLOWED_GROUP) {
+        if user.groups.iter().any(|group| group == authz::SUPERUSER_GROUP) {
             return Ok(());
         }
         let (verb, path) = (request.method().as_str().to_ascii_lowercase(), request.uri().path());
@@ -218,7 +216,7 @@ impl Door {
 }
 
 fn authenticated(mut user: UserInfo) -> UserInfo {
-    user.groups.push(AUTHENTICATED.to_owned());
+    user.groups.push(AUTHENTICATED_GROUP.to_owned());
     user
 }
 

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use api::Value;
 use client::LeaderConfig;
 use scheduler::plugins::{PluginArgs, REGISTRY, ResourceWeight, ScoringStrategy, ShapePoint};
 use scheduler::{Backoff, PointConfig, ProfileConfig, SchedulerConfig};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::duration;
 
@@ -105,7 +105,7 @@ struct Profile {
     #[serde(default)]
     percentage_of_nodes_to_score: Option<u32>,
     #[serde(default)]
-    plugins: serde_json::Map<String, Value>,
+    plugins: api::Map,
     #[serde(default)]
     plugin_config: Vec<PluginConfig>,
 }
@@ -203,7 +203,7 @@ pub(super) fn parse(text: &str) -> Result<File> {
 }
 
 fn strict<T: DeserializeOwned>(value: Value, at: &str) -> Result<T> {
-    serde_json::from_value(value).with_context(|| format!("strict decoding error: {at}"))
+    api::value::from_value(value).with_context(|| format!("strict decoding error: {at}"))
 }
 
 fn profile(given: Profile, percentage: u32) -> Result<ProfileConfig> {
@@ -226,7 +226,7 @@ fn profile(given: Profile, percentage: u32) -> Result<ProfileConfig> {
         }
         ensure!(POINTS.contains(&point.as_str()), "strict decoding error: unknown field \"plugins.{point}\"");
         config.points.push(PointConfig {
-            point,
+            point: point.into(),
             disabled: set.disabled.into_iter().map(|plugin| plugin.name).collect(),
             enabled: set.enabled.into_iter().map(|plugin| (plugin.name, plugin.weight)).collect(),
         });
@@ -288,7 +288,7 @@ fn arguments(args: &mut PluginArgs, plugin: PluginConfig) -> Result<()> {
     let mut given = plugin.args;
     if let Value::Object(fields) = &mut given {
         for (field, wanted) in [("apiVersion", API_VERSION.to_owned()), ("kind", format!("{}Args", plugin.name))] {
-            if let Some(value) = fields.shift_remove(field) {
+            if let Some(value) = fields.remove(field) {
                 ensure!(value == wanted, "args.{field}: want \"{wanted}\"");
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use apiserver::ApiServer;
 use apiserver::allocate::Cidr;
+use apiserver::authz::SUPERUSER_GROUP;
 use client::Shutdown;
 use store::etcd::ServerTls;
 use store::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Store};
@@ -27,8 +28,6 @@ use crate::pki::{Pki, Purpose, San};
 /// Names under which the API server is known inside a cluster.
 const SERVICE_NAMES: [&str; 4] =
     ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
-/// Group that may do anything; the admin kubeconfig's user is in it.
-const MASTERS: &str = "system:masters";
 /// Time without a leader until another is elected: masters are near each other, and a dead one must not be noticed.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
 /// Values that the store keeps in memory. The API server has every current object in its cache; what the store adds is for watches
@@ -67,7 +66,7 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
         (Some(certificate), Some(key)) => (certificate.clone().into(), key.clone().into()),
         _ => place.pki.pems("apiserver", &Purpose::Serving(sans))?,
     };
-    let purpose = Purpose::client("kube-apiserver-kubelet-client", &[MASTERS]);
+    let purpose = Purpose::client("kube-apiserver-kubelet-client", &[SUPERUSER_GROUP]);
     let kubelet_client = place.pki.pems("apiserver-kubelet-client", &purpose)?;
     // A CA of its own: whoever has a certificate of it may speak for anybody.
     let purpose = Purpose::FrontProxy { user: components::FRONT_PROXY_USER.to_owned() };
@@ -496,7 +495,7 @@ async fn serve_store(
 /// The admin's kubeconfig, and one for each component that may run as a process of its own.
 fn write_kubeconfigs(pki: &Pki, dir: &std::path::Path, url: &str) -> Result<PathBuf> {
     let users: [(&str, &str, &[&str]); 3] = [
-        ("admin", "kubernetes-admin", &[MASTERS]),
+        ("admin", "kubernetes-admin", &[SUPERUSER_GROUP]),
         ("controller-manager", "system:kube-controller-manager", &[]),
         ("scheduler", "system:kube-scheduler", &[]),
     ];

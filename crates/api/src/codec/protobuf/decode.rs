@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
+use crate::Value;
 use ::base64::Engine;
 use ::base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 
 use super::super::json::{self, go_float, present};
 use super::super::time::{self, Precision};
@@ -166,13 +166,13 @@ impl<'b> Reader<'b> {
     fn delimited(&self, bytes: &[u8], shape: Shape) -> Result<Option<Value>> {
         let name = || self.ty.short_name();
         Ok(Some(match shape {
-            Shape::String => Value::String(text(bytes)),
-            Shape::Bytes => Value::String(STANDARD.encode(bytes)),
+            Shape::String => Value::from(text(bytes)),
+            Shape::Bytes => Value::from(STANDARD.encode(bytes)),
             Shape::Time => return instant(bytes, Precision::Seconds),
             Shape::MicroTime => return instant(bytes, Precision::Micros),
             Shape::Duration => {
                 let [nanos] = integers(bytes, "Duration")?;
-                Value::String(time::duration_text(nanos.cast_signed()))
+                time::duration_text(nanos.cast_signed()).into()
             }
             Shape::Quantity => quantity(bytes)?,
             Shape::IntOrString => int_or_string(bytes)?,
@@ -239,7 +239,7 @@ impl<'b> Reader<'b> {
                 }
                 (Shape::SchemaOrStrings(_), 2) => {
                     tag.expect(BYTES, || "Property".into())?;
-                    list.push(Value::String(text(wire.length_delimited()?)));
+                    list.push(text(wire.length_delimited()?).into());
                 }
                 _ => wire.skip(tag)?,
             }
@@ -273,7 +273,7 @@ impl<'b> Reader<'b> {
                 None => self.schema.absent(field),
             };
             if let Some(value) = value {
-                out.insert(field.name.to_string(), value);
+                out.push(&*field.name, value);
             }
         }
         Ok(Value::Object(out))
@@ -291,7 +291,7 @@ fn wrapped_strings(bytes: &[u8], message: &str) -> Result<Vec<Value>> {
     while let Some(tag) = wire.tag(message)? {
         if tag.number == 1 {
             tag.expect(BYTES, || "Items".into())?;
-            items.push(Value::String(text(wire.length_delimited()?)));
+            items.push(text(wire.length_delimited()?).into());
         } else {
             wire.skip(tag)?;
         }
@@ -330,7 +330,7 @@ fn instant(bytes: &[u8], precision: Precision) -> Result<Option<Value>> {
     }
     let [seconds, nanos] = integers(bytes, "Timestamp")?;
     let text = time::from_unix(seconds.cast_signed(), nanos as i32, precision).map_err(WireError)?;
-    Ok(text.map(Value::String))
+    Ok(text.map(Value::from))
 }
 
 fn quantity(bytes: &[u8]) -> Result<Value> {
@@ -346,7 +346,7 @@ fn quantity(bytes: &[u8]) -> Result<Value> {
     }
     let Some(given) = given else { return Ok(Value::String("0".into())) };
     let quantity: Quantity = given.parse().map_err(|e: QuantityError| WireError(e.to_string()))?;
-    Ok(Value::String(quantity.to_string()))
+    Ok(quantity.to_string().into())
 }
 
 fn int_or_string(bytes: &[u8]) -> Result<Value> {
@@ -371,7 +371,7 @@ fn int_or_string(bytes: &[u8]) -> Result<Value> {
     }
     match kind {
         0 => Ok(Value::from(number)),
-        1 => Ok(Value::String(string)),
+        1 => Ok(string.into()),
         _ => Err(WireError("impossible IntOrString.Type".into())),
     }
 }

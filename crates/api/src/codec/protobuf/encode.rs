@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::{Text, Value};
 use ::base64::Engine;
 use ::base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 
 use super::super::time;
 use super::decode::is_wrapped;
@@ -47,7 +47,7 @@ fn field(out: &mut Vec<u8>, number: u32, ty: &Type, field: &Field, value: Option
         }
         (Shape::Map(element), Some(Value::Object(map))) => {
             let element = schema.element(element);
-            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
+            let sorted: BTreeMap<&Text, &Value> = map.iter().collect();
             for (key, value) in sorted {
                 put_message(out, number, |out| {
                     out.put_bytes(1, key.as_bytes());

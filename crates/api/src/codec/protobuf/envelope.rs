@@ -1,6 +1,6 @@
 //! The envelope around every object: four magic bytes and a `runtime.Unknown`, which names the type of the bytes inside.
 
-use serde_json::Value;
+use crate::Value;
 
 use super::decode;
 use super::wire::{BYTES, Result, Wire, WireError, WireWrite, put_message};

@@ -12,8 +12,8 @@ mod wire;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use crate::Value;
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::{DecodeError, Failure, Read, Target};
 use crate::schema::{Schema, TypeId};

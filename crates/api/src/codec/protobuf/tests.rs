@@ -1,8 +1,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::{Value, json};
 use proptest::prelude::*;
-use serde_json::{Value, json};
 
 use super::super::tests::{golden, kind};
 use super::super::{FieldValidation, Format, decode, decode_delete_options};

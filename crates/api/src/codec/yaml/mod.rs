@@ -5,9 +5,9 @@ mod print;
 
 use std::collections::HashMap;
 
+use crate::{Text, Value};
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 pub use print::print;
-use serde_json::Value;
 
 use crate::Map;
 use crate::field::go_quote;
@@ -161,7 +161,7 @@ impl<'t> Builder<'t> {
 }
 
 /// The entries that a merge key brings: of one map, or of several with the first winning.
-fn merge_sources(value: Value, line: usize, out: &mut Vec<(String, Value)>) -> Result<(), String> {
+fn merge_sources(value: Value, line: usize, out: &mut Vec<(Text, Value)>) -> Result<(), String> {
     let refuse = || format!("yaml: line {line}: map merge requires map or sequence of maps as the value");
     match value {
         Value::Object(map) => out.extend(map),
@@ -179,11 +179,11 @@ fn merge_sources(value: Value, line: usize, out: &mut Vec<(String, Value)>) -> R
 }
 
 /// JSON has string keys only.
-fn key_text(key: Value) -> Result<String, String> {
+fn key_text(key: Value) -> Result<Text, String> {
     match key {
         Value::String(text) => Ok(text),
-        Value::Bool(b) => Ok(b.to_string()),
-        Value::Number(n) => Ok(n.to_string()),
+        Value::Bool(b) => Ok(b.to_string().into()),
+        Value::Number(n) => Ok(n.to_string().into()),
         Value::Null => Err("unsupported map key of type: <nil>".to_owned()),
         Value::Array(_) | Value::Object(_) => Err("yaml: invalid map key".to_owned()),
     }
@@ -277,7 +277,7 @@ fn is_float(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

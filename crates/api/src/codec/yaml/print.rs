@@ -4,8 +4,8 @@
 use std::cmp::Ordering;
 use std::sync::LazyLock;
 
+use crate::{Text, Value};
 use regex::Regex;
-use serde_json::Value;
 
 /// A space behind this column begins a new line.
 const WIDTH: usize = 80;
@@ -26,7 +26,7 @@ pub fn print(value: &Value) -> String {
 
 fn object(value: &Value, indent: usize, out: &mut String) {
     let Some(map) = value.as_object() else { return };
-    let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+    let mut entries: Vec<(&Text, &Value)> = map.iter().collect();
     entries.sort_by(|(a, _), (b, _)| natural(a, b));
     for (n, (key, value)) in entries.into_iter().enumerate() {
         // The first entry of an object in a list follows the dash.
@@ -296,14 +296,15 @@ fn escape(c: char, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::print;
     use crate::codec::yaml::parse;
 
     #[test]
     fn what_looks_like_a_time_is_quoted() {
-        let value = serde_json::json!({"a": "2026-11-23T01:19:31Z", "b": "2026-1-2", "c": "12:30", "d": "nginx:1", "e": "1.2.3.4"});
+        let value =
+            crate::json!({"a": "2026-11-23T01:19:31Z", "b": "2026-1-2", "c": "12:30", "d": "nginx:1", "e": "1.2.3.4"});
         assert_eq!(
             print(&value),
             "a: \"2026-11-23T01:19:31Z\"\nb: \"2026-1-2\"\nc: \"12:30\"\nd: nginx:1\ne: 1.2.3.4\n"

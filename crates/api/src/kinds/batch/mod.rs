@@ -4,7 +4,7 @@ mod cronjob;
 mod policies;
 mod update;
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::pod;
 use crate::kinds::replicationcontroller::labels_match;
@@ -12,7 +12,7 @@ use crate::strategy::{Context, SubresourceStrategy};
 use crate::validate::labels::selector;
 use crate::validate::names;
 use crate::validate::text::{domain_prefixed_path, nonnegative_fields, optional_enum};
-use crate::{Cursor, ErrorList, Path, Strategy, Value, meta};
+use crate::{Cursor, ErrorList, Path, Strategy, Text, Value, meta};
 
 pub use cronjob::CRON_JOB;
 
@@ -78,7 +78,7 @@ fn generate_selector(job: &mut Value, ctx: &Context<'_>) {
 
 /// Maps are stored sorted, as Go prints them.
 fn sort(map: &mut crate::Map) {
-    let mut entries: Vec<(String, Value)> = std::mem::take(map).into_iter().collect();
+    let mut entries: Vec<(Text, Value)> = std::mem::take(map).into_iter().collect();
     entries.sort_by(|a, b| a.0.cmp(&b.0));
     map.extend(entries);
 }

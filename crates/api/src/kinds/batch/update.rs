@@ -84,7 +84,7 @@ fn free_scheduling_fields(spec: &mut Value, new: &Value) {
     let affinity = new.pointer("/affinity/nodeAffinity").cloned();
     match (spec.get_mut("affinity"), affinity) {
         (Some(own), _) => carry::keep(own, new.get("affinity").unwrap_or(&Value::Null), "nodeAffinity"),
-        (None, Some(affinity)) => carry::set(spec, "affinity", serde_json::json!({"nodeAffinity": affinity})),
+        (None, Some(affinity)) => carry::set(spec, "affinity", crate::json!({"nodeAffinity": affinity})),
         (None, None) => {}
     }
     for list in ["containers", "initContainers"] {

@@ -1,7 +1,7 @@
 //! What the server says about a definition in its status: which names it has been given, whether its objects are served, what
 //! is wrong with its schemas, how far its removal is. Source: `apiextensions-apiserver` `pkg/controller`.
 
-use serde_json::json;
+use crate::json;
 
 use super::{Approval, approval_annotation, structural};
 use crate::{Cursor, ErrorList, Map, Value};
@@ -61,7 +61,7 @@ pub fn establish(definition: &Value, now: &str) -> Option<Value> {
 /// The first delete: the definition goes when its objects have gone.
 pub(super) fn begin_delete(definition: &mut Value, now: &str) {
     let metadata = object_at(definition, "metadata");
-    metadata.insert("deletionTimestamp".to_owned(), now.into());
+    metadata.insert("deletionTimestamp", now.into());
     let finalizers = metadata.entry("finalizers").or_insert(Value::Null);
     match finalizers {
         Value::Array(list) if list.iter().any(|f| f == CLEANUP_FINALIZER) => {}
@@ -99,9 +99,9 @@ fn names(definition: &mut Value, is_taken: &dyn Fn(&str, bool) -> bool, now: &st
         if name != text(&had, field) && is_taken(&name, is_kind) {
             *conflict = Some((reason, in_use(&name)));
         } else if name.is_empty() {
-            accepted.shift_remove(field);
+            accepted.remove(field);
         } else {
-            accepted.insert(field.to_owned(), name.into());
+            accepted.insert(field, name.into());
         }
     };
     one("plural", "PluralConflict", false, &mut accepted, &mut conflict);
@@ -117,20 +117,20 @@ fn names(definition: &mut Value, is_taken: &dyn Fn(&str, bool) -> bool, now: &st
         let message = if taken.len() == 1 { taken.concat() } else { format!("[{}]", taken.join(", ")) };
         conflict = Some(("ShortNamesConflict", message));
     } else if let Some(names) = asked.get("shortNames") {
-        accepted.insert("shortNames".to_owned(), names.clone());
+        accepted.insert("shortNames", names.clone());
     } else {
-        accepted.shift_remove("shortNames");
+        accepted.remove("shortNames");
     }
     one("kind", "KindConflict", true, &mut accepted, &mut conflict);
     one("listKind", "ListKindConflict", true, &mut accepted, &mut conflict);
     match asked.get("categories") {
-        Some(categories) => accepted.insert("categories".to_owned(), categories.clone()),
-        None => accepted.shift_remove("categories"),
+        Some(categories) => accepted.insert("categories", categories.clone()),
+        None => accepted.remove("categories"),
     };
     for needed in ["plural", "kind"] {
         accepted.entry(needed).or_insert_with(|| "".into());
     }
-    object_at(definition, "status").insert("acceptedNames".to_owned(), accepted.into());
+    object_at(definition, "status").insert("acceptedNames", accepted.into());
     let was_established = is_true(definition, "Established");
     match conflict {
         Some((reason, message)) => {

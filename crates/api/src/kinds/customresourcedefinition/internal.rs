@@ -2,7 +2,7 @@
 //! all versions share stand at the top (the schema as `validation`), the first version's name is `version`, and the webhook of
 //! the conversion is flat. Also how Go prints versions and schemas in messages.
 
-use serde_json::json;
+use crate::json;
 
 use crate::validate::{go, text::same};
 use crate::{Cursor, Map, Path, Value};
@@ -45,7 +45,7 @@ fn hoist(spec: &mut Value) {
     let mut versions: Vec<Value> = versions;
     let mut top = Map::new();
     if let Some(name) = versions.first().and_then(|v| v.get("name")) {
-        top.insert("version".to_owned(), name.clone());
+        top.insert("version", name.clone());
     }
     let is_shared = |versions: &[Value], field: &str| {
         let of = |v: &Value| v.get(field).cloned().unwrap_or(Value::Null);
@@ -64,25 +64,25 @@ fn hoist(spec: &mut Value) {
             continue;
         }
         for version in versions.iter_mut().rev() {
-            if let Some(value) = version.as_object_mut().and_then(|v| v.shift_remove(field)) {
-                top.insert(top_name.to_owned(), value);
+            if let Some(value) = version.as_object_mut().and_then(|v| v.remove(field)) {
+                top.insert(top_name, value);
             }
         }
     }
     if let Some(spec) = spec.as_object_mut() {
-        spec.insert("versions".to_owned(), Value::Array(versions));
+        spec.insert("versions", Value::Array(versions));
         spec.extend(top);
     }
 }
 
 fn flatten(conversion: &mut Value) {
     let Some(conversion) = conversion.as_object_mut() else { return };
-    let Some(Value::Object(mut webhook)) = conversion.shift_remove("webhook") else { return };
+    let Some(Value::Object(mut webhook)) = conversion.remove("webhook") else { return };
     for (field, flat) in
         [("clientConfig", "webhookClientConfig"), ("conversionReviewVersions", "conversionReviewVersions")]
     {
-        if let Some(value) = webhook.shift_remove(field) {
-            conversion.insert(flat.to_owned(), value);
+        if let Some(value) = webhook.remove(field) {
+            conversion.insert(flat, value);
         }
     }
 }

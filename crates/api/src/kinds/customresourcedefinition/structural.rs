@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use serde_json::json;
+use crate::json;
 
 use super::pattern;
 use crate::{Cursor, ErrorList, FieldError, Path, Value};

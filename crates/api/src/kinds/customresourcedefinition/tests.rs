@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use crate::{Value, json};
 
 use super::STRATEGY;
 use crate::{Cursor, ErrorList, Path};

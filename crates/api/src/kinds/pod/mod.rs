@@ -11,7 +11,7 @@ pub mod spec;
 pub mod update;
 pub mod warnings;
 
-use serde_json::json;
+use crate::json;
 
 use crate::kinds::carry;
 use crate::strategy::{Context, SubresourceStrategy};
@@ -99,11 +99,11 @@ fn same_container_names(spec: &Value, old: &Value) -> bool {
 
 fn prepare_for_create(new: &mut Value, ctx: &Context<'_>) {
     let mut status = Map::new();
-    status.insert("phase".into(), "Pending".into());
+    status.insert("phase", "Pending".into());
     let is_gated = new.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|g| !g.is_empty());
     if is_gated {
         status.insert(
-            "conditions".into(),
+            "conditions",
             json!([{
                 "type": "PodScheduled",
                 "status": "False",
@@ -114,7 +114,7 @@ fn prepare_for_create(new: &mut Value, ctx: &Context<'_>) {
             }]),
         );
     }
-    status.insert("qosClass".into(), qos_class(new).into());
+    status.insert("qosClass", qos_class(new).into());
     carry::set(new, "status", Value::Object(status));
     merge_label_keys(new);
     app_armor_from_annotations(new);

@@ -112,7 +112,7 @@ fn class<'a>(requirements: impl Iterator<Item = Cursor<'a>>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Tables of pods and what is said about them.
 
-use serde_json::json;
+use crate::json;
 
 use super::*;
 

@@ -125,10 +125,10 @@ fn copy_field(to: &mut Value, from: &Value, field: &str) {
     let Value::Object(to) = to else { return };
     match from.get(field) {
         Some(value) => {
-            to.insert(field.to_owned(), value.clone());
+            to.insert(field, value.clone());
         }
         None => {
-            to.shift_remove(field);
+            to.remove(field);
         }
     }
 }
@@ -152,13 +152,13 @@ fn gated_changes(new: &Cursor<'_>, old: &Cursor<'_>, munged: &mut Value, errors:
     let has_others = ["podAffinity", "podAntiAffinity"].iter().any(|f| new.field("affinity").field(f).is_set());
     match spec.get_mut("affinity") {
         Some(Value::Object(_)) if !old.field("affinity").is_set() && !has_others => {
-            spec.shift_remove("affinity");
+            spec.remove("affinity");
         }
         Some(own @ Value::Object(_)) => copy_field(own, old.field("affinity").value(), "nodeAffinity"),
         _ if old_affinity.is_set() => {
             let mut restored = Map::new();
-            restored.insert("nodeAffinity".to_owned(), old_affinity.value().clone());
-            spec.insert("affinity".to_owned(), Value::Object(restored));
+            restored.insert("nodeAffinity", old_affinity.value().clone());
+            spec.insert("affinity", Value::Object(restored));
         }
         _ => {}
     }
@@ -430,12 +430,12 @@ fn only_compute_differs(new: Option<&Value>, old: &Value) -> bool {
         let mut out = requirements.clone();
         for list in ["requests", "limits"] {
             let Some(Value::Object(amounts)) = out.get_mut(list) else { continue };
-            amounts.shift_remove("cpu");
-            amounts.shift_remove("memory");
+            amounts.remove("cpu");
+            amounts.remove("memory");
             if amounts.is_empty()
                 && let Value::Object(fields) = &mut out
             {
-                fields.shift_remove(list);
+                fields.remove(list);
             }
         }
         out

@@ -619,7 +619,7 @@ mod tests {
             // Stored pods have their defaults: a volume without a source is an emptyDir.
             for volume in case["pod"]["spec"]["volumes"].as_array_mut().into_iter().flatten() {
                 if volume.as_object().is_some_and(|fields| fields.len() == 1) {
-                    volume["emptyDir"] = serde_json::json!({});
+                    volume["emptyDir"] = api::json!({});
                 }
             }
             let level = if case["level"] == "baseline" { Level::Baseline } else { Level::Restricted };

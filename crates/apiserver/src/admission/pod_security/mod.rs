@@ -107,7 +107,7 @@ fn evaluate(
         );
     }
     if enforce {
-        ctx.audit.insert("pod-security.kubernetes.io/enforce-policy".into(), policy.enforce.to_string());
+        ctx.audit.insert("pod-security.kubernetes.io/enforce-policy".to_owned(), policy.enforce.to_string());
         if let Some(violations) = checks::evaluate(policy.enforce, &pod) {
             let text = format!("violates PodSecurity \"{}\": {}", policy.enforce, violations.detail());
             return Err(request.forbidden(object, &text));
@@ -208,7 +208,7 @@ fn label_path(label: &str) -> Path {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use api::json;
 
     use super::*;
     use crate::{

@@ -145,7 +145,7 @@ impl AuthenticationFile {
         let anonymous = file.anonymous.map(|anonymous| {
             let conditions = anonymous.conditions.unwrap_or_default();
             if !anonymous.enabled && !conditions.is_empty() {
-                let shown: Vec<Value> = conditions.iter().map(|c| serde_json::json!({"Path": c.path})).collect();
+                let shown: Vec<Value> = conditions.iter().map(|c| api::json!({"Path": c.path})).collect();
                 let text = "enabled should be set to true when conditions are defined";
                 errors.invalid(Path::new("anonymous.conditions"), shown, text);
             }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use api::Value;
 use api::cel::{Bindings, PER_CALL_LIMIT, Program, Val};
+use api::{Value, gojson};
 
 use super::super::certificate::CREDENTIAL_ID;
 use crate::attributes::UserInfo;
@@ -118,7 +118,7 @@ impl Mapping {
                     Value::String(name) if name.is_empty() => {
                         Err("oidc: empty username via CEL expression is not allowed".to_owned())
                     }
-                    Value::String(name) => Ok(name),
+                    Value::String(name) => Ok(name.into()),
                     _ => Err(failed("username claim expression must return a string".to_owned())),
                 }
             }
@@ -174,12 +174,12 @@ impl Mapping {
             Some(Source::Expression(program)) => {
                 let failed = |error: String| format!("oidc: error evaluating uid claim expression: {error}");
                 match evaluate(program, "uid", "claims", claims).map_err(failed)? {
-                    Value::String(uid) => Ok(uid),
+                    Value::String(uid) => Ok(uid.into()),
                     _ => Err(failed("uid claim expression must return a string".to_owned())),
                 }
             }
             Some(Source::Claim { name, .. }) => match &claims[name] {
-                Value::String(uid) => Ok(uid.clone()),
+                Value::String(uid) => Ok(uid.to_string()),
                 Value::Null => Err(format!("oidc: parse uid claim {name:?}: claim not present")),
                 other => Err(format!("oidc: parse uid claim {name:?}: {}", not_a(other, "string"))),
             },
@@ -189,15 +189,7 @@ impl Mapping {
 
 /// What Go's decoder says of a value of another type.
 fn not_a(value: &Value, wanted: &str) -> String {
-    let got = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    format!("json: cannot unmarshal {got} into Go value of type {wanted}")
+    format!("json: cannot unmarshal {} into Go value of type {wanted}", gojson::type_name(value))
 }
 
 /// A string or a list of strings, as a list; nothing for an empty string or null.
@@ -206,7 +198,7 @@ fn strings(value: &Value) -> Result<Vec<String>, String> {
     match value {
         Value::Null => Ok(Vec::new()),
         Value::String(text) if text.is_empty() => Ok(Vec::new()),
-        Value::String(text) => Ok(vec![text.clone()]),
+        Value::String(text) => Ok(vec![text.to_string()]),
         Value::Array(list) => {
             let texts: Result<Vec<_>, _> =
                 list.iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(wrong)).collect();

@@ -1,4 +1,4 @@
-use serde_json::json;
+use api::json;
 
 use super::config::IssuerConfig;
 use super::mapping::Mapping;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::Value;
-use serde_json::json;
+use api::json;
 
 use super::super::Identity;
 use crate::attributes::UserInfo;
@@ -49,7 +49,7 @@ impl TokenWebhook {
             name: text("username"),
             uid: text("uid"),
             groups: strings(&user["groups"]),
-            extra: extra.map(|(key, values)| (key.clone(), strings(values))).collect(),
+            extra: extra.map(|(key, values)| (key.to_string(), strings(values))).collect(),
         };
         let said = strings(&status["audiences"]);
         let meant: Vec<String> = said.iter().filter(|audience| audiences.contains(audience)).cloned().collect();

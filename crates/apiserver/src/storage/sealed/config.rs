@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use api::Value;
 use api::field::{ErrorList, Path};
+use api::json;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::GroupResource;
 use super::cipher::{Cipher, Provider};

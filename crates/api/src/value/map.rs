@@ -1,0 +1,353 @@
+//! The fields of an object: few, in order, looked up by name.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::ops::{Index, IndexMut};
+
+use hashbrown::HashTable;
+
+use super::{Text, Value};
+
+/// Objects with at most so many fields are searched one by one, which beats hashing them; nearly all objects are that small.
+/// What is larger (a ConfigMap of a client who means harm) gets an index, so that nothing here is quadratic in the fields.
+const SEARCHED_MAX: usize = 24;
+
+/// An object's fields in the order they were put in. Every name is there once.
+///
+/// The fields lie in one vector. Names of up to 24 bytes lie in it, without an allocation of their own.
+#[derive(Clone, Default)]
+pub struct Map {
+    fields: Vec<(Text, Value)>,
+    /// Where each field is, of an object with more than [`SEARCHED_MAX`].
+    index: Option<Box<Positions>>,
+}
+
+#[derive(Clone, Default)]
+struct Positions {
+    /// Keyed anew for each object: the names are a client's.
+    hasher: RandomState,
+    table: HashTable<usize>,
+}
+
+impl Positions {
+    fn of(fields: &[(Text, Value)]) -> Box<Self> {
+        let mut positions = Self { hasher: RandomState::new(), table: HashTable::with_capacity(fields.len()) };
+        for at in 0..fields.len() {
+            positions.insert(fields, at);
+        }
+        Box::new(positions)
+    }
+
+    fn find(&self, fields: &[(Text, Value)], name: &str) -> Option<usize> {
+        self.table.find(self.hasher.hash_one(name), |&at| fields[at].0 == name).copied()
+    }
+
+    /// Adds a field whose name is not there yet.
+    fn insert(&mut self, fields: &[(Text, Value)], at: usize) {
+        let hasher = &self.hasher;
+        let hash = |&at: &usize| hasher.hash_one(fields[at].0.as_str());
+        self.table.insert_unique(hash(&at), at, hash);
+    }
+}
+
+impl Map {
+    pub const fn new() -> Self {
+        Self { fields: Vec::new(), index: None }
+    }
+
+    pub fn with_capacity(fields: usize) -> Self {
+        Self { fields: Vec::with_capacity(fields), index: None }
+    }
+
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.fields.clear();
+        self.index = None;
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        match &self.index {
+            Some(index) => index.find(&self.fields, name),
+            None => self.fields.iter().position(|(n, _)| n == name),
+        }
+    }
+
+    /// The index again, after fields moved.
+    fn reindex(&mut self) {
+        self.index = (self.fields.len() > SEARCHED_MAX).then(|| Positions::of(&self.fields));
+    }
+
+    pub fn contains_key(&self, name: &str) -> bool {
+        self.position(name).is_some()
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.position(name).map(|at| &self.fields[at].1)
+    }
+
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
+        self.position(name).map(|at| &mut self.fields[at].1)
+    }
+
+    /// Sets a field, in its place or behind all others; what it was before comes back.
+    pub fn insert(&mut self, name: impl Into<Text>, value: Value) -> Option<Value> {
+        let name = name.into();
+        match self.position(&name) {
+            Some(at) => Some(std::mem::replace(&mut self.fields[at].1, value)),
+            None => {
+                self.push(name, value);
+                None
+            }
+        }
+    }
+
+    /// Adds a field behind all others that the caller knows not to be there.
+    pub(crate) fn push(&mut self, name: impl Into<Text>, value: Value) -> &mut Value {
+        let at = self.fields.len();
+        self.fields.push((name.into(), value));
+        match &mut self.index {
+            Some(index) => index.insert(&self.fields, at),
+            None if self.fields.len() > SEARCHED_MAX => self.reindex(),
+            None => {}
+        }
+        &mut self.fields[at].1
+    }
+
+    /// Puts a new field, or an old one, at a place.
+    pub fn shift_insert(&mut self, at: usize, name: impl Into<Text>, value: Value) -> Option<Value> {
+        let name = name.into();
+        let old = self.remove(&name);
+        self.fields.insert(at, (name, value));
+        self.reindex();
+        old
+    }
+
+    /// Takes a field out; the others keep their order.
+    pub fn remove(&mut self, name: &str) -> Option<Value> {
+        let at = self.position(name)?;
+        let (_, value) = self.fields.remove(at);
+        if self.index.is_some() {
+            self.reindex();
+        }
+        Some(value)
+    }
+
+    pub fn entry(&mut self, name: impl Into<Text>) -> Entry<'_> {
+        let name = name.into();
+        match self.position(&name) {
+            Some(at) => Entry::Occupied(OccupiedEntry { map: self, at }),
+            None => Entry::Vacant(VacantEntry { map: self, name }),
+        }
+    }
+
+    /// Keeps the fields that `keep` wants.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Text, &mut Value) -> bool) {
+        let before = self.fields.len();
+        self.fields.retain_mut(|(name, value)| keep(name, value));
+        if self.fields.len() != before && self.index.is_some() {
+            self.reindex();
+        }
+    }
+
+    /// Puts the fields in the order of their names.
+    pub fn sort_keys(&mut self) {
+        self.fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if self.index.is_some() {
+            self.reindex();
+        }
+    }
+
+    pub fn iter(&self) -> Iter<'_> {
+        Iter(self.fields.iter())
+    }
+
+    pub fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = (&Text, &mut Value)> + ExactSizeIterator {
+        self.fields.iter_mut().map(|(name, value)| (&*name, value))
+    }
+
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Text> + ExactSizeIterator + Clone {
+        self.fields.iter().map(|(name, _)| name)
+    }
+
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &Value> + ExactSizeIterator + Clone {
+        self.fields.iter().map(|(_, value)| value)
+    }
+
+    pub fn values_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Value> + ExactSizeIterator {
+        self.fields.iter_mut().map(|(_, value)| value)
+    }
+}
+
+/// The fields of a [`Map`], in order.
+#[derive(Clone, Debug)]
+pub struct Iter<'a>(std::slice::Iter<'a, (Text, Value)>);
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a Text, &'a Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(name, value)| (name, value))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl DoubleEndedIterator for Iter<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back().map(|(name, value)| (name, value))
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+impl<'a> IntoIterator for &'a Map {
+    type Item = (&'a Text, &'a Value);
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+impl IntoIterator for Map {
+    type Item = (Text, Value);
+    type IntoIter = std::vec::IntoIter<(Text, Value)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.fields.into_iter()
+    }
+}
+
+impl<N: Into<Text>, V: Into<Value>> Extend<(N, V)> for Map {
+    fn extend<I: IntoIterator<Item = (N, V)>>(&mut self, fields: I) {
+        for (name, value) in fields {
+            self.insert(name, value.into());
+        }
+    }
+}
+
+impl<N: Into<Text>, V: Into<Value>> FromIterator<(N, V)> for Map {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(fields: I) -> Self {
+        let fields = fields.into_iter();
+        let mut map = Self::with_capacity(fields.size_hint().0);
+        map.extend(fields);
+        map
+    }
+}
+
+/// Objects with the same fields are equal, whatever their order.
+impl PartialEq for Map {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len()
+            && (self.fields == other.fields || self.iter().all(|(name, value)| other.get(name) == Some(value)))
+    }
+}
+
+impl Eq for Map {}
+
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self).finish()
+    }
+}
+
+/// Panics when the field is not there; for tests and for tables of ours.
+impl<N: Borrow<str> + ?Sized> Index<&N> for Map {
+    type Output = Value;
+
+    #[track_caller]
+    fn index(&self, name: &N) -> &Value {
+        let name = name.borrow();
+        self.get(name).unwrap_or_else(|| panic!("no field {name:?}"))
+    }
+}
+
+impl<N: Borrow<str> + ?Sized> IndexMut<&N> for Map {
+    #[track_caller]
+    fn index_mut(&mut self, name: &N) -> &mut Value {
+        let name = name.borrow();
+        self.get_mut(name).unwrap_or_else(|| panic!("no field {name:?}"))
+    }
+}
+
+/// A field that is there or could be.
+#[derive(Debug)]
+pub enum Entry<'a> {
+    Occupied(OccupiedEntry<'a>),
+    Vacant(VacantEntry<'a>),
+}
+
+#[derive(Debug)]
+pub struct OccupiedEntry<'a> {
+    map: &'a mut Map,
+    at: usize,
+}
+
+#[derive(Debug)]
+pub struct VacantEntry<'a> {
+    map: &'a mut Map,
+    name: Text,
+}
+
+impl<'a> Entry<'a> {
+    pub fn or_insert(self, value: Value) -> &'a mut Value {
+        self.or_insert_with(|| value)
+    }
+
+    pub fn or_insert_with(self, make: impl FnOnce() -> Value) -> &'a mut Value {
+        match self {
+            Self::Occupied(entry) => entry.into_mut(),
+            Self::Vacant(entry) => entry.insert(make()),
+        }
+    }
+
+    #[must_use]
+    pub fn and_modify(mut self, modify: impl FnOnce(&mut Value)) -> Self {
+        if let Self::Occupied(entry) = &mut self {
+            modify(entry.get_mut());
+        }
+        self
+    }
+}
+
+impl<'a> OccupiedEntry<'a> {
+    pub fn get(&self) -> &Value {
+        &self.map.fields[self.at].1
+    }
+
+    pub fn get_mut(&mut self) -> &mut Value {
+        &mut self.map.fields[self.at].1
+    }
+
+    pub fn into_mut(self) -> &'a mut Value {
+        &mut self.map.fields[self.at].1
+    }
+
+    pub fn insert(&mut self, value: Value) -> Value {
+        std::mem::replace(self.get_mut(), value)
+    }
+
+    pub fn remove(self) -> Value {
+        let (_, value) = self.map.fields.remove(self.at);
+        if self.map.index.is_some() {
+            self.map.reindex();
+        }
+        value
+    }
+}
+
+impl<'a> VacantEntry<'a> {
+    pub fn insert(self, value: Value) -> &'a mut Value {
+        self.map.push(self.name, value)
+    }
+}
