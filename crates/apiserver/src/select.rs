@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::selector::{FieldSelector, LabelSelector};
 use api::{Kind, Status};
 
-use crate::cache::{CachedObject, Indexed};
+use crate::cache::{CachedObject, Indexed, Interest};
 use crate::http::options::ListOptions;
 
 /// What a list or watch is restricted to.
@@ -68,6 +68,19 @@ impl Selection {
             && self.fields.matches(|label| self.field(label, namespace, name, indexed))
     }
 
+    /// The only events that can concern this selection, when it is narrow.
+    pub(crate) fn interest(&self) -> Option<Interest> {
+        if let Some(name) = self.single_name().filter(|_| !self.kind.namespaced || !self.namespace.is_empty()) {
+            let namespace = if self.kind.namespaced { self.namespace.as_str() } else { "" };
+            return Some(Interest::Object { namespace: namespace.into(), name: name.into() });
+        }
+        let exact = self.fields.requirements().iter().filter(|requirement| requirement.equal);
+        exact.into_iter().find_map(|requirement| {
+            let field = self.stored_field(&requirement.field)?;
+            Some(Interest::Field { field, value: requirement.value.as_str().into() })
+        })
+    }
+
     /// A field selector names exactly one object of a namespace.
     pub(crate) fn single_name(&self) -> Option<&str> {
         self.fields.exact("metadata.name")
@@ -78,12 +91,16 @@ impl Selection {
             "metadata.name" => name,
             "metadata.namespace" => namespace,
             label => {
-                let asked = self.kind.selectable_fields.iter().find(|field| field.label == label);
-                let index = asked
-                    .and_then(|asked| self.storage.selectable_fields.iter().position(|field| field.path == asked.path));
+                let index = self.stored_field(label);
                 index.and_then(|i| indexed.fields.get(i)).map_or("", AsRef::as_ref)
             }
         }
+    }
+
+    /// Where the cache has the field that the client calls `label`.
+    fn stored_field(&self, label: &str) -> Option<usize> {
+        let asked = self.kind.selectable_fields.iter().find(|field| field.label == label)?;
+        self.storage.selectable_fields.iter().position(|field| field.path == asked.path)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod extract;
 mod feed;
+mod follow;
 mod parsed;
 mod resource;
 
@@ -19,6 +20,7 @@ use store::{ProgressRequester, Revision, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use extract::Indexed;
+pub use follow::{Follower, Interest};
 pub(crate) use resource::watch_frame;
 pub use resource::{CacheEvent, CachedObject, EventKind, ResourceCache, WatchPosition};
 

@@ -12,13 +12,14 @@ use store::Revision;
 use tokio::sync::watch;
 
 use super::Indexed;
+use super::follow::Topics;
 use crate::source::StoredObject;
 use crate::storage::ObjectBytes;
 
 /// Events are kept at least this long, so that a client that reconnects finds its place, unless the window is full.
 const WINDOW: Duration = Duration::from_secs(75);
 /// Events kept at most, per resource.
-const WINDOW_EVENTS_MAX: usize = 16_384;
+pub(super) const WINDOW_EVENTS_MAX: usize = 16_384;
 /// Bytes of objects held by the window at most, per resource; at least [`WINDOW_EVENTS_MIN`] stay whatever their size.
 const WINDOW_BYTES_MAX: usize = 16 << 20;
 const WINDOW_EVENTS_MIN: usize = 256;
@@ -97,7 +98,7 @@ pub(crate) fn watch_frame(kind: EventKind, json: &[u8]) -> Bytes {
 
 /// A watcher's place: the sequence number of the next event it has not seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WatchPosition(u64);
+pub struct WatchPosition(pub(super) u64);
 
 /// The window no longer holds (or never held) what follows a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ type ObjectMap = BTreeMap<(Box<str>, Box<str>), Arc<CachedObject>>;
 pub struct ResourceCache {
     /// The kind that describes storage (selectable fields, scope).
     pub kind: Arc<Kind>,
-    state: RwLock<State>,
+    pub(super) state: RwLock<State>,
     /// Sequence number after the newest event; watchers sleep on it.
     head: watch::Sender<u64>,
     /// Nobody feeds it any more.
@@ -121,15 +122,16 @@ pub struct ResourceCache {
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// By namespace (empty for cluster scope) and name.
     objects: ObjectMap,
-    events: VecDeque<Arc<CacheEvent>>,
+    pub(super) events: VecDeque<Arc<CacheEvent>>,
     /// Sequence number of `events[0]`.
-    first: u64,
+    pub(super) first: u64,
+    pub(super) topics: Topics,
     event_bytes: usize,
     /// Events with a revision above this are in the window, or have not happened.
-    complete_after: Revision,
+    pub(super) complete_after: Revision,
     last_change: Revision,
 }
 
@@ -139,6 +141,7 @@ impl ResourceCache {
             objects: BTreeMap::new(),
             events: VecDeque::new(),
             first: 0,
+            topics: Topics::default(),
             event_bytes: 0,
             complete_after: Revision(0),
             last_change: Revision(0),
@@ -211,6 +214,7 @@ impl ResourceCache {
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.head.send_modify(|_| {});
+        self.state.read().topics.wake();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -233,6 +237,7 @@ impl ResourceCache {
         state.event_bytes = 0;
         state.complete_after = revision;
         let head = state.first;
+        state.topics.reset(head);
         drop(state);
         self.head.send_replace(head);
     }
@@ -240,13 +245,17 @@ impl ResourceCache {
     /// Applies the changes of one batch, in revision order.
     pub(super) fn apply(&self, changes: Vec<Change>) {
         let mut state = self.state.write();
+        let mut touched = Vec::new();
         for change in changes {
-            state.apply(change);
+            state.apply(change, &mut touched);
         }
         state.trim();
         let head = state.first + state.events.len() as u64;
         drop(state);
         self.head.send_replace(head);
+        for topic in touched {
+            topic.send_replace(head);
+        }
     }
 }
 
@@ -264,7 +273,7 @@ pub(super) enum Change {
 }
 
 impl State {
-    fn apply(&mut self, change: Change) {
+    fn apply(&mut self, change: Change, touched: &mut Vec<watch::Sender<u64>>) {
         let (kind, revision, object, previous) = match change {
             Change::Put(object) => {
                 let revision = object.stored.mod_revision;
@@ -282,7 +291,9 @@ impl State {
         debug_assert!(revision > self.complete_after);
         self.last_change = revision;
         self.event_bytes += object.bytes.json.len();
-        self.events.push_back(Arc::new(CacheEvent { kind, revision, object, previous, at: Instant::now() }));
+        let event = CacheEvent { kind, revision, object, previous, at: Instant::now() };
+        self.topics.publish(self.first + self.events.len() as u64, &event, touched);
+        self.events.push_back(Arc::new(event));
     }
 
     fn trim(&mut self) {
@@ -296,7 +307,8 @@ impl State {
             }
             self.event_bytes -= oldest.object.bytes.json.len();
             self.complete_after = oldest.revision;
-            self.events.pop_front();
+            let Some(oldest) = self.events.pop_front() else { return };
+            self.topics.forget(self.first, &oldest);
             self.first += 1;
         }
     }
@@ -316,14 +328,24 @@ fn in_namespace<'m>(objects: &'m ObjectMap, namespace: &str) -> Box<dyn Iterator
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn kind() -> Arc<Kind> {
+    pub(in crate::cache) fn kind() -> Arc<Kind> {
         Arc::clone(api::kinds::builtin().by_resource("", "v1", "configmaps").unwrap())
     }
 
     fn object(namespace: &str, name: &str, revision: i64) -> Arc<CachedObject> {
+        object_with(namespace, name, revision, &[])
+    }
+
+    /// With values of selectable fields.
+    pub(in crate::cache) fn object_with(
+        namespace: &str,
+        name: &str,
+        revision: i64,
+        fields: &[&str],
+    ) -> Arc<CachedObject> {
         let stored = format!(
             r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{namespace}"}}}}"#
         );
@@ -336,7 +358,7 @@ mod tests {
                 mod_revision: Revision(revision),
             }),
             bytes,
-            indexed: Indexed::default(),
+            indexed: Indexed { fields: fields.iter().map(|value| (*value).into()).collect(), ..Indexed::default() },
             frame: None,
         })
     }

@@ -10,12 +10,12 @@ use api::{Kind, Status};
 use futures::Stream;
 use rand::Rng as _;
 use store::Revision;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
 use super::present::Presenter;
 use super::{Content, Reply, Request};
-use crate::cache::{Cache, CacheEvent, CachedObject, EventKind, ResourceCache, WatchPosition};
+use crate::cache::{Cache, CacheEvent, CachedObject, EventKind, Follower};
 use crate::custom::conversion;
 use crate::error::{from_not_fresh, from_store};
 use crate::gateway::Gateway;
@@ -77,13 +77,11 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
     };
     let watcher = Watcher {
         cache: gateway.cache.clone(),
-        head: resource.head(),
-        resource,
+        follower: Follower::new(resource, position, selection.interest()),
         columns_sent: !pending.is_empty(),
         presenter: presenter.clone(),
         selection,
         pending,
-        position,
         start,
         bookmarks: options.allow_watch_bookmarks,
         next_bookmark: Instant::now() + BOOKMARK_INTERVAL,
@@ -109,20 +107,18 @@ fn too_old(asked: Revision, oldest: Revision) -> Status {
 /// One client's watch.
 struct Watcher {
     cache: Arc<Cache>,
-    resource: Arc<ResourceCache>,
+    follower: Follower,
     presenter: Presenter,
     selection: Selection,
     /// Lines ready to be sent.
     pending: VecDeque<Bytes>,
-    position: WatchPosition,
     /// Events up to here are old news to this client, also when they come late.
     start: Revision,
-    head: watch::Receiver<u64>,
     columns_sent: bool,
     bookmarks: bool,
     next_bookmark: Instant,
     deadline: Instant,
-    shutdown: watch::Receiver<bool>,
+    shutdown: Receiver<bool>,
     kind: Arc<Kind>,
     /// Who converts objects into the client's version, when that takes a webhook.
     converter: Option<Arc<Gateway>>,
@@ -146,22 +142,20 @@ impl Watcher {
             if self.over {
                 return None;
             }
-            self.head.mark_unchanged();
-            match self.resource.events_from(self.position, EVENTS_MAX) {
+            match self.follower.take(EVENTS_MAX) {
                 Err(too_old_error) => {
                     self.over = true;
                     let status = too_old(self.start, too_old_error.oldest);
                     self.pending.push_back(self.presenter.error_event(&status));
                     continue;
                 }
-                Ok((events, next)) if !events.is_empty() => {
-                    self.position = next;
+                Ok(events) if !events.is_empty() => {
                     for event in &events {
                         self.take_localized(event).await;
                     }
                     continue;
                 }
-                Ok(_) if self.resource.is_closed() => {
+                Ok(_) if self.follower.is_over() => {
                     self.over = true;
                     continue;
                 }
@@ -170,7 +164,7 @@ impl Watcher {
             // Nothing to tell: wait for an event, the time of a bookmark, or the end.
             let mut bookmark_due = false;
             tokio::select! {
-                changed = self.head.changed() => self.over |= changed.is_err() || self.resource.is_closed(),
+                goes_on = self.follower.changed() => self.over |= !goes_on,
                 () = tokio::time::sleep_until(self.deadline) => self.over = true,
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => bookmark_due = true,
                 () = stopped(&mut self.shutdown) => self.over = true,
@@ -196,10 +190,7 @@ impl Watcher {
         // The revision is read before the window is looked at: with nothing in the window, everything up to it was sent.
         let revision = self.cache.revision();
         self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
-        if let Ok((events, _)) = self.resource.events_from(self.position, 1)
-            && events.is_empty()
-            && revision >= self.start
-        {
+        if self.follower.is_up_to_date() && revision >= self.start {
             self.pending.push_back(self.presenter.bookmark(revision.0, false));
         }
     }
