@@ -2,14 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
-
 use super::{Map, Number, Text, Value};
-
-/// Any serializable thing as a tree.
-pub fn to_value(thing: impl Serialize) -> Result<Value, serde_json::Error> {
-    serde_json::to_value(thing).map(Value::from)
-}
 
 impl From<serde_json::Value> for Value {
     fn from(value: serde_json::Value) -> Self {

@@ -6,14 +6,16 @@
 
 mod convert;
 mod index;
+mod json;
+mod make;
 mod map;
 mod read;
 mod text;
 
 use std::fmt;
 
-pub use convert::to_value;
 pub use index::ValueIndex;
+pub use make::to_value;
 pub use map::{Entry, Map, OccupiedEntry, VacantEntry};
 pub use read::from_value;
 pub use serde_json::Number;
@@ -31,17 +33,6 @@ pub enum Value {
     String(Text),
     Array(Vec<Value>),
     Object(Map),
-}
-
-/// A [`Value`] written as JSON, with Rust expressions inside: serde_json's macro, made into a tree of ours.
-#[macro_export]
-macro_rules! json {
-    ($($json:tt)+) => { $crate::Value::from($crate::value::private::json!($($json)+)) };
-}
-
-#[doc(hidden)]
-pub mod private {
-    pub use serde_json::json;
 }
 
 impl Value {

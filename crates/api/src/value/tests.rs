@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
-use super::{Map, Value};
+use super::{Map, Value, from_value, to_value};
+use crate::json;
 
 fn map(names: impl IntoIterator<Item = usize>) -> Map {
     names.into_iter().map(|n| (format!("field-{n}"), n)).collect()
@@ -49,6 +50,30 @@ fn a_pointer_finds_what_rfc_6901_says() {
     assert_eq!(value.pointer("a"), None);
 }
 
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+enum Shape {
+    Unit,
+    One(i32),
+    Two(i32, String),
+    Named { a: Option<u8>, b: Vec<bool> },
+}
+
+#[test]
+fn types_go_in_and_out_as_with_serde_json() {
+    let shapes = [Shape::Unit, Shape::One(-1), Shape::Two(2, "x".into()), Shape::Named { a: None, b: vec![true] }];
+    let value = to_value(&shapes).unwrap();
+    assert_eq!(value.to_string(), serde_json::to_string(&shapes).unwrap());
+    assert_eq!(from_value::<Vec<Shape>>(value).unwrap(), shapes);
+    let wrong = from_value::<Vec<Shape>>(json!(["Three"])).unwrap_err();
+    assert!(wrong.to_string().starts_with("unknown variant `Three`, expected one of `Unit`, `One`"));
+    let by_number = std::collections::BTreeMap::from([(1, 'a'), (2, 'b')]);
+    assert_eq!(
+        json!({ "keys": by_number, ("not".to_owned() + "hing"): null }).to_string(),
+        r#"{"keys":{"1":"a","2":"b"},"nothing":null}"#
+    );
+    assert!(to_value(std::collections::BTreeMap::from([((), 1)])).is_err());
+}
+
 /// Any JSON of serde_json's.
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
@@ -68,6 +93,12 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn what_serde_makes_is_what_serde_json_makes(theirs in any_json()) {
+        prop_assert_eq!(to_value(&theirs).unwrap(), Value::from(theirs.clone()));
+        prop_assert_eq!(from_value::<serde_json::Value>(Value::from(theirs.clone())).unwrap(), theirs);
+    }
 
     #[test]
     fn text_means_the_same_as_to_serde_json(theirs in any_json()) {

@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_newest_default_class_is_taken() {
-        let class = |name: &str, created: &str, default: &str| json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {STORAGE_DEFAULT[0]: default}}});
+        let class = |name: &str, created: &str, default: &str| json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {(STORAGE_DEFAULT[0]): default}}});
         let world = World::new()
             .with("storage.k8s.io", "storageclasses", class("old", "2020-01-01T00:00:00Z", "true"))
             .with("storage.k8s.io", "storageclasses", class("new", "2021-01-01T00:00:00Z", "true"))

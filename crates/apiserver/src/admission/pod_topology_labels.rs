@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_binding_takes_zone_and_region_along() {
-        let labels = json!({LABELS[0]: "a", LABELS[1]: "r"});
+        let labels = json!({(LABELS[0]): "a", (LABELS[1]): "r"});
         let mut all = labels.clone();
         all["other"] = json!("x");
         let world = World::new().with("", "nodes", json!({"metadata": {"name": "n", "labels": all}}));

@@ -92,7 +92,7 @@ pub fn ip_address_object(ip: IpAddr, namespace: &str, service: &str) -> Value {
             "name": ip.to_string(),
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": Family::of(ip).name(),
-                MANAGED_BY.0: MANAGED_BY.1,
+                (MANAGED_BY.0): MANAGED_BY.1,
             },
         },
         "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": service}},

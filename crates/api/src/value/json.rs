@@ -1,0 +1,60 @@
+//! The [`json!`](crate::json) macro.
+
+/// A [`Value`](crate::Value) written as JSON. Anything serializable may stand for a value, and a name in parentheses for a key.
+///
+/// Panics when a part cannot be serialized (a map whose keys are no texts).
+#[macro_export]
+macro_rules! json {
+    // The rest of an object: a nested value or an expression after each key.
+    (@object $map:ident) => {};
+    (@object $map:ident $name:tt : { $($inner:tt)* } $(, $($rest:tt)*)?) => {
+        $map.insert($crate::json!(@name $name), $crate::json!({ $($inner)* }));
+        $crate::json!(@object $map $($($rest)*)?);
+    };
+    (@object $map:ident $name:tt : [ $($inner:tt)* ] $(, $($rest:tt)*)?) => {
+        $map.insert($crate::json!(@name $name), $crate::json!([ $($inner)* ]));
+        $crate::json!(@object $map $($($rest)*)?);
+    };
+    (@object $map:ident $name:tt : null $(, $($rest:tt)*)?) => {
+        $map.insert($crate::json!(@name $name), $crate::Value::Null);
+        $crate::json!(@object $map $($($rest)*)?);
+    };
+    (@object $map:ident $name:tt : $value:expr $(, $($rest:tt)*)?) => {
+        $map.insert($crate::json!(@name $name), $crate::json!($value));
+        $crate::json!(@object $map $($($rest)*)?);
+    };
+    (@name ($name:expr)) => { $crate::Text::from($name) };
+    (@name $name:expr) => { $crate::Text::from($name) };
+    // The rest of an array.
+    (@array $list:ident) => {};
+    (@array $list:ident { $($inner:tt)* } $(, $($rest:tt)*)?) => {
+        $list.push($crate::json!({ $($inner)* }));
+        $crate::json!(@array $list $($($rest)*)?);
+    };
+    (@array $list:ident [ $($inner:tt)* ] $(, $($rest:tt)*)?) => {
+        $list.push($crate::json!([ $($inner)* ]));
+        $crate::json!(@array $list $($($rest)*)?);
+    };
+    (@array $list:ident null $(, $($rest:tt)*)?) => {
+        $list.push($crate::Value::Null);
+        $crate::json!(@array $list $($($rest)*)?);
+    };
+    (@array $list:ident $value:expr $(, $($rest:tt)*)?) => {
+        $list.push($crate::json!($value));
+        $crate::json!(@array $list $($($rest)*)?);
+    };
+    (null) => { $crate::Value::Null };
+    ([]) => { $crate::Value::Array(::std::vec::Vec::new()) };
+    ([ $($inner:tt)+ ]) => {{
+        let mut list = ::std::vec::Vec::new();
+        $crate::json!(@array list $($inner)+);
+        $crate::Value::Array(list)
+    }};
+    ({}) => { $crate::Value::Object($crate::Map::new()) };
+    ({ $($inner:tt)+ }) => {{
+        let mut map = $crate::Map::new();
+        $crate::json!(@object map $($inner)+);
+        $crate::Value::Object(map)
+    }};
+    ($value:expr) => { $crate::value::to_value(&$value).expect("a part that can be serialized") };
+}
