@@ -29,6 +29,8 @@ const TIMEOUT_MIN: Duration = Duration::from_secs(1_800);
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Events taken from the window at a time.
 const EVENTS_MAX: usize = 128;
+/// Bytes of lines that go out together: larger buffers come from untouched memory, which costs more than it saves.
+const CHUNK_MAX: usize = 64 << 10;
 
 pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let options = request.list_options()?;
@@ -177,12 +179,20 @@ impl Watcher {
 
     fn take_pending(&mut self) -> Option<Bytes> {
         let first = self.pending.pop_front()?;
-        if self.pending.is_empty() {
+        let mut bytes = first.len();
+        let fits = |line: &&Bytes| {
+            bytes + line.len() <= CHUNK_MAX && {
+                bytes += line.len();
+                true
+            }
+        };
+        let more = self.pending.iter().take_while(fits).count();
+        if more == 0 {
             return Some(first);
         }
-        let mut chunk = Vec::with_capacity(self.pending.iter().map(Bytes::len).sum::<usize>() + first.len());
+        let mut chunk = Vec::with_capacity(bytes);
         chunk.extend_from_slice(&first);
-        self.pending.drain(..).for_each(|line| chunk.extend_from_slice(&line));
+        self.pending.drain(..more).for_each(|line| chunk.extend_from_slice(&line));
         Some(chunk.into())
     }
 
