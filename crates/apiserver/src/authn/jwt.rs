@@ -10,10 +10,8 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, Unpar
 use sha2::{Digest, Sha256};
 use x509_parser::{prelude::FromDer, x509::SubjectPublicKeyInfo};
 
+use super::signed_token::SignedToken;
 use super::signing_key::{EC_PARAMETERS, SigningKey};
-
-/// A token longer than this is not looked at (the largest header block a server accepts).
-const TOKEN_BYTES_MAX: usize = 64 * 1024;
 
 /// An uncompressed point: a marker and two coordinates.
 const P256_POINT_BYTES: usize = 65;
@@ -181,7 +179,7 @@ impl PublicKeys {
     /// Checks the signature and nothing else. `Err` is what to tell the owner.
     pub fn verify(&self, token: &str) -> Result<Verified, String> {
         const BAD: &str = "failed to verify signature";
-        let parts = Parts::of(token).ok_or_else(|| "malformed token".to_owned())?;
+        let parts = SignedToken::parse(token).ok_or_else(|| "malformed token".to_owned())?;
         // The key the token names, or any of its algorithm: a kid is a hint, not a promise.
         let candidates = self.0.iter().filter(|key| key.algorithm.name() == parts.algorithm);
         let named = |key: &&PublicKey| parts.key_id.as_deref().is_none_or(|id| id == key.id);
@@ -193,38 +191,8 @@ impl PublicKeys {
 
 /// The issuer a token claims, unverified; `None` when it is no JSON token at all.
 pub fn claimed_issuer(token: &str) -> Option<String> {
-    let claims = Parts::of(token)?.claims;
+    let claims = SignedToken::parse(token)?.claims;
     claims.get("iss").and_then(Value::as_str).map(str::to_owned)
-}
-
-struct Parts<'a> {
-    algorithm: String,
-    key_id: Option<String>,
-    claims: Value,
-    input: &'a [u8],
-    signature: Vec<u8>,
-}
-
-impl<'a> Parts<'a> {
-    fn of(token: &'a str) -> Option<Self> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return None;
-        }
-        let (input, signature) = token.rsplit_once('.')?;
-        let (header, claims) = input.split_once('.')?;
-        if claims.contains('.') {
-            return None;
-        }
-        let json = |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
-        let header = json(header)?;
-        Some(Self {
-            algorithm: header.get("alg")?.as_str()?.to_owned(),
-            key_id: header.get("kid").and_then(Value::as_str).map(str::to_owned),
-            claims: json(claims)?,
-            input: input.as_bytes(),
-            signature: URL_SAFE_NO_PAD.decode(signature).ok()?,
-        })
-    }
 }
 
 #[cfg(test)]

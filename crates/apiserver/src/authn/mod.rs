@@ -14,6 +14,7 @@ pub mod outside;
 pub mod request_header;
 pub mod review;
 pub mod service_account;
+mod signed_token;
 mod signing_key;
 pub mod token_request;
 

@@ -13,8 +13,9 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::super::signed_token::SignedToken;
 use super::config::IssuerConfig;
-use super::keys::{KeySet, Token};
+use super::keys::KeySet;
 use crate::attributes::UserInfo;
 use crate::outbound::{self, Limits, Outbound, Tls};
 
@@ -124,7 +125,7 @@ impl Issuer {
 
     /// `Ok(None)`: the token is of another issuer.
     pub(super) async fn authenticate(&self, text: &str, now: Timestamp) -> Result<Option<UserInfo>, String> {
-        let Some(token) = Token::parse(text) else { return Ok(None) };
+        let Some(token) = SignedToken::parse(text) else { return Ok(None) };
         if claimed_issuer(&token.claims) != self.config.url {
             return Ok(None);
         }
@@ -133,7 +134,7 @@ impl Issuer {
         self.config.mapping.user(&token.claims).map(Some)
     }
 
-    async fn verify(&self, token: &Token<'_>, jwks_uri: &str, now: Timestamp) -> Result<(), String> {
+    async fn verify(&self, token: &SignedToken<'_>, jwks_uri: &str, now: Timestamp) -> Result<(), String> {
         let claims = &token.claims;
         let audiences: Vec<&str> = match &claims["aud"] {
             Value::String(one) => vec![one],

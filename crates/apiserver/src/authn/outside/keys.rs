@@ -9,8 +9,8 @@ use ring::signature::{
     RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
 };
 
-/// A token longer than this is not looked at (the largest header block a server accepts).
-const TOKEN_BYTES_MAX: usize = 64 * 1024;
+use super::super::signed_token::SignedToken;
+
 /// Keys of one set.
 const KEYS_MAX: usize = 256;
 
@@ -58,7 +58,7 @@ impl KeySet {
     }
 
     /// Did one of the keys sign this? Those that the token names are tried first.
-    pub(super) fn verify(&self, token: &Token<'_>) -> bool {
+    pub(super) fn verify(&self, token: &SignedToken<'_>) -> bool {
         let named = |key: &&Key| token.key_id.is_none() || key.id == token.key_id;
         self.0.iter().filter(named).any(|key| key.verifies(token))
     }
@@ -88,7 +88,7 @@ impl Key {
         Some(Self { id: key["kid"].as_str().map(str::to_owned), material })
     }
 
-    fn verifies(&self, token: &Token<'_>) -> bool {
+    fn verifies(&self, token: &SignedToken<'_>) -> bool {
         let ec = |algorithm: &'static dyn VerificationAlgorithm, point: &[u8]| {
             UnparsedPublicKey::new(algorithm, point).verify(token.input, &token.signature).is_ok()
         };
@@ -100,34 +100,5 @@ impl Key {
             }),
             _ => false,
         }
-    }
-}
-
-/// A token, taken apart and not believed.
-#[derive(Debug)]
-pub(super) struct Token<'t> {
-    pub algorithm: String,
-    key_id: Option<String>,
-    pub claims: Value,
-    input: &'t [u8],
-    signature: Vec<u8>,
-}
-
-impl<'t> Token<'t> {
-    pub(super) fn parse(text: &'t str) -> Option<Self> {
-        if text.len() > TOKEN_BYTES_MAX {
-            return None;
-        }
-        let (input, signature) = text.rsplit_once('.')?;
-        let (header, claims) = input.split_once('.')?;
-        let json = |part: &str| serde_json::from_slice::<Value>(&BASE64_URL_SAFE_NO_PAD.decode(part).ok()?).ok();
-        let header = json(header)?;
-        Some(Self {
-            algorithm: header["alg"].as_str()?.to_owned(),
-            key_id: header["kid"].as_str().map(str::to_owned),
-            claims: json(claims).filter(Value::is_object)?,
-            input: input.as_bytes(),
-            signature: BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?,
-        })
     }
 }
