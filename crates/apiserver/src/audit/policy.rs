@@ -6,6 +6,7 @@ use api::validate::names;
 use serde::Deserialize;
 
 use crate::attributes::{Action, UserInfo};
+use crate::authz::rule::url_matches;
 use crate::config_file;
 
 /// How much is recorded.
@@ -166,7 +167,7 @@ impl Rule {
         }
         if is_given(&self.non_resource_urls) {
             let Action::NonResource { path, .. } = action else { return false };
-            return self.non_resource_urls.iter().flatten().any(|url| matches_url(url, path));
+            return self.non_resource_urls.iter().flatten().any(|url| url_matches(url, path));
         }
         true
     }
@@ -192,10 +193,6 @@ impl Rule {
             !is_given(&of.resources) || (is_named && of.resources.iter().flatten().any(matches_one))
         })
     }
-}
-
-fn matches_url(spec: &str, path: &str) -> bool {
-    spec == "*" || spec == path || spec.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
 }
 
 fn stages(names: &[String], path: &Path, errors: &mut ErrorList) -> Vec<Stage> {

@@ -75,11 +75,10 @@ impl PolicyRule {
                 has(&self.resources, path)
                     || path.split_once('/').is_some_and(|(_, tail)| has(&self.resources, &format!("*/{tail}")))
             });
-        let urls = sub.non_resource_urls.iter().all(|path| {
-            self.non_resource_urls
-                .iter()
-                .any(|owner| owner == path || (owner.ends_with('*') && path.starts_with(owner.trim_end_matches('*'))))
-        });
+        let urls = sub
+            .non_resource_urls
+            .iter()
+            .all(|path| self.non_resource_urls.iter().any(|owner| url_matches(owner, path)));
         let names = self.resource_names.is_empty()
             || (!sub.resource_names.is_empty() && sub.resource_names.iter().all(|n| has(&self.resource_names, n)));
         verbs && groups && resources && urls && names
@@ -182,8 +181,9 @@ fn has_or_star(set: &[String], value: &str) -> bool {
     set.iter().any(|s| s == "*" || s == value)
 }
 
-fn url_matches(rule: &str, path: &str) -> bool {
-    rule == "*" || rule == path || rule.strip_suffix('*').is_some_and(|_| path.starts_with(rule.trim_end_matches('*')))
+/// Whether a rule's path is this one, or ends with a star where this one goes on.
+pub(crate) fn url_matches(rule: &str, path: &str) -> bool {
+    rule == path || (rule.ends_with('*') && path.starts_with(rule.trim_end_matches('*')))
 }
 
 #[cfg(test)]
