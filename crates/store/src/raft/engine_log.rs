@@ -11,6 +11,7 @@ use std::sync::Arc;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
+use super::file_header;
 use super::log::{Identity, LogError, LogStore, LoggedState};
 use super::zeroed_files::ZeroedFiles;
 
@@ -44,6 +45,7 @@ impl MessageExt for Entries {
 
 impl EngineLog {
     pub(crate) fn open(dir: &Path) -> Result<Self, LogError> {
+        file_header::check_all(dir)?;
         let dir = dir.to_str().ok_or_else(|| LogError::Failed(format!("path {} is not unicode", dir.display())))?;
         let config = Config {
             dir: dir.to_owned(),

@@ -10,6 +10,7 @@
 mod core;
 mod driver;
 mod engine_log;
+mod file_header;
 mod handle;
 mod log;
 mod logger;
