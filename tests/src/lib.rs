@@ -8,6 +8,8 @@ pub mod drill;
 pub mod endpoints;
 pub mod lab;
 pub mod masters;
+pub mod store_drill;
+pub mod stores;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -41,6 +43,11 @@ impl Process {
         self.0.id()
     }
 
+    /// What it writes, where that was piped; given once.
+    pub fn stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.0.stdout.take()
+    }
+
     /// How the process ended, if it has.
     pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
         Ok(self.0.try_wait()?)
@@ -52,9 +59,16 @@ impl Process {
         let _reaped_before = self.0.wait();
     }
 
+    /// Sends a signal by its name: STOP, CONT, TERM.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status();
+        anyhow::ensure!(status.context("kill")?.success(), "no signal {name} to process {}", self.0.id());
+        Ok(())
+    }
+
     /// SIGTERM; `true` when the process ended by itself and said that all is well.
     pub fn terminate(&mut self) -> Result<bool> {
-        Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().context("kill")?;
+        self.signal("TERM")?;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.0.try_wait()? {
@@ -88,7 +102,7 @@ impl Server {
     /// Runs a command and waits for the line that says where the kubeconfig is.
     pub fn start(command: &mut Command) -> Result<Self> {
         let mut process = Process::spawn(command.stdout(Stdio::piped()))?;
-        let stdout = process.0.stdout.take().context("stdout")?;
+        let stdout = process.stdout().context("stdout")?;
         let (lines, line) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for text in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {

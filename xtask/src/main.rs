@@ -34,6 +34,14 @@ enum Task {
         #[arg(long, default_value_t = 10.0)]
         interval: f64,
     },
+    /// Kill, pause and cut off members of a store cluster under load, and hold what clients were told against what happened.
+    StoreDrill {
+        #[arg(long, default_value_t = 200)]
+        rounds: usize,
+        /// Of the faults; drawn when not given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Rewrite crates/api/data from the fact tables.
     Facts {
         /// Folder with the .tsv tables.
@@ -56,12 +64,13 @@ fn main() -> anyhow::Result<()> {
         Task::Docs { from } => docs::run(std::path::Path::new("."), &from),
         Task::Facts { from, check } => facts::run(&from, check),
         Task::Drill { masters, minutes, interval } => drill(masters, minutes, interval),
+        Task::StoreDrill { rounds, seed } => store_drill(rounds, seed),
         Task::Rbac { from } => rbac::run(&from),
     }
 }
 
-/// Builds the binary that is drilled, in the profile of this one, and drills it.
-fn drill(n_masters: usize, minutes: f64, interval: f64) -> anyhow::Result<()> {
+/// Builds the binary that is drilled, in the profile of this one.
+fn build_binary() -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = std::process::Command::new(cargo);
     build.args(["build", "--workspace", "--bin", "quarterdeck"]);
@@ -69,6 +78,22 @@ fn drill(n_masters: usize, minutes: f64, interval: f64) -> anyhow::Result<()> {
         build.arg("--release");
     }
     anyhow::ensure!(build.status()?.success(), "the binary was not built");
+    Ok(())
+}
+
+fn store_drill(n_rounds: usize, seed: Option<u64>) -> anyhow::Result<()> {
+    build_binary()?;
+    let seed = seed.unwrap_or_else(rand::random);
+    eprintln!("seed {seed}");
+    let plan = quarterdeck_tests::store_drill::Plan { n_rounds, seed };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(quarterdeck_tests::store_drill::run(&plan))?;
+    eprint!("{report}");
+    report.check()
+}
+
+fn drill(n_masters: usize, minutes: f64, interval: f64) -> anyhow::Result<()> {
+    build_binary()?;
     let duration = std::time::Duration::try_from_secs_f64(minutes * 60.0)?;
     let kill_interval = std::time::Duration::try_from_secs_f64(interval)?;
     let plan = quarterdeck_tests::drill::Plan { n_masters, duration, kill_interval };

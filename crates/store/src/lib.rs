@@ -46,7 +46,7 @@ pub use auth::{
 };
 pub use compactor::Retention;
 pub use embedded::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, OpenError};
-pub use peer::{PeerConfig, PeerTls};
+pub use peer::{PeerConfig, PeerTls, SNAPSHOT_BYTES_PER_SECOND};
 pub use reload::{FromFiles, Pem};
 pub use remote::{RemoteStore, RemoteTls};
 pub use types::*;

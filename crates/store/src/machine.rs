@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::auth::{Auth, AuthWrite};
 use crate::command::Command;
 use crate::lease::{Lessor, Now, StoredLease};
 use crate::membership::{MemberChange, Membership};
-use crate::mvcc::{Keyspace, Record, RevisionKey};
+use crate::mvcc::{Keyspace, Record, RevisionKey, RowHead};
 use crate::{Alarm, AlarmKind, LeaseId, Member, Op, Revision, StoreError, Txn, TxnResponse};
 
 const CORRUPT: StoreError = StoreError::Refused("corrupt cluster");
@@ -177,6 +179,15 @@ impl Machine {
         let before = self.keyspace.get(&record.key, record.main).map_or(LeaseId(0), |before| before.lease());
         self.lessor.move_key(&record.key, before, record.lease);
         self.keyspace.restore(record);
+    }
+
+    /// As [`Machine::restore`], with a value that stays on disk; `None` if that cannot be done.
+    pub(crate) fn restore_cold(&mut self, at: RevisionKey, head: &RowHead<'_>) -> Option<()> {
+        let before = self.keyspace.restore_cold(at, head)?;
+        if before != head.lease {
+            self.lessor.move_key(&Bytes::copy_from_slice(head.key), before, head.lease);
+        }
+        Some(())
     }
 }
 

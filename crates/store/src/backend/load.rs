@@ -12,7 +12,7 @@ use crate::auth::AuthWrite;
 use crate::command::alarm_kind_from_pb;
 use crate::lease::StoredLease;
 use crate::machine::Machine;
-use crate::mvcc::{Cache, Keyspace, RevisionKey, decode_record};
+use crate::mvcc::{Cache, Keyspace, RevisionKey, decode_head, decode_record};
 use crate::proto::{authpb, etcdserverpb, leasepb};
 use crate::{Alarm, LeaseId, Revision};
 
@@ -50,6 +50,9 @@ const ORDER: [Bucket; 10] = [
 pub(crate) fn load(backend: &dyn Backend, value_cache_bytes: usize) -> Result<Loaded, LoadError> {
     let mut loader = Loader::default();
     if let Some(rows) = backend.rows() {
+        // A row costs more memory than it has bytes, so the values of all rows but the last so many bytes have no room anyway.
+        loader.cold_bytes =
+            usize::try_from(backend.sizes().in_use_bytes).unwrap_or(0).saturating_sub(value_cache_bytes);
         loader.machine.keyspace = Keyspace::with_cache(Cache::backed_by(rows, value_cache_bytes));
     }
     for bucket in ORDER {
@@ -76,6 +79,9 @@ pub(crate) struct Loader {
     installed: u64,
     /// Place of the last record.
     last: (Revision, i64),
+    /// The values of the first rows, of about this many bytes, stay where they are.
+    cold_bytes: usize,
+    is_cold: bool,
     /// A witness wants to know who is in the cluster, and how far the state is.
     only_members: bool,
 }
@@ -89,6 +95,8 @@ impl Default for Loader {
             term: 0,
             installed: 0,
             last: (Revision(0), -1),
+            cold_bytes: 0,
+            is_cold: false,
             only_members: false,
         }
     }
@@ -146,8 +154,21 @@ impl Loader {
                     return Some(());
                 }
                 let place = (revision.main, revision.sub);
-                if place <= std::mem::replace(&mut self.last, place) {
+                let last = std::mem::replace(&mut self.last, place);
+                if place <= last {
                     return None;
+                }
+                if last.0 != place.0 {
+                    // A revision is in memory as a whole or not at all.
+                    self.is_cold = self.cold_bytes > 0;
+                }
+                self.cold_bytes = self.cold_bytes.saturating_sub(key.len() + value.len());
+                if self.is_cold {
+                    if let Some(head) = decode_head(value) {
+                        return machine.restore_cold(revision, &head);
+                    }
+                    let record = decode_record(revision, Bytes::copy_from_slice(value))?;
+                    return machine.restore_cold(revision, &record.head());
                 }
                 machine.restore(decode_record(revision, Bytes::copy_from_slice(value))?);
             }
@@ -165,7 +186,8 @@ impl Loader {
     }
 
     pub(crate) fn finish(self) -> Loaded {
-        let Self { mut machine, compacted, index, term, installed, last: _, only_members } = self;
+        let Self { mut machine, compacted, index, term, installed, last: _, cold_bytes: _, is_cold: _, only_members } =
+            self;
         if !only_members {
             machine.keyspace.restore_compacted(compacted);
         }

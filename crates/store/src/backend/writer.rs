@@ -173,6 +173,9 @@ impl Writer {
             (std::mem::take(&mut queue.writes), queue.applied, queue.n_pushes)
         };
         if writes.is_empty() && self.stuck.is_empty() && applied.0 == self.durable_index() {
+            // A sweep that found nothing counts too, and somebody may wait for it.
+            self.shared.durable_push.store(n_pushes, Ordering::Release);
+            self.shared.progress.notify_waiters();
             return;
         }
         let revisions = writes.iter().map(|write| match write {

@@ -10,34 +10,34 @@ use crate::*;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A member that can be stopped and started again.
-struct Node {
-    config: EmbeddedConfig,
-    store: Option<Arc<EmbeddedStore>>,
+pub(super) struct Node {
+    pub(super) config: EmbeddedConfig,
+    pub(super) store: Option<Arc<EmbeddedStore>>,
 }
 
 impl Node {
-    fn store(&self) -> &Arc<EmbeddedStore> {
+    pub(super) fn store(&self) -> &Arc<EmbeddedStore> {
         self.store.as_ref().unwrap()
     }
 
-    async fn start(&mut self) {
+    pub(super) async fn start(&mut self) {
         let config = self.config.clone();
         let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(config)).await.unwrap().unwrap();
         self.store = Some(Arc::new(store));
     }
 
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         let store = self.store.take().unwrap();
         tokio::task::spawn_blocking(move || store.shutdown()).await.unwrap();
     }
 }
 
-fn free_url() -> String {
+pub(super) fn free_url() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-fn config(name: &str, url: &str, cluster: &[(String, String)], dir: Option<&Path>) -> EmbeddedConfig {
+pub(super) fn config(name: &str, url: &str, cluster: &[(String, String)], dir: Option<&Path>) -> EmbeddedConfig {
     let member = |(name, url): &(String, String)| InitialMember { name: name.clone(), peer_urls: vec![url.clone()] };
     EmbeddedConfig {
         data_dir: dir.map(|dir| dir.join(name)),
@@ -52,7 +52,7 @@ fn config(name: &str, url: &str, cluster: &[(String, String)], dir: Option<&Path
     }
 }
 
-async fn cluster(n: usize, dir: Option<&Path>) -> Vec<Node> {
+pub(super) async fn cluster(n: usize, dir: Option<&Path>) -> Vec<Node> {
     let members: Vec<_> = (0..n).map(|at| (format!("m{at}"), free_url())).collect();
     let mut nodes = Vec::new();
     for (name, url) in &members {
@@ -63,7 +63,7 @@ async fn cluster(n: usize, dir: Option<&Path>) -> Vec<Node> {
     nodes
 }
 
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub(super) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {
@@ -75,7 +75,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
 }
 
 /// The place of the leader, once all running members agree.
-async fn leader(nodes: &[Node]) -> usize {
+pub(super) async fn leader(nodes: &[Node]) -> usize {
     eventually("a leader", || async {
         let running: Vec<_> = nodes.iter().filter_map(|node| node.store.as_ref()).collect();
         let mut leaders = Vec::new();
@@ -89,7 +89,7 @@ async fn leader(nodes: &[Node]) -> usize {
     .await
 }
 
-async fn same_hashes(nodes: &[Node]) {
+pub(super) async fn same_hashes(nodes: &[Node]) {
     eventually("equal states", || async {
         let mut hashes = Vec::new();
         for node in nodes {
@@ -270,6 +270,35 @@ async fn a_member_alone_becomes_three_and_the_first_one_leaves() {
     assert_eq!(nodes[1].store().members().await.unwrap().len(), 2);
     assert_eq!(nodes[1].store().member_remove(first).await, Err(StoreError::Refused("member not found")));
     same_hashes(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_goes_to_a_new_member_no_faster_than_it_should_while_writes_go_on() {
+    const RATE: u64 = 1 << 20;
+    let urls = [free_url(), free_url()];
+    let paced = |config| EmbeddedConfig { snapshot_bytes_per_second: RATE, ..config };
+    let mut first = Node { config: paced(config("m0", &urls[0], &[], None)), store: None };
+    first.start().await;
+    let store = first.store().clone();
+    let value = "v".repeat(100_000);
+    for n in 0..30 {
+        store.txn(put(&format!("k{n}"), &value)).await.unwrap();
+    }
+    store.member_add(vec![urls[1].clone()], true).await.unwrap();
+    let members = [("m0".to_owned(), urls[0].clone()), ("m1".to_owned(), urls[1].clone())];
+    let joining = EmbeddedConfig { cluster_state: ClusterState::Existing, ..config("m1", &urls[1], &members, None) };
+    let mut learner = Node { config: joining, store: None };
+    let began = std::time::Instant::now();
+    learner.start().await;
+    let mut n_written = 0;
+    while learner.store().status().await.unwrap().revision < Revision(31) {
+        store.txn(put("meanwhile", "x")).await.unwrap();
+        n_written += 1;
+        assert!(began.elapsed() < PATIENCE);
+    }
+    // Three million bytes, of which the last frame does not wait for its own time.
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(n_written > 100, "{n_written} writes meanwhile");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::AuthConfig;
 use crate::mvcc::check::TXN_OPS_MAX;
-use crate::peer::{PeerConfig, REQUEST_BYTES_LIMIT};
+use crate::peer::{PeerConfig, REQUEST_BYTES_LIMIT, SNAPSHOT_BYTES_PER_SECOND, SNAPSHOT_BYTES_PER_SECOND_MIN};
+use crate::raft::KEPT_ENTRIES_MAX;
 
 /// How to open an [`EmbeddedStore`](super::EmbeddedStore).
 #[derive(Clone, Debug)]
@@ -43,6 +44,11 @@ pub struct EmbeddedConfig {
     pub is_witness: bool,
     /// How to listen for other members; without it there cannot be any.
     pub peer: Option<PeerConfig>,
+    /// Bytes a second at which whole states are sent to members that are new or far behind, so that everybody else's writes do not wait for
+    /// that; 0 is no limit.
+    pub snapshot_bytes_per_second: u64,
+    /// Log entries that are kept for members that are behind; one that is further behind gets a whole state.
+    pub catchup_entries: u64,
     /// Time between a leader's signs of life.
     pub heartbeat_interval: Duration,
     /// Time without a leader until another is elected; the real one is between one and two times this.
@@ -121,6 +127,12 @@ impl EmbeddedConfig {
                 self.request_bytes_max
             ));
         }
+        if (1..SNAPSHOT_BYTES_PER_SECOND_MIN).contains(&self.snapshot_bytes_per_second) {
+            return refuse(format!(
+                "--snapshot-bytes-per-second[{}] must be 0, which is no limit, or at least {SNAPSHOT_BYTES_PER_SECOND_MIN}",
+                self.snapshot_bytes_per_second
+            ));
+        }
         let mut names: Vec<_> = self.initial_cluster.iter().map(|member| &member.name).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -168,6 +180,8 @@ impl Default for EmbeddedConfig {
             force_new_cluster: false,
             is_witness: false,
             peer: None,
+            snapshot_bytes_per_second: SNAPSHOT_BYTES_PER_SECOND,
+            catchup_entries: KEPT_ENTRIES_MAX,
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_secs(1),
         }

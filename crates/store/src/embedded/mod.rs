@@ -25,6 +25,8 @@ mod observed;
 mod open;
 #[cfg(test)]
 mod parity_tests;
+#[cfg(test)]
+mod regressions;
 mod store_impl;
 #[cfg(test)]
 mod tests;

@@ -35,8 +35,7 @@ use crate::metrics::Metrics;
 use crate::peer::{Local, PeerNet};
 use crate::pins::Pins;
 use crate::raft::{
-    CoreConfig, Driver, DriverConfig, EngineLog, Identity, KEPT_ENTRIES_MAX, LogError, LogStore, LoggedState,
-    MemoryLog, Outbox, Raft,
+    CoreConfig, Driver, DriverConfig, EngineLog, Identity, LogError, LogStore, LoggedState, MemoryLog, Outbox, Raft,
 };
 use crate::watch::Hub;
 use crate::{AuthConfig, StoreError};
@@ -130,7 +129,8 @@ pub(super) fn start<L: LogStore>(
     if has_others && config.peer.is_none() {
         return Err(OpenError::Config("the cluster has other members: the store has to listen for them".into()));
     }
-    let peers = config.peer.as_ref().map(|peer| PeerNet::bind(peer, identity)).transpose();
+    let peers =
+        config.peer.as_ref().map(|peer| PeerNet::bind(peer, identity, config.snapshot_bytes_per_second)).transpose();
     let peers = peers.map_err(|error| OpenError::Start(error.to_string()))?;
 
     let applied = machine.applied;
@@ -160,7 +160,7 @@ pub(super) fn start<L: LogStore>(
         conf_state,
         applied,
         election_ticks,
-        kept_entries_max: KEPT_ENTRIES_MAX,
+        kept_entries_max: config.catchup_entries,
         is_witness: config.is_witness,
         election_seed: None,
     };

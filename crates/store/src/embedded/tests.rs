@@ -95,6 +95,7 @@ async fn a_progress_notification_follows_everything_before_it() {
     }
 }
 
+/// etcd-io/etcd#20221; over gRPC in `regressions::watches`.
 #[tokio::test]
 async fn a_watch_in_the_future_hears_nothing_before_it() {
     let store = memory();

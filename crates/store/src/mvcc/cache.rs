@@ -8,9 +8,9 @@ use std::sync::{Arc, Weak};
 
 use super::Keyspace;
 use super::history::Garbage;
-use super::record::Record;
-use super::rows::Rows;
-use crate::Revision;
+use super::record::{Record, RevisionKey};
+use super::rows::{RowHead, Rows};
+use crate::{LeaseId, Revision};
 
 /// Places of versions that are gone are cleaned up when they are at least this many, and the majority.
 const DEAD_MIN: usize = 1024;
@@ -86,6 +86,20 @@ impl Keyspace {
         for change in self.history.since(Revision(0)) {
             self.cache.add(&change.record);
         }
+    }
+
+    /// Puts a version back whose value stays on disk, as if it had been in memory and left. It must be older than all that are
+    /// in memory. Returns the lease of the version before; `None` if that cannot be done.
+    pub(crate) fn restore_cold(&mut self, at: RevisionKey, head: &RowHead<'_>) -> Option<LeaseId> {
+        debug_assert!(self.history.front().is_none(), "what is in memory is newer");
+        let before = self.index.insert_cold(at, head)?;
+        self.revision = self.revision.max(at.main);
+        self.cache.forgotten = self.cache.forgotten.max(at.main);
+        // The first version supersedes nothing.
+        if head.version != 1 {
+            self.garbage.push_back(Garbage { main: at.main, key: head.key.into() });
+        }
+        Some(before)
     }
 
     /// Lets go of up to `n_max` values of revisions that are on disk up to `durable`, the oldest first, until the budget is kept.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::record::{Record, RevisionKey, Value};
+use super::rows::RowHead;
 use crate::{KeyRange, KeyValue, LeaseId, Revision};
 
 /// A full leaf splits in two; half of it moves on an insert in the worst case (some 12 KiB).
@@ -86,6 +87,13 @@ impl Version {
         RevisionKey { main, sub, tombstone: self.is_tombstone() }
     }
 
+    fn lease(&self) -> LeaseId {
+        match self {
+            Self::Hot(record) => record.lease,
+            Self::Cold { lease, .. } => *lease,
+        }
+    }
+
     fn hot_bytes(&self) -> usize {
         match self {
             Self::Hot(record) => record.cost_bytes(),
@@ -114,10 +122,7 @@ impl Found<'_> {
     }
 
     pub(crate) fn lease(&self) -> LeaseId {
-        match self.version {
-            Version::Hot(record) => record.lease,
-            Version::Cold { lease, .. } => *lease,
-        }
+        self.version.lease()
     }
 
     /// The version with its value, if that is in memory.
@@ -235,24 +240,41 @@ impl Index {
 
     /// Makes `record` the newest version of its key.
     pub(crate) fn insert(&mut self, record: Arc<Record>) {
-        let (position, found) = self.position(&record.key);
+        let key = record.key.clone();
+        self.insert_version(&key, Version::Hot(record));
+    }
+
+    /// Makes a version whose value is only on disk the newest of its key. Returns the lease of the one before.
+    pub(crate) fn insert_cold(&mut self, at: RevisionKey, head: &RowHead<'_>) -> Option<LeaseId> {
+        let RowHead { key, create, version, lease } = *head;
+        let sub = u32::try_from(at.sub).ok()?;
+        let main = at.main;
+        Some(self.insert_version(key, Version::Cold { create, main, version, lease, sub }))
+    }
+
+    fn insert_version(&mut self, key: &[u8], version: Version) -> LeaseId {
+        let (position, found) = self.position(key);
         if found {
-            return self.leaves[position.leaf].supersede(position.entry, record);
+            return self.leaves[position.leaf].supersede(position.entry, version);
         }
         if self.leaves.is_empty() {
             self.leaves.push(Leaf { entries: Vec::with_capacity(LEAF_ENTRIES_MAX), n_live: 0, newest: Revision(0) });
         }
         let leaf = &mut self.leaves[position.leaf];
-        leaf.newest = leaf.newest.max(record.main);
-        leaf.n_live += usize::from(!record.is_tombstone());
-        let entry = Entry { key: record.key.as_ref().into(), head: Version::Hot(record), older: None };
-        leaf.entries.insert(position.entry, entry);
+        leaf.newest = leaf.newest.max(version.main());
+        leaf.n_live += usize::from(!version.is_tombstone());
+        leaf.entries.insert(position.entry, Entry { key: key.into(), head: version, older: None });
         if leaf.entries.len() >= LEAF_ENTRIES_MAX {
-            // Keys that only grow (events, leases) fill leaves instead of leaving halves behind.
-            let appended = position.entry + 1 == leaf.entries.len();
-            let tail = leaf.split(if appended { LEAF_ENTRIES_MAX - 1 } else { LEAF_ENTRIES_MAX / 2 });
+            // Keys that only grow (events, leases) fill leaves instead of leaving halves behind, also when they come a little out of
+            // order from many clients: then some room is left for those that are late.
+            let tail = leaf.split(match position.entry {
+                entry if entry + 1 == LEAF_ENTRIES_MAX => LEAF_ENTRIES_MAX - 1,
+                entry if entry >= LEAF_ENTRIES_MAX / 4 * 3 => LEAF_ENTRIES_MAX / 8 * 7,
+                _ => LEAF_ENTRIES_MAX / 2,
+            });
             self.leaves.insert(position.leaf + 1, tail);
         }
+        LeaseId(0)
     }
 
     /// Drops the versions of a key that no read at or above `compacted` can see: all older than the newest one at or before
@@ -388,14 +410,17 @@ impl Index {
 }
 
 impl Leaf {
-    fn supersede(&mut self, at: usize, record: Arc<Record>) {
+    /// Returns the lease of the version before.
+    fn supersede(&mut self, at: usize, version: Version) -> LeaseId {
         let entry = &mut self.entries[at];
-        assert!((record.main, record.sub) > entry.head.at(), "versions of a key only grow");
-        self.newest = self.newest.max(record.main);
-        self.n_live += usize::from(!record.is_tombstone());
+        assert!(version.at() > entry.head.at(), "versions of a key only grow");
+        self.newest = self.newest.max(version.main());
+        self.n_live += usize::from(!version.is_tombstone());
         self.n_live -= usize::from(!entry.head.is_tombstone());
-        let superseded = std::mem::replace(&mut entry.head, Version::Hot(record));
+        let superseded = std::mem::replace(&mut entry.head, version);
+        let lease = superseded.lease();
         entry.older.get_or_insert_default().push(superseded);
+        lease
     }
 
     fn split(&mut self, at: usize) -> Self {

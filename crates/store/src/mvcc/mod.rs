@@ -29,7 +29,7 @@ pub(crate) use keyspace::Keyspace;
 pub(crate) use prune::Kept;
 pub(crate) use range::RangeCursor;
 pub(crate) use record::{Record, RevisionKey, Value};
-pub(crate) use rows::{Rows, decode_record};
+pub(crate) use rows::{RowHead, Rows, decode_head, decode_record};
 pub(crate) use txn::{is_read_only, is_serializable};
 
 /// Keys looked at under one hold of the keyspace's lock: some tens of microseconds.

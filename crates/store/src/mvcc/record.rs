@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::rows::RowHead;
 use crate::{KeyValue, LeaseId, Revision};
 
 /// A change of a key at a revision. Never altered once made; a tombstone has version 0 and no value.
@@ -42,6 +43,10 @@ impl Record {
 
     pub(crate) fn is_tombstone(&self) -> bool {
         self.version == 0
+    }
+
+    pub(crate) fn head(&self) -> RowHead<'_> {
+        RowHead { key: &self.key, create: self.create, version: self.version, lease: self.lease }
     }
 
     pub(crate) fn revision_key(&self) -> RevisionKey {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint};
 
 use super::record::{Record, RevisionKey, Value};
 use crate::proto::mvccpb;
@@ -33,6 +34,40 @@ pub(crate) fn decode_record(at: RevisionKey, row: Bytes) -> Option<Record> {
         version: kv.version,
         lease: LeaseId(kv.lease),
     })
+}
+
+/// All of a row but its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowHead<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) create: Revision,
+    /// 0 for a tombstone, whose row is only its key.
+    pub(crate) version: i64,
+    pub(crate) lease: LeaseId,
+}
+
+/// Reads a row without copying anything. `None` where that is not enough, as for a row with fields of a later version.
+pub(crate) fn decode_head(mut row: &[u8]) -> Option<RowHead<'_>> {
+    let mut head = RowHead { key: &[], create: Revision(0), version: 0, lease: LeaseId(0) };
+    while !row.is_empty() {
+        let (field, wire_type) = decode_key(&mut row).ok()?;
+        let number = decode_varint(&mut row).ok()?;
+        match (field, wire_type) {
+            (1 | 5, WireType::LengthDelimited) => {
+                let (bytes, rest) = row.split_at_checked(usize::try_from(number).ok()?)?;
+                row = rest;
+                if field == 1 {
+                    head.key = bytes;
+                }
+            }
+            (2, WireType::Varint) => head.create = Revision(number.cast_signed()),
+            (3, WireType::Varint) => {}
+            (4, WireType::Varint) => head.version = number.cast_signed(),
+            (6, WireType::Varint) => head.lease = LeaseId(number.cast_signed()),
+            _ => return None,
+        }
+    }
+    Some(head)
 }
 
 fn value_of(at: RevisionKey, row: Bytes) -> Result<Bytes, StoreError> {
@@ -82,4 +117,32 @@ pub(crate) fn fill_in(
 
 fn source(rows: Option<&Arc<dyn Rows>>) -> Result<&Arc<dyn Rows>, StoreError> {
     rows.ok_or_else(|| StoreError::Fatal("a value is neither in memory nor on disk".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_without_its_value_or_not_at_all() {
+        let kv = mvccpb::KeyValue {
+            key: "key".into(),
+            create_revision: 300,
+            mod_revision: 301,
+            version: 2,
+            value: "value".into(),
+            lease: -7,
+        };
+        let row = kv.encode_to_vec();
+        let head = RowHead { key: b"key", create: Revision(300), version: 2, lease: LeaseId(-7) };
+        assert_eq!(decode_head(&row), Some(head));
+        let tombstone = mvccpb::KeyValue { key: "key".into(), ..Default::default() }.encode_to_vec();
+        let gone = RowHead { key: b"key", create: Revision(0), version: 0, lease: LeaseId(0) };
+        assert_eq!(decode_head(&tombstone), Some(gone));
+        assert_eq!(decode_head(&[&row[..], &[0x38, 1]].concat()), None, "a field that nobody knows");
+        // Between two fields, the rest may be missing and nobody can tell.
+        for cut in [1, 3, 6, 12, row.len() - 1] {
+            assert_eq!(decode_head(&row[..cut]), None, "{cut}");
+        }
+    }
 }

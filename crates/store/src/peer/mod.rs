@@ -19,6 +19,7 @@ mod dial;
 mod frame;
 mod listen;
 mod net;
+mod pace;
 mod snapshot;
 mod tls;
 
@@ -26,8 +27,10 @@ mod tls;
 mod tests;
 
 pub use config::{PeerConfig, PeerTls};
+pub use pace::SNAPSHOT_BYTES_PER_SECOND;
 
 pub(crate) use config::{PeerError, PeerUrl};
 pub(crate) use dial::inquire;
 pub(crate) use frame::REQUEST_BYTES_LIMIT;
 pub(crate) use net::{Desk, Local, PeerNet};
+pub(crate) use pace::SNAPSHOT_BYTES_PER_SECOND_MIN;

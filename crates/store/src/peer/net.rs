@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::config::{PeerConfig, PeerError, PeerUrl};
+use super::pace::{Haste, Pace};
 use super::{dial, listen, snapshot};
 use crate::machine::Machine;
 use crate::membership::Membership;
@@ -60,6 +61,7 @@ pub(super) struct Inner {
     pub(super) local: OnceLock<Local>,
     /// One snapshot comes in at a time: it takes as much memory as the state.
     pub(super) receiving: Semaphore,
+    pub(super) snapshot_pace: Pace,
     peers: RwLock<HashMap<u64, Peer>>,
     runtime: Handle,
     stop: watch::Sender<bool>,
@@ -88,6 +90,7 @@ pub(super) struct Link {
     pub(super) urls: watch::Sender<Vec<String>>,
     /// Since when its control connection stands.
     pub(super) active_since: Mutex<Option<Instant>>,
+    pub(super) haste: Haste,
 }
 
 /// A call and who waits for its answer; dropped when it cannot be made.
@@ -100,8 +103,12 @@ impl std::fmt::Debug for PeerNet {
 }
 
 impl PeerNet {
-    /// Listens; connections are taken from [`PeerNet::run`] on.
-    pub(crate) fn bind(config: &PeerConfig, identity: Identity) -> Result<Self, PeerError> {
+    /// Listens; connections are taken from [`PeerNet::run`] on. States are sent at so many bytes a second; 0 is no limit.
+    pub(crate) fn bind(
+        config: &PeerConfig,
+        identity: Identity,
+        snapshot_bytes_per_second: u64,
+    ) -> Result<Self, PeerError> {
         let server_tls = config.tls.as_ref().map(|tls| tls.server()).transpose()?;
         let client_tls = config.tls.as_ref().map(|tls| tls.client()).transpose()?;
         let mut listeners = Vec::new();
@@ -125,6 +132,7 @@ impl PeerNet {
             client_tls,
             local: OnceLock::new(),
             receiving: Semaphore::new(1),
+            snapshot_pace: Pace::new(snapshot_bytes_per_second),
             peers: RwLock::default(),
             runtime: runtime.handle().clone(),
             stop: watch::Sender::new(false),
@@ -193,6 +201,7 @@ impl PeerNet {
             id: member.id,
             urls: watch::Sender::new(member.peer_urls.clone()),
             active_since: Mutex::new(None),
+            haste: Haste::default(),
         });
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (bulk, bulk_queue) = mpsc::channel(BULK_QUEUE_MAX);

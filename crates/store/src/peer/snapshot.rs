@@ -19,7 +19,7 @@ use crate::proto::peer as pb;
 use crate::raft::message::{from_wire, metadata_to_wire};
 
 /// Rows of about this many bytes make a frame.
-const CHUNK_BYTES: usize = 256 << 10;
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 /// Frames encoded ahead of the connection.
 const CHUNKS_AHEAD: usize = 4;
 /// The receiver takes up the state within this time once it has all of it.
@@ -29,7 +29,9 @@ const CONNECT_ATTEMPTS: usize = 3;
 /// Sends the state of this moment in answer to Raft's message, and tells the driver how it went.
 pub(super) async fn send(inner: Arc<Inner>, link: Arc<Link>, message: pb::Message) {
     let to = link.id;
-    let outcome = try_send(&inner, &link, message).await;
+    let doubled = link.haste.begin();
+    let outcome = try_send(&inner, &link, message, doubled).await;
+    link.haste.end();
     match &outcome {
         Ok(n_rows) => tracing::info!(to = format!("{to:x}"), n_rows, "state sent"),
         Err(error) => tracing::warn!(to = format!("{to:x}"), %error, "state not sent"),
@@ -39,7 +41,8 @@ pub(super) async fn send(inner: Arc<Inner>, link: Arc<Link>, message: pb::Messag
     }
 }
 
-async fn try_send(inner: &Inner, link: &Link, mut message: pb::Message) -> Result<u64, PeerError> {
+/// At the usual pace, or at so many times its double.
+async fn try_send(inner: &Inner, link: &Link, mut message: pb::Message, doubled: u32) -> Result<u64, PeerError> {
     let mut stream = None;
     for attempt in 0..CONNECT_ATTEMPTS {
         match connect(inner, link, pb::Purpose::Snapshot, attempt).await {
@@ -63,6 +66,7 @@ async fn try_send(inner: &Inner, link: &Link, mut message: pb::Message) -> Resul
     let (chunks, mut encoded) = mpsc::channel(CHUNKS_AHEAD);
     let encoding = tokio::task::spawn_blocking(move || encode(state, &chunks));
     while let Some(chunk) = encoded.recv().await {
+        inner.snapshot_pace.wait(chunk.len() >> doubled).await;
         within(SILENCE_MAX, async { Ok(stream.write_all(&chunk).await?) }).await?;
     }
     let n_rows = encoding.await.map_err(|error| PeerError::Io(std::io::Error::other(error)))?;

@@ -407,6 +407,10 @@ impl Core {
         self.node.raft.state == StateRole::Leader
     }
 
+    pub(crate) fn first_index(&self) -> u64 {
+        self.node.store().first()
+    }
+
     pub(crate) fn last_index(&self) -> u64 {
         self.node.raft.raft_log.last_index()
     }

@@ -627,6 +627,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         let status = RaftStatus {
             term: core.term(),
             leader: core.leader(),
+            first_index: core.first_index(),
             last_index: core.last_index(),
             committed: core.committed(),
             applied: core.applied(),

@@ -107,6 +107,7 @@ pub(super) struct Shared {
     leader: watch::Sender<u64>,
     /// When the leader was last another.
     leader_since: Mutex<Instant>,
+    first_index: AtomicU64,
     last_index: AtomicU64,
     committed: AtomicU64,
     applied: AtomicU64,
@@ -120,6 +121,8 @@ pub(super) struct Shared {
 pub(crate) struct RaftStatus {
     pub(crate) term: u64,
     pub(crate) leader: u64,
+    /// Of the entries that are kept for members that are behind.
+    pub(crate) first_index: u64,
     pub(crate) last_index: u64,
     pub(crate) committed: u64,
     pub(crate) applied: u64,
@@ -143,6 +146,7 @@ impl Raft {
             term: AtomicU64::new(0),
             leader: watch::Sender::new(0),
             leader_since: Mutex::new(Instant::now()),
+            first_index: AtomicU64::new(0),
             last_index: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
@@ -260,6 +264,7 @@ impl Raft {
         RaftStatus {
             term: self.shared.term.load(Ordering::Acquire),
             leader: *self.shared.leader.borrow(),
+            first_index: self.shared.first_index.load(Ordering::Acquire),
             last_index: self.shared.last_index.load(Ordering::Acquire),
             committed: self.shared.committed.load(Ordering::Acquire),
             applied: self.shared.applied.load(Ordering::Acquire),
@@ -304,9 +309,10 @@ impl Shared {
     }
 
     pub(super) fn publish(&self, status: RaftStatus, is_alone: bool) {
-        let RaftStatus { term, leader, last_index, committed, applied } = status;
+        let RaftStatus { term, leader, first_index, last_index, committed, applied } = status;
         self.is_alone.store(is_alone, Ordering::Release);
         self.term.store(term, Ordering::Release);
+        self.first_index.store(first_index, Ordering::Release);
         self.last_index.store(last_index, Ordering::Release);
         self.committed.store(committed, Ordering::Release);
         self.applied.store(applied, Ordering::Release);

@@ -35,6 +35,12 @@ pub(crate) struct ClusterFlags {
     /// Require certificates of members that connect.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool, action = clap::ArgAction::Set)]
     pub peer_client_cert_auth: bool,
+    /// Bytes a second at which whole states go to members that are new or far behind, so that others' writes do not wait; 0 is no limit.
+    #[arg(long, default_value_t = store::SNAPSHOT_BYTES_PER_SECOND)]
+    pub snapshot_bytes_per_second: u64,
+    /// Log entries kept for members that are behind; one further behind gets a whole state.
+    #[arg(long, alias = "experimental-snapshot-catchup-entries", default_value_t = 5000)]
+    pub snapshot_catchup_entries: u64,
     /// Milliseconds between a leader's signs of life.
     #[arg(long, default_value_t = 100)]
     pub heartbeat_interval: u64,

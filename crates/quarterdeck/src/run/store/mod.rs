@@ -270,6 +270,8 @@ fn cluster_config(flags: &ClusterFlags) -> Result<EmbeddedConfig> {
         peer_key_file,
         peer_trusted_ca_file,
         peer_client_cert_auth,
+        snapshot_bytes_per_second,
+        snapshot_catchup_entries,
         heartbeat_interval,
         election_timeout,
     } = flags;
@@ -306,6 +308,8 @@ fn cluster_config(flags: &ClusterFlags) -> Result<EmbeddedConfig> {
         },
         force_new_cluster: *force_new_cluster,
         peer: Some(PeerConfig { listen_urls: listen_peer_urls.clone(), tls: peer_tls }),
+        snapshot_bytes_per_second: *snapshot_bytes_per_second,
+        catchup_entries: *snapshot_catchup_entries,
         heartbeat_interval: Duration::from_millis(*heartbeat_interval),
         election_timeout: Duration::from_millis(*election_timeout),
         ..EmbeddedConfig::default()
