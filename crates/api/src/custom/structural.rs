@@ -238,7 +238,7 @@ impl Limits {
             "oneOf",
             "not",
         ];
-        if !OWN.iter().any(|name| fields.contains_key(*name)) {
+        if !OWN.iter().any(|name| fields.contains_key(name)) {
             return None;
         }
         let flag = |name: &str| fields.get(name).and_then(Value::as_bool).unwrap_or(false);

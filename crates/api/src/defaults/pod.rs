@@ -70,7 +70,7 @@ fn drop_annotations(owner: &mut Fields<'_>) {
     let Some(mut metadata) = owner.child("metadata") else { return };
     let Some(Value::Object(annotations)) = metadata.map.get_mut("annotations") else { return };
     for name in DROPPED_ANNOTATIONS {
-        annotations.remove(*name);
+        annotations.remove(name);
     }
     if annotations.is_empty() {
         metadata.remove("annotations");

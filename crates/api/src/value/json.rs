@@ -25,31 +25,23 @@ macro_rules! json {
     };
     (@name ($name:expr)) => { $crate::Text::from($name) };
     (@name $name:expr) => { $crate::Text::from($name) };
-    // The rest of an array.
-    (@array $list:ident) => {};
-    (@array $list:ident { $($inner:tt)* } $(, $($rest:tt)*)?) => {
-        $list.push($crate::json!({ $($inner)* }));
-        $crate::json!(@array $list $($($rest)*)?);
+    // The items of an array so far, and the rest of it.
+    (@array [$($items:expr,)*]) => { ::std::vec![$($items),*] };
+    (@array [$($items:expr,)*] { $($inner:tt)* } $(, $($rest:tt)*)?) => {
+        $crate::json!(@array [$($items,)* $crate::json!({ $($inner)* }),] $($($rest)*)?)
     };
-    (@array $list:ident [ $($inner:tt)* ] $(, $($rest:tt)*)?) => {
-        $list.push($crate::json!([ $($inner)* ]));
-        $crate::json!(@array $list $($($rest)*)?);
+    (@array [$($items:expr,)*] [ $($inner:tt)* ] $(, $($rest:tt)*)?) => {
+        $crate::json!(@array [$($items,)* $crate::json!([ $($inner)* ]),] $($($rest)*)?)
     };
-    (@array $list:ident null $(, $($rest:tt)*)?) => {
-        $list.push($crate::Value::Null);
-        $crate::json!(@array $list $($($rest)*)?);
+    (@array [$($items:expr,)*] null $(, $($rest:tt)*)?) => {
+        $crate::json!(@array [$($items,)* $crate::Value::Null,] $($($rest)*)?)
     };
-    (@array $list:ident $value:expr $(, $($rest:tt)*)?) => {
-        $list.push($crate::json!($value));
-        $crate::json!(@array $list $($($rest)*)?);
+    (@array [$($items:expr,)*] $value:expr $(, $($rest:tt)*)?) => {
+        $crate::json!(@array [$($items,)* $crate::json!($value),] $($($rest)*)?)
     };
     (null) => { $crate::Value::Null };
     ([]) => { $crate::Value::Array(::std::vec::Vec::new()) };
-    ([ $($inner:tt)+ ]) => {{
-        let mut list = ::std::vec::Vec::new();
-        $crate::json!(@array list $($inner)+);
-        $crate::Value::Array(list)
-    }};
+    ([ $($inner:tt)+ ]) => { $crate::Value::Array($crate::json!(@array [] $($inner)+)) };
     ({}) => { $crate::Value::Object($crate::Map::new()) };
     ({ $($inner:tt)+ }) => {{
         let mut map = $crate::Map::new();

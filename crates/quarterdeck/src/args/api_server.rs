@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::LoggingFlags;
+use super::{ComponentFlags, RequestHeaderFlags};
 
 /// `quarterdeck apiserver`.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(crate) struct ApiServerArgs {
     #[arg(long)]
     pub service_account_signing_key_file: PathBuf,
     #[command(flatten)]
-    pub logging: LoggingFlags,
+    pub component: ComponentFlags,
 }
 
 /// Where a stand-alone store is.
@@ -106,24 +106,8 @@ pub(crate) struct ApiServerFlags {
     /// Key of the client certificate for aggregated API servers.
     #[arg(long, requires = "proxy_client_cert_file")]
     pub proxy_client_key_file: Option<PathBuf>,
-    /// CAs of front proxies, which name the user in headers (PEM); `server` makes one if not given.
-    #[arg(long)]
-    pub requestheader_client_ca_file: Option<PathBuf>,
-    /// Common names of front proxies, comma separated; any name of the CA if empty.
-    #[arg(long, value_delimiter = ',')]
-    pub requestheader_allowed_names: Vec<String>,
-    /// Headers in which front proxies name the user, comma separated.
-    #[arg(long, value_delimiter = ',', default_value = "X-Remote-User")]
-    pub requestheader_username_headers: Vec<String>,
-    /// Headers in which front proxies name the user's uid, comma separated.
-    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Uid")]
-    pub requestheader_uid_headers: Vec<String>,
-    /// Headers in which front proxies name the user's groups, comma separated.
-    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Group")]
-    pub requestheader_group_headers: Vec<String>,
-    /// Prefixes of headers in which front proxies send more about the user, comma separated.
-    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Extra-")]
-    pub requestheader_extra_headers_prefix: Vec<String>,
+    #[command(flatten)]
+    pub request_header: RequestHeaderFlags,
     /// How long events are kept, in Go's notation (1h0m0s).
     #[arg(long, default_value = "1h0m0s", value_parser = super::super::duration::parse)]
     pub event_ttl: std::time::Duration,

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ElectFlags, LoggingFlags, ServingFlags};
+use super::{ComponentFlags, ElectFlags, ServingFlags};
 use crate::duration;
 
 /// `quarterdeck controller-manager`.
@@ -37,7 +37,7 @@ pub(crate) struct ControllerManagerArgs {
     #[command(flatten)]
     pub serving: ServingFlags,
     #[command(flatten)]
-    pub logging: LoggingFlags,
+    pub component: ComponentFlags,
 }
 
 /// Flags of the controllers that `server` takes as well.

@@ -7,9 +7,11 @@ mod audit;
 mod backup;
 mod certs;
 mod controller_manager;
+mod feature_gates;
 mod guard;
 mod leader;
 mod member;
+mod request_header;
 mod scheduler;
 mod server;
 mod serving;
@@ -33,6 +35,7 @@ pub(crate) use controller_manager::{ControllerFlags, ControllerManagerArgs};
 pub(crate) use guard::GuardFlags;
 pub(crate) use leader::{ElectFlags, LeaderFlags};
 pub(crate) use member::MemberCommand;
+pub(crate) use request_header::RequestHeaderFlags;
 pub(crate) use scheduler::SchedulerArgs;
 pub(crate) use server::ServerArgs;
 pub(crate) use serving::ServingFlags;
@@ -94,10 +97,10 @@ impl Command {
     /// How much is to be told, for the commands that say.
     pub(crate) fn verbosity(&self) -> u8 {
         match self {
-            Self::Server(args) => args.logging.v,
-            Self::Apiserver(args) => args.logging.v,
-            Self::ControllerManager(args) => args.logging.v,
-            Self::Scheduler(args) => args.logging.v,
+            Self::Server(args) => args.component.v,
+            Self::Apiserver(args) => args.component.v,
+            Self::ControllerManager(args) => args.component.v,
+            Self::Scheduler(args) => args.component.v,
             _ => 0,
         }
     }
@@ -119,15 +122,18 @@ pub(crate) struct SimulateArgs {
     pub kubelet_address: IpAddr,
 }
 
-/// How much is told on standard error.
+/// What the command line of every component takes.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct LoggingFlags {
+pub(crate) struct ComponentFlags {
     /// Verbosity of the log: debugging from 4 on, everything from 6 on. `RUST_LOG` wins.
     #[arg(long, short, default_value_t = 0)]
     pub v: u8,
     /// Serve profiles: there are none.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = ["false"])]
     pub profiling: String,
+    /// Features as NAME=BOOL, comma separated; every feature is as v1.36 has it by default, and any other setting is refused.
+    #[arg(long, value_parser = feature_gates::parse)]
+    pub feature_gates: Vec<String>,
 }
 
 /// What a command line said, and what its user should be warned of.

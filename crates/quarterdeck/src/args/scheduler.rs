@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ElectFlags, LoggingFlags, ServingFlags};
+use super::{ComponentFlags, ElectFlags, ServingFlags};
 
 /// `quarterdeck scheduler`.
 #[derive(Debug, Args)]
@@ -18,5 +18,5 @@ pub(crate) struct SchedulerArgs {
     #[command(flatten)]
     pub serving: ServingFlags,
     #[command(flatten)]
-    pub logging: LoggingFlags,
+    pub component: ComponentFlags,
 }

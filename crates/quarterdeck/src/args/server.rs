@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ApiServerFlags, BackupFlags, ControllerFlags, EtcdFlags, LeaderFlags, LoggingFlags};
+use super::{ApiServerFlags, BackupFlags, ComponentFlags, ControllerFlags, EtcdFlags, LeaderFlags};
 
 /// `quarterdeck server`.
 #[derive(Debug, Args)]
@@ -64,7 +64,7 @@ pub(crate) struct ServerArgs {
     #[command(flatten)]
     pub controllers: ControllerFlags,
     #[command(flatten)]
-    pub logging: LoggingFlags,
+    pub component: ComponentFlags,
     #[command(flatten)]
     pub lease: LeaderFlags,
 }

@@ -3,6 +3,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::RequestHeaderFlags;
+
 /// Health and metrics of a component that runs as a process of its own.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServingFlags {
@@ -21,6 +23,8 @@ pub(crate) struct ServingFlags {
     /// CAs of client certificates (PEM); none are accepted if not given.
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub request_header: RequestHeaderFlags,
     /// Kubeconfig of a user that may ask the API server whose a token is; tokens are not accepted if not given.
     #[arg(long)]
     pub authentication_kubeconfig: Option<PathBuf>,

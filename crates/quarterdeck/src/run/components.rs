@@ -26,7 +26,8 @@ use tokio::task::JoinSet;
 use super::component_metrics::ComponentMetrics;
 use super::{audit, door, elect, guard, scheduler_config, tls};
 use crate::args::{
-    ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, SchedulerArgs, SimulateArgs,
+    ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, RequestHeaderFlags,
+    SchedulerArgs, SimulateArgs,
 };
 use crate::pki::{Pki, Purpose, San};
 
@@ -53,7 +54,7 @@ pub(super) struct Trust {
 impl Trust {
     /// CAs whose client certificates TLS lets in: users', and front proxies'.
     pub(super) fn client_cas(&self, flags: &ApiServerFlags, mut users: Vec<Pem>) -> Vec<Pem> {
-        let proxies = match (&flags.requestheader_client_ca_file, &self.front_proxy) {
+        let proxies = match (&flags.request_header.requestheader_client_ca_file, &self.front_proxy) {
             (Some(path), _) => Some(Pem::from(path.clone())),
             (None, own) => own.as_ref().map(|(_, ca)| ca.as_bytes().to_vec().into()),
         };
@@ -146,19 +147,32 @@ fn encryption(flags: &ApiServerFlags) -> Result<Option<(Encryption, EncryptionFi
 
 /// What front proxies are known by; `None` when there are none.
 fn request_header(flags: &ApiServerFlags, own: Option<&((Pem, Pem), String)>) -> Result<Option<RequestHeaderInfo>> {
-    let (client_ca, own_name) = match (&flags.requestheader_client_ca_file, own) {
-        (Some(path), _) => (tls::read(path)?, None),
-        (None, Some((_, ca))) => (ca.clone(), Some(FRONT_PROXY_USER.to_owned())),
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(RequestHeaderInfo {
+    let flags = &flags.request_header;
+    if let Some(given) = front_proxies(flags)? {
+        return Ok(Some(given));
+    }
+    Ok(own.map(|(_, client_ca)| {
+        let mut info = front_proxies_of(flags, client_ca.clone());
+        info.allowed_names.push(FRONT_PROXY_USER.to_owned());
+        info
+    }))
+}
+
+/// The front proxies that the flags name.
+pub(super) fn front_proxies(flags: &RequestHeaderFlags) -> Result<Option<RequestHeaderInfo>> {
+    let Some(path) = &flags.requestheader_client_ca_file else { return Ok(None) };
+    Ok(Some(front_proxies_of(flags, tls::read(path)?)))
+}
+
+fn front_proxies_of(flags: &RequestHeaderFlags, client_ca: String) -> RequestHeaderInfo {
+    RequestHeaderInfo {
         client_ca,
         username_headers: flags.requestheader_username_headers.clone(),
         uid_headers: flags.requestheader_uid_headers.clone(),
         group_headers: flags.requestheader_group_headers.clone(),
         extra_header_prefixes: flags.requestheader_extra_headers_prefix.clone(),
-        allowed_names: flags.requestheader_allowed_names.iter().cloned().chain(own_name).collect(),
-    }))
+        allowed_names: flags.requestheader_allowed_names.clone(),
+    }
 }
 
 fn front_proxy(flags: &ApiServerFlags, own: Option<((Pem, Pem), String)>) -> Result<Option<ClientCertificate>> {

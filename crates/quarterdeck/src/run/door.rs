@@ -10,8 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use api::Status;
 use apiserver::attributes::{Action, UserInfo};
+use apiserver::authn::request_header::FrontProxies;
 use apiserver::authn::{AUTHENTICATED_GROUP, bearer_token, certificate};
 use apiserver::authz;
+use apiserver::bootstrap::objects::AuthenticationInfo;
 use client::{Connection, Shutdown};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -24,12 +26,13 @@ use kube::Api;
 use kube::api::PostParams;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use store::{FromFiles, Pem};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use super::tls;
+use super::{components, tls};
 use crate::args::ServingFlags;
 
 /// A TLS handshake that takes longer is given up.
@@ -61,8 +64,11 @@ pub(super) async fn open(
         _ => self_signed()?,
     };
     // Without a CA nobody's certificate is accepted: our own has signed none.
-    let client_ca = flags.client_ca_file.clone().map_or_else(|| certificate.clone(), Pem::from);
-    let tls = tls::server_config(certificate, key, vec![client_ca])?;
+    let users = flags.client_ca_file.clone().map_or_else(|| certificate.clone(), Pem::from);
+    let proxies = flags.request_header.requestheader_client_ca_file.clone().map(Pem::from);
+    let tls = tls::server_config(certificate, key, [users].into_iter().chain(proxies).collect())?;
+    let client_ca = flags.client_ca_file.as_deref().map(tls::read).transpose()?.unwrap_or_default();
+    let known = AuthenticationInfo { client_ca, request_header: components::front_proxies(&flags.request_header)? };
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let reviewer = async |kubeconfig: &Option<std::path::PathBuf>| -> Result<Option<Connection>> {
         match kubeconfig {
@@ -73,6 +79,7 @@ pub(super) async fn open(
     let door = Door {
         authentication: reviewer(&flags.authentication_kubeconfig).await?,
         authorization: reviewer(&flags.authorization_kubeconfig).await?,
+        front_proxies: FrontProxies::new(&known),
         always_allowed: flags.authorization_always_allow_paths.clone(),
         reviews: Semaphore::new(REVIEWS_MAX),
         metrics,
@@ -113,11 +120,10 @@ async fn serve(door: Arc<Door>, listener: TcpListener, tls: Arc<FromFiles<rustls
 
 async fn connection(door: Arc<Door>, stream: TcpStream, acceptor: TlsAcceptor) {
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
-    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let user = peer.and_then(|leaf| certificate::user(leaf)).map(Arc::new);
+    let peer = Arc::new(door.peer(stream.get_ref().1.peer_certificates().unwrap_or_default()));
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (door, user) = (Arc::clone(&door), user.clone());
-        async move { Ok::<_, Infallible>(door.answer(user, &request).await) }
+        let (door, peer) = (Arc::clone(&door), Arc::clone(&peer));
+        async move { Ok::<_, Infallible>(door.answer(&peer, &request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
@@ -126,16 +132,34 @@ async fn connection(door: Arc<Door>, stream: TcpStream, acceptor: TlsAcceptor) {
     }
 }
 
+/// What a connection's certificate says.
+struct Peer {
+    user: Option<UserInfo>,
+    is_proxy: bool,
+}
+
 struct Door {
     authentication: Option<Connection>,
     authorization: Option<Connection>,
+    front_proxies: Option<FrontProxies>,
     always_allowed: Vec<String>,
     reviews: Semaphore,
     metrics: Registry,
 }
 
 impl Door {
-    async fn answer(&self, peer: Option<Arc<UserInfo>>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn peer(&self, chain: &[CertificateDer<'_>]) -> Peer {
+        let user = || certificate::user(chain.first()?);
+        match &self.front_proxies {
+            None => Peer { user: user(), is_proxy: false },
+            Some(proxies) => {
+                let standing = proxies.standing(chain, UnixTime::now());
+                Peer { user: user().filter(|_| standing.is_user), is_proxy: standing.is_proxy }
+            }
+        }
+    }
+
+    async fn answer(&self, peer: &Peer, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         if !is_always_allowed(&self.always_allowed, path)
             && let Err(status) = self.admit(peer, request).await
@@ -164,9 +188,11 @@ impl Door {
     }
 
     /// May whoever asks read this path?
-    async fn admit(&self, peer: Option<Arc<UserInfo>>, request: &Request<Incoming>) -> Result<(), Status> {
-        let user = match (peer, bearer_token(request.headers())) {
-            (Some(peer), _) => authenticated(peer.as_ref().clone()),
+    async fn admit(&self, peer: &Peer, request: &Request<Incoming>) -> Result<(), Status> {
+        let proxies = self.front_proxies.as_ref().filter(|_| peer.is_proxy);
+        let named = proxies.and_then(|proxies| proxies.user(request.headers()));
+        let user = match (named.or_else(|| peer.user.clone()), bearer_token(request.headers())) {
+            (Some(user), _) => authenticated(user),
             (None, Some(token)) => self.user_of(token).await?,
             (None, None) => UserInfo::anonymous(),
         };
