@@ -111,7 +111,7 @@ fn annotate(request: &Request, context: &Context<'_>) {
     context.audit.iter().for_each(|(key, value)| request.notes.annotate(key, value));
 }
 
-/// Policies and webhooks on what is not an object of the kind: the body of an act (binding, eviction, token), a scale, a review.
+/// Both phases of what is not an object of the kind: the body of an act (binding, eviction, token), a scale, a review.
 pub(crate) async fn body(
     gateway: &Gateway,
     request: &Request,
@@ -119,11 +119,21 @@ pub(crate) async fn body(
     body: &mut Value,
     old: &Value,
 ) -> Result<(), Status> {
+    let view = view(request, operation, Some(old).filter(|old| !old.is_null()));
+    plugins(gateway, request, &view, body, &mut Admission::default())?;
     let attributes = Attributes::of_write(request, operation, body);
     let mut rounds = Rounds::default();
     if outsiders(gateway, request, &attributes, body, old, &mut rounds).await? {
+        plugins(gateway, request, &view, body, &mut Admission::default())?;
         rounds.policies.again(body);
         outsiders(gateway, request, &attributes, body, old, &mut rounds).await?;
+    }
+    {
+        let suffix = suffix();
+        let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
+        let outcome = gateway.admission.validate(&view, body, &mut context);
+        annotate(request, &context);
+        outcome?;
     }
     judge(gateway, request, &attributes, body, old).await
 }
@@ -143,13 +153,6 @@ async fn judge(
 
 /// Both phases of a CONNECT, whose object is its options.
 pub(crate) async fn connect(gateway: &Gateway, request: &Request, mut options: Value) -> Result<Value, Status> {
-    let suffix = suffix();
-    {
-        let mut context = Context::new(gateway.cache.as_ref(), &gateway.authz, &gateway.admission_config, &suffix);
-        let view = view(request, Operation::Connect, None);
-        gateway.admission.admit(&view, &mut options, &mut context)?;
-        gateway.admission.validate(&view, &options, &mut context)?;
-    }
     body(gateway, request, Operation::Connect, &mut options, &Value::Null).await?;
     Ok(options)
 }

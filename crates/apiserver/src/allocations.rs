@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use api::{Kind, Status, Value, meta};
 use rand::Rng as _;
+use store::Revision;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::allocate::{Allocation, Allocator, UsageCache, ip_address_object};
+use crate::allocate::{self, Allocation, Allocator, UsageCache, ip_address_object, service_ranges};
 use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::source::ObjectSource as _;
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::verbs::Request;
 use crate::write::{Moment, encode_for_storage, set_metadata};
@@ -18,7 +20,10 @@ use crate::write::{Moment, encode_for_storage, set_metadata};
 /// The ranges and what is known of their use. One writer of Services at a time: the next must see what this one took.
 #[derive(Debug)]
 pub(crate) struct Allocations {
-    allocator: Allocator,
+    /// Of the server's flags.
+    configured: Allocator,
+    /// With what ServiceCIDR objects add, as of a change of theirs.
+    current: parking_lot::Mutex<(Revision, Arc<Allocator>)>,
     usage: UsageCache,
     serial: Arc<Mutex<()>>,
 }
@@ -33,11 +38,36 @@ pub(crate) struct Allocated {
 
 impl Allocations {
     pub(crate) fn new(allocator: Allocator) -> Self {
-        Self { allocator, usage: UsageCache::default(), serial: Arc::default() }
+        let current = parking_lot::Mutex::new((Revision(0), Arc::new(allocator.clone())));
+        Self { configured: allocator, current, usage: UsageCache::default(), serial: Arc::default() }
     }
 
-    pub(crate) fn allocator(&self) -> &Allocator {
-        &self.allocator
+    pub(crate) fn configured(&self) -> &Allocator {
+        &self.configured
+    }
+
+    /// Takes addresses from the ranges that hold now.
+    fn allocator(&self, gateway: &Gateway) -> Arc<Allocator> {
+        let source = gateway.cache.as_ref();
+        let changed = source.last_change("networking.k8s.io", "servicecidrs");
+        let mut current = self.current.lock();
+        if current.0 != changed {
+            let ranges = service_ranges(source, self.configured.ranges());
+            *current = (changed, Arc::new(self.configured.with_ranges(ranges)));
+        }
+        Arc::clone(&current.1)
+    }
+
+    /// Reserves again what Services have, and gives back what they do not have.
+    pub(crate) async fn repair(&self, gateway: &Gateway) {
+        let _serial = self.serial.lock().await;
+        let repair = allocate::repair(gateway.cache.as_ref(), jiff::Timestamp::now());
+        release(gateway, &repair.delete).await;
+        for object in repair.create {
+            if let Err(status) = store_address(gateway, object).await {
+                tracing::warn!(%status, "cannot reserve the address of a service again");
+            }
+        }
     }
 
     /// Held by a write of a Service from the decision until it is stored and visible.
@@ -60,7 +90,7 @@ impl Allocations {
         }
         self.see_last_write(gateway, request).await?;
         let in_use = self.usage.in_use(gateway.cache.as_ref());
-        let allocation = self.allocator.create(object, &in_use, request.is_dry_run(), &mut random)?;
+        let allocation = self.allocator(gateway).create(object, &in_use, request.is_dry_run(), &mut random)?;
         Ok(Allocated::new(allocation, object))
     }
 
@@ -77,7 +107,7 @@ impl Allocations {
         }
         self.see_last_write(gateway, request).await?;
         let in_use = self.usage.in_use(gateway.cache.as_ref());
-        let allocation = self.allocator.update(object, old, &in_use, request.is_dry_run(), &mut random)?;
+        let allocation = self.allocator(gateway).update(object, old, &in_use, request.is_dry_run(), &mut random)?;
         Ok(Allocated::new(allocation, object))
     }
 
@@ -131,12 +161,16 @@ fn random(bound: u128) -> u128 {
 }
 
 async fn reserve_one(gateway: &Gateway, ip: IpAddr, namespace: &str, name: &str) -> Result<(), Status> {
+    store_address(gateway, ip_address_object(ip, namespace, name)).await
+}
+
+async fn store_address(gateway: &Gateway, mut object: Value) -> Result<(), Status> {
     let kind = gateway.kind("networking.k8s.io", "v1", "ipaddresses")?;
     let moment = Moment::now();
-    let mut object = ip_address_object(ip, namespace, name);
+    let ip = meta::name(&object).to_owned();
     set_metadata(&mut object, "uid", moment.uid.into());
     set_metadata(&mut object, "creationTimestamp", moment.now.into());
-    let key = ObjectKey::new(&kind, "", &ip.to_string());
+    let key = ObjectKey::new(&kind, "", &ip);
     let stored = encode_for_storage(&kind, object);
     match gateway.objects.create(&key, stored, false).await.map_err(|e| from_store(&kind, "create", e))? {
         WriteOutcome::Written(_) => Ok(()),
@@ -144,7 +178,7 @@ async fn reserve_one(gateway: &Gateway, ip: IpAddr, namespace: &str, name: &str)
     }
 }
 
-/// Best effort: an address that stays behind is found by the repair that runs at every start.
+/// Best effort: an address that stays behind is found by the next repair.
 async fn release(gateway: &Gateway, addresses: &[IpAddr]) {
     let Ok(kind) = gateway.kind("networking.k8s.io", "v1", "ipaddresses") else { return };
     for ip in addresses {

@@ -174,7 +174,7 @@ impl ApiServer {
         }
         let cache = Cache::new(Arc::clone(objects.store()), registry.kinds().iter().cloned());
         let source: Arc<dyn ObjectSource> = Arc::clone(&cache) as _;
-        let allocator = Allocator { ranges: config.service_ranges, node_ports: config.node_ports };
+        let allocator = Allocator::new(config.service_ranges, config.node_ports);
         let gateway = Arc::new_cyclic(|me| Gateway {
             me: me.clone(),
             catalog: Catalog::new(registry),
@@ -228,6 +228,7 @@ impl ApiServer {
         tokio::spawn(startup::run_compactor(Arc::clone(&gateway), stopped.clone()));
         tokio::spawn(fairness::run(Arc::clone(&gateway), stopped.clone()));
         tokio::spawn(startup::run_flow_conditions(Arc::clone(&gateway), stopped.clone()));
+        tokio::spawn(startup::run_address_repair(Arc::clone(&gateway), stopped.clone()));
         tokio::spawn(policy::run_refresher(Arc::clone(&gateway), stopped.clone()));
         let starting = Arc::clone(&gateway);
         tokio::spawn(async move {
@@ -255,9 +256,13 @@ impl ApiServer {
         InProcess::new(Arc::clone(&self.gateway), user)
     }
 
-    /// Serves HTTPS until [`ApiServer::stop`]; each connection with the configuration of its time.
+    /// Serves HTTPS until [`ApiServer::stop`]; each connection with the configuration of its time. Ends when the audit log is
+    /// written.
     pub async fn serve(&self, listener: TcpListener, tls: Arc<FromFiles<rustls::ServerConfig>>) {
         serve::serve(Arc::clone(&self.gateway), listener, tls, self.shutdown.subscribe()).await;
+        if let Some(audit) = &self.gateway.audit {
+            audit.flush().await;
+        }
     }
 
     /// Ends watches, background work and [`ApiServer::serve`].

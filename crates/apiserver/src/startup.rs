@@ -34,6 +34,8 @@ const ROUNDS_MAX: usize = 10;
 const KEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// How often FlowSchemas are looked at.
 const CONDITIONS_INTERVAL: Duration = Duration::from_millis(500);
+/// How often addresses of Services are compared with the objects that stand for them, as upstream.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(180);
 /// Revisions older than this are compacted, and as often; upstream's `--etcd-compaction-interval`.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -66,7 +68,7 @@ async fn bootstrap_once(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(
     settle(gateway, |gateway| objects::namespaces(gateway.cache.as_ref())).await?;
     settle(gateway, |gateway| {
         let source = gateway.cache.as_ref();
-        let ranges = &gateway.allocations.allocator().ranges;
+        let ranges = gateway.allocations.configured().ranges();
         let mut changes = rbac::plan(source);
         changes.extend(objects::priority_classes(source));
         changes.extend(flowcontrol::plan(source));
@@ -107,7 +109,7 @@ async fn keep(gateway: &Arc<Gateway>, identity: &Identity) -> Result<(), Status>
 }
 
 fn kubernetes_service(gateway: &Gateway, identity: &Identity) -> Option<KubernetesService> {
-    let range = gateway.allocations.allocator().ranges.first()?;
+    let range = gateway.allocations.configured().ranges().first()?;
     Some(KubernetesService { range: *range, secure_port: identity.secure_port, node_port: 0 })
 }
 
@@ -243,6 +245,19 @@ pub(crate) async fn run_flow_conditions(gateway: Arc<Gateway>, mut shutdown: wat
             if let Err(status) = written.or_else(|status| if status.code == 409 { Ok(()) } else { Err(status) }) {
                 tracing::warn!(%status, "cannot set the condition of a flow schema");
             }
+        }
+    }
+}
+
+/// Makes Services and the objects that stand for their addresses agree, at the start and now and then: whoever wrote one of them
+/// may have stopped before the other.
+pub(crate) async fn run_address_repair(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
+    gateway.cache.ready().await;
+    loop {
+        gateway.allocations.repair(&gateway).await;
+        tokio::select! {
+            () = tokio::time::sleep(REPAIR_INTERVAL) => {}
+            () = stopped(&mut shutdown) => return,
         }
     }
 }

@@ -133,14 +133,16 @@ struct View<'a> {
 /// The use of every limited resource that anybody counts. Same view, same answer.
 fn used(view: &View) -> Usage {
     let mut total: Usage = BTreeMap::new();
-    for pod in view.pods.iter().filter(|pod| in_scopes(view.spec, pod)) {
+    for pod in view.pods.iter().filter(|pod| in_scopes(view.spec, |scope| pod_in_scope(scope, pod))) {
         add_all(&mut total, pod_usage(pod));
+    }
+    for claim in view.claims.iter().filter(|claim| in_scopes(view.spec, |scope| claim_in_scope(scope, claim))) {
+        add_all(&mut total, claim_usage(claim));
     }
     let scoped =
         view.spec.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty()) || view.spec.scope_selector.is_some();
     if !scoped {
         view.services.iter().for_each(|service| add_all(&mut total, service_usage(service)));
-        view.claims.iter().for_each(|claim| add_all(&mut total, claim_usage(claim)));
         for (resource, count) in view.counts {
             let count = i64::try_from(*count).unwrap_or(i64::MAX);
             total.insert(format!("count/{resource}"), Quantity::new(count, Format::DecimalSi));
@@ -269,17 +271,18 @@ fn claim_usage(claim: &PersistentVolumeClaim) -> Usage {
     usage
 }
 
-fn in_scopes(spec: &ResourceQuotaSpec, pod: &Pod) -> bool {
+/// Every scope and selector of the quota matches.
+fn in_scopes(spec: &ResourceQuotaSpec, matches: impl Fn(&ScopedResourceSelectorRequirement) -> bool) -> bool {
     let scopes = spec.scopes.iter().flatten().map(|scope| ScopedResourceSelectorRequirement {
         scope_name: scope.clone(),
         operator: "Exists".to_owned(),
         values: None,
     });
     let selected = spec.scope_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten().cloned());
-    scopes.chain(selected).all(|requirement| in_scope(&requirement, pod))
+    scopes.chain(selected).all(|requirement| matches(&requirement))
 }
 
-fn in_scope(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool {
+fn pod_in_scope(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let terminating = spec.and_then(|spec| spec.active_deadline_seconds).is_some();
     let best_effort = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) == Some("BestEffort");
@@ -289,18 +292,41 @@ fn in_scope(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool 
         "BestEffort" => best_effort,
         "NotBestEffort" => !best_effort,
         "PriorityClass" => {
-            let class = spec.and_then(|spec| spec.priority_class_name.as_ref()).filter(|class| !class.is_empty());
-            let listed = |class: &String| requirement.values.iter().flatten().any(|value| value == class);
-            match requirement.operator.as_str() {
-                "In" => class.is_some_and(listed),
-                "NotIn" => !class.is_some_and(listed),
-                "DoesNotExist" => class.is_none(),
-                _ => class.is_some(),
-            }
+            let class = spec.and_then(|spec| spec.priority_class_name.as_ref());
+            names(requirement, class)
         }
         "CrossNamespacePodAffinity" => crosses_namespaces(pod),
         _ => false,
     }
+}
+
+/// Whether a name that is there, or none, is one that the requirement asks for.
+fn names(requirement: &ScopedResourceSelectorRequirement, name: Option<&String>) -> bool {
+    let name = name.filter(|name| !name.is_empty());
+    let is_listed = |name: &String| requirement.values.iter().flatten().any(|value| value == name);
+    match requirement.operator.as_str() {
+        "In" => name.is_some_and(is_listed),
+        "NotIn" => !name.is_some_and(is_listed),
+        "DoesNotExist" => name.is_none(),
+        _ => name.is_some(),
+    }
+}
+
+/// A claim has its attributes class, the one it had, and the one it is to get.
+fn claim_in_scope(requirement: &ScopedResourceSelectorRequirement, claim: &PersistentVolumeClaim) -> bool {
+    let status = claim.status.as_ref();
+    let modifying = status.and_then(|status| status.modify_volume_status.as_ref());
+    let classes = [
+        claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_ref()),
+        status.and_then(|status| status.current_volume_attributes_class_name.as_ref()),
+        modifying.and_then(|modifying| modifying.target_volume_attributes_class_name.as_ref()),
+    ];
+    let mut classes = classes.into_iter().flatten().filter(|class| !class.is_empty()).peekable();
+    requirement.scope_name == "VolumeAttributesClass"
+        && match classes.peek() {
+            None => names(requirement, None),
+            Some(_) => classes.any(|class| names(requirement, Some(class))),
+        }
 }
 
 fn crosses_namespaces(pod: &Pod) -> bool {
@@ -461,5 +487,29 @@ mod tests {
         let pods = [pod("Running", json!({ "cpu": "1" }), json!({}))];
         check(json!({ "hard": { "pods": "1" }, "scopes": ["BestEffort"] }), &pods, &[], json!({ "pods": "0" }));
         check(json!({ "hard": { "pods": "1" }, "scopes": ["NotBestEffort"] }), &pods, &[], json!({ "pods": "1" }));
+    }
+
+    #[test]
+    fn a_claim_counts_where_it_has_the_attributes_class_or_is_to_get_it() {
+        let claim = |spec: Value, status: Value| -> Arc<PersistentVolumeClaim> {
+            Arc::new(serde_json::from_value(json!({ "metadata": {}, "spec": spec, "status": status })).unwrap())
+        };
+        let claims = [
+            claim(json!({ "volumeAttributesClassName": "gold" }), json!({ "currentVolumeAttributesClassName": "old" })),
+            claim(json!({}), json!({})),
+        ];
+        let counted = |operator: &str, values: &[&str]| {
+            let scope = json!({ "scopeName": "VolumeAttributesClass", "operator": operator, "values": values });
+            let spec =
+                json!({ "hard": { "persistentvolumeclaims": "9" }, "scopeSelector": { "matchExpressions": [scope] } });
+            let spec: ResourceQuotaSpec = serde_json::from_value(spec).unwrap();
+            let view = View { spec: &spec, pods: &[], services: &[], claims: &claims, counts: &BTreeMap::new() };
+            used(&view)["persistentvolumeclaims"].to_string()
+        };
+        assert_eq!(counted("In", &["gold"]), "1");
+        assert_eq!(counted("In", &["old"]), "1");
+        assert_eq!(counted("NotIn", &["gold"]), "2");
+        assert_eq!(counted("Exists", &[]), "1");
+        assert_eq!(counted("DoesNotExist", &[]), "1");
     }
 }

@@ -57,6 +57,8 @@ pub struct Diagnosis {
     /// Set when the pod was refused before any node was looked at.
     pub pre_filter_message: String,
     pub post_filter_message: String,
+    /// A claim of the pod whose allocation is to be taken back.
+    pub take_back: Option<String>,
     /// Plugins that refused anything; their events bring the pod back.
     pub plugins: BTreeSet<&'static str>,
     /// Plugins that wait for something outside the scheduler.
@@ -148,6 +150,7 @@ impl<'a> Cycle<'a> {
     fn unfit(&mut self, state: &CycleState, pod: &PodInfo, mut diagnosis: Diagnosis) -> ScheduleError {
         let mut remedy = PostFilterResult::Unhelpful { message: String::new() };
         let mut messages = Vec::new();
+        let mut take_back = None;
         for slot in &self.profile.points.post_filter {
             let input = PostFilterInput {
                 profile: self.profile,
@@ -164,13 +167,18 @@ impl<'a> Cycle<'a> {
                     remedy = PostFilterResult::NotNow { message: message.clone() };
                     messages.push(message);
                 }
-                nominated => {
+                PostFilterResult::TakeBack { claim, message } => {
+                    take_back = Some(claim);
+                    messages.push(message);
+                }
+                nominated @ PostFilterResult::Nominated { .. } => {
                     remedy = nominated;
                     messages.clear();
                     break;
                 }
             }
         }
+        diagnosis.take_back = take_back;
         messages.retain(|message| !message.is_empty());
         diagnosis.post_filter_message = messages.join(", ");
         ScheduleError::Unfit { diagnosis: Box::new(diagnosis), remedy }

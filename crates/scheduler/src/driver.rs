@@ -427,6 +427,7 @@ impl Hands {
             nominated_node: None,
             victims: Vec::new(),
             displaced: Vec::new(),
+            take_back: None,
         });
         let took = started.elapsed().saturating_sub(begun);
         match &failure {
@@ -466,6 +467,11 @@ impl Hands {
         let client = &self.context.client;
         if let Err(error) = report::update_pod(client, &failure).await {
             debug!(pod = pod.key(), %error, "pod condition not written");
+        }
+        if let Some(claim) = &failure.take_back
+            && let Err(error) = report::take_back(client, pod, claim).await
+        {
+            warn!(pod = pod.key(), claim, %error, "allocation not taken back");
         }
         for other in &failure.displaced {
             if let Err(error) = report::clear_nomination(client, other).await {

@@ -108,6 +108,8 @@ pub struct Failure {
     pub victims: Vec<Arc<PodInfo>>,
     /// Less important pods that were promised the nominated node and no longer are.
     pub displaced: Vec<Arc<PodInfo>>,
+    /// A claim of the pod whose allocation is to be taken back.
+    pub take_back: Option<String>,
 }
 
 /// Reason of the condition when no node fits.
@@ -263,6 +265,7 @@ impl Engine {
                     nominated_node: clear,
                     victims: Vec::new(),
                     displaced: Vec::new(),
+                    take_back: None,
                 }
             }
             ScheduleError::Plugin(status) => self.refused(queued, status, now),
@@ -271,7 +274,7 @@ impl Engine {
                 let rejectors = diagnosis.plugins.union(&diagnosis.pending_plugins).copied().collect();
                 let mut displaced = Vec::new();
                 let (nominated_node, victims) = match remedy {
-                    PostFilterResult::NotNow { .. } => (None, Vec::new()),
+                    PostFilterResult::NotNow { .. } | PostFilterResult::TakeBack { .. } => (None, Vec::new()),
                     PostFilterResult::Unhelpful { .. } => {
                         self.nominator.remove(&pod.uid);
                         (clear, Vec::new())
@@ -288,7 +291,8 @@ impl Engine {
                     }
                 };
                 self.queue.put_back_unschedulable(queued, rejectors, now);
-                Failure { pod, reason: REASON_UNSCHEDULABLE, message, nominated_node, victims, displaced }
+                let take_back = diagnosis.take_back;
+                Failure { pod, reason: REASON_UNSCHEDULABLE, message, nominated_node, victims, displaced, take_back }
             }
         }
     }
@@ -304,7 +308,8 @@ impl Engine {
             self.queue.put_back_unschedulable(queued, [status.plugin].into(), now);
             REASON_UNSCHEDULABLE
         };
-        Failure { pod, reason, message, nominated_node: None, victims: Vec::new(), displaced: Vec::new() }
+        let (victims, displaced) = (Vec::new(), Vec::new());
+        Failure { pod, reason, message, nominated_node: None, victims, displaced, take_back: None }
     }
 
     fn find_on_node(&self, node: &str, uids: &[String]) -> Vec<Arc<PodInfo>> {

@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
 use crate::engine::Failure;
@@ -38,6 +39,22 @@ pub(crate) async fn evict(client: &Client, preemptor: &PodInfo, victim: &PodInfo
     let precondition = Preconditions { uid: Some(victim.uid.to_string()), resource_version: None };
     let params = DeleteParams { preconditions: Some(precondition), ..DeleteParams::default() };
     ignore_missing(pods.delete(&victim.name, &params).await.map(drop))
+}
+
+/// Takes the allocation of a claim back, unless somebody else uses it meanwhile. The finalizer goes with the controller.
+pub(crate) async fn take_back(client: &Client, pod: &PodInfo, claim: &str) -> Result<(), kube::Error> {
+    let claims: Api<ResourceClaim> = Api::namespaced(client.clone(), &pod.namespace);
+    let Some(mut found) = claims.get_opt(claim).await? else { return Ok(()) };
+    let Some(status) = found.status.as_mut() else { return Ok(()) };
+    if status.reserved_for.iter().flatten().any(|user| *user.uid != *pod.uid) {
+        return Ok(());
+    }
+    (status.reserved_for, status.allocation) = (None, None);
+    // Whoever wrote in between decides anew: the next attempt of the pod sees it.
+    match claims.replace_status(claim, &PostParams::default(), &found).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => ignore_missing(other.map(drop)),
+    }
 }
 
 fn ignore_missing(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
@@ -116,6 +133,7 @@ mod tests {
             nominated_node: nominated.map(Into::into),
             victims: Vec::new(),
             displaced: Vec::new(),
+            take_back: None,
         }
     }
 

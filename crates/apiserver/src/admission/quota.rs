@@ -264,7 +264,17 @@ impl Kind {
             (Self::Pod, "PriorityClass") => named(spec["priorityClassName"].as_str().filter(|name| !name.is_empty())),
             (Self::Pod, "CrossNamespacePodAffinity") => uses_cross_namespace_affinity(spec),
             (Self::Claim, "VolumeAttributesClass") => {
-                named(spec["volumeAttributesClassName"].as_str().filter(|name| !name.is_empty()))
+                let status = &object["status"];
+                let classes = [
+                    &spec["volumeAttributesClassName"],
+                    &status["currentVolumeAttributesClassName"],
+                    &status["modifyVolumeStatus"]["targetVolumeAttributesClassName"],
+                ];
+                let mut classes = classes.into_iter().filter_map(Value::as_str).filter(|class| !class.is_empty());
+                match classes.next() {
+                    None => named(None),
+                    Some(first) => named(Some(first)) || classes.any(|class| named(Some(class))),
+                }
             }
             _ => false,
         }

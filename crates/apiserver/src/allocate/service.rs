@@ -15,9 +15,11 @@ use super::{
 /// The ranges of a cluster.
 #[derive(Clone, Debug)]
 pub struct Allocator {
-    /// At least one; the first one's family is the default. More than one per family is fine.
-    pub ranges: Vec<Cidr>,
-    pub node_ports: PortRange,
+    /// The families of the cluster, the default first.
+    families: Vec<Family>,
+    /// Where addresses are taken from, in this order.
+    ranges: Vec<Cidr>,
+    node_ports: PortRange,
 }
 
 /// Addresses that a write takes and releases. In a dry run nothing is to be created or deleted.
@@ -35,6 +37,26 @@ pub(super) struct Write<'a> {
 }
 
 impl Allocator {
+    /// Of the server's own ranges: at least one; the first one's family is the default. More than one per family is fine.
+    pub fn new(ranges: Vec<Cidr>, node_ports: PortRange) -> Self {
+        let mut families: Vec<Family> = Vec::new();
+        for range in &ranges {
+            if !families.contains(&range.family()) {
+                families.push(range.family());
+            }
+        }
+        Self { families, ranges, node_ports }
+    }
+
+    pub fn ranges(&self) -> &[Cidr] {
+        &self.ranges
+    }
+
+    /// The same cluster with other ranges: its families stay.
+    pub fn with_ranges(&self, ranges: Vec<Cidr>) -> Self {
+        Self { ranges, ..self.clone() }
+    }
+
     /// Fills in everything a new Service lacks.
     pub fn create(
         &self,
@@ -88,16 +110,10 @@ impl Allocator {
     }
 
     fn init_families(&self, service: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-        let mut configured: Vec<Family> = Vec::new();
-        for range in &self.ranges {
-            if !configured.contains(&range.family()) {
-                configured.push(range.family());
-            }
-        }
-        if configured.is_empty() {
+        if self.families.is_empty() {
             return Err(Status::internal("no service IP range is configured"));
         }
-        families::init(service, old, &configured).map_err(|errors| invalid(service, &errors))
+        families::init(service, old, &self.families).map_err(|errors| invalid(service, &errors))
     }
 
     fn update_ips(
@@ -336,7 +352,7 @@ mod tests {
     use super::*;
 
     fn allocator(ranges: &[&str]) -> Allocator {
-        Allocator { ranges: ranges.iter().map(|r| r.parse().unwrap()).collect(), node_ports: PortRange::default() }
+        Allocator::new(ranges.iter().map(|r| r.parse().unwrap()).collect(), PortRange::default())
     }
 
     fn service(spec: Value) -> Value {

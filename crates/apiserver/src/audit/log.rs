@@ -61,7 +61,7 @@ fn run(output: &mut Output, mut entries: mpsc::Receiver<Entry>, metrics: &Metric
         {
             batch.push(next);
         }
-        for entry in &batch {
+        for entry in batch.iter().filter(|entry| !entry.is_marker()) {
             text.extend_from_slice(&entry.bytes);
             if text.last() != Some(&b'\n') {
                 text.push(b'\n');

@@ -16,6 +16,7 @@ mod webhook;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 
@@ -32,6 +33,9 @@ use sink::Sink;
 
 /// Header in which a client may name its request, and in which it hears the name.
 pub(crate) const AUDIT_ID: &str = "audit-id";
+
+/// How long a server that stops waits for a backend to take its last events.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is recorded, and where it goes.
 #[derive(Debug)]
@@ -59,6 +63,13 @@ impl Audit {
 
     pub(crate) fn register(&self, registry: &mut prometheus_client::registry::Registry) {
         self.metrics.register(registry);
+    }
+
+    /// Waits until what has been recorded is written, or for [`FLUSH_TIMEOUT`].
+    pub(crate) async fn flush(&self) {
+        if tokio::time::timeout(FLUSH_TIMEOUT, self.sink.flush()).await.is_err() {
+            tracing::warn!("audit events are lost: a backend did not take them in time");
+        }
     }
 
     /// A trail for a request of this user, unless the policy does not want one.

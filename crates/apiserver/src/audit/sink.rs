@@ -62,6 +62,17 @@ pub(super) struct Entry {
     pub done: Option<oneshot::Sender<bool>>,
 }
 
+impl Entry {
+    /// No event: asks to be told when all before it is written.
+    fn marker(done: oneshot::Sender<bool>) -> Self {
+        Self { bytes: Bytes::new(), done: Some(done) }
+    }
+
+    pub(super) fn is_marker(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Backend {
     plugin: &'static str,
@@ -119,6 +130,16 @@ impl Sink {
         for backend in &self.backends {
             if let Some(bytes) = self.bytes(backend, event) {
                 self.try_send(backend, bytes);
+            }
+        }
+    }
+
+    /// Waits until what was handed over is written, a batch that is still growing included.
+    pub(super) async fn flush(&self) {
+        for backend in &self.backends {
+            let (done, written) = oneshot::channel();
+            if backend.queue.send(Entry::marker(done)).await.is_ok() {
+                let _told = written.await;
             }
         }
     }

@@ -32,8 +32,9 @@ pub struct AuditWebhookConfig {
 pub(super) async fn run(config: AuditWebhookConfig, mut entries: mpsc::Receiver<Entry>, metrics: Metrics) {
     let mut throttle = Throttle::new(config.backend.batch.throttle);
     while let Some(first) = entries.recv().await {
-        let batch = gather(&config.backend, first, &mut entries).await;
-        if config.backend.mode == Mode::Batch {
+        let mut batch = gather(&config.backend, first, &mut entries).await;
+        let flushed = batch.pop_if(|last| last.is_marker());
+        if config.backend.mode == Mode::Batch && !batch.is_empty() {
             throttle.wait().await;
         }
         for part in split(batch, &config.backend) {
@@ -45,19 +46,28 @@ pub(super) async fn run(config: AuditWebhookConfig, mut entries: mpsc::Receiver<
                 let _nobody_waits = done.send(well);
             }
         }
+        if let Some(done) = flushed.and_then(|marker| marker.done) {
+            let _nobody_waits = done.send(true);
+        }
     }
 }
 
-/// What is there, and in batch mode what comes in time.
+/// What is there, and in batch mode what comes in time. A marker ends the batch.
 async fn gather(config: &BackendConfig, first: Entry, entries: &mut mpsc::Receiver<Entry>) -> Vec<Entry> {
     let mut batch = vec![first];
-    if config.mode != Mode::Batch {
+    if config.mode != Mode::Batch || batch.iter().any(Entry::is_marker) {
         return batch;
     }
     let deadline = Instant::now() + config.batch.max_wait;
     while batch.len() < config.batch.max_size {
         match tokio::time::timeout_at(deadline, entries.recv()).await {
-            Ok(Some(entry)) => batch.push(entry),
+            Ok(Some(entry)) => {
+                let is_last = entry.is_marker();
+                batch.push(entry);
+                if is_last {
+                    break;
+                }
+            }
             Ok(None) | Err(_) => break,
         }
     }
@@ -66,6 +76,9 @@ async fn gather(config: &BackendConfig, first: Entry, entries: &mut mpsc::Receiv
 
 /// Batches of no more bytes than the limit.
 fn split(batch: Vec<Entry>, config: &BackendConfig) -> Vec<Vec<Entry>> {
+    if batch.is_empty() {
+        return Vec::new();
+    }
     let Some(truncate) = &config.truncate else { return vec![batch] };
     let mut parts: Vec<Vec<Entry>> = Vec::new();
     let mut size = usize::MAX;

@@ -97,6 +97,8 @@ impl NodeAuthorizer {
             ("storage.k8s.io", "volumeattachments") => self.get(&ask, |a| {
                 self.related_if(a, self.field_is("storage.k8s.io", "volumeattachments", a.name, "nodeName", a.node))
             }),
+            // For credentials of image registries that are those of the pod.
+            ("", "serviceaccounts") if verb == "get" => self.get(&ask, |a| self.related(a, RefKind::ServiceAccount)),
             ("", "serviceaccounts") => self.create_token(&ask),
             ("coordination.k8s.io", "leases") => lease(&ask),
             ("storage.k8s.io", "csinodes") => csi_node(&ask),
@@ -155,7 +157,7 @@ impl NodeAuthorizer {
                 self.related_if(ask, own)
             }
             "watch" | "list" | "deletecollection" => {
-                if ask.selects("nodeName") {
+                if ask.selects("spec.nodeName") {
                     Decision::allow()
                 } else {
                     Decision::pass("can only list/watch/deletecollection resourceslices with nodeName field selector")
@@ -573,6 +575,25 @@ mod tests {
         let other = [("spec.nodeName".to_owned(), "n2".to_owned())];
         assert!(authorizer.authorize(&kubelet(), &list, &own).allowed);
         assert!(!authorizer.authorize(&kubelet(), &list, &other).allowed);
+    }
+
+    #[test]
+    fn slices_of_the_own_node_are_listed_and_deleted_by_selector() {
+        let authorizer = NodeAuthorizer::new(source().shared());
+        let of = |node: &str| [("spec.nodeName".to_owned(), node.to_owned())];
+        for verb in ["list", "watch", "deletecollection"] {
+            let action = action(verb, "resource.k8s.io", "resourceslices", "", "");
+            assert!(authorizer.authorize(&kubelet(), &action, &of("n1")).allowed);
+            assert!(!authorizer.authorize(&kubelet(), &action, &of("n2")).allowed);
+        }
+    }
+
+    #[test]
+    fn accounts_of_pods_on_the_node_are_read() {
+        let source = source();
+        assert!(check(&source, action("get", "", "serviceaccounts", "ns", "sa")).0);
+        assert!(!check(&source, action("get", "", "serviceaccounts", "ns", "other")).0);
+        assert!(!check(&source, action("list", "", "serviceaccounts", "ns", "")).0);
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Cache {
     /// Lists everything at one revision (0: now) and replaces what was there.
     async fn load(&self, mut revision: Revision) -> Result<Revision, StoreError> {
         let mut objects: HashMap<String, Vec<Arc<CachedObject>>> = HashMap::new();
+        self.by_prefix.read().values().for_each(|resource| resource.unmark_all());
         let mut range = KeyRange::prefix(REGISTRY_PREFIX);
         loop {
             let request = RangeRequest { range: range.clone(), limit: PAGE, revision, ..RangeRequest::default() };
@@ -228,12 +229,13 @@ fn change(resource: &ResourceCache, location: &Location, event: &WatchEvent) -> 
                 let deleted = KeyValue { mod_revision: revision, ..previous.clone() };
                 read(resource, location, &deleted, Some(EventKind::Deleted))
             });
+            resource.unmark_unreadable(&location.namespace, &location.name);
             Some(Change::Delete { namespace: location.namespace.clone(), name: location.name.clone(), revision, last })
         }
     }
 }
 
-/// An object that cannot be read is logged and left out, so that one bad value does not take the resource down.
+/// An object that cannot be read is logged and left out; lists that would have it are refused until it is readable or gone.
 fn read(
     resource: &ResourceCache,
     location: &Location,
@@ -241,9 +243,13 @@ fn read(
     event: Option<EventKind>,
 ) -> Option<Arc<CachedObject>> {
     match try_read(resource, location, kv, event) {
-        Ok(object) => Some(object),
+        Ok(object) => {
+            resource.unmark_unreadable(&location.namespace, &location.name);
+            Some(object)
+        }
         Err(error) => {
             tracing::error!(key = %String::from_utf8_lossy(&kv.key), %error, "stored object is unreadable");
+            resource.mark_unreadable(&location.namespace, &location.name, error.at(&kv.key));
             None
         }
     }

@@ -119,6 +119,8 @@ pub struct ResourceCache {
     head: watch::Sender<u64>,
     /// Nobody feeds it any more.
     is_closed: AtomicBool,
+    /// Why stored values cannot be read, by namespace and name: a list without them would be a lie.
+    unreadable: RwLock<BTreeMap<(Box<str>, Box<str>), String>>,
 }
 
 #[derive(Debug)]
@@ -146,7 +148,13 @@ impl ResourceCache {
             complete_after: Revision(0),
             last_change: Revision(0),
         };
-        Self { kind, state: RwLock::new(state), head: watch::Sender::new(0), is_closed: AtomicBool::new(false) }
+        Self {
+            kind,
+            state: RwLock::new(state),
+            head: watch::Sender::new(0),
+            is_closed: AtomicBool::new(false),
+            unreadable: RwLock::default(),
+        }
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<CachedObject>> {
@@ -164,6 +172,29 @@ impl ResourceCache {
         let state = self.state.read();
         let objects = in_namespace(&state.objects, namespace).cloned().collect();
         (objects, WatchPosition(state.first + state.events.len() as u64))
+    }
+
+    /// Why a namespace (all when empty) cannot be listed: the first stored value that cannot be read.
+    pub fn defect(&self, namespace: &str) -> Option<String> {
+        let unreadable = self.unreadable.read();
+        let is_asked = |(of, _): &&(Box<str>, Box<str>)| namespace.is_empty() || **of == *namespace;
+        unreadable.keys().find(is_asked).and_then(|key| unreadable.get(key).cloned())
+    }
+
+    pub(super) fn mark_unreadable(&self, namespace: &str, name: &str, why: String) {
+        self.unreadable.write().insert((namespace.into(), name.into()), why);
+    }
+
+    /// The value is readable again, or gone.
+    pub(super) fn unmark_unreadable(&self, namespace: &str, name: &str) {
+        if !self.unreadable.read().is_empty() {
+            self.unreadable.write().remove(&(namespace.into(), name.into()));
+        }
+    }
+
+    /// Before everything is read anew.
+    pub(super) fn unmark_all(&self) {
+        self.unreadable.write().clear();
     }
 
     pub fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use ::bytes::{Bytes, BytesMut};
 use api::codec::protobuf;
+use api::field::go_quote;
 use serde::de::IgnoredAny;
 use store::Revision;
 
@@ -24,10 +25,20 @@ pub enum ReadError {
     #[error("value is not a JSON object: {0}")]
     Json(#[from] serde_json::Error),
     /// Encrypted by a provider that the configuration does not have, or in the clear where it does not allow that.
-    #[error("unable to transform key: no matching prefix found")]
+    #[error("no matching prefix found")]
     Sealed,
     #[error("object has no metadata")]
     NoMetadata,
+}
+
+impl ReadError {
+    /// What a list of the key says: upstream's words.
+    pub(crate) fn at(&self, key: &[u8]) -> String {
+        match self {
+            Self::Sealed => format!("unable to transform key {}: {self}", go_quote(&String::from_utf8_lossy(key))),
+            Self::Protobuf(_) | Self::Json(_) | Self::NoMetadata => self.to_string(),
+        }
+    }
 }
 
 const METADATA_KEY: &[u8] = b"\"metadata\":{";

@@ -13,7 +13,7 @@ use super::present::{ListMetadata, Presenter};
 use super::{Content, Reply, Request};
 use crate::cache::Indexed;
 use crate::custom::conversion;
-use crate::error::{from_not_fresh, from_read, from_store};
+use crate::error::{from_not_fresh, from_store};
 use crate::gateway::Gateway;
 use crate::http::options::ListOptions;
 use crate::select::Selection;
@@ -43,6 +43,9 @@ pub(crate) async fn select(gateway: &Gateway, request: &Request) -> Result<(Vec<
                 None => gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "list", e))?,
             };
             let revision = revision.map_err(from_not_fresh)?;
+            if let Some(why) = resource.defect(&request.namespace) {
+                return Err(Status::internal(why));
+            }
             let objects = match selection.single_name().filter(|_| !request.namespace.is_empty()) {
                 Some(name) => resource.get(&request.namespace, name).into_iter().collect(),
                 None => resource.list(&request.namespace),
@@ -123,7 +126,8 @@ async fn page(
         let mut keys = Vec::with_capacity(n_keys);
         let mut objects = Vec::with_capacity(n_keys);
         for kv in page.kvs {
-            objects.push(storage::read(kind, &kv.value, kv.mod_revision).map_err(from_read)?);
+            let read = storage::read(kind, &kv.value, kv.mod_revision);
+            objects.push(read.map_err(|error| Status::internal(error.at(&kv.key)))?);
             keys.push(kv.key);
         }
         let objects = conversion::localize(gateway, kind, objects).await?;

@@ -204,6 +204,11 @@ impl Cluster {
         Self { server, door }
     }
 
+    /// The same server, used as somebody else.
+    pub(crate) fn acting_as(&self, user: UserInfo) -> Self {
+        Self { server: self.server.clone(), door: self.server.in_process(user) }
+    }
+
     pub(crate) async fn request(&self, method: Method, path: &str, body: &Value) -> Reply {
         let content_type = match method {
             Method::PATCH => "application/merge-patch+json",

@@ -229,6 +229,12 @@ impl Pass {
             let started = run.started_at.as_ref().map_or(self.now, |time| time.0);
             self.wake_at(started.checked_add(after).unwrap_or(Timestamp::MAX));
         }
+        if is_running(&status) {
+            // What a running container has is what the pod asks for now: resizes are done at once.
+            let resources = container.resources.clone().unwrap_or_default();
+            status.allocated_resources = resources.requests.clone();
+            status.resources = Some(resources);
+        }
         status
     }
 

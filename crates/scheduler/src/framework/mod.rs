@@ -96,6 +96,9 @@ pub enum PostFilterResult {
     Unhelpful { message: String },
     /// Nothing is to be done now, and a node promised before stays promised.
     NotNow { message: String },
+    /// As `NotNow`, and the allocation of the pod's claim of this name is to be taken back: nobody uses it, and it is
+    /// for nodes that cannot run the pod.
+    TakeBack { claim: String, message: String },
     /// The pod fits on `node` once the victims (uids) are gone.
     Nominated { node: String, victims: Vec<String> },
 }

@@ -10,6 +10,7 @@ use k8s_openapi::api::resource::v1 as resource;
 use serde_json::Value;
 
 use super::labels::{Labels, NodeTerm};
+use super::shares::{self, Amounts, Capacity, Counters, Holding, Taken};
 
 /// Driver, pool and name of a device.
 pub type DeviceId = (String, String, String);
@@ -64,6 +65,8 @@ pub struct Alternative {
     pub count: Option<usize>,
     pub admin_access: bool,
     pub tolerations: Vec<resource::DeviceToleration>,
+    /// How much of the device's capacity is asked for.
+    pub capacity: Amounts,
 }
 
 /// What a claim has been given.
@@ -71,18 +74,16 @@ pub struct Alternative {
 pub struct Allocation {
     /// Nodes it can be used on; `None`: all.
     terms: Option<Vec<NodeTerm>>,
-    /// Devices that nobody else can have.
-    pub devices: Vec<DeviceId>,
+    pub holdings: Vec<Holding>,
 }
 
 impl Allocation {
     fn new(result: &resource::AllocationResult) -> Allocation {
-        let results = result.devices.iter().flat_map(|devices| devices.results.iter().flatten());
-        let exclusive = results.filter(|result| result.admin_access != Some(true));
+        let results = result.devices.as_ref().and_then(|devices| devices.results.as_deref());
         let terms = result.node_selector.as_ref();
         Allocation {
             terms: terms.map(|selector| selector.node_selector_terms.iter().map(NodeTerm::new).collect()),
-            devices: exclusive.map(|r| (r.driver.clone(), r.pool.clone(), r.device.clone())).collect(),
+            holdings: Holding::all_of(results.unwrap_or_default()),
         }
     }
 
@@ -128,6 +129,9 @@ impl Request {
         let count = |mode: Option<&str>, count: Option<i64>| {
             (mode != Some("All")).then(|| usize::try_from(count.unwrap_or(1)).unwrap_or(1).max(1))
         };
+        let capacity = |asked: Option<&resource::CapacityRequirements>| {
+            shares::amounts(asked.and_then(|asked| asked.requests.as_ref()))
+        };
         let exact = request.exactly.iter().map(|exact| Alternative {
             name: request.name.clone(),
             class: exact.device_class_name.clone(),
@@ -135,6 +139,7 @@ impl Request {
             count: count(exact.allocation_mode.as_deref(), exact.count),
             admin_access: exact.admin_access == Some(true),
             tolerations: exact.tolerations.clone().unwrap_or_default(),
+            capacity: capacity(exact.capacity.as_ref()),
         });
         let first = request.first_available.iter().flatten().map(|sub| Alternative {
             name: format!("{}/{}", request.name, sub.name),
@@ -143,6 +148,7 @@ impl Request {
             count: count(sub.allocation_mode.as_deref(), sub.count),
             admin_access: false,
             tolerations: sub.tolerations.clone().unwrap_or_default(),
+            capacity: capacity(sub.capacity.as_ref()),
         });
         Request { name: request.name.clone(), alternatives: exact.chain(first).collect() }
     }
@@ -174,8 +180,13 @@ pub struct Device {
     pub attributes: BTreeMap<String, Value>,
     pub taints: Vec<resource::DeviceTaint>,
     pub place: Place,
-    /// It shares counters with others, which is not accounted for here: it is never given away.
-    pub is_partition: bool,
+    /// Whoever has it has its node too: it is used nowhere else.
+    pub binds_to_node: bool,
+    /// Several requests may have a part of its capacity each.
+    pub is_shared: bool,
+    pub capacity: BTreeMap<String, Capacity>,
+    /// What it takes of the pool's counters while somebody has it.
+    pub counters: Counters,
 }
 
 /// Where a device can be used.
@@ -219,6 +230,8 @@ pub struct Slice {
     /// Slices of the whole pool.
     pub slice_count: i64,
     pub devices: Vec<Arc<Device>>,
+    /// What its counter sets have.
+    pub counters: Counters,
 }
 
 impl Slice {
@@ -238,6 +251,7 @@ impl Slice {
             generation: spec.pool.generation,
             slice_count: spec.pool.resource_slice_count,
             devices: spec.devices.iter().flatten().map(device).collect(),
+            counters: shares::shared_counters(spec),
         }
     }
 }
@@ -273,7 +287,10 @@ impl Device {
             attributes,
             taints: device.taints.clone().unwrap_or_default(),
             place,
-            is_partition: device.consumes_counters.as_ref().is_some_and(|counters| !counters.is_empty()),
+            binds_to_node: device.binds_to_node == Some(true),
+            is_shared: device.allow_multiple_allocations == Some(true),
+            capacity: Capacity::all_of(device),
+            counters: shares::consumed_counters(device),
         }
     }
 }
@@ -333,20 +350,24 @@ pub struct Devices {
 #[derive(Debug, Clone)]
 pub struct Pool {
     pub name: (String, String),
-    /// Not all of its slices are there, or a device is there twice: nothing can be said of the whole.
+    /// Not all of its slices or counters are there, or a device is there twice: nothing can be said of the whole.
     pub is_unsound: bool,
     pub devices: Vec<Arc<Device>>,
+    /// What is left of the counters; less than nothing when drivers took some back.
+    pub counters: Counters,
 }
 
 impl Devices {
-    /// Devices that claims hold.
-    pub fn taken(&self) -> HashSet<DeviceId> {
+    /// What claims hold.
+    pub fn taken(&self) -> Taken {
+        let mut taken = Taken::default();
         let allocations = self.claims.values().filter_map(|claim| claim.allocation.as_ref());
-        allocations.flat_map(|allocation| allocation.devices.iter().cloned()).collect()
+        allocations.flat_map(|allocation| &allocation.holdings).for_each(|holding| taken.add(holding));
+        taken
     }
 
-    /// The pools, in the order of their names.
-    pub fn pools(&self) -> Vec<Pool> {
+    /// The pools, in the order of their names, with what is left of their counters.
+    pub fn pools(&self, taken: &Taken) -> Vec<Pool> {
         let mut by_name: BTreeMap<(String, String), Vec<&Arc<Slice>>> = BTreeMap::new();
         for slice in self.slices.values() {
             by_name.entry((slice.driver.clone(), slice.pool.clone())).or_default().push(slice);
@@ -357,9 +378,16 @@ impl Devices {
             let wanted = current.first().map_or(0, |slice| slice.slice_count);
             let devices: Vec<_> = current.iter().flat_map(|slice| slice.devices.iter().cloned()).collect();
             let mut names = HashSet::new();
-            let is_unsound = current.len() as i64 != wanted || !devices.iter().all(|device| names.insert(&device.id.2));
+            let mut counters: Counters = current.iter().flat_map(|slice| slice.counters.clone()).collect();
+            let counted = devices.iter().all(|device| device.counters.keys().all(|key| counters.contains_key(key)));
+            let is_whole = current.len() as i64 == wanted && devices.iter().all(|device| names.insert(&device.id.2));
             drop(names);
-            Pool { name, is_unsound, devices }
+            for device in devices.iter().filter(|device| taken.holds(&device.id)) {
+                for (key, consumed) in &device.counters {
+                    counters.entry(key.clone()).and_modify(|left| *left = left.sub(consumed));
+                }
+            }
+            Pool { name, is_unsound: !is_whole || !counted, devices, counters }
         };
         by_name.into_iter().map(pool).collect()
     }

@@ -7,6 +7,7 @@ pub mod pod;
 pub mod quantity;
 pub mod requests;
 pub mod resources;
+pub mod shares;
 pub mod storage;
 
 pub use node::{NodeFacts, NodeInfo};

@@ -19,8 +19,9 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use super::shell::{self, Command, Outcome};
 use super::{Body, Kubelet, log, text, websocket};
 
-/// v5 can close a stream (channel 255), v4 cannot.
-const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// v5 can close a stream (channel 255), v4 cannot; the first one says how it ended in plain words, and nothing when it ended well.
+const PROTOCOLS: [&str; 3] = ["v5.channel.k8s.io", "v4.channel.k8s.io", FIRST_PROTOCOL];
+const FIRST_PROTOCOL: &str = "channel.k8s.io";
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
@@ -44,20 +45,21 @@ pub(super) struct Session {
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 pub(super) fn accept(mut request: Request<Incoming>, session: Session) -> Response<Body> {
-    let Some((response, _)) = websocket(request.headers(), &PROTOCOLS) else {
+    let Some((response, protocol)) = websocket(request.headers(), &PROTOCOLS) else {
         return text(
             400,
-            "unable to upgrade: this kubelet speaks v5.channel.k8s.io and v4.channel.k8s.io over WebSocket",
+            "unable to upgrade: this kubelet speaks v5.channel.k8s.io, v4.channel.k8s.io and channel.k8s.io over WebSocket",
         );
     };
     let command: Vec<String> = arguments(request.uri().query().unwrap_or(""), "command");
     let tty = !arguments(request.uri().query().unwrap_or(""), "tty").is_empty();
+    let in_words = protocol == FIRST_PROTOCOL;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
                 let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-                Box::pin(session.run(socket, &command, tty)).await;
+                Box::pin(session.run(socket, &command, tty, in_words)).await;
             }
             Err(error) => tracing::debug!(%error, "a session was not upgraded"),
         }
@@ -89,7 +91,7 @@ fn unescape(text: &str) -> String {
 }
 
 impl Session {
-    async fn run(self, mut socket: Socket, command: &[String], tty: bool) {
+    async fn run(self, mut socket: Socket, command: &[String], tty: bool, in_words: bool) {
         let outcome = if self.attaches {
             self.attach(&mut socket).await
         } else {
@@ -105,7 +107,14 @@ impl Session {
             && send(&mut socket, STDOUT, &outcome.stdout).await
             && send(&mut socket, STDERR, &outcome.stderr).await
         {
-            send(&mut socket, OUTCOME, status(outcome.code).to_string().as_bytes()).await;
+            let status = match (in_words, outcome.code) {
+                (true, 0) => String::new(),
+                (true, code) => format!("command terminated with non-zero exit code: exit status {code}"),
+                (false, code) => status(code).to_string(),
+            };
+            if !status.is_empty() {
+                send(&mut socket, OUTCOME, status.as_bytes()).await;
+            }
         }
         // Without a code kubectl takes the end for an accident.
         let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };

@@ -3,15 +3,17 @@
 //! Requests are served in order; each takes the first device that fits and leaves room for the rest, or the search goes back.
 //! Source: `k8s.io/dynamic-resource-allocation/structured`.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use api::cel::{Bindings, PER_CALL_LIMIT, Val};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::resource::v1 as resource;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use uuid::Uuid;
 
-use crate::model::devices::{Alternative, Device, DeviceClaim, DeviceId, DeviceSelector, Devices, Place, Pool};
+use crate::model::devices::{Alternative, Device, DeviceClaim, DeviceSelector, Devices, Place, Pool};
 use crate::model::labels::Labels;
+use crate::model::shares::{self, Amounts, Holding, Taken};
 
 /// Devices one claim may get; upstream's number.
 const DEVICES_MAX: usize = 32;
@@ -23,15 +25,14 @@ const STEPS_MAX: usize = 20_000;
 pub(super) struct Given {
     pub claim: Arc<DeviceClaim>,
     pub result: resource::AllocationResult,
-    /// Those that nobody else can have.
-    pub exclusive: Vec<DeviceId>,
+    pub holdings: Vec<Holding>,
 }
 
 /// Where devices are looked for.
 pub(super) struct Search<'a> {
     pub devices: &'a Devices,
     pub pools: &'a [Pool],
-    pub taken: &'a HashSet<DeviceId>,
+    pub taken: &'a Taken,
     pub node: &'a str,
     pub labels: &'a Labels,
 }
@@ -43,6 +44,8 @@ struct Pick {
     request: String,
     alternative: Alternative,
     device: Arc<Device>,
+    /// What it has of the device's capacity, when others may have some too.
+    share: Option<Amounts>,
 }
 
 /// A device that a request still needs.
@@ -160,16 +163,19 @@ impl Search<'_> {
             if !self.is_free(need, device, picks)
                 || !device.place.is_on(self.node, self.labels)
                 || !self.matches(of, need.request, need.alternative, device)?
+                || !self.has_counters(device, picks)
                 || !is_tolerated(device, need.alternative)
                 || !agrees(of, need, device, picks)
             {
                 continue;
             }
+            let Some(taken) = self.share(need, device, picks) else { continue };
             picks.push(Pick {
                 claim: need.claim,
                 request: need.request.to_owned(),
                 alternative: need.alternative.clone(),
                 device: device.clone(),
+                share: device.is_shared.then_some(taken),
             });
             if self.serve(claims, (claim, request), rest, picks, steps)? {
                 return Ok(true);
@@ -181,17 +187,42 @@ impl Search<'_> {
 
     /// Whoever administers a device may have it beside its user, but not twice in one claim.
     fn is_free(&self, need: &Need<'_>, device: &Device, picks: &[Pick]) -> bool {
-        if device.is_partition {
-            return false;
-        }
-        let picked = |pick: &Pick| pick.device.id == device.id;
+        let picked = |pick: &Pick| pick.device.id == device.id && pick.share.is_none();
         match need.alternative.admin_access {
             true => !picks.iter().any(|pick| picked(pick) && pick.claim == need.claim && pick.request == need.request),
             false => {
-                !self.taken.contains(&device.id)
+                !self.taken.devices.contains(&device.id)
                     && !picks.iter().any(|pick| picked(pick) && !pick.alternative.admin_access)
             }
         }
+    }
+
+    /// What the request takes of the device's capacity; `None`: so much is not left.
+    fn share(&self, need: &Need<'_>, device: &Device, picks: &[Pick]) -> Option<Amounts> {
+        let before = self.taken.shares.get(&device.id).into_iter().flatten();
+        let picked = picks.iter().filter(|pick| pick.device.id == device.id).filter_map(|pick| pick.share.as_ref());
+        let held: Vec<&Amounts> = before.chain(picked).collect();
+        shares::take(&device.capacity, &need.alternative.capacity, &held)
+    }
+
+    /// Whether the counters of the pool are enough for one more device. Only the first share of a device counts.
+    fn has_counters(&self, device: &Device, picks: &[Pick]) -> bool {
+        let is_held = || self.taken.shares.contains_key(&device.id) || picks.iter().any(|p| p.device.id == device.id);
+        if device.counters.is_empty() || (device.is_shared && is_held()) {
+            return true;
+        }
+        let is_pool = |pool: &&Pool| pool.name.0 == device.id.0 && pool.name.1 == device.id.1;
+        let Some(pool) = self.pools.iter().find(is_pool) else { return false };
+        let mut counted = vec![device];
+        for pick in picks.iter().filter(|pick| pick.device.id.0 == device.id.0 && pick.device.id.1 == device.id.1) {
+            if !self.taken.holds(&pick.device.id) && !counted.iter().any(|device| device.id == pick.device.id) {
+                counted.push(&pick.device);
+            }
+        }
+        pool.counters.iter().all(|(key, left)| {
+            let consumed = counted.iter().filter_map(|device| device.counters.get(key));
+            consumed.fold(left.clone(), |left, consumed| left.sub(consumed)).sign() >= 0
+        })
     }
 
     fn matches(
@@ -227,15 +258,18 @@ impl Search<'_> {
                 device,
                 admin_access: pick.alternative.admin_access.then_some(true),
                 tolerations: (!tolerations.is_empty()).then(|| tolerations.clone()),
+                consumed_capacity: pick.share.as_ref().filter(|share| !share.is_empty()).map(|share| {
+                    share.iter().map(|(name, amount)| (name.clone(), Quantity(amount.to_string()))).collect()
+                }),
+                share_id: pick.share.as_ref().map(|_| Uuid::new_v4().to_string()),
                 ..resource::DeviceRequestAllocationResult::default()
             }
         });
         let results: Vec<_> = results.collect();
         let config = self.config(claim, &picks);
-        let exclusive = picks.iter().filter(|pick| !pick.alternative.admin_access);
         Given {
             claim: claim.clone(),
-            exclusive: exclusive.map(|pick| pick.device.id.clone()).collect(),
+            holdings: Holding::all_of(&results),
             result: resource::AllocationResult {
                 allocation_timestamp: None,
                 devices: Some(resource::DeviceAllocationResult {
@@ -283,7 +317,7 @@ impl Search<'_> {
 
     /// Where the devices can be used: on the node, if one of them is only there; else where all of them are.
     fn node_selector(&self, picks: &[&Pick]) -> Option<core::NodeSelector> {
-        if picks.iter().any(|pick| matches!(pick.device.place, Place::Node(_))) {
+        if picks.iter().any(|pick| pick.device.binds_to_node || matches!(pick.device.place, Place::Node(_))) {
             let requirement = core::NodeSelectorRequirement {
                 key: "metadata.name".to_owned(),
                 operator: "In".to_owned(),

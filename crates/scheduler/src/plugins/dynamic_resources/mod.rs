@@ -7,7 +7,7 @@ mod allocate;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -19,10 +19,11 @@ use parking_lot::Mutex;
 
 use super::PluginArgs;
 use crate::framework::{
-    ActionType, BindContext, CycleState, EventHint, EventResource, ExtensionPoints, Filter, Narrowed, Plugin, PreBind,
-    PreEnqueue, PreFilter, Reserve, Status,
+    ActionType, BindContext, CycleState, EventHint, EventResource, ExtensionPoints, Filter, Narrowed, Plugin,
+    PostFilter, PostFilterInput, PostFilterResult, PreBind, PreEnqueue, PreFilter, Reserve, Status,
 };
-use crate::model::devices::{DeviceClaim, DeviceId, Devices, Pool};
+use crate::model::devices::{DeviceClaim, Devices, Pool};
+use crate::model::shares::Taken;
 use crate::model::storage::claim_key;
 use crate::model::{NodeInfo, PodInfo};
 use crate::snapshot::Snapshot;
@@ -45,7 +46,7 @@ struct DynamicResources {
 struct PodClaims {
     devices: Arc<Devices>,
     pools: Arc<Vec<Pool>>,
-    taken: Arc<HashSet<DeviceId>>,
+    taken: Arc<Taken>,
     allocated: Vec<Arc<DeviceClaim>>,
     pending: Vec<Arc<DeviceClaim>>,
 }
@@ -57,6 +58,7 @@ pub(super) fn extend(_: &PluginArgs, points: &mut ExtensionPoints) {
         .at_pre_enqueue(&plugin)
         .at_pre_filter(&plugin)
         .at_filter(&plugin)
+        .at_post_filter(&plugin)
         .at_reserve(&plugin)
         .at_pre_bind(&plugin);
 }
@@ -142,20 +144,20 @@ impl PreFilter for DynamicResources {
                 }
             }
         }
-        let mut taken = HashSet::new();
+        let mut taken = Taken::default();
         if !pending.is_empty() {
             taken = devices.taken();
             let mut given = self.given.lock();
             // What the API server shows is not kept aside any more.
             given.retain(|_, given| given.iter().any(|given| !is_seen(given, &devices)));
-            taken.extend(given.values().flatten().flat_map(|given| given.exclusive.iter().cloned()));
+            given.values().flatten().flat_map(|given| &given.holdings).for_each(|holding| taken.add(holding));
             let elsewhere =
                 |claim: &Arc<DeviceClaim>| given.values().flatten().any(|given| given.claim.uid == claim.uid);
             if pending.iter().any(elsewhere) {
                 return Err(Status::unschedulable(NAME, "resource claim is in the process of being allocated"));
             }
         }
-        let pools = if pending.is_empty() { Vec::new() } else { devices.pools() };
+        let pools = if pending.is_empty() { Vec::new() } else { devices.pools(&taken) };
         state.set(PodClaims { devices, pools: Arc::new(pools), taken: Arc::new(taken), allocated, pending });
         Ok(Narrowed::No)
     }
@@ -200,6 +202,34 @@ impl Filter for DynamicResources {
         match state.get::<PodClaims>() {
             Some(claims) => claims.search(node).map(drop),
             None => Ok(()),
+        }
+    }
+}
+
+/// An allocation that keeps the pod from some nodes, and that nobody else uses, is taken back, so that another can be made.
+impl PostFilter for DynamicResources {
+    fn post_filter(&self, input: PostFilterInput<'_>) -> PostFilterResult {
+        let unhelpful = |message: &str| PostFilterResult::Unhelpful { message: message.to_owned() };
+        let Some(claims) = input.state.get::<PodClaims>() else { return unhelpful("") };
+        let is_idle = |claim: &&Arc<DeviceClaim>| match claim.reserved_for.as_slice() {
+            [] => true,
+            [only] => **only == *input.pod.uid,
+            _ => false,
+        };
+        let refused = || {
+            let by_us = input.diagnosis.refused.iter().filter(|(_, status)| status.plugin == NAME);
+            by_us.filter_map(|(node, _)| input.snapshot.node(node))
+        };
+        let keeps_off = |claim: &&Arc<DeviceClaim>| {
+            let allocation = claim.allocation.as_ref();
+            refused().any(|node| allocation.is_some_and(|of| !of.is_usable_on(node.name(), &node.facts.labels)))
+        };
+        match claims.allocated.iter().filter(is_idle).find(keeps_off) {
+            Some(claim) => PostFilterResult::TakeBack {
+                claim: claim.name().to_owned(),
+                message: "deallocation of ResourceClaim completed".to_owned(),
+            },
+            None => unhelpful("still not schedulable"),
         }
     }
 }

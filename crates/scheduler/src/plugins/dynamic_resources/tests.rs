@@ -37,7 +37,8 @@ fn devices() -> Devices {
 /// `request=device` of each device given on a node; `None`: there is no room.
 fn allocate(devices: &Devices, node: &str, claims: &[Arc<DeviceClaim>], taken: &[(&str, &str)]) -> Option<Vec<String>> {
     let id = |(pool, name): &(&str, &str)| ("gpu.example.com".to_owned(), (*pool).to_owned(), (*name).to_owned());
-    let (pools, taken) = (devices.pools(), taken.iter().map(id).collect());
+    let taken = Taken { devices: taken.iter().map(id).collect(), ..Taken::default() };
+    let pools = devices.pools(&taken);
     let labels = Labels::default();
     let search = Search { devices, pools: &pools, taken: &taken, node, labels: &labels };
     let given = search.run(claims).unwrap()?;
@@ -114,4 +115,66 @@ fn a_pool_that_is_not_whole_gives_nothing() {
     devices.slices.insert(name, part);
     let one = claim("c", json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}));
     assert_eq!(allocate(&devices, "n2", &[one], &[]), None);
+}
+
+/// A card that is given away whole or in halves: 40Gi of the pool's counter `memory`.
+fn card() -> Devices {
+    let mut devices = devices();
+    let part = |name: &str, memory: &str| json!({"name": name, "consumesCounters": [{"counterSet": "card", "counters": {"memory": {"value": memory}}}]});
+    let mut slices = [
+        json!({"devices": [part("whole", "40Gi"), part("half-0", "20Gi"), part("half-1", "20Gi")]}),
+        json!({"sharedCounters": [{"name": "card", "counters": {"memory": {"value": "40Gi"}}}]}),
+    ];
+    devices.slices.clear();
+    for (at, spec) in slices.iter_mut().enumerate() {
+        spec["driver"] = "gpu.example.com".into();
+        spec["nodeName"] = "n1".into();
+        spec["pool"] = json!({"name": "n1", "generation": 1, "resourceSliceCount": 2});
+        let object = json!({"metadata": {"name": "s"}, "spec": spec});
+        let slice = Slice::new(&serde_json::from_value(object).unwrap());
+        devices.slices.insert(format!("s{at}"), Arc::new(slice));
+    }
+    devices
+}
+
+#[test]
+fn devices_of_one_card_are_given_as_long_as_its_counters_last() {
+    let mut devices = card();
+    let count = |count: i64| {
+        let exactly = json!({"deviceClassName": "gpu", "count": count});
+        claim("c", json!({"requests": [{"name": "r", "exactly": exactly}]}))
+    };
+    assert_eq!(allocate(&devices, "n1", &[count(1)], &[]).unwrap(), ["r=whole"]);
+    assert_eq!(allocate(&devices, "n1", &[count(2)], &[]).unwrap(), ["r=half-0", "r=half-1"]);
+    assert_eq!(allocate(&devices, "n1", &[count(3)], &[]), None);
+    assert_eq!(allocate(&devices, "n1", &[count(1)], &[("n1", "half-1")]).unwrap(), ["r=half-0"]);
+    assert_eq!(allocate(&devices, "n1", &[count(1)], &[("n1", "whole")]), None);
+    devices.slices.remove("s1");
+    assert_eq!(allocate(&devices, "n1", &[count(1)], &[]), None, "the pool's counters are not known");
+}
+
+#[test]
+fn claims_share_a_device_as_long_as_its_capacity_lasts() {
+    let mut devices = devices();
+    let shared = json!([{"name": "d0", "allowMultipleAllocations": true, "capacity": {"memory": {"value": "10Gi",
+        "requestPolicy": {"default": "1Gi", "validRange": {"min": "1Gi", "step": "1Gi"}}}}}]);
+    devices.slices = [slice("b", "n2", shared)].into();
+    let wants = |name: &str, memory: &str| {
+        let exactly = json!({"deviceClassName": "gpu", "capacity": {"requests": {"memory": memory}}});
+        claim(name, json!({"requests": [{"name": "r", "exactly": exactly}]}))
+    };
+    let (taken, labels) = (Taken::default(), Labels::default());
+    let pools = devices.pools(&taken);
+    let search = Search { devices: &devices, pools: &pools, taken: &taken, node: "n2", labels: &labels };
+    let given = search.run(&[wants("a", "5500Mi"), wants("b", "4Gi")]).unwrap().unwrap();
+    let results: Vec<_> =
+        given.iter().flat_map(|given| given.result.devices.clone().unwrap().results.unwrap()).collect();
+    let consumed = |at: usize| results[at].consumed_capacity.as_ref().unwrap()["memory"].0.clone();
+    assert_eq!((consumed(0), consumed(1)), ("6Gi".to_owned(), "4Gi".to_owned()));
+    assert!(results[0].share_id.is_some() && results[0].share_id != results[1].share_id);
+    assert!(search.run(&[wants("a", "6Gi"), wants("b", "5Gi")]).unwrap().is_none());
+    let mut taken = Taken::default();
+    given.iter().flat_map(|given| &given.holdings).for_each(|holding| taken.add(holding));
+    let search = Search { taken: &taken, pools: &pools, devices: &devices, node: "n2", labels: &labels };
+    assert!(search.run(&[wants("c", "1Gi")]).unwrap().is_none(), "nothing is left");
 }
