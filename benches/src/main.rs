@@ -4,6 +4,7 @@
 //! ports, temporary directories, gone afterwards) and prints one table. Clients and servers share the machine, so every figure
 //! includes what the client costs. Names given on the command line select measurements.
 
+mod backup;
 mod beside_etcd;
 mod idle;
 mod list;
@@ -50,6 +51,9 @@ struct Options {
     /// How often each load on the store is repeated; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// State to back up, restore and bring to a joining master, in bytes.
+    #[arg(long, default_value_t = 1_000_000_000)]
+    state_bytes: usize,
     /// How long an idle server is watched.
     #[arg(long, default_value_t = 30)]
     idle_seconds: u64,
@@ -63,6 +67,8 @@ enum Measurement {
     List,
     Watch,
     Schedule,
+    /// Snapshots, restores and joining with a large state.
+    Backup,
     /// `quarterdeck store` beside the etcd on PATH.
     Store,
 }
@@ -82,6 +88,7 @@ async fn main() -> Result<()> {
             Measurement::Restart => ready::full(&options, &mut report).await?,
             Measurement::List => list::list(&options, &mut report).await?,
             Measurement::Watch => watch::latency(&mut report).await?,
+            Measurement::Backup => backup::backup(&options, &mut report).await?,
             Measurement::Store => beside_etcd::compare(&options).await?,
             Measurement::Schedule => schedule::schedule(&options, &mut report).await?,
         }

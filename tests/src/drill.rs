@@ -26,6 +26,8 @@ const N_WORKERS: usize = 4;
 const WORKER_PAUSE: Duration = Duration::from_millis(25);
 /// A request that was not answered by any master in this time was not served.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What a fail-over should take.
+const FAIL_OVER_WANTED: Duration = Duration::from_secs(2);
 /// What a fail-over may take before it is given up.
 const FAIL_OVER_MAX: Duration = Duration::from_secs(30);
 const DEPLOYMENT_INTERVAL: Duration = Duration::from_secs(2);
@@ -39,8 +41,30 @@ const SERVED_MIN: f64 = 0.995;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub n_masters: usize,
-    pub duration: Duration,
+    pub n_kills: usize,
+    /// From one kill to the next, at least: everybody has to be back first.
     pub kill_interval: Duration,
+    pub victims: Victims,
+    pub ending: Ending,
+}
+
+/// Who is taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victims {
+    Random,
+    /// The one whose store leads.
+    Leader,
+    /// One after the other.
+    InTurn,
+}
+
+/// How.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGKILL.
+    Killed,
+    /// SIGTERM: a restart, of which a client that knows all masters loses nothing.
+    Stopped,
 }
 
 /// What the drill saw.
@@ -82,11 +106,12 @@ impl std::fmt::Display for Report {
         writeln!(f, "acknowledged writes: {}, lost: {} {:?}", self.n_acknowledged, self.lost.len(), self.lost)?;
         writeln!(f, "double acts of controllers: {} {:?}", self.doubled.len(), self.doubled)?;
         for (what, times) in [("next write", &self.writes), ("next pod scheduled", &self.schedules)] {
+            let [median, most, all] = [0.5, 0.99, 1.0].map(|share| quantile(times, share));
+            let slow = times.iter().filter(|time| **time > FAIL_OVER_WANTED).count();
             writeln!(
                 f,
-                "{what} after a kill: median {:.2?}, 99 % {:.2?}",
-                quantile(times, 0.5),
-                quantile(times, 0.99)
+                "{what} after a kill: median {median:.2?}, 99 % {most:.2?}, at most {all:.2?}; {slow} of {} slower than {FAIL_OVER_WANTED:?}",
+                times.len()
             )?;
         }
         Ok(())
@@ -144,20 +169,28 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     clients.push(tokio::spawn(deploy(endpoints.clone(), Arc::clone(&ledger))));
 
     let mut report = Report::default();
-    let deadline = Instant::now() + plan.duration;
-    while Instant::now() + plan.kill_interval <= deadline {
+    for n in 1..=plan.n_kills {
         let next = Instant::now() + plan.kill_interval;
-        let victim = rand::random_range(0..masters.len());
+        let victim = match plan.victims {
+            Victims::Random => rand::random_range(0..masters.len()),
+            Victims::Leader => place_of_leader(&masters, servers.iter().flatten().next().context("a master")?)?,
+            Victims::InTurn => n % masters.len(),
+        };
         let mut server = servers[victim].take().context("the victim runs")?;
         let killed = Instant::now();
-        server.process.kill();
-        report.n_kills += 1;
-        let (write, schedule) = tokio::join!(
-            next_write(&endpoints, report.n_kills, killed),
-            next_schedule(&endpoints, report.n_kills, killed)
-        );
-        report.writes.push(write?);
-        report.schedules.push(schedule?);
+        match plan.ending {
+            Ending::Killed => server.process.kill(),
+            Ending::Stopped => {
+                let ended = blocking(move || server.process.terminate()).await?;
+                ensure!(ended, "m{victim} did not end well");
+            }
+        }
+        report.n_kills = n;
+        let (write, schedule) = tokio::join!(next_write(&endpoints, n, killed), next_schedule(&endpoints, n, killed));
+        let (write, schedule) = (write?, schedule?);
+        eprintln!("{n}: m{victim} gone; a write after {write:.2?}, a pod scheduled after {schedule:.2?}");
+        report.writes.push(write);
+        report.schedules.push(schedule);
         let again = Arc::clone(&masters);
         let server = blocking(move || {
             let server = again[victim].start()?;
@@ -173,6 +206,11 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     }
     settle(&endpoints, &ledger, &mut report).await?;
     Ok(report)
+}
+
+fn place_of_leader(masters: &[Master], server: &Server) -> Result<usize> {
+    let leader = crate::lab::leader(server)?;
+    masters.iter().position(|master| master.name == leader).context("the leader's place")
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

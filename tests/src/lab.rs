@@ -20,6 +20,8 @@ pub struct Lab {
     /// The first three bytes of all addresses.
     network: String,
     n_hosts: usize,
+    /// Whether the tests' own processes reach the hosts.
+    has_way_in: bool,
     dir: tempfile::TempDir,
     mounts: Vec<PathBuf>,
 }
@@ -27,6 +29,15 @@ pub struct Lab {
 impl Lab {
     /// A switch with so many hosts; `None` where that is not possible.
     pub fn new(n_hosts: usize) -> Result<Option<Self>> {
+        Self::with(n_hosts, None)
+    }
+
+    /// The same with addresses that begin with these three bytes, reached by nobody from outside, so that they may be anybody's.
+    pub fn isolated(n_hosts: usize, network: &str) -> Result<Option<Self>> {
+        Self::with(n_hosts, Some(network.to_owned()))
+    }
+
+    fn with(n_hosts: usize, network: Option<String>) -> Result<Option<Self>> {
         if !has_program("ip") {
             return Ok(None);
         }
@@ -39,7 +50,9 @@ impl Lab {
         let number = N_LABS.fetch_add(1, Ordering::Relaxed);
         let lab = Self {
             prefix: format!("qd{}{number}", pid % 100_000),
-            network: format!("10.{}.{}", 180 + (pid + number) % 60, (pid / 60 + number) % 250),
+            has_way_in: network.is_none(),
+            network: network
+                .unwrap_or_else(|| format!("10.{}.{}", 180 + (pid + number) % 60, (pid / 60 + number) % 250)),
             n_hosts,
             dir: tempfile::tempdir()?,
             mounts: Vec::new(),
@@ -66,6 +79,9 @@ impl Lab {
             ip(&format!("-n {host} addr add {address}/24 dev eth0"))?;
             ip(&format!("-n {host} link set eth0 up"))?;
             ip(&format!("-n {host} link set lo up"))?;
+        }
+        if !self.has_way_in {
+            return Ok(());
         }
         // The way of the tests' own clients.
         ip(&format!("link add {prefix}r type veth peer name root netns {switch}"))?;
@@ -194,7 +210,9 @@ impl Drop for Lab {
             let _not_frozen = Command::new("fsfreeze").arg("-u").arg(data).stderr(Stdio::null()).status();
             let _busy_until_the_process_is_gone = Command::new("umount").arg("-l").arg(data).status();
         }
-        let _was_not_made = ip(&format!("link del {}r", self.prefix));
+        if self.has_way_in {
+            let _was_not_made = ip(&format!("link del {}r", self.prefix));
+        }
         for name in (0..self.n_hosts).map(|at| self.host(at)).chain([self.switch()]) {
             let _was_not_made = ip(&format!("netns del {name}"));
         }

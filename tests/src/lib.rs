@@ -4,10 +4,13 @@
 //! free loopback port and keeps its files in a temporary directory. Tests of external programs skip with a message when the
 //! program is not on PATH.
 
+pub mod bucket;
 pub mod drill;
 pub mod endpoints;
 pub mod lab;
+pub mod machines;
 pub mod masters;
+pub mod page;
 pub mod store_drill;
 pub mod stores;
 

@@ -1,15 +1,12 @@
 //! Backups: saved, checked, and a cluster brought back from them.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams, WatchEvent, WatchParams};
-use quarterdeck_tests::{
-    Durable, Process, Server, binary, eventually, free_port, has_program, quarterdeck_err, quarterdeck_json, text,
-};
+use quarterdeck_tests::bucket::{Bucket, with_credentials};
+use quarterdeck_tests::{Durable, Server, binary, eventually, has_program, quarterdeck_err, quarterdeck_json, text};
 use serde_json::Value;
 
 async fn create(server: &Server, name: &str) -> Result<i64> {
@@ -144,36 +141,6 @@ async fn a_saved_file_is_checked_by_a_trial_and_says_when_it_is_damaged() -> Res
     let deleted = difference["deleted"].as_array().context("deleted")?;
     assert!(deleted.contains(&Value::from("/registry/configmaps/default/two")), "{difference}");
     Ok(())
-}
-
-/// A bucket on this machine.
-struct Bucket {
-    _service: Process,
-    endpoint: String,
-}
-
-impl Bucket {
-    fn start() -> Result<Self> {
-        let port = free_port()?;
-        let mut command = Command::new("moto_server");
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-        let service = Process::spawn(&mut command)?;
-        let made = eventually("a bucket", || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            stream.write_all(
-                b"PUT /backups HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            )?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(Some(answer))
-        })?;
-        ensure!(made.starts_with("HTTP/1.1 200"), "{made}");
-        Ok(Self { _service: service, endpoint: format!("http://127.0.0.1:{port}") })
-    }
-}
-
-fn with_credentials(command: &mut Command) -> &mut Command {
-    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env_remove("KUBECONFIG")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ mod rbac;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use quarterdeck_tests::drill::{Ending, Plan, Victims};
 
 #[derive(Parser)]
 #[command(name = "xtask")]
@@ -33,6 +34,15 @@ enum Task {
         /// Seconds between two kills.
         #[arg(long, default_value_t = 10.0)]
         interval: f64,
+        /// So many kills, instead of as many as there is time for.
+        #[arg(long, conflicts_with = "minutes")]
+        kills: Option<usize>,
+        /// Always kill the master whose store leads.
+        #[arg(long)]
+        leader: bool,
+        /// Restart one after the other instead (SIGTERM).
+        #[arg(long, conflicts_with = "leader")]
+        rolling: bool,
     },
     /// Kill, pause and cut off members of a store cluster under load, and hold what clients were told against what happened.
     StoreDrill {
@@ -63,7 +73,16 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().task {
         Task::Docs { from } => docs::run(std::path::Path::new("."), &from),
         Task::Facts { from, check } => facts::run(&from, check),
-        Task::Drill { masters, minutes, interval } => drill(masters, minutes, interval),
+        Task::Drill { masters, minutes, interval, kills, leader, rolling } => {
+            let kill_interval = std::time::Duration::try_from_secs_f64(interval)?;
+            let n_kills = kills.unwrap_or((minutes * 60.0 / interval.max(0.1)) as usize);
+            let (victims, ending) = match (leader, rolling) {
+                (true, _) => (Victims::Leader, Ending::Killed),
+                (false, true) => (Victims::InTurn, Ending::Stopped),
+                (false, false) => (Victims::Random, Ending::Killed),
+            };
+            drill(&Plan { n_masters: masters, n_kills, kill_interval, victims, ending })
+        }
         Task::StoreDrill { rounds, seed } => store_drill(rounds, seed),
         Task::Rbac { from } => rbac::run(&from),
     }
@@ -92,13 +111,10 @@ fn store_drill(n_rounds: usize, seed: Option<u64>) -> anyhow::Result<()> {
     report.check()
 }
 
-fn drill(n_masters: usize, minutes: f64, interval: f64) -> anyhow::Result<()> {
+fn drill(plan: &Plan) -> anyhow::Result<()> {
     build_binary()?;
-    let duration = std::time::Duration::try_from_secs_f64(minutes * 60.0)?;
-    let kill_interval = std::time::Duration::try_from_secs_f64(interval)?;
-    let plan = quarterdeck_tests::drill::Plan { n_masters, duration, kill_interval };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let report = runtime.block_on(quarterdeck_tests::drill::run(&plan))?;
+    let report = runtime.block_on(quarterdeck_tests::drill::run(plan))?;
     eprint!("{report}");
     report.check()
 }

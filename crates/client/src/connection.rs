@@ -1,16 +1,17 @@
-//! One identity's way to an API server: HTTPS from a kubeconfig, or a service of the same process.
+//! One identity's way to an API server: HTTPS from a kubeconfig (to one of several [`crate::masters`]), or a service of the same process.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
+use kube::Client;
 use kube::api::Api;
 use kube::client::Body;
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::core::{NamespaceResourceScope, Resource};
-use kube::{Client, Config};
 use tower::{BoxError, Service, ServiceExt};
 
+use crate::masters::Masters;
 use crate::pruned::pruned;
 
 /// Why a connection could not be made.
@@ -30,6 +31,12 @@ pub enum ConnectionError {
         #[source]
         source: kube::Error,
     },
+    /// An address is not a URL with scheme and host. Fix the flag.
+    #[error("{url:?} is not the URL of an API server")]
+    Server { url: String },
+    /// The connection is within the process, where there are no credentials.
+    #[error("a connection within the process has no credentials to leave out")]
+    InProcess,
     /// A header value has characters HTTP does not allow.
     #[error("{what} {value:?} cannot be sent as an HTTP header")]
     Header { what: &'static str, value: String },
@@ -41,36 +48,41 @@ pub enum ConnectionError {
 #[derive(Clone)]
 pub struct Connection {
     client: Client,
+    /// When it goes over HTTPS.
+    masters: Option<Arc<Masters>>,
 }
 
 impl Connection {
     /// Over HTTPS, as the kubeconfig's current context says. `user_agent` is what audit and managedFields name; the part
-    /// before the first `/` becomes the field manager.
+    /// before the first `/` becomes the field manager. The kubeconfig is followed when it changes. Must be called inside a tokio
+    /// runtime.
     pub async fn from_kubeconfig(path: &Path, user_agent: &str) -> Result<Self, ConnectionError> {
-        Self::over_https(path, user_agent, |_| {}).await
+        Self::to_masters(path, &[], user_agent).await
     }
 
-    /// To the kubeconfig's server, without its credentials: for requests that bring their own.
-    pub async fn without_credentials(path: &Path, user_agent: &str) -> Result<Self, ConnectionError> {
-        Self::over_https(path, user_agent, |config| config.auth_info = AuthInfo::default()).await
+    /// The same, to the servers at these URLs instead of the kubeconfig's, if any are given. Requests go on at another server when
+    /// one is lost.
+    pub async fn to_masters(path: &Path, urls: &[String], user_agent: &str) -> Result<Self, ConnectionError> {
+        Self::over(Masters::open(path, urls).await?, false, user_agent)
     }
 
-    async fn over_https(
-        path: &Path,
-        user_agent: &str,
-        change: impl FnOnce(&mut Config),
-    ) -> Result<Self, ConnectionError> {
-        let shown = path.display().to_string();
-        let bad_file = |source| ConnectionError::Kubeconfig { path: shown.clone(), source };
-        let kubeconfig = Kubeconfig::read_from(path).map_err(bad_file)?;
-        let mut config =
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(bad_file)?;
-        // A watch is silent between two bookmarks; a read limit would cut it.
-        config.read_timeout = None;
-        change(&mut config);
-        let client =
-            Client::try_from(config).map_err(|source| ConnectionError::Client { path: shown.clone(), source })?;
-        Self { client }.with_headers(vec![header("user agent", http::header::USER_AGENT, user_agent)?])
+    /// To the same servers, without credentials: for requests that bring their own.
+    ///
+    /// # Errors
+    /// When the connection does not come from a kubeconfig: within a process there are no credentials to leave out.
+    pub fn without_credentials(&self, user_agent: &str) -> Result<Self, ConnectionError> {
+        let masters = self.masters.clone().ok_or(ConnectionError::InProcess)?;
+        Self::over(masters, true, user_agent)
+    }
+
+    fn over(masters: Arc<Masters>, anonymous: bool, user_agent: &str) -> Result<Self, ConnectionError> {
+        let headers = vec![header("user agent", http::header::USER_AGENT, user_agent)?];
+        let used = Arc::clone(&masters);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (masters, request) = (Arc::clone(&used), add_headers(request, &headers));
+            async move { pruned(masters.send(request, anonymous).await?).await }
+        });
+        Ok(Self { client: Client::new(service, "default"), masters: Some(masters) })
     }
 
     /// Over a service of this process, which already stands for the identity it was made for. Must be called inside a tokio
@@ -87,7 +99,7 @@ impl Connection {
         let headers = vec![agent];
         let service = service.map_request(move |request: Request<Body>| add_headers(request, &headers));
         let service = ServiceExt::<Request<Body>>::and_then(service, pruned);
-        Ok(Self { client: Client::new(service, "default") })
+        Ok(Self { client: Client::new(service, "default"), masters: None })
     }
 
     /// The same transport acting as `user` (and `groups`), for which this identity needs the `impersonate` verb.
@@ -96,21 +108,21 @@ impl Connection {
         for group in groups {
             headers.push(header("group", HeaderName::from_static("impersonate-group"), group)?);
         }
-        self.clone().with_headers(headers)
+        Ok(self.clone().with_headers(headers))
     }
 
-    fn with_headers(self, headers: Vec<(HeaderName, HeaderValue)>) -> Result<Self, ConnectionError> {
-        let inner = self.client;
+    fn with_headers(self, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        let Self { client: inner, masters } = self;
         let service = tower::service_fn(move |request: Request<Body>| {
             let client = inner.clone();
             let request = add_headers(request, &headers);
-            async move { pruned(client.send(request).await?).await }
+            async move { client.send(request).await }
         });
-        Ok(Self { client: Client::new(service, "default") })
+        Self { client: Client::new(service, "default"), masters }
     }
 
     pub(crate) fn from_client(client: Client) -> Self {
-        Self { client }
+        Self { client, masters: None }
     }
 
     pub fn client(&self) -> Client {
@@ -146,7 +158,6 @@ fn add_headers(mut request: Request<Body>, headers: &[(HeaderName, HeaderValue)]
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::sync::Arc;
 
     use k8s_openapi::api::core::v1::Namespace;
     use parking_lot::Mutex;

@@ -12,6 +12,7 @@ pub mod events;
 pub mod informer;
 pub mod key;
 pub mod leader;
+mod masters;
 pub mod metrics;
 mod pruned;
 pub mod selector;

@@ -218,7 +218,9 @@ impl Pki {
                 let is_due = self.until_due(shown, now).is_zero();
                 let is_valid = shown.validity().not_after.timestamp() > seconds(now);
                 // Whoever has the CA's key renews in time.
-                (!is_due || (authority.key_pem.is_none() && is_valid)) && covers(shown, &authority.pem, purpose)
+                (!is_due || (authority.key_pem.is_none() && is_valid))
+                    && covers(shown, &authority.pem, purpose)
+                    && fits(shown, &identity.key_pem)
             });
             if is_good == Some(true) {
                 return Ok(identity);
@@ -226,7 +228,7 @@ impl Pki {
         }
         if authority.key_pem.is_none() {
             bail!(
-                "{} is missing, has expired, or does not cover all names of this server, and {}.key, which would sign another, is not there",
+                "{} is missing, has expired, does not fit its key, or does not cover all names of this server, and {}.key, which would sign another, is not there",
                 certificate.display(),
                 authority.name
             );
@@ -335,6 +337,13 @@ fn parameters(lifetime: Duration) -> CertificateParams {
     params.not_before = (now - BACKDATE).into();
     params.not_after = (now + lifetime).into();
     params
+}
+
+/// A kill between the two files of an identity leaves the key of one and the certificate of another.
+fn fits(certificate: &X509Certificate<'_>, key_pem: &str) -> bool {
+    // A key of a kind that is not made here was put there by somebody who knows that it fits.
+    let Ok(key) = KeyPair::from_pem(key_pem) else { return true };
+    key.public_key_raw() == &*certificate.public_key().subject_public_key.data
 }
 
 fn subject_alt_name(san: &San) -> Result<SanType> {
@@ -503,6 +512,18 @@ mod tests {
         let early = Pki { jitter: 1.0, ..open(dir.path()) };
         early.identity("apiserver", &names).unwrap();
         assert_eq!(early.renew(day(257)).unwrap().0, ["apiserver"]);
+    }
+
+    #[test]
+    fn a_certificate_that_does_not_fit_its_key_is_issued_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = Purpose::Serving(vec![San::parse("a")]);
+        let before = open(dir.path()).identity("apiserver", &names).unwrap();
+        // As after a kill between the two files of a renewal.
+        fs::write(dir.path().join("apiserver.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let after = open(dir.path()).identity("apiserver", &names).unwrap();
+        assert_ne!(after.certificate_pem, before.certificate_pem);
+        assert_eq!(open(dir.path()).identity("apiserver", &names).unwrap().certificate_pem, after.certificate_pem);
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ComponentFlags, ElectFlags, ServingFlags};
+use super::{ComponentFlags, ElectFlags, MasterFlags, ServingFlags};
 use crate::duration;
 
 /// `quarterdeck controller-manager`.
@@ -12,6 +12,8 @@ pub(crate) struct ControllerManagerArgs {
     /// Kubeconfig for the API server.
     #[arg(long)]
     pub kubeconfig: PathBuf,
+    #[command(flatten)]
+    pub master: MasterFlags,
     /// CA certificate published to every namespace as kube-root-ca.crt; the kubeconfig's CA if not given.
     #[arg(long)]
     pub root_ca_file: Option<PathBuf>,

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ComponentFlags, ElectFlags, ServingFlags};
+use super::{ComponentFlags, ElectFlags, MasterFlags, ServingFlags};
 
 /// `quarterdeck scheduler`.
 #[derive(Debug, Args)]
@@ -10,6 +10,8 @@ pub(crate) struct SchedulerArgs {
     /// Kubeconfig for the API server; --config can name it instead.
     #[arg(long, required_unless_present = "config")]
     pub kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    pub master: MasterFlags,
     /// KubeSchedulerConfiguration file; what it says about leader election wins over the flags.
     #[arg(long)]
     pub config: Option<PathBuf>,

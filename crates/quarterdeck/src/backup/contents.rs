@@ -18,6 +18,7 @@ use store::Store;
 use tokio::sync::mpsc;
 
 use super::archive::{ArchiveKind, ArchiveWriter, BackupKey, Manifest};
+use crate::join::Lineage;
 
 pub(super) const STORE_ENTRY: &str = "store.db";
 pub(super) const PKI_PREFIX: &str = "pki/";
@@ -29,8 +30,30 @@ const CHUNKS_AHEAD: usize = 8;
 /// How the server was started, so that whoever restores can start it in the same way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ServerInfo {
-    /// Arguments after `quarterdeck`.
+    /// Arguments after `quarterdeck`, without those that let it join.
     pub arguments: Vec<String>,
+    /// What the server's cluster was itself restored from.
+    #[serde(default, rename = "restoredFrom")]
+    pub lineage: Lineage,
+}
+
+impl ServerInfo {
+    /// Of a server with these arguments. Who joins with a token is let in once; it is nobody else's to know.
+    pub(crate) fn of(arguments: impl IntoIterator<Item = String>, lineage: Lineage) -> Self {
+        let mut kept = Vec::new();
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            match argument.split_once('=').map_or(argument.as_str(), |(flag, _)| flag) {
+                "--join" | "--token" => {
+                    if !argument.contains('=') {
+                        arguments.next();
+                    }
+                }
+                _ => kept.push(argument),
+            }
+        }
+        Self { arguments: kept, lineage }
+    }
 }
 
 /// The running store's checksum when the backup began.

@@ -18,6 +18,7 @@ use super::catalog::{self, Listed};
 use super::contents::{CHECK_ENTRY, Check, PKI_PREFIX, SERVER_ENTRY, STORE_ENTRY, ServerInfo};
 use super::log::{self, LoggedRevision};
 use super::target::Target;
+use crate::join::Lineage;
 
 /// Entries other than the store: certificates and a few lines of JSON.
 const SMALL_ENTRY_BYTES_MAX: usize = 1 << 20;
@@ -26,6 +27,9 @@ const LOG_BYTES_MAX: usize = 256 << 20;
 /// What a store is called before it is told better; the binary gives its members their names at every start.
 const MEMBER_NAME: &str = "quarterdeck";
 const MEMBER_URL: &str = "http://localhost:2380";
+/// A restore works in a directory with such a name, beside its place, and holds a lock in it.
+const SCRATCH: &str = ".quarterdeck-restore-";
+const SCRATCH_LOCK: &str = "lock";
 /// Where masters compete for being the one that acts. Nobody holds anything in a cluster that has just been restored.
 const ELECTIONS: &[u8] = b"/registry/leases/kube-system/kube-";
 /// API servers that are alive; none is.
@@ -92,6 +96,8 @@ pub(crate) struct Restored {
     pub server: Option<ServerInfo>,
     pub check: Option<Check>,
     pub has_pki: bool,
+    /// What the restored cluster comes from.
+    pub lineage: Lineage,
 }
 
 /// Makes the data directory.
@@ -104,9 +110,12 @@ pub(crate) async fn restore(request: RestoreRequest) -> Result<Restored> {
     ensure!(is_free, "{} is not empty: a restore makes a new data directory", dir.display());
     let parent = dir.parent().context("the data directory has no parent")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    // On the same file system, so that the rename at the end is one step. Removed when dropped, whatever happens.
-    let scratch = tempfile::Builder::new().prefix(".quarterdeck-restore-").tempdir_in(parent);
+    remove_leftovers(parent);
+    // On the same file system, so that the rename at the end is one step. Removed when dropped.
+    let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(parent);
     let scratch = scratch.with_context(|| format!("cannot write to {}", parent.display()))?;
+    let lock = File::create(scratch.path().join(SCRATCH_LOCK)).context("the scratch directory's lock")?;
+    lock.lock().context("the scratch directory's lock")?;
     let files = fetch(&request, scratch.path()).await?;
     let made = tokio::task::spawn_blocking(move || {
         let restored = make(&request, &files, scratch.path())?;
@@ -116,9 +125,23 @@ pub(crate) async fn restore(request: RestoreRequest) -> Result<Restored> {
         }
         .and_then(|()| sync_dir(dir.parent().unwrap_or(&dir)))
         .with_context(|| format!("cannot put {} in place", dir.display()))?;
+        drop(lock);
         Ok(restored)
     });
     made.await.context("restoring")?
+}
+
+/// Removes what restores that were killed have left; those that run hold their lock.
+fn remove_leftovers(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SCRATCH)) {
+        let Ok(lock) = File::open(entry.path().join(SCRATCH_LOCK)) else { continue };
+        if lock.try_lock().is_ok()
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(%error, path = %entry.path().display(), "what a killed restore has left cannot be removed");
+        }
+    }
 }
 
 /// The files of a restore, on this machine.
@@ -212,6 +235,7 @@ fn make(request: &RestoreRequest, files: &Files, scratch: &Path) -> Result<Resto
         server: None,
         check: None,
         has_pki: false,
+        lineage: Lineage::default(),
     };
     let mut file = File::open(&files.snapshot).with_context(|| format!("cannot read {}", files.shown))?;
     let mut start = [0; 8];
@@ -256,6 +280,7 @@ fn make(request: &RestoreRequest, files: &Files, scratch: &Path) -> Result<Resto
         skip_hash_check: false,
         bump_revision: request.bump_revision,
     };
+    restored.lineage.write(&data)?;
     restored.revision = offline::restore_at(&wanted, replay).with_context(|| files.shown.clone())?.0;
     if let Moment::Revision(revision) = request.to {
         ensure!(restored.revision == revision, "the backups reach revision {}, not {revision}", restored.revision);
@@ -305,6 +330,8 @@ fn extract<R: std::io::Read>(
         }
     }
     ensure!(has_store, "the backup holds no store");
+    let before = restored.server.as_ref().map(|server| server.lineage.clone()).unwrap_or_default();
+    restored.lineage = before.continued(&archive.manifest().cluster_id);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::lineage::Lineage;
 use super::messages::{ClusterSettings, JoinMember, JoinRequest, JoinResponse};
 use super::token::{Token, ca_hash};
 use crate::pki::{is_file_name, write_file};
@@ -113,13 +114,14 @@ fn keep(response: JoinResponse, name: &str, witness: bool, data_dir: &Path) -> R
         let mode = if file.ends_with(".key") { 0o600 } else { 0o644 };
         write_file(&pki.join(file), content.as_bytes(), mode)?;
     }
+    response.lineage.write(data_dir)?;
     let (members, settings) = (response.members, response.settings);
     let joined = Joined { name: name.to_owned(), witness, members, settings };
     write_file(&data_dir.join(FILE), &serde_json::to_vec_pretty(&joined)?, 0o600)?;
     Ok(joined)
 }
 
-fn parse_server(server: &str) -> Result<(String, u16)> {
+pub(super) fn parse_server(server: &str) -> Result<(String, u16)> {
     let uri: http::Uri = server.parse().with_context(|| format!("--join {server:?} is not a URL"))?;
     ensure!(uri.scheme_str() == Some("https"), "--join {server:?}: use https://HOST:PORT");
     let host = uri.host().with_context(|| format!("--join {server:?} has no host"))?;
@@ -127,25 +129,33 @@ fn parse_server(server: &str) -> Result<(String, u16)> {
     Ok((host, uri.port_u16().unwrap_or(6443)))
 }
 
-async fn fetch_ca(host: &str, port: u16) -> Result<String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        ca: String,
-    }
-    // For one request, whose answer is checked against the token's hash. No secret is sent over it.
-    let trust = Tls { skip_verify: true, ..Tls::default() }.client_config()?;
-    let (code, body) = send(host, port, trust, Method::GET, "/quarterdeck/v1/join/ca", Vec::new()).await?;
-    ensure!(code == StatusCode::OK, "{}", message(code, &body));
-    let answer: Answer = serde_json::from_slice(&body).context("the CA certificate")?;
-    Ok(answer.ca)
+/// What a cluster tells everybody.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Greeting {
+    pub ca: String,
+    #[serde(default, rename = "restoredFrom")]
+    pub lineage: Lineage,
 }
 
-fn message(code: StatusCode, body: &[u8]) -> String {
+async fn fetch_ca(host: &str, port: u16) -> Result<String> {
+    // For one request, whose answer is checked against the token's hash. No secret is sent over it.
+    let trust = Tls { skip_verify: true, ..Tls::default() }.client_config()?;
+    Ok(ask(host, port, trust).await?.ca)
+}
+
+pub(super) async fn ask(host: &str, port: u16, trust: Arc<rustls::ClientConfig>) -> Result<Greeting> {
+    let (code, body) = send(host, port, trust, Method::GET, "/quarterdeck/v1/join/ca", Vec::new()).await?;
+    ensure!(code == StatusCode::OK, "{}", message(code, &body));
+    serde_json::from_slice(&body).context("the CA certificate")
+}
+
+pub(super) fn message(code: StatusCode, body: &[u8]) -> String {
     let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     status["message"].as_str().map_or_else(|| code.to_string(), str::to_owned)
 }
 
-async fn send(
+pub(super) async fn send(
     host: &str,
     port: u16,
     tls: Arc<rustls::ClientConfig>,
@@ -198,9 +208,11 @@ mod tests {
             member_id: "1".into(),
             members: vec![JoinMember { name: "a".into(), peer_urls: vec!["https://10.0.0.1:2380".into()] }],
             settings: ClusterSettings::default(),
+            lineage: Lineage::default().continued("1"),
         };
         let joined = keep(response.clone(), "b", false, dir.path()).unwrap();
         assert_eq!(Joined::read(dir.path()).unwrap(), Some(joined));
+        assert!(Lineage::read(dir.path()).unwrap().has("1"));
         let hostile = JoinResponse { pki: [("../ca.key".to_owned(), String::new())].into(), ..response };
         assert!(keep(hostile, "b", false, dir.path()).is_err());
     }

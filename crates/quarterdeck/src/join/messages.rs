@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::lineage::Lineage;
 use crate::args::ServerArgs;
 
 /// Everything all masters of a cluster must have in common. The first one's flags say it; the others learn it when they join.
@@ -73,6 +74,8 @@ pub(crate) struct JoinResponse {
     /// Name and peer URLs of every member, the new one among them.
     pub members: Vec<JoinMember>,
     pub settings: ClusterSettings,
+    #[serde(default, rename = "restoredFrom")]
+    pub lineage: Lineage,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
 use store::{EmbeddedStore, Member, Store as _, StoreError};
 
+use super::lineage::Lineage;
 use super::messages::{ClusterSettings, JoinMember, JoinRequest, JoinResponse};
 use super::token::{KeptToken, NAME_PREFIX, NAMESPACE, SECRET_TYPE};
 
@@ -33,6 +34,7 @@ pub(crate) struct JoinServer {
     ca_pem: String,
     pki_dir: PathBuf,
     settings: ClusterSettings,
+    lineage: Lineage,
     /// The way to the tokens, once the API server runs.
     connection: OnceLock<client::Connection>,
 }
@@ -44,8 +46,14 @@ impl std::fmt::Debug for JoinServer {
 }
 
 impl JoinServer {
-    pub(crate) fn new(store: Arc<EmbeddedStore>, ca_pem: String, pki_dir: PathBuf, settings: ClusterSettings) -> Self {
-        Self { store, ca_pem, pki_dir, settings, connection: OnceLock::new() }
+    pub(crate) fn new(
+        store: Arc<EmbeddedStore>,
+        ca_pem: String,
+        pki_dir: PathBuf,
+        settings: ClusterSettings,
+        lineage: Lineage,
+    ) -> Self {
+        Self { store, ca_pem, pki_dir, settings, lineage, connection: OnceLock::new() }
     }
 
     /// From now on tokens can be checked.
@@ -53,9 +61,10 @@ impl JoinServer {
         let _opened_before = self.connection.set(connection);
     }
 
-    /// The CA's certificate: public, and worth nothing without a hash to compare it with.
+    /// The CA's certificate: public, and worth nothing without a hash to compare it with. For members of a cluster before: what this
+    /// one was restored from.
     pub(crate) fn ca(&self) -> serde_json::Value {
-        json!({ "ca": self.ca_pem })
+        json!({ "ca": self.ca_pem, "restoredFrom": self.lineage })
     }
 
     pub(crate) async fn admit(&self, body: &[u8]) -> Result<JoinResponse, Status> {
@@ -83,6 +92,7 @@ impl JoinServer {
             member_id: format!("{:016x}", member.id),
             members: members.into_iter().map(named).collect(),
             settings: self.settings.clone(),
+            lineage: self.lineage.clone(),
         })
     }
 

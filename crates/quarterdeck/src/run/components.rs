@@ -202,12 +202,8 @@ fn kubelets(flags: &ApiServerFlags, own: Option<(Pem, Pem)>) -> Result<KubeletCo
 }
 
 pub(super) fn external_store(flags: &EtcdFlags) -> Result<Arc<dyn Store>> {
-    let read = |path: &std::path::Path| tls::read(path).map(String::into_bytes);
-    let ca = flags.etcd_cafile.as_deref().map(read).transpose()?;
-    let identity = match (&flags.etcd_certfile, &flags.etcd_keyfile) {
-        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
-        _ => None,
-    };
+    let ca = flags.etcd_cafile.clone().map(Pem::from);
+    let identity = flags.etcd_certfile.clone().map(Pem::from).zip(flags.etcd_keyfile.clone().map(Pem::from));
     let tls = match (ca, identity) {
         (Some(ca), identity) => Some(RemoteTls { ca, identity, server_name: None }),
         (None, Some(_)) => anyhow::bail!("--etcd-certfile needs --etcd-cafile"),
@@ -248,7 +244,7 @@ pub(crate) async fn api_server(args: ApiServerArgs, shutdown: Shutdown) -> Resul
 
 /// `quarterdeck controller-manager`.
 pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Shutdown) -> Result<()> {
-    let connection = Connection::from_kubeconfig(&args.kubeconfig, CONTROLLER_MANAGER).await?;
+    let connection = Connection::to_masters(&args.kubeconfig, &args.master.master, CONTROLLER_MANAGER).await?;
     let root_ca_pem = match &args.root_ca_file {
         Some(path) => tls::read(path)?,
         None => kubeconfig_ca(&args.kubeconfig)?,
@@ -264,14 +260,14 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
         config.token_maker = Some(token_maker(&tls::read(path)?)?);
     }
     // Each controller acts as its own service account, with tokens that the manager's identity may ask for.
-    let transport = Connection::without_credentials(&args.kubeconfig, CONTROLLER_MANAGER).await?;
+    let transport = connection.without_credentials(CONTROLLER_MANAGER)?;
     let informers = InformerFactory::new(connection.clone(), shutdown.clone());
     let connect = move |user: &str| match service_account(user) {
         Some((namespace, name)) => transport.as_service_account(&connection, namespace, name),
         None => connection.clone(),
     };
-    door::open(&args.serving, CONTROLLER_MANAGER, CONTROLLER_MANAGER_PORT, metrics.registry(), shutdown.clone())
-        .await?;
+    let (serving, port) = (&args.serving, CONTROLLER_MANAGER_PORT);
+    door::open(serving, &args.master, CONTROLLER_MANAGER, port, metrics.registry(), shutdown.clone()).await?;
     ControllerManager::new(connect, informers, config).run(shutdown).await;
     Ok(())
 }
@@ -304,7 +300,7 @@ pub(crate) async fn scheduler(args: SchedulerArgs, shutdown: Shutdown) -> Result
         scheduling = Some(file.config);
     }
     let kubeconfig = kubeconfig.context("--kubeconfig, or clientConnection.kubeconfig in --config, is required")?;
-    let connection = Connection::from_kubeconfig(&kubeconfig, SCHEDULER).await?;
+    let connection = Connection::to_masters(&kubeconfig, &args.master.master, SCHEDULER).await?;
     let metrics = ComponentMetrics::default();
     let leader_election = elect::election(&elect, SCHEDULER, &metrics.client)?;
     let mut config = match scheduling {
@@ -312,7 +308,8 @@ pub(crate) async fn scheduler(args: SchedulerArgs, shutdown: Shutdown) -> Result
         None => SchedulerConfig { leader_election, ..SchedulerConfig::default() },
     };
     config.metrics = metrics.scheduler.clone();
-    door::open(&args.serving, SCHEDULER, SCHEDULER_PORT, metrics.registry(), shutdown.clone()).await?;
+    let (serving, port) = (&args.serving, SCHEDULER_PORT);
+    door::open(serving, &args.master, SCHEDULER, port, metrics.registry(), shutdown.clone()).await?;
     let informers = InformerFactory::new(connection.clone(), shutdown.clone());
     Scheduler::new(connection, informers, config).run(shutdown).await.context("scheduler")
 }

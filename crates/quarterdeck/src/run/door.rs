@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::{components, tls};
-use crate::args::ServingFlags;
+use crate::args::{MasterFlags, ServingFlags};
 
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,12 +44,13 @@ const CONNECTIONS_MAX: usize = 256;
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves until `shutdown`. Nothing is served on port 0.
+/// Serves until `shutdown`. Nothing is served on port 0. `masters` are the API servers' URLs, if not those of the kubeconfigs.
 ///
 /// # Errors
 /// When the address cannot be listened on, or a file cannot be used.
 pub(super) async fn open(
     flags: &ServingFlags,
+    masters: &MasterFlags,
     component: &'static str,
     default_port: u16,
     metrics: Registry,
@@ -72,7 +73,7 @@ pub(super) async fn open(
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let reviewer = async |kubeconfig: &Option<std::path::PathBuf>| -> Result<Option<Connection>> {
         match kubeconfig {
-            Some(path) => Ok(Some(Connection::from_kubeconfig(path, component).await?)),
+            Some(path) => Ok(Some(Connection::to_masters(path, &masters.master, component).await?)),
             None => Ok(None),
         }
     };

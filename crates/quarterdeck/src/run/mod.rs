@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod care;
 mod certs;
 mod component_metrics;
 mod components;
@@ -10,6 +11,7 @@ mod elect;
 mod guard;
 mod kubeconfig;
 mod member;
+mod rejoin;
 mod renewal;
 mod scheduler_config;
 mod server;

@@ -14,20 +14,23 @@ use store::etcd::ServerTls;
 use store::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Store};
 use tokio::net::TcpListener;
 
+use super::care::{self, Care, Ending};
 use super::component_metrics::ComponentMetrics;
 use super::components::{self, Authority, Components};
-use super::elect::{Elections, Pace};
+use super::elect::Elections;
+use super::rejoin::{self, Restores};
 use super::{print_line, renewal, tls};
 use crate::args::ServerArgs;
 use crate::backup::{BackupService, ServerInfo, Source};
 use crate::control::{MasterControl, StatusSource};
-use crate::join::{self, ClusterSettings, JoinMember, JoinServer, Joined};
+use crate::join::{self, ClusterSettings, JoinMember, JoinServer, Joined, Lineage};
 use crate::kubeconfig;
-use crate::pki::{Pki, Purpose, San};
+use crate::pki::{Identity, Pki, Purpose, San};
 
 /// Names under which the API server is known inside a cluster.
 const SERVICE_NAMES: [&str; 4] =
     ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+const ADMIN: &str = "kubernetes-admin";
 /// Time without a leader until another is elected: masters are near each other, and a dead one must not be noticed.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
 /// Values that the store keeps in memory. The API server has every current object in its cache; what the store adds is for watches
@@ -35,10 +38,6 @@ const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
 const VALUE_CACHE_BYTES: usize = 32 << 20;
 /// Handing over leadership takes one exchange of messages when others are well.
 const RESIGN_PATIENCE: Duration = Duration::from_secs(2);
-/// How often learners are looked at.
-const CARE_INTERVAL: Duration = Duration::from_millis(500);
-/// How often join tokens that have expired are removed.
-const TOKEN_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<()> {
     if args.controllers.controllers == ["*"] {
@@ -52,6 +51,8 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     let joined = join_if_asked(&mut args).await?;
     let place = Place::open(&mut args)?;
     let store = open_store(&args, &place, joined.as_ref()).await?;
+    let mut restores = Restores::new(place.pki.ca_pem(), &args);
+    let store = join_again_if_restored(&mut args, &place, store, &mut restores).await?;
     let listener =
         TcpListener::bind((args.api_server.bind_address, args.api_server.secure_port)).await.with_context(|| {
             format!("cannot listen on {}:{}", args.api_server.bind_address, args.api_server.secure_port)
@@ -83,8 +84,9 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     let tls = tls::server_config(certificate, key, trust.client_cas(&args.api_server, users))?;
     let mut config =
         components::api_server_config(&args.api_server, store.as_dyn(), trust, advertise_address, address.port())?;
-    let backup = backup_service(&args, &place, &store)?;
-    let join = join_server(&args, &place, &store);
+    let lineage = Lineage::read(&place.dir)?;
+    let backup = backup_service(&args, &place, &store, lineage.clone())?;
+    let join = join_server(&args, &place, &store, lineage);
     let metrics = ComponentMetrics::default();
     config.control = Some(Arc::new(MasterControl {
         backup: Arc::clone(&backup),
@@ -110,7 +112,8 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
 
     let identity = store.member_id().await.map(|id| format!("{}_{id:016x}", name(&args)));
     let (elections, pace) = Elections::new(&args.lease, identity, metrics.client.clone())?;
-    let caring = store.embedded().map(|store| tokio::spawn(care_for_members(store, pace, join, shutdown.clone())));
+    let caring = store.embedded().map(|store| Care { store, pace, join, restores });
+    let caring = caring.map(|care| tokio::spawn(care.run(shutdown.clone())));
 
     let url = local_url(address);
     let kubeconfigs = write_kubeconfigs(&place.pki, &place.dir, &url)?;
@@ -147,7 +150,10 @@ pub(crate) async fn server(mut args: ServerArgs, shutdown: Shutdown) -> Result<(
     }
     store.close().await?;
     match caring {
-        Some(caring) => caring.await.context("the care for members failed")?,
+        Some(caring) => match caring.await.context("the care for members failed")?? {
+            Ending::Asked => Ok(()),
+            Ending::Restored => rejoin::start_over(),
+        },
         None => Ok(()),
     }
 }
@@ -165,20 +171,16 @@ async fn witness(mut args: ServerArgs, shutdown: Shutdown) -> Result<()> {
     let outcome = loop {
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
-            () = tokio::time::sleep(CARE_INTERVAL) => {}
+            () = tokio::time::sleep(care::INTERVAL) => {}
         }
         if store.is_removed() {
             shutdown.cancel();
-            break Err(removed());
+            break Err(care::removed());
         }
     };
     renewing.await.context("the renewal of certificates failed")?;
     tokio::task::spawn_blocking(move || store.shutdown()).await.context("closing the store")?;
     outcome
-}
-
-fn removed() -> anyhow::Error {
-    anyhow!("this master was removed from its cluster; to join again, start it with an empty data directory")
 }
 
 /// Where a server keeps what it has.
@@ -217,12 +219,14 @@ impl Place {
 }
 
 /// The backup of this server. Nobody but this process writes to the store of a server that keeps it itself.
-fn backup_service(args: &ServerArgs, place: &Place, store: &ServerStore) -> Result<Arc<BackupService>> {
-    let source = Source {
-        store: store.as_dyn(),
-        pki_dir: place.pki_dir(),
-        server: ServerInfo { arguments: std::env::args().skip(1).collect() },
-    };
+fn backup_service(
+    args: &ServerArgs,
+    place: &Place,
+    store: &ServerStore,
+    lineage: Lineage,
+) -> Result<Arc<BackupService>> {
+    let server = ServerInfo::of(std::env::args().skip(1), lineage);
+    let source = Source { store: store.as_dyn(), pki_dir: place.pki_dir(), server };
     BackupService::new(source, args.backup.clone(), !store.is_external())
 }
 
@@ -326,6 +330,28 @@ async fn join_if_asked(args: &mut ServerArgs) -> Result<Option<Joined>> {
     Ok(Some(joined))
 }
 
+/// A store whose cluster was restored elsewhere is put aside for one that joins there.
+async fn join_again_if_restored(
+    args: &mut ServerArgs,
+    place: &Place,
+    store: ServerStore,
+    restores: &mut Restores,
+) -> Result<ServerStore> {
+    let ServerStore::Embedded(embedded) = &store else { return Ok(store) };
+    if place.ephemeral || args.force_new_cluster {
+        return Ok(store);
+    }
+    let Some(url) = restores.find(embedded).await else { return Ok(store) };
+    store.close().await?;
+    let cannot = || format!("this cluster was restored at {url}: to join it, start with an empty data directory");
+    let admin = admin_identity(&place.pki).with_context(cannot)?;
+    let (name, urls) = (name(args), peer_urls(args));
+    let joined = join::join_again(&url, place.pki.ca_pem(), &admin, &name, &urls, &place.dir).await;
+    let joined = joined.with_context(cannot)?;
+    joined.settings.adopt(args)?;
+    open_store(args, place, Some(&joined)).await
+}
+
 /// What this master is called among masters.
 fn name(args: &ServerArgs) -> String {
     args.name.clone().unwrap_or_else(super::elect::host_name)
@@ -427,47 +453,11 @@ fn peer_config(args: &ServerArgs, place: &Place) -> Result<PeerConfig> {
 }
 
 /// Lets other masters join this one.
-fn join_server(args: &ServerArgs, place: &Place, store: &ServerStore) -> Option<Arc<JoinServer>> {
+fn join_server(args: &ServerArgs, place: &Place, store: &ServerStore, lineage: Lineage) -> Option<Arc<JoinServer>> {
     let pki_dir = place.pki_dir()?;
     let store = store.embedded()?;
     let ca_pem = place.pki.ca_pem().to_owned();
-    Some(Arc::new(JoinServer::new(store, ca_pem, pki_dir, ClusterSettings::of(args))))
-}
-
-/// While this member leads, makes learners that have caught up voters and removes tokens that have expired; tells the elections how many masters there are. Ends the
-/// server, with an error, when this member was removed.
-async fn care_for_members(
-    store: Arc<EmbeddedStore>,
-    pace: Pace,
-    join: Option<Arc<JoinServer>>,
-    shutdown: Shutdown,
-) -> Result<()> {
-    let mut tokens_at = tokio::time::Instant::now();
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(CARE_INTERVAL) => {}
-        }
-        if store.is_removed() {
-            shutdown.cancel();
-            return Err(removed());
-        }
-        let (Ok(status), Ok(members)) = (store.status().await, store.members().await) else { continue };
-        pace.follow(members.iter().filter(|member| !member.is_learner).count());
-        if status.leader_id != status.member_id {
-            continue;
-        }
-        if let Some(join) = join.as_ref().filter(|_| tokens_at.elapsed() >= TOKEN_INTERVAL) {
-            tokens_at = tokio::time::Instant::now();
-            join.forget_expired(jiff::Timestamp::now()).await;
-        }
-        for learner in members.iter().filter(|member| member.is_learner && !member.name.is_empty()) {
-            match store.member_promote(learner.id).await {
-                Ok(_) => tracing::info!(name = learner.name, "a master has caught up and votes now"),
-                Err(error) => tracing::debug!(name = learner.name, %error, "a master does not vote yet"),
-            }
-        }
-    }
+    Some(Arc::new(JoinServer::new(store, ca_pem, pki_dir, ClusterSettings::of(args), lineage)))
 }
 
 /// The embedded store's etcd API. An ephemeral server has none.
@@ -495,7 +485,7 @@ async fn serve_store(
 /// The admin's kubeconfig, and one for each component that may run as a process of its own.
 fn write_kubeconfigs(pki: &Pki, dir: &std::path::Path, url: &str) -> Result<PathBuf> {
     let users: [(&str, &str, &[&str]); 3] = [
-        ("admin", "kubernetes-admin", &[SUPERUSER_GROUP]),
+        ("admin", ADMIN, &[SUPERUSER_GROUP]),
         ("controller-manager", "system:kube-controller-manager", &[]),
         ("scheduler", "system:kube-scheduler", &[]),
     ];
@@ -505,6 +495,10 @@ fn write_kubeconfigs(pki: &Pki, dir: &std::path::Path, url: &str) -> Result<Path
         kubeconfig::write(&path, url, pki.ca_pem(), user, &identity)?;
     }
     Ok(dir.join("admin.kubeconfig"))
+}
+
+fn admin_identity(pki: &Pki) -> Result<Identity> {
+    pki.identity("admin", &Purpose::client(ADMIN, &[SUPERUSER_GROUP]))
 }
 
 fn serving_names(args: &ServerArgs, advertise_address: IpAddr, ranges: &[Cidr]) -> Vec<San> {

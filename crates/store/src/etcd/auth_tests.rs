@@ -268,7 +268,8 @@ async fn a_certificates_common_name_is_a_user() {
     let config = ServerConfig { tls: Some(tls), ..Default::default() };
     let served = Served::over(store.clone(), config, Box::new(())).await;
     let url = served.url.replace("http://127.0.0.1", "https://localhost");
-    let tls = RemoteTls { ca, identity: Some(authority.sign("u")), server_name: None };
+    let (certificate, key) = authority.sign("u");
+    let tls = RemoteTls { ca: ca.into(), identity: Some((certificate.into(), key.into())), server_name: None };
     let remote = RemoteStore::connect(&[url], Some(tls)).unwrap();
     let change = |change| store.auth(crate::AuthRequest::Change(change));
     for name in ["root", "u"] {

@@ -583,8 +583,9 @@ async fn over_tls_only_clients_of_the_authority_are_served() {
     let served = Served::over(store, ServerConfig { tls: Some(tls), ..Default::default() }, Box::new(())).await;
     let url = served.url.replace("http://127.0.0.1", "https://localhost");
 
-    let connect = |identity| {
-        let tls = RemoteTls { ca: ca.clone(), identity, server_name: None };
+    let connect = |identity: Option<(Vec<u8>, Vec<u8>)>| {
+        let identity = identity.map(|(certificate, key)| (certificate.into(), key.into()));
+        let tls = RemoteTls { ca: ca.clone().into(), identity, server_name: None };
         RemoteStore::connect(std::slice::from_ref(&url), Some(tls)).unwrap()
     };
     let known = connect(Some(authority.sign("client")));
@@ -632,12 +633,45 @@ async fn a_renewed_certificate_is_shown_at_the_next_handshake() {
     let served = Served::over(store, ServerConfig { tls: Some(tls), ..Default::default() }, Box::new(())).await;
     let url = served.url.replace("http://127.0.0.1", "https://localhost");
     let trusting = |authority: &Authority| {
-        let tls = RemoteTls { ca: authority.pem.clone().into_bytes(), identity: None, server_name: None };
+        let tls = RemoteTls { ca: authority.pem.clone().into_bytes().into(), identity: None, server_name: None };
         RemoteStore::connect(std::slice::from_ref(&url), Some(tls)).unwrap()
     };
     assert_eq!(trusting(&old).current_revision().await, Ok(Revision(1)));
     install(&new);
     assert_eq!(trusting(&new).current_revision().await, Ok(Revision(1)));
+}
+
+#[tokio::test]
+async fn a_client_shows_the_certificate_that_its_files_hold_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let install = |by: &Authority| {
+        let (certificate, key) = by.sign("client");
+        for (name, text) in
+            [("ca.pem", authority.pem.clone().into_bytes()), ("cert.pem", certificate), ("key.pem", key)]
+        {
+            std::fs::write(dir.path().join("new"), text).unwrap();
+            std::fs::rename(dir.path().join("new"), dir.path().join(name)).unwrap();
+        }
+    };
+    install(&authority);
+    let (certificate, key) = authority.sign("localhost");
+    let tls = ServerTls::new(certificate, key, Some(authority.pem.clone().into_bytes().into()));
+    let store = Arc::new(EmbeddedStore::open(EmbeddedConfig::default()).unwrap());
+    let served = Served::over(store, ServerConfig { tls: Some(tls), ..Default::default() }, Box::new(())).await;
+    let url = served.url.replace("http://127.0.0.1", "https://localhost");
+    let file = |name: &str| crate::Pem::from(dir.path().join(name));
+    let tls = RemoteTls { ca: file("ca.pem"), identity: Some((file("cert.pem"), file("key.pem"))), server_name: None };
+    let store = RemoteStore::connect(&[url], Some(tls)).unwrap();
+    let put = Put { key: "a".into(), value: "1".into(), ..Default::default() };
+    let put = Txn { success: vec![Op::Put(put)], ..Default::default() };
+    assert_eq!(store.txn(put.clone()).await.unwrap().revision, Revision(2));
+    install(&stranger);
+    assert!(store.txn(put.clone()).await.is_err(), "the server does not know who signed this one");
+    install(&authority);
+    assert_eq!(store.txn(put).await.unwrap().revision, Revision(3));
+    std::fs::write(dir.path().join("key.pem"), "half a ke").unwrap();
+    assert_eq!(store.current_revision().await.unwrap(), Revision(3), "what cannot be used is not");
 }
 
 #[tokio::test]

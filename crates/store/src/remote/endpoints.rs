@@ -1,5 +1,5 @@
-//! The members of a cluster as seen by a client: one connection each, made when first used, and the rule by which a call
-//! moves on to the next member.
+//! The members of a cluster as seen by a client: one connection each, made when first used, and again when the certificates that it
+//! shows have changed; and the rule by which a call moves on to the next member.
 
 use std::error::Error;
 use std::future::Future;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
@@ -19,6 +20,7 @@ use crate::proto::etcdserverpb::{
     auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
     maintenance_client::MaintenanceClient, watch_client::WatchClient,
 };
+use crate::reload::{FromFiles, Pem};
 use crate::status::from_status;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -32,13 +34,13 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// How to reach members over TLS. All PEM.
+/// How to reach members over TLS. What is in files is followed when they change: calls under way end on the connection they began on.
 #[derive(Clone)]
 pub struct RemoteTls {
     /// The authority that signed the members' certificates.
-    pub ca: Vec<u8>,
+    pub ca: Pem,
     /// Our certificate and its key.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub identity: Option<(Pem, Pem)>,
     /// The name to expect in the members' certificates, when it is not the host of the URL.
     pub server_name: Option<String>,
 }
@@ -102,10 +104,26 @@ pub(super) enum Repeat {
 
 #[derive(Debug)]
 pub(super) struct Endpoints {
-    channels: Vec<Channel>,
-    members: Vec<Member>,
+    channels: Arc<FromFiles<Vec<Channel>>>,
+    n_members: usize,
+    token: Token,
+    /// Clients over the channels as they were when last looked at.
+    made: Mutex<Made>,
     /// The member that answered last.
     current: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Made {
+    channels: Arc<Vec<Channel>>,
+    members: Vec<Member>,
+}
+
+impl Made {
+    fn new(channels: Arc<Vec<Channel>>, token: &Token) -> Self {
+        let members = channels.iter().map(|channel| Member::new(channel, token)).collect();
+        Self { channels, members }
+    }
 }
 
 impl Endpoints {
@@ -113,34 +131,49 @@ impl Endpoints {
         if urls.is_empty() {
             return Err(StoreError::Remote("no etcd endpoints given".to_owned()));
         }
-        let channels = urls.iter().map(|url| connect(url, tls.as_ref())).collect::<Result<_, _>>()?;
-        Ok(Self::over(channels, &Token(None), Arc::default()))
+        let urls = urls.to_vec();
+        let channels = match tls {
+            None => Ok(FromFiles::from(Arc::new(connect_all(&urls, None)?))),
+            Some(RemoteTls { ca, identity, server_name }) => {
+                let parts = std::iter::once(ca).chain(identity.into_iter().flat_map(|(cert, key)| [cert, key]));
+                FromFiles::of_pems(parts.collect(), move |texts| {
+                    let tls = client_tls(texts, server_name.as_deref());
+                    connect_all(&urls, Some(&tls)).map_err(|error| error.to_string())
+                })
+            }
+        };
+        Ok(Self::over(Arc::new(channels.map_err(StoreError::Remote)?), Token(None), Arc::default()))
     }
 
-    fn over(channels: Vec<Channel>, token: &Token, current: Arc<AtomicUsize>) -> Self {
-        let members = channels.iter().map(|channel| Member::new(channel, token)).collect();
-        Self { channels, members, current }
+    fn over(channels: Arc<FromFiles<Vec<Channel>>>, token: Token, current: Arc<AtomicUsize>) -> Self {
+        let made = Made::new(channels.get(), &token);
+        Self { channels, n_members: made.members.len(), token, made: Mutex::new(made), current }
     }
 
     /// The same connections, with a token shown on every call. One that cannot be sent is sent as one that nobody has.
     pub(super) fn with_token(&self, token: Option<&str>) -> Self {
         let value = |token: &str| token.parse().unwrap_or_else(|_unsendable| AsciiMetadataValue::from_static("?"));
-        Self::over(self.channels.clone(), &Token(token.map(value)), Arc::clone(&self.current))
+        Self::over(Arc::clone(&self.channels), Token(token.map(value)), Arc::clone(&self.current))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.members.len()
+        self.n_members
     }
 
     /// The member to try first, and its number.
     pub(super) fn pick(&self) -> (usize, Member) {
         let index = self.current.load(Ordering::Relaxed);
-        (index, self.members[index].clone())
+        let channels = self.channels.get();
+        let mut made = self.made.lock();
+        if !Arc::ptr_eq(&made.channels, &channels) {
+            *made = Made::new(channels, &self.token);
+        }
+        (index, made.members[index].clone())
     }
 
     /// Moves on after member `failed` did not answer; of several callers who saw the same failure one moves.
     pub(super) fn fail(&self, failed: usize) {
-        let next = (failed + 1) % self.members.len();
+        let next = (failed + 1) % self.n_members;
         let _moved_by_another = self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
@@ -168,7 +201,7 @@ impl Endpoints {
             self.fail(index);
             let may_repeat = repeat == Repeat::Always || failure == Failure::NotSent;
             failures += 1;
-            let pause = if failures % self.members.len() == 0 { RETRY_PAUSE } else { Duration::ZERO };
+            let pause = if failures % self.n_members == 0 { RETRY_PAUSE } else { Duration::ZERO };
             if !may_repeat || Instant::now() + pause >= deadline {
                 return Err(failure.error(&status));
             }
@@ -217,7 +250,26 @@ fn causes(status: &Status) -> String {
     texts.join(": ")
 }
 
-fn connect(url: &str, tls: Option<&RemoteTls>) -> Result<Channel, StoreError> {
+fn connect_all(urls: &[String], tls: Option<&ClientTlsConfig>) -> Result<Vec<Channel>, StoreError> {
+    urls.iter().map(|url| connect(url, tls)).collect()
+}
+
+/// From the texts of the CA and, if there is one, of the certificate and its key.
+fn client_tls(texts: &[&[u8]], server_name: Option<&str>) -> ClientTlsConfig {
+    let mut config = ClientTlsConfig::new();
+    if let [ca, identity @ ..] = texts {
+        config = config.ca_certificate(Certificate::from_pem(ca));
+        if let [certificate, key] = identity {
+            config = config.identity(Identity::from_pem(certificate, key));
+        }
+    }
+    match server_name {
+        Some(name) => config.domain_name(name),
+        None => config,
+    }
+}
+
+fn connect(url: &str, tls: Option<&ClientTlsConfig>) -> Result<Channel, StoreError> {
     let wrong = |error: tonic::transport::Error| {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         StoreError::Remote(format!("etcd endpoint {url}: {error}{cause}"))
@@ -232,14 +284,7 @@ fn connect(url: &str, tls: Option<&RemoteTls>) -> Result<Channel, StoreError> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     if let Some(tls) = tls {
-        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
-        if let Some((certificate, key)) = &tls.identity {
-            config = config.identity(Identity::from_pem(certificate, key));
-        }
-        if let Some(name) = &tls.server_name {
-            config = config.domain_name(name);
-        }
-        endpoint = endpoint.tls_config(config).map_err(wrong)?;
+        endpoint = endpoint.tls_config(tls.clone()).map_err(wrong)?;
     }
     Ok(endpoint.connect_lazy())
 }

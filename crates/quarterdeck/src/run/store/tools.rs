@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use store::offline::{self, OfflineError, Restore, SnapshotStatus};
-use store::{HashKv, RemoteStore, RemoteTls, Revision, Store as _};
+use store::{HashKv, Pem, RemoteStore, RemoteTls, Revision, Store as _};
 
 use crate::args::{
     DataDirArgs, HashKvArgs, MigrateArgs, OutputFormat, RestoreArgs, SaveArgs, SnapshotTool, StatusArgs, StoreTool,
@@ -43,7 +43,6 @@ async fn save(args: SaveArgs) -> Result<()> {
     let [endpoint] = endpoints.as_slice() else {
         bail!("snapshot must be requested to one selected node, not multiple [{}]", endpoints.join(" "));
     };
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let is_secure = cacert.is_some() || cert.is_some() || endpoint.starts_with("https://");
     let url = match endpoint.contains("://") {
         true => endpoint.clone(),
@@ -53,11 +52,8 @@ async fn save(args: SaveArgs) -> Result<()> {
         (false, _) => None,
         (true, None) => bail!("--cacert is required for {url}"),
         (true, Some(ca)) => {
-            let identity = match (cert, key) {
-                (Some(cert), Some(key)) => Some((read(&cert)?, read(&key)?)),
-                _ => None,
-            };
-            Some(RemoteTls { ca: read(&ca)?, identity, server_name: None })
+            let identity = cert.map(Pem::from).zip(key.map(Pem::from));
+            Some(RemoteTls { ca: ca.into(), identity, server_name: None })
         }
     };
     let member = RemoteStore::connect(&[url], tls)?;
