@@ -12,10 +12,12 @@ use serde_json::Value;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
 const NETWORK: &str = "192.168.0";
-const HOSTS: &str = "192.168.0.1 api.example\n192.168.0.4 s3.example";
+const HOSTS: &str = "192.168.0.1 api.example";
 /// The host of the bucket, after the three masters.
 const BUCKET_HOST: usize = 3;
 const BUCKET_PORT: u16 = 9000;
+/// The service that stands for S3 takes the first part of a name for a bucket's.
+const BUCKET_ADDRESS: &str = "192.168.0.4";
 
 /// The operator: types the page, with his own addresses, tokens and times.
 struct Operator<'a> {
@@ -27,7 +29,7 @@ struct Operator<'a> {
 
 impl Operator<'_> {
     fn text(&self, block: &Block) -> String {
-        let bucket = format!("http://s3.example:{BUCKET_PORT}");
+        let bucket = format!("http://{BUCKET_ADDRESS}:{BUCKET_PORT}");
         block
             .text
             .replace("quarterdeck1.…", &self.token)

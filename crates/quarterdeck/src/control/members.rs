@@ -1,15 +1,20 @@
 //! The members of the store: who they are, whether they answer, and removing them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use futures::future::join_all;
-use store::{Member, Store};
+use store::{Member, Store, StoreError};
 use tokio::net::TcpStream;
 
 use super::status::MemberSummary;
 
+/// How long the removal of a member is tried while there is no leader: several elections.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(20);
+const REMOVE_PAUSE: Duration = Duration::from_millis(200);
+/// etcd's words for a change whose leader died with it.
+const LEADER_LOST: &str = "request timed out, possibly due to previous leader failure";
 /// A member that does not take a connection in this time counts as unreachable.
 const REACH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -64,14 +69,39 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
     Some((host, uri.port_u16()?))
 }
 
-/// Removes a member, named by its name or id; returns it and those that are left.
+/// Removes a member, named by its name or id; returns it and those that are left. When the one that is to go has just died, and led,
+/// this waits for another leader.
 pub(super) async fn remove(store: &Arc<dyn Store>, wanted: &str) -> Result<(Member, Vec<Member>)> {
     let members = store.members().await.context("the store's members")?;
     let named = |member: &&Member| member.name == wanted || format!("{:016x}", member.id) == wanted;
     let member = members.iter().find(named).with_context(|| format!("there is no member {wanted}"))?.clone();
-    let left = store.member_remove(member.id).await?;
+    let deadline = Instant::now() + REMOVE_PATIENCE;
+    let left = loop {
+        let error = match store.member_remove(member.id).await {
+            Ok(left) => break left,
+            Err(error) => error,
+        };
+        // An attempt before may have been carried out without an answer.
+        let members = store.members().await.context("the store's members")?;
+        if members.iter().all(|left| left.id != member.id) {
+            break members;
+        }
+        if !is_passing(&error) || Instant::now() >= deadline {
+            return Err(error.into());
+        }
+        tokio::time::sleep(REMOVE_PAUSE).await;
+    };
     tracing::info!(name = member.name, id = format!("{:016x}", member.id), "a member was removed");
     Ok((member, left))
+}
+
+/// There is no leader now, or there was none when the answer should have come.
+fn is_passing(error: &StoreError) -> bool {
+    match error {
+        StoreError::NoLeader | StoreError::LeaderChanged | StoreError::Timeout => true,
+        StoreError::Refused(reason) => *reason == LEADER_LOST,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
