@@ -173,7 +173,8 @@ async fn backups_and_restores_that_are_killed_leave_nothing_half_done() -> Resul
     drop(server);
 
     // A restore puts its directory in place at the end, or not at all.
-    let made: [(&str, fn(&Path) -> bool); 4] = [
+    type Seen = fn(&Path) -> bool;
+    let made: [(&str, Seen); 4] = [
         ("nothing yet", |_| true),
         ("the scratch directory", |parent| scratch(parent).is_some()),
         ("the downloaded snapshot", |parent| scratch(parent).is_some_and(|dir| !is_empty_or_gone(&dir))),
@@ -278,7 +279,8 @@ fn a_snapshot_that_was_tampered_with_restores_nothing() -> Result<()> {
     let save = ["snapshot", "save", file, "--key-file", key, "--kubeconfig", text(&server.kubeconfig)?];
     ensure!(quarterdeck(&save)?.status.success(), "a sealed file");
     let whole = std::fs::read(file)?;
-    let damages: [(&str, fn(&mut Vec<u8>)); 6] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 6] = [
         ("nothing is left", Vec::clear),
         ("a bit in the head", |bytes| bytes[9] ^= 1),
         ("a bit in the middle", |bytes| {

@@ -2,10 +2,10 @@
 
 mod support;
 
+use api::{Value, json};
 use apiserver::admission::Chain;
 use apiserver::attributes::UserInfo;
 use http::Method;
-use serde_json::{Value, json};
 use support::Cluster;
 
 const NODE: &str = "n1";

@@ -31,7 +31,7 @@ async fn main() -> ExitCode {
     }
     let shutdown = run::shutdown_on_signals();
     let result = match command {
-        Command::Server(args) => run::server(*args, shutdown).await,
+        Command::Server(args) => Box::pin(run::server(*args, shutdown)).await,
         Command::Apiserver(args) => run::api_server(*args, shutdown).await,
         Command::ControllerManager(args) => run::controller_manager(*args, shutdown).await,
         Command::Scheduler(args) => run::scheduler(*args, shutdown).await,

@@ -264,14 +264,14 @@ mod tests {
     fn lost_repeated_stale_and_torn_writes_are_found() {
         let found = |calls: &[Call], happened: &[(u64, &str)]| violations(calls, &revisions(happened)).join("\n");
         let acknowledged = write(1, "a", (0, Some(10)), 2);
-        assert!(found(&[acknowledged.clone()], &[]).contains("acknowledged at 2, happened at None"));
-        let twice = found(&[acknowledged.clone()], &[(1, "a"), (1, "a")]);
+        assert!(found(std::slice::from_ref(&acknowledged), &[]).contains("acknowledged at 2, happened at None"));
+        let twice = found(std::slice::from_ref(&acknowledged), &[(1, "a"), (1, "a")]);
         assert!(twice.contains("number 1 happened at 2 and again at 3"), "{twice}");
         let stale = found(&[acknowledged.clone(), read("a", (11, 12), 1, None)], &[(1, "a")]);
         assert!(stale.contains("takes effect at 1, after"), "{stale}");
         let wrong_value = found(&[acknowledged.clone(), read("a", (11, 12), 2, Some(("7", 2, 1)))], &[(1, "a")]);
         assert!(wrong_value.contains("it was Some"), "{wrong_value}");
-        let elsewhere = found(&[acknowledged.clone()], &[(1, "b")]);
+        let elsewhere = found(std::slice::from_ref(&acknowledged), &[(1, "b")]);
         assert!(elsewhere.contains("was asked for at revision 2"), "{elsewhere}");
         let nobodys = found(&[], &[(5, "a")]);
         assert!(nobodys.contains("nobody wrote number 5"), "{nobodys}");

@@ -246,7 +246,7 @@ impl Write<'_> {
                 ("status", &["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"][..]),
             ] {
                 if let Some(object) = copy[part].as_object_mut() {
-                    fields.iter().for_each(|field| drop(object.remove(*field)));
+                    fields.iter().for_each(|field| drop(object.remove(field)));
                 }
             }
             copy

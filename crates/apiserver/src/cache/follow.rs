@@ -61,7 +61,7 @@ impl Topics {
     }
 
     /// The topics that `interest` is one of, and its name among them.
-    fn place<'i>(&mut self, interest: &'i Interest) -> (&mut HashMap<Box<str>, Topic>, &'i Box<str>) {
+    fn place<'i>(&mut self, interest: &'i Interest) -> (&mut HashMap<Box<str>, Topic>, &'i str) {
         match interest {
             Interest::Object { namespace, name } => (self.objects.entry(namespace.clone()).or_default(), name),
             Interest::Field { field, value } => {
@@ -77,7 +77,7 @@ impl Topics {
     /// One follower more. `window` are the events now held, with the sequence number of the first.
     fn join(&mut self, interest: &Interest, first: u64, window: &VecDeque<Arc<CacheEvent>>) -> watch::Receiver<u64> {
         let (topics, name) = self.place(interest);
-        let topic = topics.entry(name.clone()).or_insert_with(|| {
+        let topic = topics.entry(name.into()).or_insert_with(|| {
             let concerns = |event: &CacheEvent| versions(event).any(|object| interest.concerns(object));
             let events = (first..).zip(window).filter(|(_, event)| concerns(event)).map(|(at, _)| at).collect();
             Topic { events, complete_from: first, head: watch::Sender::new(first), followers: 0 }

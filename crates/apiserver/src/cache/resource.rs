@@ -107,6 +107,7 @@ pub struct TooOld {
     pub oldest: Revision,
 }
 
+type Unreadable = BTreeMap<(Box<str>, Box<str>), String>;
 type ObjectMap = BTreeMap<(Box<str>, Box<str>), Arc<CachedObject>>;
 
 /// One resource. Several API versions of it share this.
@@ -120,7 +121,7 @@ pub struct ResourceCache {
     /// Nobody feeds it any more.
     is_closed: AtomicBool,
     /// Why stored values cannot be read, by namespace and name: a list without them would be a lie.
-    unreadable: RwLock<BTreeMap<(Box<str>, Box<str>), String>>,
+    unreadable: RwLock<Unreadable>,
 }
 
 #[derive(Debug)]
