@@ -41,7 +41,8 @@ async fn a_scheduler_of_its_own_goes_to_another_master_when_its_own_dies_or_hang
     let mut servers = form(&masters)?;
     let nodes: Api<Node> = Api::all(servers[2].client().await?);
     let capacity = json!({ "cpu": "8", "memory": "8Gi", "pods": "110" });
-    let status = json!({ "capacity": capacity, "allocatable": capacity });
+    let ready = json!([{ "type": "Ready", "status": "True" }]);
+    let status = json!({ "capacity": capacity, "allocatable": capacity, "conditions": ready });
     let node: Node = serde_json::from_value(json!({ "metadata": { "name": "n" }, "status": status }))?;
     nodes.create(&PostParams::default(), &node).await?;
 

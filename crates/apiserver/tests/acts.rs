@@ -64,7 +64,8 @@ async fn a_kubelet_gets_tokens_only_for_its_own_pods() {
     assert!(unbound.message().ends_with("node requested token not bound to a pod"), "{}", unbound.text);
     let elsewhere = ask(bound("on-n2", uid("on-n2").await)).await;
     assert!(elsewhere.message().ends_with("bound to a pod scheduled on a different node"), "{}", elsewhere.text);
-    assert_eq!(ask(bound("on-n1", uid("on-n1").await)).await.code, 201);
+    let own = ask(bound("on-n1", uid("on-n1").await)).await;
+    assert_eq!(own.code, 201, "{}", own.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
