@@ -179,10 +179,12 @@ def workloads(core, apps):
     eventually("two ready replicas", lambda: apps.read_namespaced_deployment_status("web", NAMESPACE).status.ready_replicas == 2)
     scaled = apps.patch_namespaced_deployment_scale("web", NAMESPACE, {"spec": {"replicas": 1}})
     assert scaled.spec.replicas == 1
-    pods = eventually("one pod", lambda: [
-        pod for pod in core.list_namespaced_pod(NAMESPACE, label_selector="app=web", field_selector="status.phase=Running").items
-        if not pod.metadata.deletion_timestamp
-    ][:1])
+    # The one that goes is gone: it would still count, and may be the one that is asked for.
+    def left():
+        pods = core.list_namespaced_pod(NAMESPACE, label_selector="app=web").items
+        return pods if len(pods) == 1 and pods[0].status.phase == "Running" else None
+
+    pods = eventually("one pod", left)
     return pods[0].metadata.name
 
 

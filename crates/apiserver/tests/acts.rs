@@ -18,7 +18,9 @@ async fn cluster() -> Cluster {
     for node in [NODE, "n2"] {
         let labels = json!({"topology.kubernetes.io/zone": format!("zone-of-{node}")});
         cluster.make("/api/v1/nodes", json!({"metadata": {"name": node, "labels": labels}})).await;
-        let spec = json!({"nodeName": node, "serviceAccountName": "a", "containers": [{"name": "c", "image": "i"}]});
+        let token = json!({"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}});
+        let containers = json!([{"name": "c", "image": "i"}]);
+        let spec = json!({"nodeName": node, "serviceAccountName": "a", "containers": containers, "volumes": [token]});
         let pod = json!({"metadata": {"name": format!("on-{node}")}, "spec": spec});
         cluster.make("/api/v1/namespaces/default/pods", pod).await;
     }
