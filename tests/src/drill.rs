@@ -32,7 +32,8 @@ const FAIL_OVER_WANTED: Duration = Duration::from_secs(2);
 const FAIL_OVER_MAX: Duration = Duration::from_secs(30);
 const DEPLOYMENT_INTERVAL: Duration = Duration::from_secs(2);
 const DEPLOYMENT_REPLICAS: usize = 2;
-const N_NODES: usize = 3;
+/// A node takes 110 pods; five minutes make more than three nodes can.
+const N_NODES: usize = 8;
 /// Time to come to rest at the end.
 const REST_MAX: Duration = Duration::from_secs(120);
 /// Share of requests that must be served.
