@@ -143,15 +143,18 @@ async fn users_and_simple_tokens_count_at_every_member_under_every_leader_and_af
     AuthClient::new(stores.channel(1)?).user_change_password(with(&root, back)).await?;
 
     // All members at once.
-    for at in 0..3 {
-        stores.members[at].stop()?;
-    }
+    restart_all(&mut stores)?;
+    held_to_their_roles(&stores, &[0, 1, 2]).await?;
+    restored(&stores).await
+}
+
+/// Stops all three members and starts them again.
+fn restart_all(stores: &mut Stores) -> Result<()> {
+    (0..3).try_for_each(|at| stores.members[at].stop())?;
     tokio::task::block_in_place(|| {
         (0..3).try_for_each(|at| stores.spawn(at, &[]))?;
         (0..3).try_for_each(|at| stores.wait_ready(at))
-    })?;
-    held_to_their_roles(&stores, &[0, 1, 2]).await?;
-    restored(&stores).await
+    })
 }
 
 fn range(key: &str) -> pb::RangeRequest {
@@ -211,13 +214,7 @@ async fn a_jwt_of_one_member_counts_at_all_of_them_also_after_restarts_until_rul
     let leads = stores.leader_as(&root).await?;
     stores.members[leads].kill();
     tokio::task::block_in_place(|| stores.run(leads))?;
-    for at in 0..3 {
-        stores.members[at].stop()?;
-    }
-    tokio::task::block_in_place(|| {
-        (0..3).try_for_each(|at| stores.spawn(at, &[]))?;
-        (0..3).try_for_each(|at| stores.wait_ready(at))
-    })?;
+    restart_all(&mut stores)?;
     for at in 0..3 {
         put(&stores, at, &user, "a").await?;
         assert_eq!(refusal(put(&stores, at, &user, "x").await)?, denied());

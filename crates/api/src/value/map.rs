@@ -132,12 +132,15 @@ impl Map {
 
     /// Takes a field out; the others keep their order.
     pub fn remove(&mut self, name: &str) -> Option<Value> {
-        let at = self.position(name)?;
+        self.position(name).map(|at| self.remove_at(at))
+    }
+
+    fn remove_at(&mut self, at: usize) -> Value {
         let (_, value) = self.fields.remove(at);
         if self.index.is_some() {
             self.reindex();
         }
-        Some(value)
+        value
     }
 
     pub fn entry(&mut self, name: impl Into<Text>) -> Entry<'_> {
@@ -338,11 +341,7 @@ impl<'a> OccupiedEntry<'a> {
     }
 
     pub fn remove(self) -> Value {
-        let (_, value) = self.map.fields.remove(self.at);
-        if self.map.index.is_some() {
-            self.map.reindex();
-        }
-        value
+        self.map.remove_at(self.at)
     }
 }
 

@@ -8,14 +8,12 @@ mod tokens;
 
 use std::ops::Range;
 
-use crate::value::Number;
-use crate::{Text, Value};
-
 use super::base64;
 use super::time::{self, Precision};
-use crate::Map;
 use crate::quantity::Quantity;
 use crate::schema::{Field, Omit, Schema, Shape, Type, TypeId};
+use crate::value::Number;
+use crate::{Map, Value};
 
 /// Nesting beyond this is refused; the deepest object of upstream's own API is a tenth of it.
 const DEPTH_MAX: usize = 512;
@@ -216,10 +214,7 @@ impl<'s, 't> Reader<'s, 't> {
         self.enter()?;
         let mut first = true;
         while let Some(key) = self.next_key(&mut first)? {
-            let name = match self.plain_key(&key) {
-                Some(name) => Text::new(name),
-                None => self.unescape(&key)?,
-            };
+            let name = self.text_of(&key)?;
             if self.strict && out.contains_key(&name) {
                 self.strict_error("duplicate field", &key)?;
             }
@@ -304,18 +299,7 @@ impl<'s, 't> Reader<'s, 't> {
     fn list(&mut self, element: Shape, go: GoType<'s>) -> Result<Value> {
         let mut out = Vec::new();
         self.enter()?;
-        loop {
-            self.skip_space();
-            match (self.peek()?, out.is_empty()) {
-                (b']', true) => break,
-                _ if out.is_empty() => {}
-                (b']', false) => break,
-                (b',', false) => {
-                    self.at += 1;
-                    self.skip_space();
-                }
-                _ => return Err(ParseError::Syntax),
-            }
+        while self.next_item(out.is_empty())? {
             self.path.push(Step::Index(out.len()));
             let value = self.value(element, go)?;
             self.path.pop();
@@ -331,10 +315,7 @@ impl<'s, 't> Reader<'s, 't> {
         self.enter()?;
         let mut first = true;
         while let Some(key) = self.next_key(&mut first)? {
-            let name = match self.plain_key(&key) {
-                Some(name) => Text::new(name),
-                None => self.unescape(&key)?,
-            };
+            let name = self.text_of(&key)?;
             if self.strict && out.contains_key(&name) {
                 self.strict_error("duplicate field", &key)?;
             }
@@ -482,10 +463,7 @@ impl<'s, 't> Reader<'s, 't> {
                 self.enter()?;
                 let mut first = true;
                 while let Some(key) = self.next_key(&mut first)? {
-                    let name = match self.plain_key(&key) {
-                        Some(name) => Text::new(name),
-                        None => self.unescape(&key)?,
-                    };
+                    let name = self.text_of(&key)?;
                     if self.deep && out.contains_key(&name) {
                         self.strict_error("duplicate field", &key)?;
                     }
@@ -500,20 +478,10 @@ impl<'s, 't> Reader<'s, 't> {
             b'[' => {
                 let mut out = Vec::new();
                 self.enter()?;
-                self.skip_space();
-                if self.peek()? != b']' {
-                    loop {
-                        self.skip_space();
-                        self.step_into(Step::Index(out.len()));
-                        out.push(self.any()?);
-                        self.step_out();
-                        self.skip_space();
-                        match self.peek()? {
-                            b',' => self.at += 1,
-                            b']' => break,
-                            _ => return Err(ParseError::Syntax),
-                        }
-                    }
+                while self.next_item(out.is_empty())? {
+                    self.step_into(Step::Index(out.len()));
+                    out.push(self.any()?);
+                    self.step_out();
                 }
                 self.leave();
                 Ok(Value::Array(out))

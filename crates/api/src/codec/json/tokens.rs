@@ -57,6 +57,21 @@ impl<'t> Reader<'_, 't> {
         Ok(Some(key))
     }
 
+    /// Steps to the next item of an array: false at its end.
+    pub(super) fn next_item(&mut self, first: bool) -> Result<bool> {
+        self.skip_space();
+        match (self.peek()?, first) {
+            (b']', _) => return Ok(false),
+            (_, true) => {}
+            (b',', false) => {
+                self.at += 1;
+                self.skip_space();
+            }
+            (_, false) => return Err(ParseError::Syntax),
+        }
+        Ok(true)
+    }
+
     /// The key itself when it has no escapes.
     pub(super) fn plain_key(&self, key: &Range<usize>) -> Option<&'t str> {
         let text = self.text.get(key.clone())?;
@@ -95,9 +110,14 @@ impl<'t> Reader<'_, 't> {
 
     pub(super) fn string(&mut self) -> Result<Text> {
         let range = self.raw_string()?;
-        match self.plain_key(&range) {
+        self.text_of(&range)
+    }
+
+    /// The text that stands between two quotes.
+    pub(super) fn text_of(&self, range: &Range<usize>) -> Result<Text> {
+        match self.plain_key(range) {
             Some(text) => Ok(Text::new(text)),
-            None => self.unescape(&range),
+            None => self.unescape(range),
         }
     }
 
@@ -205,18 +225,10 @@ impl<'t> Reader<'_, 't> {
             }
             b'[' => {
                 self.enter()?;
-                self.skip_space();
-                if self.peek()? != b']' {
-                    loop {
-                        self.skip_space();
-                        self.skip()?;
-                        self.skip_space();
-                        match self.peek()? {
-                            b',' => self.at += 1,
-                            b']' => break,
-                            _ => return Err(ParseError::Syntax),
-                        }
-                    }
+                let mut first = true;
+                while self.next_item(first)? {
+                    self.skip()?;
+                    first = false;
                 }
                 self.leave();
                 Ok(())
