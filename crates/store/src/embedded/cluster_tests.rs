@@ -273,6 +273,19 @@ async fn a_member_alone_becomes_three_and_the_first_one_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_starts_before_the_cluster_knows_it_waits_for_that() {
+    let urls = [free_url(), free_url()];
+    let mut first = Node { config: config("m0", &urls[0], &[], None), store: None };
+    first.start().await;
+    let store = first.store().clone();
+    let members = [("m0".to_owned(), urls[0].clone()), ("m1".to_owned(), urls[1].clone())];
+    let joining = EmbeddedConfig { cluster_state: ClusterState::Existing, ..config("m1", &urls[1], &members, None) };
+    let mut learner = Node { config: joining, store: None };
+    let ((), added) = tokio::join!(learner.start(), store.member_add(vec![urls[1].clone()], true));
+    assert_eq!(learner.store().identity.member_id, added.unwrap().0.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_goes_to_a_new_member_no_faster_than_it_should_while_writes_go_on() {
     const RATE: u64 = 1 << 20;
     let urls = [free_url(), free_url()];

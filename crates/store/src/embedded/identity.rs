@@ -1,12 +1,17 @@
 //! Who a new member is: of a new cluster, by its configuration; of a cluster there is, by what the others say.
 
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::config::{ClusterState, EmbeddedConfig, OpenError};
 use crate::Member;
 use crate::membership::{Membership, cluster_id, member_id};
 use crate::peer::{PeerConfig, PeerError, inquire};
 use crate::raft::Identity;
+
+/// Others that start, or start again, have this long to say that they know the new member.
+const PATIENCE: Duration = Duration::from_secs(15);
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
 /// A member that has no data yet.
 pub(crate) struct Newcomer {
@@ -47,8 +52,23 @@ impl Newcomer {
         Ok(Self { identity, membership })
     }
 
-    /// Asks the others of the initial cluster, one of which must answer, and finds itself by its peer URLs.
+    /// One that starts again knows its members of some moments ago until it has read its log, so nothing that is
+    /// missing is taken as final at first.
     fn of_existing_cluster(config: &EmbeddedConfig) -> Result<Self, OpenError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::known_to_others(config) {
+                Err(error) if Instant::now() < deadline => {
+                    tracing::info!(%error, "not known to the cluster yet");
+                    thread::sleep(RETRY_INTERVAL);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Asks the others of the initial cluster, one of which must answer, and finds itself by its peer URLs.
+    fn known_to_others(config: &EmbeddedConfig) -> Result<Self, OpenError> {
         let peer = config.peer.clone().unwrap_or_default();
         let others = config.initial_cluster.iter().filter(|member| member.name != config.name);
         let urls: Vec<_> = others.flat_map(|member| member.peer_urls.clone()).collect();
@@ -78,7 +98,8 @@ fn ask(urls: Vec<String>, peer: PeerConfig) -> Result<(u64, Vec<Member>), OpenEr
             let answer = runtime.block_on(inquire(url, &peer));
             match answer {
                 Ok(answer) if answer.error.is_empty() && !answer.members.is_empty() => return Ok(answer),
-                Ok(_not_a_member_itself) => {}
+                Ok(answer) if answer.error.is_empty() => outcome = Err(PeerError::Answer("it has no members".into())),
+                Ok(answer) => outcome = Err(PeerError::Answer(answer.error)),
                 Err(error) => outcome = Err(error),
             }
         }

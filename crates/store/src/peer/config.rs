@@ -55,6 +55,8 @@ pub(crate) enum PeerError {
     Removed,
     #[error("the other member speaks another version")]
     Version,
+    #[error("the other member answers: {0}")]
+    Answer(String),
 }
 
 /// A peer URL, taken apart.

@@ -154,9 +154,11 @@ async fn answer_calls(inner: &Arc<Inner>, stream: Box<dyn Stream>, purpose: pb::
         let (inner, writer) = (inner.clone(), writer.clone());
         tokio::spawn(async move {
             let _place = place;
-            let Some(local) = inner.local.get() else { return };
-            let outcome = local.desk.answer(request).await;
-            let answer = outcome.unwrap_or_else(|error| pb::Answer { error: error.to_string(), ..Default::default() });
+            let outcome = match inner.local.get() {
+                Some(local) => local.desk.answer(request).await.map_err(|error| error.to_string()),
+                None => Err("the member is starting".into()),
+            };
+            let answer = outcome.unwrap_or_else(|error| pb::Answer { error, ..Default::default() });
             let answer = pb::Answer { id: call.id, ..answer };
             let mut writer = writer.lock().await;
             // The reading side sees that the connection ended.

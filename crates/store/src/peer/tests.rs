@@ -122,3 +122,14 @@ async fn strangers_are_refused_by_name_and_nonsense_ends_the_connection() {
     assert_eq!((answer.cluster_id, answer.members.len()), (status.cluster_id, 1));
     assert_eq!(store.status().await.unwrap().leader_id, status.member_id, "it takes no harm");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_still_starting_says_so() {
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let config = PeerConfig { listen_urls: vec![url.clone()], tls: None };
+    let identity = crate::raft::Identity { member_id: 1, cluster_id: 2 };
+    let starting = PeerNet::bind(&config, identity, 0).unwrap();
+    let answer = inquire(&url, &config).await.unwrap();
+    assert_eq!((answer.error.as_str(), answer.members.len()), ("the member is starting", 0));
+    tokio::task::spawn_blocking(move || starting.stop()).await.unwrap();
+}
