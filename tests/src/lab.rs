@@ -2,9 +2,13 @@
 //! Needs root, `ip` and, for disks, loop devices; says so when it cannot be. Whatever was made goes when the lab is dropped, with the
 //! processes in it, which therefore must be declared after it.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -24,6 +28,8 @@ pub struct Lab {
     has_way_in: bool,
     dir: tempfile::TempDir,
     mounts: Vec<PathBuf>,
+    /// Of the hosts whose links have a delay.
+    wires: Mutex<BTreeMap<usize, Child>>,
 }
 
 impl Lab {
@@ -56,6 +62,7 @@ impl Lab {
             n_hosts,
             dir: tempfile::tempdir()?,
             mounts: Vec::new(),
+            wires: Mutex::default(),
         };
         if let Err(error) = lab.build() {
             // A container without the right to make namespaces.
@@ -153,18 +160,38 @@ impl Lab {
         ip(&format!("-n {} route del blackhole {}/32", self.host(from), self.address(to)))
     }
 
-    /// Everything a host sends arrives so much later; false where the kernel cannot do that.
-    pub fn delay(&self, at: usize, milliseconds: u32) -> Result<bool> {
-        if !has_program("tc") {
+    /// From now on, everything a host sends arrives so much later; false where that is not possible. A process carries the
+    /// frames, because not every kernel has `netem`.
+    pub fn delay(&self, at: usize, delay: Duration) -> Result<bool> {
+        if !has_program("python3") || !Path::new("/dev/net/tun").exists() {
+            eprintln!("skipped: no delay without python3 and /dev/net/tun");
             return Ok(false);
         }
-        let delay = format!("{milliseconds}ms");
-        let args = ["qdisc", "replace", "dev", "eth0", "root", "netem", "delay", delay.as_str()];
-        let output = self.command(at, "tc").args(args).output().context("tc")?;
-        if !output.status.success() {
-            eprintln!("skipped: no delay: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(output.status.success())
+        let (host, switch, port) = (self.host(at), self.switch(), format!("s{at}"));
+        let mut command = Command::new("python3");
+        command.args(["-c", include_str!("wire.py"), &host, &switch, &port, &delay.as_millis().to_string()]);
+        let mut wire = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("python3")?;
+        let mut said = String::new();
+        BufReader::new(wire.stdout.take().context("piped")?).read_line(&mut said)?;
+        ensure!(said == "ready\n", "no wire to {host}");
+        // The others know the host by its hardware address.
+        let of_eth0 = run("ip", &["netns", "exec", &host, "cat", "/sys/class/net/eth0/address"])?;
+        ip(&format!("-n {host} link set slow0 address {} up", of_eth0.trim()))?;
+        ip(&format!("-n {host} addr add {}/24 dev slow0", self.address(at)))?;
+        ip(&format!("-n {switch} link set {port} master br0 up"))?;
+        ip(&format!("-n {host} link set eth0 down"))?;
+        self.wires.lock().unwrap_or_else(PoisonError::into_inner).insert(at, wire);
+        Ok(true)
+    }
+
+    pub fn undelay(&self, at: usize) -> Result<()> {
+        let wire = self.wires.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
+        let mut wire = wire.context("the host's link has no delay")?;
+        ip(&format!("-n {} link set eth0 up", self.host(at)))?;
+        // Its standard input ends, and so does it.
+        drop(wire.stdin.take());
+        wire.wait()?;
+        Ok(())
     }
 
     /// Puts a host's data on a disk of its own, which can stall; before its master starts. False where there are no such disks.
@@ -187,11 +214,11 @@ impl Lab {
 
     /// From now on, whatever writes to the host's disk waits.
     pub fn stall(&self, at: usize) -> Result<()> {
-        run("fsfreeze", &["-f", text(&self.data_dir(at))?])
+        run("fsfreeze", &["-f", text(&self.data_dir(at))?]).map(drop)
     }
 
     pub fn unstall(&self, at: usize) -> Result<()> {
-        run("fsfreeze", &["-u", text(&self.data_dir(at))?])
+        run("fsfreeze", &["-u", text(&self.data_dir(at))?]).map(drop)
     }
 
     /// Runs `quarterdeck status` on the host itself, whoever else can reach it.
@@ -206,6 +233,10 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        for wire in self.wires.get_mut().unwrap_or_else(PoisonError::into_inner).values_mut() {
+            let _gone_already = wire.kill();
+            let _reaped = wire.wait();
+        }
         for data in &self.mounts {
             let _not_frozen = Command::new("fsfreeze").arg("-u").arg(data).stderr(Stdio::null()).status();
             let _busy_until_the_process_is_gone = Command::new("umount").arg("-l").arg(data).status();
@@ -220,13 +251,14 @@ impl Drop for Lab {
 }
 
 fn ip(args: &str) -> Result<()> {
-    run("ip", &args.split(' ').collect::<Vec<_>>())
+    run("ip", &args.split(' ').collect::<Vec<_>>()).map(drop)
 }
 
-fn run(program: &str, args: &[&str]) -> Result<()> {
+/// What the program prints.
+fn run(program: &str, args: &[&str]) -> Result<String> {
     let output: Output = Command::new(program).args(args).output().with_context(|| program.to_owned())?;
     ensure!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The name of the master that leads, as one of them sees it.

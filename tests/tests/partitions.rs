@@ -13,6 +13,8 @@ use quarterdeck_tests::{Server, eventually};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a master without a majority is watched not acknowledging.
 const SILENCE: Duration = Duration::from_secs(4);
+/// Of what each master sends, when links are slow.
+const DELAY: Duration = Duration::from_millis(40);
 
 /// A client of some masters of a lab.
 async fn client(lab: &Lab, servers: &[Server], of: &[usize]) -> Result<Endpoints> {
@@ -92,14 +94,15 @@ async fn three_masters_go_on_through_partitions_deaf_links_slow_links_and_stalle
     })?;
 
     // Slow links: slower, and nothing else.
-    if lab.delay(0, 40)? {
-        lab.delay(1, 40)?;
-        lab.delay(2, 40)?;
+    if lab.delay(0, DELAY)? {
+        lab.delay(1, DELAY)?;
+        lab.delay(2, DELAY)?;
         for n in 0..5 {
-            write(&everybody, &format!("slowly-{n}"), PATIENCE).await?;
+            let took = write(&everybody, &format!("slowly-{n}"), PATIENCE).await?;
+            ensure!(took >= 2 * DELAY, "acknowledged before another master can have answered: {took:?}");
         }
         for at in 0..3 {
-            lab.delay(at, 0)?;
+            lab.undelay(at)?;
         }
     }
 
