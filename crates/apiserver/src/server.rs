@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use store::{FromFiles, Store};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -247,8 +249,8 @@ impl ApiServer {
     }
 
     /// Waits until the cache is complete and the control plane's objects exist.
-    pub async fn ready(&self) {
-        self.gateway.health.bootstrapped().await;
+    pub fn ready(&self) -> BoxFuture<'_, ()> {
+        self.gateway.health.bootstrapped().boxed()
     }
 
     /// A door for a component in this process, which acts as `user`.
@@ -257,12 +259,15 @@ impl ApiServer {
     }
 
     /// Serves HTTPS until [`ApiServer::stop`]; each connection with the configuration of its time. Ends when the audit log is
-    /// written.
-    pub async fn serve(&self, listener: TcpListener, tls: Arc<FromFiles<rustls::ServerConfig>>) {
-        serve::serve(Arc::clone(&self.gateway), listener, tls, self.shutdown.subscribe()).await;
-        if let Some(audit) = &self.gateway.audit {
-            audit.flush().await;
-        }
+    /// written. (Boxed, as the doors of other crates are: what the caller polls bare is compiled once more with the caller.)
+    pub fn serve(&self, listener: TcpListener, tls: Arc<FromFiles<rustls::ServerConfig>>) -> BoxFuture<'_, ()> {
+        let serving = async move {
+            serve::serve(Arc::clone(&self.gateway), listener, tls, self.shutdown.subscribe()).await;
+            if let Some(audit) = &self.gateway.audit {
+                audit.flush().await;
+            }
+        };
+        serving.boxed()
     }
 
     /// Ends watches, background work and [`ApiServer::serve`].

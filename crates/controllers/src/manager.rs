@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Connection, EventRecorder, InformerFactory, LeaderConfig, LeaderElection, Shutdown};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
@@ -125,17 +127,20 @@ impl ControllerManager {
     }
 
     /// Runs until `shutdown`; controllers run only while this process leads. Losing the lease stops and later restarts them.
-    pub async fn run(self, shutdown: Shutdown) {
-        let config = Arc::new(self.config);
-        let own = (self.connect)(MANAGER_USER);
-        let lead = |term: Shutdown| {
-            let informers = self.informers.for_term(term.clone());
-            run_controllers(self.connect.clone(), informers, config.clone(), term)
+    pub fn run(self, shutdown: Shutdown) -> BoxFuture<'static, ()> {
+        let running = async move {
+            let config = Arc::new(self.config);
+            let own = (self.connect)(MANAGER_USER);
+            let lead = |term: Shutdown| {
+                let informers = self.informers.for_term(term.clone());
+                run_controllers(self.connect.clone(), informers, config.clone(), term)
+            };
+            match config.leader_election.clone() {
+                Some(election) => LeaderElection::new(own, election).run(shutdown, lead).await,
+                None => lead(shutdown).await,
+            }
         };
-        match config.leader_election.clone() {
-            Some(election) => Box::pin(LeaderElection::new(own, election).run(shutdown, lead)).await,
-            None => lead(shutdown).await,
-        }
+        running.boxed()
     }
 }
 

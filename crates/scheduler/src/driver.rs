@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Connection, EventRecorder, EventType, Informer, InformerFactory, LeaderElection, Object, Shutdown};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
     Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
@@ -53,16 +55,19 @@ impl Scheduler {
     ///
     /// # Errors
     /// When a profile cannot be built.
-    pub async fn run(self, shutdown: Shutdown) -> Result<(), ProfileError> {
-        // A wrong profile is told at once, not when leadership comes.
-        build_profiles(&self.config)?;
-        let Some(lease) = self.config.leader_election.clone() else {
-            self.lead(shutdown).await;
-            return Ok(());
+    pub fn run(self, shutdown: Shutdown) -> BoxFuture<'static, Result<(), ProfileError>> {
+        let running = async move {
+            // A wrong profile is told at once, not when leadership comes.
+            build_profiles(&self.config)?;
+            let Some(lease) = self.config.leader_election.clone() else {
+                self.lead(shutdown).await;
+                return Ok(());
+            };
+            let election = LeaderElection::new(self.connection.clone(), lease);
+            election.run(shutdown, |term| self.lead(term)).await;
+            Ok(())
         };
-        let election = LeaderElection::new(self.connection.clone(), lease);
-        election.run(shutdown, |term| self.lead(term)).await;
-        Ok(())
+        running.boxed()
     }
 }
 

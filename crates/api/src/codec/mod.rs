@@ -13,7 +13,7 @@ mod target;
 mod time;
 pub mod yaml;
 
-use crate::Value;
+use crate::{Map, Value};
 
 pub(crate) use encode::encode_sorted;
 pub use encode::{encode, encode_type};
@@ -113,6 +113,35 @@ pub fn normalize<'t>(value: &Value, target: impl Into<Target<'t>>) -> Result<Nor
         Ok(read) => Ok(Normalized { value: read.value, strict_errors: read.strict_errors }),
         Err(failure) => Err(failure.explain(&target, &bytes)),
     }
+}
+
+/// [`normalize`] of what became of `before`, an object in that form: fields of the object that are as they were are not read
+/// again. That is most of it when a status is patched.
+pub fn normalize_changed<'t>(
+    value: &Value,
+    before: &Value,
+    target: impl Into<Target<'t>>,
+) -> Result<Normalized, DecodeError> {
+    let target = target.into();
+    let (Value::Object(new), Value::Object(old)) = (value, before) else { return normalize(value, target) };
+    // A definition may have another schema since; and a new field has its place, which the whole reading finds.
+    if target.custom.is_some() || !new.keys().eq(old.keys()) {
+        return normalize(value, target);
+    }
+    let is_changed = |name: &str, part: &Value| matches!(name, "apiVersion" | "kind") || old.get(name) != Some(part);
+    let changed: Map = new
+        .iter()
+        .filter(|(name, part)| is_changed(name, part))
+        .map(|(name, part)| (name.clone(), part.clone()))
+        .collect();
+    // Texts of errors quote the whole object.
+    let Ok(mut read) = normalize(&Value::Object(changed.clone()), target) else { return normalize(value, target) };
+    let whole = old.iter().filter_map(|(name, part)| match changed.contains_key(name) {
+        true => read.value.as_object_mut()?.remove(name).map(|part| (name.clone(), part)),
+        false => Some((name.clone(), part.clone())),
+    });
+    read.value = Value::Object(whole.collect());
+    Ok(read)
 }
 
 /// The result of [`normalize`].

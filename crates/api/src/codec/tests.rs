@@ -89,6 +89,24 @@ fn decoding_twice_changes_nothing() {
 }
 
 #[test]
+fn reading_only_what_changed_is_reading_all() {
+    for (path, kind) in golden() {
+        let bytes = fs::read(&path).expect("readable");
+        let before = decode(&bytes, Format::Json, kind, FieldValidation::Strict).expect("decodes").value;
+        let names: Vec<_> = before.as_object().expect("an object").keys().cloned().collect();
+        for name in &names {
+            for part in [Value::Null, json!({}), json!([]), json!("x"), json!({"labels": {"a": "b"}, "other": 1})] {
+                let mut now = before.clone();
+                now[&**name] = part;
+                let both = [normalize(&now, kind), normalize_changed(&now, &before, kind)];
+                let [all, changed] = both.map(|read| read.map(|read| (read.value.to_string(), read.strict_errors)));
+                assert_eq!(changed, all, "{} of {}", name, path.display());
+            }
+        }
+    }
+}
+
+#[test]
 fn absent_fields_print_as_upstream_prints_them() {
     let deployment =
         strict("apps", "v1", "Deployment", r#"{"metadata":{"name":"a"},"spec":{"replicas":null}}"#).expect("decodes");

@@ -83,7 +83,7 @@ pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old:
         errors.invalid(Path::new("patch"), patch.shown(&patched), text);
         Status::invalid("", "", "", &errors)
     };
-    let normalized = codec::normalize(&patched.object, target).map_err(|error| refuse(error.message))?;
+    let normalized = codec::normalize_changed(&patched.object, old, target).map_err(|error| refuse(error.message))?;
     let mut unknown = normalized.strict_errors;
     unknown.sort();
     let strict: Vec<String> = patch.strict_errors().iter().cloned().chain(unknown).collect();

@@ -9,6 +9,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -77,20 +79,27 @@ impl Server {
     }
 
     /// Serves until `shutdown` resolves; then streams are ended, and open calls get a moment to finish.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        let shared = Arc::clone(&self.services.shared);
-        shared.refresh().await;
-        let mut tasks = JoinSet::new();
-        for (listener, Listen { plain, serves, .. }) in self.listeners {
-            let tls = self.tls.clone().filter(|_| !plain);
-            tasks.spawn(accept(listener, tls, Services { serves, ..self.services.clone() }));
-        }
-        let refresher = Arc::clone(&shared);
-        let refresher = tokio::spawn(async move { refresher.follow_status().await });
-        shutdown.await;
-        shared.close();
-        while tasks.join_next().await.is_some() {}
-        refresher.abort();
+    pub fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> BoxFuture<'static, ()> {
+        self.serve(shutdown.boxed())
+    }
+
+    fn serve(self, shutdown: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        let serving = async move {
+            let shared = Arc::clone(&self.services.shared);
+            shared.refresh().await;
+            let mut tasks = JoinSet::new();
+            for (listener, Listen { plain, serves, .. }) in self.listeners {
+                let tls = self.tls.clone().filter(|_| !plain);
+                tasks.spawn(accept(listener, tls, Services { serves, ..self.services.clone() }));
+            }
+            let refresher = Arc::clone(&shared);
+            let refresher = tokio::spawn(async move { refresher.follow_status().await });
+            shutdown.await;
+            shared.close();
+            while tasks.join_next().await.is_some() {}
+            refresher.abort();
+        };
+        serving.boxed()
     }
 }
 
