@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -352,7 +352,7 @@ async fn next_schedule(endpoints: &Endpoints, n: usize, killed: Instant) -> Resu
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    anyhow::bail!("no pod was scheduled within {FAIL_OVER_MAX:?} of a kill")
+    bail!("no pod was scheduled within {FAIL_OVER_MAX:?} of a kill")
 }
 
 /// Waits until controllers have come to rest, and compares.
@@ -366,7 +366,10 @@ async fn settle(endpoints: &Endpoints, ledger: &Ledger, report: &mut Report) -> 
         if missing.is_empty() {
             break;
         }
-        ensure!(Instant::now() < deadline, "deployments do not become ready: {missing:?}");
+        if Instant::now() >= deadline {
+            describe(endpoints, &missing).await?;
+            bail!("deployments do not become ready: {missing:?}");
+        }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let maps = all::<ConfigMap>(endpoints).await?;
@@ -406,6 +409,25 @@ async fn settle(endpoints: &Endpoints, ledger: &Ledger, report: &mut Report) -> 
     let deletions =
         all::<Event>(endpoints).await?.into_iter().filter(|e| e.reason.as_deref() == Some("SuccessfulDelete"));
     report.doubled.extend(deletions.map(|event| event.message.unwrap_or_default()));
+    Ok(())
+}
+
+/// Prints what there is of these Deployments.
+async fn describe(endpoints: &Endpoints, names: &[&String]) -> Result<()> {
+    let is_of = |labels: &Option<BTreeMap<String, String>>| {
+        labels.as_ref().and_then(|labels| labels.get("app")).is_some_and(|app| names.contains(&app))
+    };
+    for deployment in all::<Deployment>(endpoints).await? {
+        if names.iter().any(|name| Some(*name) == deployment.metadata.name.as_ref()) {
+            eprintln!("{}", json!([deployment.metadata, deployment.status]));
+        }
+    }
+    for set in all::<ReplicaSet>(endpoints).await?.iter().filter(|set| is_of(&set.metadata.labels)) {
+        eprintln!("{}", json!([set.metadata, set.status]));
+    }
+    for pod in all::<Pod>(endpoints).await?.iter().filter(|pod| is_of(&pod.metadata.labels)) {
+        eprintln!("{}", json!([pod.metadata, pod.status]));
+    }
     Ok(())
 }
 

@@ -5,7 +5,6 @@ use api::{Status, Value, meta};
 use crate::admission::quota::{self, Charge};
 use crate::admission::{self, Context};
 use crate::authz::escalation::{self, RbacWrite};
-use crate::error::{from_not_fresh, from_store};
 use crate::gateway::Gateway;
 use crate::guaranteed::{Target, Tried};
 use crate::reinvocation;
@@ -41,7 +40,7 @@ pub(crate) async fn mutate(
     old: Option<&Value>,
 ) -> Result<Admission, Status> {
     let view = view(request, operation, old);
-    patience(gateway, &view, object).await;
+    patience(gateway, request, &view, object).await?;
     let mut admission = Admission::default();
     plugins(gateway, request, &view, object, &mut admission)?;
     let source = gateway.cache.as_ref();
@@ -157,15 +156,26 @@ pub(crate) async fn connect(gateway: &Gateway, request: &Request, mut options: V
     Ok(options)
 }
 
-/// Waits while something is missing that may still come.
-async fn patience(gateway: &Gateway, view: &admission::Request<'_>, object: &Value) {
+/// Waits while something is missing that may still come. What refuses the write in the end is what the store has, not a cache
+/// that lags.
+async fn patience(
+    gateway: &Gateway,
+    request: &Request,
+    view: &admission::Request<'_>,
+    object: &Value,
+) -> Result<(), Status> {
     let started = tokio::time::Instant::now();
+    let mut is_fresh = false;
     while let Some(awaited) = admission::awaited(view, object, gateway.cache.as_ref()) {
-        if started.elapsed() >= awaited.patience {
-            return;
+        if started.elapsed() < awaited.patience {
+            tokio::time::sleep(PATIENCE_STEP).await;
+        } else if std::mem::replace(&mut is_fresh, true) {
+            break;
+        } else {
+            gateway.catch_up(&request.kind, request.verb).await?;
         }
-        tokio::time::sleep(PATIENCE_STEP).await;
     }
+    Ok(())
 }
 
 /// The judging phase, and the charge to quotas for what passes it.
@@ -280,8 +290,7 @@ async fn charge(gateway: &Gateway, view: &admission::Request<'_>, object: &Value
             return Ok(());
         }
         let kind = gateway.kind("", "v1", "resourcequotas")?;
-        let fresh = gateway.cache.catch_up().await.map_err(|e| from_store(&kind, "update", e))?;
-        fresh.map_err(from_not_fresh)?;
+        gateway.catch_up(&kind, "update").await?;
     }
     Err(Status::internal("resource quota evaluation timed out"))
 }

@@ -113,8 +113,7 @@ impl Allocations {
 
     /// The cache must show what the write before this one took.
     async fn see_last_write(&self, gateway: &Gateway, request: &Request) -> Result<(), Status> {
-        let fresh = gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "create", e))?;
-        fresh.map(|_| ()).map_err(crate::error::from_not_fresh)
+        gateway.catch_up(&request.kind, "create").await.map(drop)
     }
 
     /// Gives back what a deleted Service held.

@@ -25,7 +25,7 @@ use crate::control::{self, Control, ControlCall};
 use crate::custom::{Catalog, conversion};
 use crate::documents::Documents;
 use crate::fairness::{Admission, Fairness};
-use crate::health::Health;
+use crate::health::{self, Health};
 use crate::http::accept::{Accept, Forms, Shape, negotiate, negotiate_for};
 use crate::http::body::{self, ResponseBody};
 use crate::http::path::{ResourcePath, Target, parse};
@@ -180,6 +180,7 @@ impl Gateway {
         query: Query,
         (audit_id, asides): (&str, &mut Asides),
     ) -> Result<Response<ResponseBody>, Status> {
+        self.has_state(target.as_ref()).await?;
         let user = self.authenticate(peer, &call.headers, call.uri.path()).await;
         let target =
             target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
@@ -222,7 +223,9 @@ impl Gateway {
                 return Ok(too_many_requests());
             }
         }
-        let is_open = matches!(&target, Target::Other(path) if path.starts_with(control::OPEN));
+        // Before there are roles, nobody could ask whether this server lives.
+        let is_open = matches!(&target, Target::Other(path) if path.starts_with(control::OPEN)
+            || health::is_check(path) && !self.cache.is_ready());
         if !is_open {
             let decision = self.authz.authorize_selected(&user, &action, &fields);
             if let Some(trail) = &trail {

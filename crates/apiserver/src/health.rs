@@ -9,6 +9,11 @@ use crate::http::query::Query;
 /// The three endpoints and which checks they run.
 const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 
+/// Is this the path of an endpoint or of one of its checks?
+pub(crate) fn is_check(path: &str) -> bool {
+    ENDPOINTS.iter().any(|endpoint| path.trim_start_matches('/').split('/').next() == Some(endpoint))
+}
+
 /// What stands behind a check. Upstream has a hook for each part that starts; here some parts are the same thing, and
 /// those that cannot fail by themselves share the state of what they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

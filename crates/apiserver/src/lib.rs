@@ -22,6 +22,7 @@ mod custom;
 mod documents;
 mod error;
 mod fairness;
+mod freshness;
 mod gateway;
 mod guaranteed;
 mod health;

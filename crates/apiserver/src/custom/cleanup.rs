@@ -61,8 +61,7 @@ async fn remove_objects(gateway: &Gateway, kind: &Arc<Kind>) -> Result<(), Statu
     let Some(resource) = gateway.cache.resource(kind) else { return Ok(()) };
     let mut head = resource.head();
     loop {
-        let fresh = gateway.cache.catch_up().await.map_err(|e| crate::error::from_store(kind, "list", e))?;
-        fresh.map_err(crate::error::from_not_fresh)?;
+        gateway.catch_up(kind, "list").await?;
         head.borrow_and_update();
         let objects = resource.list("");
         if objects.is_empty() && is_empty(gateway, kind).await? {

@@ -39,10 +39,12 @@ pub(crate) async fn select(gateway: &Gateway, request: &Request) -> Result<(Vec<
     match plan(&options)? {
         Plan::Cache(freshness) => {
             let revision = match freshness {
-                Some(wanted) => gateway.cache.wait_for(wanted).await.map(|()| gateway.cache.revision()),
-                None => gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "list", e))?,
+                Some(wanted) => {
+                    gateway.cache.wait_for(wanted).await.map_err(from_not_fresh)?;
+                    gateway.cache.revision()
+                }
+                None => gateway.catch_up(&request.kind, "list").await?,
             };
-            let revision = revision.map_err(from_not_fresh)?;
             if let Some(why) = resource.defect(&request.namespace) {
                 return Err(Status::internal(why));
             }

@@ -340,8 +340,7 @@ async fn token(
     mut warnings: Vec<String>,
 ) -> Result<Reply, Status> {
     // The account may have been created a moment ago.
-    let fresh = gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "create", e))?;
-    fresh.map_err(crate::error::from_not_fresh)?;
+    gateway.catch_up(&request.kind, "create").await?;
     let moment = Moment::now();
     let account = (request.namespace.as_str(), request.name.as_str());
     let when = (moment.timestamp, moment.uid.as_str());

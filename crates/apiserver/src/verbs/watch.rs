@@ -17,7 +17,7 @@ use super::present::Presenter;
 use super::{Content, Reply, Request};
 use crate::cache::{Cache, CacheEvent, CachedObject, EventKind, Follower};
 use crate::custom::conversion;
-use crate::error::{from_not_fresh, from_store};
+use crate::error::from_not_fresh;
 use crate::gateway::Gateway;
 use crate::http::body;
 use crate::select::Selection;
@@ -51,10 +51,12 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
     let (position, start) = if lists_first {
         let fresh = match (unset, wants_initial) {
             // Upstream serves "any" for the legacy form; the newest state is a valid and kinder choice of that.
-            (true, _) => gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "watch", e))?,
-            (false, _) => gateway.cache.wait_for(revision).await.map(|()| gateway.cache.revision()),
+            (true, _) => gateway.catch_up(&request.kind, "watch").await?,
+            (false, _) => {
+                gateway.cache.wait_for(revision).await.map_err(from_not_fresh)?;
+                gateway.cache.revision()
+            }
         };
-        let fresh = fresh.map_err(from_not_fresh)?;
         let (objects, position) = resource.list_and_watch(&request.namespace);
         let objects = conversion::localize_all(gateway, &request.kind, objects).await?;
         let mut columns = true;
@@ -67,8 +69,7 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
         }
         (Ok(position), fresh)
     } else if unset {
-        let fresh = gateway.cache.catch_up().await.map_err(|e| from_store(&request.kind, "watch", e))?;
-        let fresh = fresh.map_err(from_not_fresh)?;
+        let fresh = gateway.catch_up(&request.kind, "watch").await?;
         (resource.position_after(fresh), fresh)
     } else {
         (resource.position_after(revision), revision)

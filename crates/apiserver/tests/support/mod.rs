@@ -158,6 +158,13 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let cluster = Self::starting(change).await;
+        tokio::time::timeout(PATIENCE, cluster.server.ready()).await.expect("the server becomes ready");
+        cluster
+    }
+
+    /// One that may not be ready yet.
+    pub(crate) async fn starting(change: impl FnOnce(&mut Config)) -> Self {
         let store = tokio::task::spawn_blocking(|| EmbeddedStore::open(EmbeddedConfig::default()));
         let store = Arc::new(store.await.expect("a task").expect("a store in memory"));
         let key = SigningKey::from_pem(&KeyPair::generate().expect("key").serialize_pem()).expect("key");
@@ -198,7 +205,6 @@ impl Cluster {
         };
         change(&mut config);
         let server = ApiServer::start(config).expect("a server");
-        tokio::time::timeout(PATIENCE, server.ready()).await.expect("the server becomes ready");
         let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
         let door = server.in_process(UserInfo { name: "admin".to_owned(), groups, ..UserInfo::default() });
         Self { server, door }
