@@ -131,10 +131,16 @@ impl Stores {
 
     /// A member that was added to the cluster: takes a place here and starts.
     pub fn join(&mut self, member: StoreMember) -> Result<usize> {
+        let at = self.begin_to_join(member)?;
+        self.wait_ready(at)?;
+        Ok(at)
+    }
+
+    /// As [`Stores::join`], without waiting until it serves.
+    pub fn begin_to_join(&mut self, member: StoreMember) -> Result<usize> {
         self.members.push(member);
         let at = self.members.len() - 1;
         self.spawn(at, &["--initial-cluster-state=existing"])?;
-        self.wait_ready(at)?;
         Ok(at)
     }
 

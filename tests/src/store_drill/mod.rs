@@ -30,9 +30,13 @@ use crate::{PATIENCE, drill::quantile};
 
 const N_MEMBERS: usize = 3;
 const N_CLIENTS: usize = 6;
-/// How long a fault lasts, in milliseconds: from less than a heartbeat to more than an election.
-const FAULT_MS: std::ops::Range<u64> = 50..2500;
-/// Data are compared, and history is compacted, every so many rounds.
+/// How long a fault lasts, in milliseconds: from less than a heartbeat to less than an election.
+const FAULT_MS: std::ops::Range<u64> = 50..700;
+/// And every so many faults, on average, up to more than an election.
+const LONG_FAULT_ONE_IN: u32 = 4;
+const LONG_FAULT_MS: std::ops::Range<u64> = 700..2500;
+/// Every so many rounds all members have to serve; then data are compared, and history is compacted. In between, a fault may hit while
+/// a member still recovers from the one before.
 const ROUNDS_BETWEEN_CHECKS: usize = 10;
 /// Revisions that compaction leaves to watches that are behind.
 const KEPT_REVISIONS: i64 = 500;
@@ -42,7 +46,7 @@ const CATCHUP_ENTRIES: u64 = 200;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub n_rounds: usize,
-    /// Decides which faults there are; when they hit is up to the machine.
+    /// Decides which faults there are and how long they last; what they hit is up to the machine.
     pub seed: u64,
 }
 
@@ -121,7 +125,7 @@ pub struct Report {
     pub n_revisions: usize,
     pub n_streams: usize,
     pub n_compared: usize,
-    /// From the end of each fault until every member served again.
+    /// From the end of each fault until all members knew a leader.
     pub recoveries: Vec<Duration>,
     pub violations: Vec<String>,
 }
@@ -142,7 +146,7 @@ impl std::fmt::Display for Report {
         writeln!(f, "calls: {n_calls}, acknowledged writes: {n_acknowledged}, writes of unknown outcome: {n_unknown}")?;
         writeln!(f, "revisions: {n_revisions}, told by each member's watch, over {n_streams} streams in all")?;
         let (median, most) = (quantile(&self.recoveries, 0.5), quantile(&self.recoveries, 1.0));
-        writeln!(f, "all members serve again after {median:.2?} (median), {most:.2?} (most)")?;
+        writeln!(f, "all members have a leader again after {median:.2?} (median), {most:.2?} (most)")?;
         writeln!(f, "data compared: {n_compared} times")?;
         writeln!(f, "violations: {}", self.violations.len())?;
         self.violations.iter().take(20).try_for_each(|violation| writeln!(f, "  {violation}"))
@@ -170,20 +174,23 @@ pub async fn run(plan: &Plan) -> Result<Report> {
         |(member, told): (&Channel, &Arc<_>)| tokio::spawn(watch(Arc::clone(&book), member.clone(), Arc::clone(told)));
     let watches: Vec<_> = channels.iter().zip(&told).map(watch).collect();
     let mut report = Report::default();
+    let mut leader = stores.leader().await?;
     for round in 1..=plan.n_rounds {
-        let leader = stores.leader().await?;
         let fault = Fault::draw(&mut chance, leader, stores.lab.is_some());
         *report.faults.entry(fault.name()).or_default() += 1;
-        let lasts = Duration::from_millis(chance.random_range(FAULT_MS));
-        tokio::task::block_in_place(|| fault.begin(&mut stores)).with_context(|| format!("{fault:?}"))?;
+        let lasts = if chance.random_ratio(1, LONG_FAULT_ONE_IN) { LONG_FAULT_MS } else { FAULT_MS };
+        let lasts = Duration::from_millis(chance.random_range(lasts));
+        let in_round = || format!("round {round} of seed {}: {fault:?} for {lasts:?}", plan.seed);
+        tokio::task::block_in_place(|| fault.begin(&mut stores)).with_context(in_round)?;
         tokio::time::sleep(lasts).await;
         let ended = Instant::now();
-        tokio::task::block_in_place(|| fault.end(&mut stores)).with_context(|| format!("{fault:?}"))?;
-        all_serve(&channels).await.with_context(|| format!("round {round}: {fault:?} for {lasts:?}"))?;
+        tokio::task::block_in_place(|| fault.end(&mut stores)).with_context(in_round)?;
+        leader = stores.leader().await.with_context(in_round)?;
         report.recoveries.push(ended.elapsed());
         report.n_rounds += 1;
         if round % ROUNDS_BETWEEN_CHECKS == 0 || round == plan.n_rounds {
-            compare(&channels, &mut report).await?;
+            all_serve(&channels).await.with_context(in_round)?;
+            compare(&channels, &mut report).await.with_context(in_round)?;
             let seen = told.iter().map(|told| told.lock().revisions.newest()).min().unwrap_or(0);
             compact(channels.choose(&mut chance).context("members")?, seen - KEPT_REVISIONS).await?;
             eprintln!("round {round} of {}, {} calls", plan.n_rounds, book.calls.lock().len());

@@ -2,6 +2,9 @@
 
 mod auth;
 mod clients;
+mod ctl;
 mod drill;
+mod masters;
 mod pause;
 mod walk;
+mod whole_state;

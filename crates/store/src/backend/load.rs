@@ -103,6 +103,16 @@ impl Default for Loader {
 }
 
 impl Loader {
+    /// Into a keyspace that says where values are which it does not keep in memory.
+    pub(super) fn into_keyspace(keyspace: Keyspace) -> Self {
+        Self { machine: Machine { keyspace, ..Machine::default() }, ..Self::default() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.machine.keyspace.cache().bytes()
+    }
+
     /// For a witness.
     pub(crate) fn of_members() -> Self {
         Self { only_members: true, ..Self::default() }

@@ -14,6 +14,7 @@ mod load;
 mod redb_backend;
 mod rows;
 mod snapshot_file;
+mod staged;
 mod writer;
 
 pub(crate) use discard::DiscardBackend;
@@ -25,7 +26,8 @@ pub(crate) use rows::{
     record_row, rows_of,
 };
 pub(crate) use snapshot_file::SnapshotFile;
-pub(crate) use writer::{Writer, WriterHandle};
+pub(crate) use staged::{Incoming, Staged, Staging};
+pub(crate) use writer::{Replacement, Writer, WriterHandle};
 
 /// Sizes as etcd reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +52,11 @@ pub(crate) trait Backend: Send + 'static {
 
     /// Stores these rows instead of everything there is, or changes nothing.
     fn replace(&mut self, rows: &mut dyn Iterator<Item = Result<Row, StoreError>>) -> Result<(), BackendError>;
+
+    /// As [`Backend::replace`], by a file with the rows, where states are files.
+    fn adopt(&mut self, _staged: Staged) -> Result<(), BackendError> {
+        Err(BackendError::Failed("the state is not a file".to_owned()))
+    }
 
     /// Visits a bucket in key order.
     fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError>;

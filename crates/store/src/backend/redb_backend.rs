@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError};
 
-use super::{Backend, BackendError, Bucket, Row, Sizes};
+use super::{Backend, BackendError, Bucket, Row, Sizes, Staged};
 use crate::mvcc::{RevisionKey, Rows};
 use crate::{Revision, StoreError};
 
@@ -22,10 +22,10 @@ type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 /// redb's cache: for the writer, and for values that are not in the keyspace's own cache any more.
 const CACHE_BYTES: usize = 32 << 20;
 /// Bytes of all keys and values in the buckets, noted with each commit so that a start need not read everything to know.
-const SIZES: TableDefinition<'static, &'static str, u64> = TableDefinition::new("sizes");
-const IN_USE: &str = "in_use";
-/// Bytes copied in one transaction when defragmenting.
-const COPY_BYTES: usize = 4 << 20;
+pub(super) const SIZES: TableDefinition<'static, &'static str, u64> = TableDefinition::new("sizes");
+pub(super) const IN_USE: &str = "in_use";
+/// Bytes written in one transaction when defragmenting, and when a whole state arrives.
+pub(super) const COPY_BYTES: usize = 4 << 20;
 
 pub(crate) struct RedbBackend {
     path: PathBuf,
@@ -35,7 +35,7 @@ pub(crate) struct RedbBackend {
 }
 
 /// `None` after an error, and while one file takes the place of another. Only the writer changes it.
-type Shared = Arc<RwLock<Option<Database>>>;
+pub(super) type Shared = Arc<RwLock<Option<Database>>>;
 
 impl RedbBackend {
     pub(crate) fn open(path: PathBuf) -> Result<Self, BackendError> {
@@ -87,12 +87,17 @@ impl RedbBackend {
             let from = self.database.read();
             let from = from.as_ref().ok_or(redb::Error::from(StorageError::PreviousIo))?;
             let to = Database::builder().set_cache_size(CACHE_BYTES).create(&path)?;
-            copy(from, &to)?;
+            copy(from, &to, self.in_use_bytes)?;
         }
+        self.put_in_place(&path)
+    }
+
+    /// A file that is whole and closed takes the place of the state file.
+    fn put_in_place(&self, path: &Path) -> Result<(), redb::Error> {
         let mut database = self.database.write();
         // Closed before, so that the new one finds no lock when it is opened under the old name.
         *database = None;
-        std::fs::rename(&path, &self.path)?;
+        std::fs::rename(path, &self.path)?;
         if let Some(dir) = self.path.parent() {
             File::open(dir)?.sync_all()?;
         }
@@ -116,8 +121,8 @@ fn unavailable() -> BackendError {
     into_error(StorageError::PreviousIo.into())
 }
 
-/// Copies all tables, durably at the end.
-fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
+/// Copies all tables, durably at the end, with a note of the bytes in use.
+fn copy(from: &Database, to: &Database, in_use_bytes: u64) -> Result<(), redb::Error> {
     let reading = from.begin_read()?;
     for bucket in Bucket::ALL {
         let source = match reading.open_table(table(bucket)) {
@@ -143,10 +148,13 @@ fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
             writing.commit()?;
         }
     }
-    let mut last = to.begin_write()?;
-    if let Some(in_use_bytes) = in_use(from)? {
-        last.open_table(SIZES)?.insert(IN_USE, in_use_bytes)?;
-    }
+    last_commit(to, in_use_bytes)
+}
+
+/// Makes what was written before durable, with the bytes in use.
+pub(super) fn last_commit(database: &Database, in_use_bytes: u64) -> Result<(), redb::Error> {
+    let mut last = database.begin_write()?;
+    last.open_table(SIZES)?.insert(IN_USE, in_use_bytes)?;
     last.set_durability(Durability::Immediate)?;
     last.set_two_phase_commit(true);
     last.set_quick_repair(true);
@@ -154,15 +162,15 @@ fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn open(path: &PathBuf) -> Result<Database, BackendError> {
+pub(super) fn open(path: &Path) -> Result<Database, BackendError> {
     Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| into_error(error.into()))
 }
 
-fn table(bucket: Bucket) -> Table {
+pub(super) fn table(bucket: Bucket) -> Table {
     TableDefinition::new(bucket.name())
 }
 
-fn into_error(error: redb::Error) -> BackendError {
+pub(super) fn into_error(error: redb::Error) -> BackendError {
     match error {
         redb::Error::Io(io) if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
             BackendError::NoSpace
@@ -288,6 +296,13 @@ impl Backend for RedbBackend {
         }
     }
 
+    fn adopt(&mut self, staged: Staged) -> Result<(), BackendError> {
+        let (path, in_use_bytes) = staged.close();
+        self.put_in_place(&path).map_err(into_error)?;
+        self.in_use_bytes = in_use_bytes;
+        Ok(())
+    }
+
     fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError> {
         let database = self.database.read();
         scan(database.as_ref().ok_or_else(unavailable)?, bucket, visit).map_err(into_error)
@@ -312,7 +327,7 @@ impl Backend for RedbBackend {
     }
 }
 
-struct RedbRows(Shared);
+pub(super) struct RedbRows(pub(super) Shared);
 
 impl std::fmt::Debug for RedbRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

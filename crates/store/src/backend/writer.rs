@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{Notify, oneshot};
 
 use super::rows::{Row, StateRows, progress_rows, push_rows_of};
-use super::{Backend, BackendError, Sizes};
+use super::{Backend, BackendError, Sizes, Staged};
 use crate::machine::{Machine, Write};
 use crate::mvcc::CHUNK_KEYS_MAX;
 use crate::pins::Pins;
@@ -53,6 +53,27 @@ struct Shared {
     progress: Notify,
 }
 
+/// A state that came whole, in rows or in a file.
+#[derive(Debug)]
+pub(crate) enum Replacement {
+    Rows(StateRows),
+    /// With the newest revision, and the index and term of the last entry.
+    File {
+        staged: Staged,
+        revision: Revision,
+        applied: (u64, u64),
+    },
+}
+
+impl Replacement {
+    fn place(&self) -> (Revision, (u64, u64)) {
+        match self {
+            Self::Rows(rows) => (rows.revision, rows.applied),
+            Self::File { revision, applied, .. } => (*revision, *applied),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     writes: Vec<Write>,
@@ -65,7 +86,7 @@ struct Queue {
     must_sweep: bool,
     defragment: Vec<oneshot::Sender<Result<(), StoreError>>>,
     /// A state to store instead of everything before, and who waits for it.
-    replace: Option<(StateRows, SyncSender<Result<(), StoreError>>)>,
+    replace: Option<(Replacement, SyncSender<Result<(), StoreError>>)>,
     is_stopped: bool,
 }
 
@@ -213,19 +234,22 @@ impl Writer {
 
     /// Stores a state that came whole. What was still to be written led to the state before it.
     fn replace(&mut self) {
-        let (rows, done) = {
+        let (state, done) = {
             let mut queue = self.shared.queue.lock();
             let Some(order) = queue.replace.take() else { return };
             queue.writes.clear();
             self.taken_bytes += std::mem::take(&mut queue.bytes);
             queue.n_pushes += 1;
-            queue.applied = order.0.applied;
+            queue.applied = order.0.place().1;
             queue.must_sweep = true;
             order
         };
         self.stuck.clear();
-        let (applied, revision) = (rows.applied, rows.revision);
-        let replaced = self.backend.replace(&mut rows.into_rows());
+        let (revision, applied) = state.place();
+        let replaced = match state {
+            Replacement::Rows(rows) => self.backend.replace(&mut rows.into_rows()),
+            Replacement::File { staged, .. } => self.backend.adopt(staged),
+        };
         self.shared.backlog_bytes.fetch_sub(std::mem::take(&mut self.taken_bytes) as u64, Ordering::AcqRel);
         if replaced.is_ok() {
             self.retry_at = None;
@@ -332,14 +356,14 @@ impl WriterHandle {
     }
 
     /// Stores a state instead of all there is; returns when it is durable. Nothing may be pushed meanwhile.
-    pub(crate) fn replace(&self, rows: StateRows) -> Result<(), StoreError> {
+    pub(crate) fn replace(&self, state: Replacement) -> Result<(), StoreError> {
         let (done, outcome) = sync_channel(1);
         {
             let mut queue = self.shared.queue.lock();
             if queue.is_stopped {
                 return Err(StoreError::Stopped);
             }
-            queue.replace = Some((rows, done));
+            queue.replace = Some((state, done));
             self.shared.news.notify_one();
         }
         outcome.recv().unwrap_or(Err(StoreError::Stopped))

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 
 use super::Clock;
 use crate::StoreError;
-use crate::backend::{StateRows, WriterHandle};
+use crate::backend::{Replacement, Staged, StateRows, WriterHandle};
 use crate::command::Command;
 use crate::machine::{Machine, Outcome};
 use crate::membership::MemberChange;
@@ -122,10 +122,14 @@ impl Apply for Applier {
         self.machine.read().membership.is_witness(id)
     }
 
-    fn prepare_install(&self, machine: &Machine) -> Install {
-        let rows = StateRows::of(machine);
+    fn prepare_install(&self, machine: &Machine, staged: Option<Staged>) -> Install {
+        let (revision, applied) = (machine.keyspace.revision(), machine.applied);
+        let state = match staged {
+            Some(staged) => Replacement::File { staged, revision, applied },
+            None => Replacement::Rows(StateRows::of(machine)),
+        };
         let writer = self.writer.clone();
-        Box::new(move || writer.replace(rows))
+        Box::new(move || writer.replace(state))
     }
 
     fn install(&mut self, machine: Machine) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use raft::eraftpb::{Entry, HardState};
 
 use crate::StoreError;
-use crate::backend::{Backend, BackendError, Bucket, Row, Sizes};
+use crate::backend::{Backend, BackendError, Bucket, Row, Sizes, Staged};
 use crate::metrics::Metrics;
 use crate::mvcc::Rows;
 use crate::raft::{Identity, LogError, LogStore, LoggedState};
@@ -57,6 +57,10 @@ impl Backend for MeasuredBackend {
 
     fn replace(&mut self, rows: &mut dyn Iterator<Item = Result<Row, StoreError>>) -> Result<(), BackendError> {
         self.backend.replace(rows)
+    }
+
+    fn adopt(&mut self, staged: Staged) -> Result<(), BackendError> {
+        self.backend.adopt(staged)
     }
 
     fn scan(&self, bucket: Bucket, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BackendError> {

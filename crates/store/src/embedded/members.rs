@@ -10,7 +10,7 @@ use super::export::hash_at;
 use super::leases::{LeaseDesk, at_leader};
 use crate::command::Command;
 use crate::machine::Outcome;
-use crate::membership::{MemberChange, member_id};
+use crate::membership::{MemberChange, Membership, member_id};
 use crate::peer::{Desk, PeerNet, PeerUrl};
 use crate::pins::Pins;
 use crate::proto::peer as pb;
@@ -50,10 +50,8 @@ impl EmbeddedStore {
         let own = self.identity.member_id;
         let peers = self.peers()?;
         let is_down = id != own && !peers.is_connected(id);
-        self.membership(|membership| {
-            membership.check(&MemberChange::Remove(id))?;
-            membership.may_remove(id, is_down, &peers.healthy())
-        })?;
+        self.check(|membership| membership.check(&MemberChange::Remove(id))).await?;
+        self.membership(|membership| membership.may_remove(id, is_down, &peers.healthy()))?;
         if id == own && self.raft.leads() {
             self.hand_over(peers).await?;
         }
@@ -75,12 +73,12 @@ impl EmbeddedStore {
 
     pub(super) async fn update_member(&self, id: u64, peer_urls: Vec<String>) -> Result<Vec<Member>, StoreError> {
         check_urls(&peer_urls)?;
-        self.membership(|membership| membership.check_update(id, &peer_urls))?;
+        self.check(|membership| membership.check_update(id, &peer_urls)).await?;
         members_of(self.raft.propose(Command::MemberUpdate { id, peer_urls }).await?)
     }
 
     pub(super) async fn promote_member(&self, id: u64) -> Result<Vec<Member>, StoreError> {
-        self.membership(|membership| membership.check(&MemberChange::Promote(id)))?;
+        self.check(|membership| membership.check(&MemberChange::Promote(id))).await?;
         let here = || promote(&self.raft, &self.leases, id);
         let members = |answer: pb::Answer| answer.members.into_iter().map(Into::into).collect();
         at_leader(&self.raft, self.peers.as_ref(), pb::call::Request::Promote(id), here, members).await
@@ -94,7 +92,19 @@ impl EmbeddedStore {
         self.peers.as_ref().ok_or(StoreError::Refused("re-configuration failed: the store does not listen for peers"))
     }
 
-    pub(super) fn membership<T>(&self, look: impl FnOnce(&crate::membership::Membership) -> T) -> T {
+    /// Nothing is refused for what this member has not heard of yet.
+    async fn check(
+        &self,
+        look: impl Fn(&Membership) -> Result<(), StoreError> + Send + Sync,
+    ) -> Result<(), StoreError> {
+        if self.membership(&look).is_ok() {
+            return Ok(());
+        }
+        self.confirm_read().await?;
+        self.membership(&look)
+    }
+
+    pub(super) fn membership<T>(&self, look: impl FnOnce(&Membership) -> T) -> T {
         look(&self.machine.read().membership)
     }
 

@@ -5,6 +5,7 @@
 //! DATA/format        version of this layout
 //! DATA/wal/          the log (raft-engine)
 //! DATA/state.redb    the state up to some log entry (redb)
+//! DATA/incoming-N    a state on its way in, which takes the place of state.redb or goes
 //! ```
 
 use std::fs::{File, TryLockError};
@@ -25,8 +26,8 @@ use super::members::MemberDesk;
 use super::{Clock, ClusterState, EmbeddedConfig, EmbeddedStore, OpenError, Threads, join};
 use crate::auth::Passwords;
 use crate::backend::{
-    Backend, BackendError, DiscardBackend, LoadError, Loaded, RedbBackend, Writer, auth_row, initial_rows, load,
-    progress_rows,
+    Backend, BackendError, DiscardBackend, LoadError, Loaded, RedbBackend, Staging, Writer, auth_row, initial_rows,
+    load, progress_rows,
 };
 use crate::command::Command;
 use crate::machine::Machine;
@@ -201,7 +202,9 @@ pub(super) fn start<L: LogStore>(
     if let Some(peers) = &peers {
         let desk = Arc::new(MemberDesk { raft: raft.clone(), leases: leases.clone(), pins: pins.clone() });
         let is_witness = config.is_witness;
-        peers.run(Local { raft: raft.clone(), machine: machine.clone(), desk, is_witness });
+        let kept_in = config.data_dir.as_deref().filter(|_| !is_witness);
+        let staging = kept_in.map(|dir| Arc::new(Staging::new(dir, config.value_cache_bytes)));
+        peers.run(Local { raft: raft.clone(), machine: machine.clone(), desk, staging, is_witness });
         if !others.members.is_empty() {
             peers.update(&others);
         }

@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use super::json::Splitter;
 use super::server::Services;
+use super::websocket;
 
 /// Paths under `/v3/`, and the calls they stand for. RangeStream has none, as upstream.
 const ROUTES: &[(&str, &str, &str)] = &[
@@ -77,9 +78,6 @@ const ROUTES: &[(&str, &str, &str)] = &[
 /// Older spellings of the API's version, rewritten as upstream does.
 const PREFIXES: &[&str] = &["/v3/", "/v3beta/"];
 
-/// JSON is larger than what it stands for: base64 by a third, names and quotes by about as much.
-const JSON_PER_PROTO_BYTE: usize = 2;
-
 static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
     const BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
     DescriptorPool::decode(BYTES).inspect_err(|error| tracing::error!(%error, "the API's description is broken")).ok()
@@ -91,7 +89,7 @@ pub(super) fn pool() -> Option<&'static DescriptorPool> {
 }
 
 /// A call with the shapes of its messages.
-struct Call {
+pub(super) struct Call {
     path: String,
     input: MessageDescriptor,
     output: MessageDescriptor,
@@ -107,13 +105,45 @@ pub(super) fn route(path: &str) -> Option<&str> {
 pub(super) async fn serve(services: &Services, request: Request<Incoming>) -> Response<Body> {
     let name = route(request.uri().path()).unwrap_or_default().trim_end_matches('/');
     let Some(call) = find(name) else { return refuse(&Status::not_found("Not Found")) };
+    if websocket::is_wanted(request.headers()) {
+        return websocket::serve(services, call, request);
+    }
     if request.method() != Method::POST {
         return refuse(&Status::unimplemented("Method Not Allowed"));
     }
-    match pass_on(services, call, request).await {
-        Ok(response) => response,
-        Err(status) => refuse(&status),
+    let (head, body) = request.into_parts();
+    if call.streams_in {
+        let parts = BodyStream::new(body).map(|part| match part {
+            Ok(part) => Ok(part.into_data().unwrap_or_default()),
+            Err(error) => Err(error.to_string()),
+        });
+        return ask(services, call, &head.headers, parts).await;
     }
+    let body = match Limited::new(body, services.json_bytes_max()).collect().await {
+        Ok(body) => to_proto(&call.input, &body.to_bytes()),
+        Err(error) => Err(Status::invalid_argument(error.to_string())),
+    };
+    let answered = match body {
+        Ok(message) => {
+            pass_on(services, call, &head.headers, Body::new(Full::new(frame(&message))), Broken::default()).await
+        }
+        Err(status) => Err(status),
+    };
+    answered.unwrap_or_else(|status| refuse(&status))
+}
+
+/// Makes a call whose request is JSON objects, one after the other; the first if it takes one only.
+pub(super) async fn ask(
+    services: &Services,
+    call: Call,
+    headers: &HeaderMap,
+    parts: impl Stream<Item = Result<Bytes, String>> + Send + Unpin + 'static,
+) -> Response<Body> {
+    let broken = Broken::default();
+    let n_messages = if call.streams_in { usize::MAX } else { 1 };
+    let messages = messages(parts, call.input.clone(), services.json_bytes_max(), broken.clone()).take(n_messages);
+    let answered = pass_on(services, call, headers, Body::new(StreamBody::new(messages)), broken).await;
+    answered.unwrap_or_else(|status| refuse(&status))
 }
 
 fn find(name: &str) -> Option<Call> {
@@ -129,21 +159,17 @@ fn find(name: &str) -> Option<Call> {
     })
 }
 
-async fn pass_on(services: &Services, call: Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-    let bytes_max = services.request_bytes_max() * JSON_PER_PROTO_BYTE;
-    let (head, body) = request.into_parts();
-    let broken = Broken::default();
-    let body = if call.streams_in {
-        Body::new(StreamBody::new(messages(body, call.input, bytes_max, broken.clone())))
-    } else {
-        let body = Limited::new(body, bytes_max).collect().await;
-        let body = body.map_err(|error| Status::invalid_argument(error.to_string()))?.to_bytes();
-        Body::new(Full::new(frame(&to_proto(&call.input, &body)?)))
-    };
+async fn pass_on(
+    services: &Services,
+    call: Call,
+    headers: &HeaderMap,
+    body: Body,
+    broken: Broken,
+) -> Result<Response<Body>, Status> {
     let mut inner = Request::new(body);
     *inner.method_mut() = Method::POST;
     *inner.uri_mut() = call.path.parse().map_err(|_impossible| Status::internal("malformed path"))?;
-    *inner.headers_mut() = metadata(&head.headers);
+    *inner.headers_mut() = metadata(headers);
     let Ok(answering) = services.call_grpc(inner) else { return Err(Status::unimplemented("unknown service")) };
     let Ok(response) = answering.await;
     if let Some(status) = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok) {
@@ -215,15 +241,15 @@ impl Broken {
     }
 }
 
-/// The JSON objects of a body, one after the other, each as soon as it is whole.
+/// The JSON objects in what comes, one after the other, each as soon as it is whole.
 fn messages(
-    body: Incoming,
+    parts: impl Stream<Item = Result<Bytes, String>> + Send + Unpin,
     descriptor: MessageDescriptor,
     bytes_max: usize,
     broken: Broken,
 ) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send {
-    let state = (BodyStream::new(body), Splitter::new(bytes_max), false);
-    futures::stream::unfold(state, move |(mut body, mut splitter, is_over)| {
+    let state = (parts, Splitter::new(bytes_max), false);
+    futures::stream::unfold(state, move |(mut parts, mut splitter, is_over)| {
         let (descriptor, broken) = (descriptor.clone(), broken.clone());
         async move {
             if is_over {
@@ -234,20 +260,17 @@ fn messages(
                     Ok(object) => object,
                     Err(what) => {
                         broken.set(Status::invalid_argument(what));
-                        return Some((Err(Status::invalid_argument(what)), (body, splitter, true)));
+                        return Some((Err(Status::invalid_argument(what)), (parts, splitter, true)));
                     }
                 };
                 if let Some(object) = object {
                     let message = to_proto(&descriptor, &object).inspect_err(|status| broken.set(status.clone()));
                     let is_over = message.is_err();
-                    return Some((message.map(|message| Frame::data(frame(&message))), (body, splitter, is_over)));
+                    return Some((message.map(|message| Frame::data(frame(&message))), (parts, splitter, is_over)));
                 }
-                match body.next().await? {
-                    Ok(part) => splitter.push(&part.into_data().unwrap_or_default()),
-                    Err(error) => {
-                        let status = Status::cancelled(error.to_string());
-                        return Some((Err(status), (body, splitter, true)));
-                    }
+                match parts.next().await? {
+                    Ok(part) => splitter.push(&part),
+                    Err(error) => return Some((Err(Status::cancelled(error)), (parts, splitter, true))),
                 }
             }
         }

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 
-use super::ServerConfig;
 use super::tests::Served;
+use super::{Origins, ServerConfig};
 use crate::proto::v3electionpb as epb;
 use crate::proto::v3electionpb::election_client::ElectionClient;
 use crate::proto::v3lockpb as lpb;
 use crate::proto::v3lockpb::lock_client::LockClient;
-use crate::{AuthConfig, EmbeddedConfig, EmbeddedStore, KeyRange, RangeRequest, Store};
+use crate::{AuthConfig, EmbeddedConfig, EmbeddedStore, KeyRange, Op, Put, RangeRequest, Store, Txn};
 
 async fn served() -> (Served, Arc<EmbeddedStore>) {
     let auth = AuthConfig::parse("simple", Duration::ZERO, 4).unwrap();
@@ -272,4 +274,58 @@ async fn leaders_follow_each_other_and_are_observed() {
         seen.push(next.unwrap().unwrap().kv.unwrap().value.to_vec());
     }
     assert_eq!(seen, [&b"one"[..], b"uno", b"two"]);
+}
+
+#[tokio::test]
+async fn pages_of_listed_origins_may_ask_and_strange_names_are_refused() {
+    let store = Arc::new(EmbeddedStore::open(EmbeddedConfig::default()).unwrap());
+    let one = |name: &str| [name.to_owned()].into();
+    let origins = Origins { cors: one("http://page.example:80"), hosts: one("x") };
+    let served = Served::over(store, ServerConfig { origins, ..ServerConfig::default() }, Box::new(())).await;
+    let origin = "Origin: http://page.example:80\r\n";
+    let asked = send(&served, "OPTIONS", "/v3/kv/put", origin, "").await;
+    assert_eq!((asked.status, &*asked.body), (200, ""));
+    for line in [
+        "access-control-allow-origin: http://page.example:80",
+        "access-control-allow-methods: POST, GET, OPTIONS, PUT, DELETE",
+        "access-control-allow-headers: accept, content-type, authorization",
+    ] {
+        assert!(asked.head.contains(line), "{}", asked.head);
+    }
+    let put = send(&served, "POST", "/v3/kv/put", origin, r#"{"key":"YQ=="}"#).await;
+    assert!(put.status == 200 && put.head.contains("access-control-allow-origin"), "{}", put.head);
+    let stranger = send(&served, "GET", "/version", "Origin: http://other.example\r\n", "").await;
+    assert!(stranger.status == 200 && !stranger.head.contains("access-control"), "{}", stranger.head);
+
+    let mut socket = TcpStream::connect(served.url.strip_prefix("http://").unwrap()).await.unwrap();
+    socket.write_all(b"GET /version HTTP/1.1\r\nHost: evil.example:2379\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 421") && text.contains("--host-whitelist \"evil.example\""), "{text}");
+}
+
+#[tokio::test]
+async fn a_page_watches_over_a_web_socket() {
+    let (served, store) = served().await;
+    let socket = TcpStream::connect(served.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let url = |path: &str| format!("{}{path}", served.url.replace("http://", "ws://"));
+    let (mut socket, _) = tokio_tungstenite::client_async(url("/v3/watch"), socket).await.unwrap();
+    let create = json!({ "create_request": { "key": "YQ==" } }).to_string();
+    socket.send(Message::text(create)).await.unwrap();
+    let mut next = async || -> Value {
+        let message = tokio::time::timeout(Duration::from_secs(30), socket.next()).await.unwrap().unwrap().unwrap();
+        serde_json::from_str(message.to_text().unwrap()).unwrap()
+    };
+    assert_eq!(next().await["result"]["created"], true);
+    let put = Op::Put(Put { key: "a".into(), value: "1".into(), ..Put::default() });
+    store.txn(Txn { success: vec![put], ..Txn::default() }).await.unwrap();
+    assert_eq!(next().await["result"]["events"][0]["kv"]["value"], "MQ==");
+
+    let socket = TcpStream::connect(served.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(url("/v3/kv/range"), socket).await.unwrap();
+    socket.send(Message::text(r#"{"key":"YQ=="}"#)).await.unwrap();
+    let answer = socket.next().await.unwrap().unwrap();
+    let answer: Value = serde_json::from_str(answer.to_text().unwrap()).unwrap();
+    assert_eq!(answer["kvs"][0]["value"], "MQ==");
+    assert!(matches!(socket.next().await, None | Some(Ok(Message::Close(_)))), "there is nothing more to say");
 }

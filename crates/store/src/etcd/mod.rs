@@ -15,16 +15,19 @@ mod lease;
 mod lock;
 mod maintenance;
 mod metrics;
+mod origins;
 mod server;
 mod shared;
 mod tls;
 mod watch;
+mod websocket;
 
 use std::net::{AddrParseError, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
 pub use crate::reload::Pem;
+pub use origins::Origins;
 pub use server::Server;
 pub use tls::{ServerTls, TlsProtocol};
 
@@ -91,6 +94,8 @@ pub struct ServerConfig {
     pub streams_max: Option<u32>,
     /// Also measure how long calls take: etcd's `--metrics=extensive`.
     pub metrics_extensive: bool,
+    /// Who may ask over HTTP.
+    pub origins: Origins,
 }
 
 impl Default for ServerConfig {
@@ -105,6 +110,7 @@ impl Default for ServerConfig {
             keep_alive_timeout: Duration::from_secs(20),
             streams_max: None,
             metrics_extensive: false,
+            origins: Origins::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -29,7 +29,7 @@ use super::kv::KvService;
 use super::lease::LeaseService;
 use super::lock::LockService;
 use super::maintenance::MaintenanceService;
-use super::shared::{CommonName, Shared};
+use super::shared::{CommonName, Shared, State};
 use super::tls::Acceptor;
 use super::watch::WatchService;
 use super::{Listen, ServeError, ServerConfig, Serves, gateway, http as pages};
@@ -49,6 +49,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// JSON is larger than what it stands for: base64 by a third, names and quotes by about as much.
+const JSON_PER_PROTO_BYTE: usize = 2;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A bound server. It serves while [`Server::run`] runs.
@@ -90,7 +92,8 @@ impl Server {
             let mut tasks = JoinSet::new();
             for (listener, Listen { plain, serves, .. }) in self.listeners {
                 let tls = self.tls.clone().filter(|_| !plain);
-                tasks.spawn(accept(listener, tls, Services { serves, ..self.services.clone() }));
+                let is_secure = tls.is_some();
+                tasks.spawn(accept(listener, tls, Services { serves, is_secure, ..self.services.clone() }));
             }
             let refresher = Arc::clone(&shared);
             let refresher = tokio::spawn(async move { refresher.follow_status().await });
@@ -185,7 +188,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(config.keep_alive_interval)
         .keep_alive_timeout(config.keep_alive_timeout);
-    let connection = builder.serve_connection(io, services);
+    let connection = builder.serve_connection_with_upgrades(io, services);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -203,6 +206,7 @@ where
 #[derive(Clone)]
 pub(super) struct Services {
     serves: Serves,
+    is_secure: bool,
     shared: Arc<Shared>,
     common_name: Option<CommonName>,
     kv: KvServer<KvService>,
@@ -222,6 +226,7 @@ impl Services {
         let service = || Arc::clone(&shared);
         Self {
             serves: Serves::Everything,
+            is_secure: false,
             kv: KvServer::new(KvService(service())).max_decoding_message_size(bytes_max),
             watch: WatchServer::new(WatchService(service())).max_decoding_message_size(bytes_max),
             lease: LeaseServer::new(LeaseService(service())).max_decoding_message_size(bytes_max),
@@ -240,9 +245,13 @@ impl Services {
         Self { common_name, ..self }
     }
 
-    /// Largest message that a client may send.
-    pub(super) fn request_bytes_max(&self) -> usize {
-        self.shared.decode_bytes_max()
+    /// Largest request that a client may send as JSON.
+    pub(super) fn json_bytes_max(&self) -> usize {
+        self.shared.decode_bytes_max() * JSON_PER_PROTO_BYTE
+    }
+
+    pub(super) fn states(&self) -> tokio::sync::watch::Receiver<State> {
+        self.shared.states()
     }
 
     /// Calls the service that the path of a gRPC request names, or gives the request back.
@@ -287,6 +296,25 @@ impl Services {
         if is_grpc(&request) {
             return unknown_call(request.uri().path());
         }
+        if self.serves == Serves::Metrics {
+            return self.call_page(request).await;
+        }
+        let origins = &self.shared.config.origins;
+        if !self.is_secure
+            && let Some(refusal) = origins.refuse_host(&request)
+        {
+            return refusal;
+        }
+        let allowed = origins.allowed(&request);
+        let mut response = match *request.method() {
+            Method::OPTIONS => Response::new(Body::empty()),
+            _ => self.call_page(request).await,
+        };
+        allowed.tell(&mut response);
+        response
+    }
+
+    async fn call_page(&self, request: Request<Incoming>) -> Response<Body> {
         if gateway::route(request.uri().path()).is_some() {
             return gateway::serve(self, request).await;
         }

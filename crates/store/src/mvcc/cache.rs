@@ -68,7 +68,7 @@ impl Cache {
     }
 
     #[cfg(test)]
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -82,7 +82,7 @@ impl Keyspace {
     /// those rows.
     pub(crate) fn take_over_cache(&mut self, old: &mut Self) {
         let Cache { rows, budget_bytes, .. } = std::mem::take(&mut old.cache);
-        self.cache = Cache { rows, budget_bytes, ..Cache::default() };
+        self.cache = Cache { rows, budget_bytes, forgotten: self.cache.forgotten, ..Cache::default() };
         for change in self.history.since(Revision(0)) {
             self.cache.add(&change.record);
         }

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::config::{PeerConfig, PeerError, PeerUrl};
 use super::pace::{Haste, Pace};
 use super::{dial, listen, snapshot};
+use crate::backend::Staging;
 use crate::machine::Machine;
 use crate::membership::Membership;
 use crate::proto::peer as pb;
@@ -45,6 +46,8 @@ pub(crate) struct Local {
     pub(crate) raft: Raft,
     pub(crate) machine: Arc<RwLock<Machine>>,
     pub(crate) desk: Arc<dyn Desk>,
+    /// Where states that others send are kept; `None` where they stay in memory.
+    pub(crate) staging: Option<Arc<Staging>>,
     pub(crate) is_witness: bool,
 }
 
@@ -59,7 +62,7 @@ pub(super) struct Inner {
     pub(super) server_tls: Option<FromFiles<ServerConfig>>,
     pub(super) client_tls: Option<FromFiles<ClientConfig>>,
     pub(super) local: OnceLock<Local>,
-    /// One snapshot comes in at a time: it takes as much memory as the state.
+    /// One snapshot comes in at a time: it takes as much disk as the state.
     pub(super) receiving: Semaphore,
     pub(super) snapshot_pace: Pace,
     peers: RwLock<HashMap<u64, Peer>>,

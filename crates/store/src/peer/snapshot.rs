@@ -13,7 +13,7 @@ use super::dial::{SILENCE_MAX, Stream, connect, within};
 use super::frame::{self, Kind};
 use super::net::{Inner, Link};
 use crate::StoreError;
-use crate::backend::{Bucket, Loader, StateRows};
+use crate::backend::{BackendError, Bucket, Incoming, Loader, Row, Staging, StateRows};
 use crate::machine::Machine;
 use crate::proto::peer as pb;
 use crate::raft::message::{from_wire, metadata_to_wire};
@@ -110,6 +110,12 @@ fn number_of(bucket: Bucket) -> u32 {
     at.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX)
 }
 
+/// What arrives, on its way from the connection to the thread that stores it.
+enum Part {
+    Rows(Vec<pb::Row>),
+    End { n_rows: u64 },
+}
+
 pub(super) async fn receive(inner: &Inner, mut stream: Box<dyn Stream>) -> Result<(), PeerError> {
     let Ok(_place) = inner.receiving.try_acquire() else {
         let busy = pb::SnapshotDone { accepted: false };
@@ -118,34 +124,67 @@ pub(super) async fn receive(inner: &Inner, mut stream: Box<dyn Stream>) -> Resul
     let begin: pb::SnapshotBegin = within(SILENCE_MAX, frame::expect(&mut stream, Kind::SnapshotBegin)).await?;
     let message = begin.message.ok_or(PeerError::Protocol("a snapshot without its message"))?;
     let message = from_wire(message).map_err(|_| PeerError::Protocol("a message without meaning"))?;
-    let is_witness = inner.local.get().is_some_and(|local| local.is_witness);
-    let mut loader = if is_witness { Loader::of_members() } else { Loader::default() };
-    let mut n_rows = 0;
-    let machine = loop {
-        let (kind, payload) = within(SILENCE_MAX, frame::read(&mut stream)).await?;
-        match kind {
-            Kind::SnapshotRows => {
-                for row in pb::SnapshotRows::decode(payload)?.rows {
-                    let bucket = usize::try_from(row.bucket).ok().and_then(|at| Bucket::ALL.get(at));
-                    let bucket = *bucket.ok_or(PeerError::Protocol("a row of an unknown bucket"))?;
-                    loader.row(bucket, &row.key, &row.value).ok_or(PeerError::Protocol("a row without meaning"))?;
-                    n_rows += 1;
-                }
-            }
-            Kind::SnapshotEnd => {
-                if pb::SnapshotEnd::decode(payload)?.n_rows != n_rows {
-                    return Err(PeerError::Protocol("a snapshot with rows missing"));
-                }
-                break loader.finish().machine;
-            }
-            _ => return Err(PeerError::Protocol("a frame out of turn")),
-        }
-    };
-    check(&message, &machine)?;
-    if let Some(local) = inner.local.get() {
-        local.raft.install(message, Box::new(machine));
-    }
+    let local = inner.local.get().ok_or(PeerError::Timeout)?;
+    let (staging, is_witness) = (local.staging.clone(), local.is_witness);
+    let (parts, arriving) = mpsc::channel(CHUNKS_AHEAD);
+    let storing = tokio::task::spawn_blocking(move || store(staging.as_deref(), is_witness, arriving));
+    let passed = pass_on(&mut stream, parts).await;
+    let stored = storing.await.map_err(|error| PeerError::Io(std::io::Error::other(error)))?;
+    passed?;
+    let state = stored?;
+    check(&message, &state.machine)?;
+    local.raft.install(message, Box::new(state));
     within(SILENCE_MAX, frame::write(&mut stream, Kind::SnapshotDone, &pb::SnapshotDone { accepted: true })).await
+}
+
+/// Reads to the end of the state, or until nobody stores it any more.
+async fn pass_on(stream: &mut Box<dyn Stream>, parts: mpsc::Sender<Part>) -> Result<(), PeerError> {
+    loop {
+        let (kind, payload) = within(SILENCE_MAX, frame::read(stream)).await?;
+        let part = match kind {
+            Kind::SnapshotRows => Part::Rows(pb::SnapshotRows::decode(payload)?.rows),
+            Kind::SnapshotEnd => Part::End { n_rows: pb::SnapshotEnd::decode(payload)?.n_rows },
+            _ => return Err(PeerError::Protocol("a frame out of turn")),
+        };
+        let is_end = matches!(part, Part::End { .. });
+        let is_refused = parts.send(part).await.is_err();
+        if is_end || is_refused {
+            return Ok(());
+        }
+    }
+}
+
+/// Builds the state, and brings its rows to a file as they come.
+fn store(staging: Option<&Staging>, is_witness: bool, mut parts: mpsc::Receiver<Part>) -> Result<Incoming, PeerError> {
+    let failed = |error: BackendError| PeerError::Io(std::io::Error::other(error));
+    let (mut staged, mut loader) = match staging {
+        Some(staging) => staging.begin().map(|(staged, loader)| (Some(staged), loader)).map_err(failed)?,
+        None if is_witness => (None, Loader::of_members()),
+        None => (None, Loader::default()),
+    };
+    let mut n_stored = 0;
+    loop {
+        match parts.blocking_recv() {
+            Some(Part::Rows(rows)) => {
+                for pb::Row { bucket, key, value } in rows {
+                    let bucket = usize::try_from(bucket).ok().and_then(|at| Bucket::ALL.get(at));
+                    let bucket = *bucket.ok_or(PeerError::Protocol("a row of an unknown bucket"))?;
+                    loader.row(bucket, &key, &value).ok_or(PeerError::Protocol("a row without meaning"))?;
+                    if let Some(staged) = &mut staged {
+                        staged.add(Row::put(bucket, key, value)).map_err(failed)?;
+                    }
+                    n_stored += 1;
+                }
+            }
+            Some(Part::End { n_rows }) if n_rows == n_stored => break,
+            Some(Part::End { .. }) => return Err(PeerError::Protocol("a snapshot with rows missing")),
+            None => return Err(PeerError::Protocol("a snapshot without an end")),
+        }
+    }
+    if let Some(staged) = &mut staged {
+        staged.finish().map_err(failed)?;
+    }
+    Ok(Incoming { machine: loader.finish().machine, staged })
 }
 
 /// The state must be the one that the message says.

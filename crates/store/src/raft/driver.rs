@@ -18,6 +18,7 @@ use super::proposals::Proposals;
 use super::reads::Reads;
 use super::wal::{Install, Job, Wal, truncate};
 use crate::StoreError;
+use crate::backend::{Incoming, Staged};
 use crate::command::Command;
 use crate::machine::{Machine, Outcome};
 use crate::membership::MemberChange;
@@ -67,7 +68,7 @@ pub(crate) trait Apply: Send + 'static {
     fn is_witness(&self, id: u64) -> bool;
 
     /// What makes a state that came whole durable; [`Apply::install`] follows when that is done.
-    fn prepare_install(&self, machine: &Machine) -> Install;
+    fn prepare_install(&self, machine: &Machine, staged: Option<Staged>) -> Install;
 
     fn install(&mut self, machine: Machine);
 
@@ -116,7 +117,7 @@ pub(crate) struct Driver<L, A> {
     reads: Reads<oneshot::Sender<Result<(), StoreError>>>,
     was_established: bool,
     /// A state that came whole and is not the state yet, with the index it is of.
-    arriving: Option<(u64, Box<Machine>)>,
+    arriving: Option<(u64, Box<Incoming>)>,
     /// The write that makes it durable.
     installing: Option<(u64, Box<Machine>)>,
     /// Writes that the WAL thread has not reported, by number, and when they were handed over.
@@ -272,7 +273,7 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
                 Input::Change { id, change, reply } => self.hold_change(id, change, reply),
                 Input::ReadIndex { reply } => self.reads.add(reply),
                 Input::Step(message) => self.core.step(message),
-                Input::Install { message, machine } => self.receive_snapshot(message, machine),
+                Input::Install { message, state } => self.receive_snapshot(message, state),
                 Input::Unreachable(id) => self.core.report_unreachable(id),
                 Input::SnapshotSent { to, sent } => self.core.report_snapshot(to, sent),
                 Input::Persisted { number, outcome } => self.persisted(number, outcome)?,
@@ -492,10 +493,11 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
             None => None,
             Some((index, _)) => {
                 let arrived = self.arriving.take().filter(|(of, _)| *of == index);
-                let (_, machine) =
+                let (_, state) =
                     arrived.ok_or_else(|| Trouble::Raft(format!("the state of snapshot {index} did not arrive")))?;
-                let install = self.apply.prepare_install(&machine);
-                self.installing = Some((write.number, machine));
+                let Incoming { machine, staged } = *state;
+                let install = self.apply.prepare_install(&machine, staged);
+                self.installing = Some((write.number, Box::new(machine)));
                 Some(install)
             }
         };
@@ -529,11 +531,11 @@ impl<L: LogStore, A: Apply> Driver<L, A> {
         Ok(())
     }
 
-    fn receive_snapshot(&mut self, message: Message, machine: Box<Machine>) {
+    fn receive_snapshot(&mut self, message: Message, state: Box<Incoming>) {
         if self.installing.is_some() {
             return;
         }
-        self.arriving = Some((machine.applied.0, machine));
+        self.arriving = Some((state.machine.applied.0, state));
         self.core.step(message);
     }
 

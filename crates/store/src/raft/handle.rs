@@ -11,8 +11,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::log::LogError;
 use crate::StoreError;
+use crate::backend::Incoming;
 use crate::command::Command;
-use crate::machine::{Machine, Outcome};
+use crate::machine::Outcome;
 use crate::membership::MemberChange;
 
 /// Requests waiting for the driver; more are refused.
@@ -40,7 +41,7 @@ pub(crate) enum Input {
     /// A whole state, with the message that it answers.
     Install {
         message: Message,
-        machine: Box<Machine>,
+        state: Box<Incoming>,
     },
     Unreachable(u64),
     SnapshotSent {
@@ -243,8 +244,8 @@ impl Raft {
         let _dropped = self.inbox.try_send(Input::Step(message));
     }
 
-    pub(crate) fn install(&self, message: Message, machine: Box<Machine>) {
-        let _dropped = self.inbox.try_send(Input::Install { message, machine });
+    pub(crate) fn install(&self, message: Message, state: Box<Incoming>) {
+        let _dropped = self.inbox.try_send(Input::Install { message, state });
     }
 
     pub(crate) fn report_unreachable(&self, id: u64) {

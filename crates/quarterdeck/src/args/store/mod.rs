@@ -70,6 +70,12 @@ pub(crate) struct StoreFlags {
     /// Which metrics to serve: basic, or extensive with how long calls take.
     #[arg(long, value_parser = ["basic", "extensive"], default_value = "basic")]
     pub metrics: String,
+    /// Origins of web pages that may ask over HTTP; * or none is all.
+    #[arg(long, value_delimiter = ',', value_parser = origin, default_value = "*")]
+    pub cors: Vec<String>,
+    /// Names that HTTP clients without TLS may call this member by; * or none is all.
+    #[arg(long, value_delimiter = ',', default_value = "*")]
+    pub host_whitelist: Vec<String>,
     /// How users prove who they are: simple, or jwt,sign-method=…,pub-key=…,priv-key=…,ttl=….
     #[arg(long, default_value = "simple")]
     pub auth_token: String,
@@ -192,6 +198,16 @@ impl<T> EmptyOr<T> {
     pub(crate) fn get(&self) -> Option<&T> {
         self.0.as_ref()
     }
+}
+
+/// An origin of web pages as browsers name it.
+fn origin(text: &str) -> Result<String, String> {
+    let is_url =
+        ["http://", "https://"].iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
+    if is_url || matches!(text, "" | "*") {
+        return Ok(text.to_owned());
+    }
+    Err(format!("URL scheme must be http, https, unix, or unixs: {text}"))
 }
 
 #[allow(clippy::unnecessary_wraps)] // The form clap wants.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use client::Shutdown;
-use store::etcd::{Pem, Server, ServerConfig, ServerTls, TlsProtocol};
+use store::etcd::{Origins, Pem, Server, ServerConfig, ServerTls, TlsProtocol};
 use store::{
     AuthConfig, ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, PeerConfig, PeerTls, Retention, Store,
 };
@@ -133,6 +133,8 @@ impl Plan {
             listen_client_http_urls,
             listen_metrics_urls,
             metrics,
+            cors,
+            host_whitelist,
             auth_token,
             auth_token_ttl,
             bcrypt_cost,
@@ -246,6 +248,7 @@ impl Plan {
             keep_alive_timeout: grpc_keepalive_timeout,
             streams_max: Some(max_concurrent_streams),
             metrics_extensive: metrics == "extensive",
+            origins: origins(cors, host_whitelist),
         };
         let retention = retention(&auto_compaction_mode, &auto_compaction_retention)?;
         let megabytes =
@@ -255,6 +258,11 @@ impl Plan {
         let check_interval = Some(corrupt_check_time).filter(|interval| !interval.is_zero());
         Ok(Self { config, server, retention, data_dir, defragment_above_bytes, checks_at_start, check_interval })
     }
+}
+
+fn origins(cors: Vec<String>, hosts: Vec<String>) -> Origins {
+    let set = |names: Vec<String>| names.into_iter().filter(|name| !name.is_empty()).collect();
+    Origins { cors: set(cors), hosts: set(hosts) }
 }
 
 /// The part of the configuration that concerns other members.

@@ -8,8 +8,10 @@ use super::super::log::LoggedState;
 use crate::backend::{Bucket, Loader, StateRows};
 use crate::machine::Machine;
 
+pub(super) type Row = (Bucket, Vec<u8>, Vec<u8>);
+
 /// Rows of a state, with everything that a backend would hold.
-type Rows = Vec<(Bucket, Vec<u8>, Vec<u8>)>;
+pub(super) type Rows = Vec<Row>;
 
 #[derive(Debug, Default)]
 pub(super) struct Disk {
@@ -66,13 +68,8 @@ impl Disk {
     }
 
     /// The state up to what is applied reaches the disk, as the background writer brings it.
-    pub(super) fn checkpoint(&mut self, machine: &Machine) {
-        self.state = rows_of(machine);
-    }
-
-    /// Index up to which the state is on the disk.
-    pub(super) fn durable_index(&self) -> u64 {
-        if self.state.is_empty() { 0 } else { load(&self.state).0.applied.0 }
+    pub(super) fn checkpoint(&mut self, rows: Rows) {
+        self.state = rows;
     }
 
     pub(super) fn truncate(&mut self, index: u64, term: u64) {
