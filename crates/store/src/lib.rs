@@ -7,6 +7,7 @@
 
 mod auth;
 mod backend;
+mod background;
 pub mod bolt;
 mod command;
 mod compactor;
@@ -44,6 +45,7 @@ pub use auth::{
     AuthChange, AuthConfig, AuthConfigError, AuthRequest, AuthResponse, Credentials, NewPassword, Permission,
     PermissionKind,
 };
+pub use background::spawn_background;
 pub use compactor::Retention;
 pub use embedded::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, OpenError};
 pub use peer::{PeerConfig, PeerTls, SNAPSHOT_BYTES_PER_SECOND};

@@ -103,12 +103,15 @@ impl Source {
         let snapshot = self.store.snapshot().await.context("the store's snapshot")?;
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         let (writer, header) = ArchiveWriter::new(&manifest, key.as_ref(), rand::random());
-        tokio::spawn(async move {
+        let making = async move {
             let mut throttle = Throttle::new(bandwidth);
             if let Err(error) = make(writer, header, snapshot, files, &sender, &mut throttle).await {
                 let _nobody_listens = sender.send(Err(error)).await;
             }
-        });
+        };
+        // Sealing is work for a processor, which is not to be taken from requests.
+        let runtime = tokio::runtime::Handle::current();
+        store::spawn_background("backup", move || runtime.block_on(making))?;
         Ok(Making { manifest, chunks })
     }
 

@@ -12,6 +12,7 @@ use super::layout::{
     BUCKET_VALUE, ELEMENT_HEADER, ELEMENT_IS_BUCKET, FLAG_BRANCH, FLAG_LEAF, FLAG_META, MAGIC, META_LEN, META_SUMMED,
     NO_FREELIST, PAGE_HEADER, PAGE_SIZE, Packer, TRAILER, VERSION, fnv1a, pages,
 };
+use crate::background::spawn_background;
 use crate::{Snapshot, StoreError};
 
 /// Bytes gathered before they are handed on.
@@ -95,17 +96,22 @@ impl Writer {
         out.finish()
     }
 
-    /// Streams the file from a blocking thread. Dropping the snapshot stops it.
+    /// Streams the file from a thread in the background. Dropping the snapshot stops it.
     pub fn into_snapshot(self) -> Snapshot {
         let size_bytes = self.size_bytes();
         let (chunks, received) = mpsc::channel(CHUNKS_QUEUED);
-        tokio::task::spawn_blocking(move || {
+        let failed = chunks.clone();
+        let started = spawn_background("snapshot", move || {
             let sent = self.run(&mut |chunk| chunks.blocking_send(Ok(chunk)).map_err(|_gone| StoreError::Stopped));
             if let Err(error) = sent {
                 // The receiver may be gone, which is the usual reason to be here.
                 let _receiver_gone = chunks.blocking_send(Err(error));
             }
         });
+        if let Err(error) = started {
+            // There is room for one.
+            let _sent = failed.try_send(Err(error));
+        }
         Snapshot { size_bytes, chunks: ReceiverStream::new(received).boxed() }
     }
 }

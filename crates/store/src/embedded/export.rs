@@ -10,6 +10,7 @@ use crate::backend::{
     Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, Row, STORAGE_VERSION, TERM, alarm_row,
     auth_row, downgrade_row, encode_versions, initial_rows, lease_row, progress_rows, rows_of,
 };
+use crate::background::in_background;
 use crate::machine::{Machine, Write};
 use crate::mvcc::{CHUNK_KEYS_MAX, Kept, Keyspace, Rows};
 use crate::pins::{Pin, Pins};
@@ -33,8 +34,8 @@ impl EmbeddedStore {
         let _observed_when_dropped = self.metrics.snapshot.start_timer();
         let (rows, versions) = self.everything().await?;
         // The first pass over the lengths reads every row.
-        let planned = tokio::task::spawn_blocking(move || bolt::Writer::plan(buckets(rows, Arc::new(versions))));
-        let writer = planned.await.map_err(|error| StoreError::Fatal(format!("snapshot: {error}")))??;
+        let plan = move || bolt::Writer::plan(buckets(rows, Arc::new(versions)));
+        let writer = in_background("snapshot", plan).await??;
         Ok(writer.into_snapshot())
     }
 
@@ -44,7 +45,7 @@ impl EmbeddedStore {
         let (mut rows, versions) = self.everything().await?;
         let revision = versions.revision;
         rows.retain(|row| row.bucket != Bucket::Meta || !IGNORED_IN_HASH.contains(&row.key.as_slice()));
-        let hash = tokio::task::spawn_blocking(move || {
+        let hash = in_background("hash", move || {
             let mut buckets = buckets(rows, Arc::new(versions));
             buckets.sort_by_key(|bucket| bucket.name);
             let mut hash = 0;
@@ -58,7 +59,7 @@ impl EmbeddedStore {
             }
             Ok::<_, StoreError>(hash)
         });
-        let hash = hash.await.map_err(|error| StoreError::Fatal(format!("hash: {error}")))??;
+        let hash = hash.await??;
         Ok(Hash { hash, revision })
     }
 
@@ -81,8 +82,7 @@ pub(super) async fn hash_at(
     revision: Revision,
 ) -> Result<HashKv, StoreError> {
     let versions = versions_at(machine, pins, revision).await?;
-    let hash = tokio::task::spawn_blocking(move || versions.hash()).await;
-    hash.map_err(|error| StoreError::Fatal(format!("hash: {error}")))?
+    in_background("hash", move || versions.hash()).await?
 }
 
 async fn versions_at(machine: &RwLock<Machine>, pins: &Arc<Pins>, revision: Revision) -> Result<Versions, StoreError> {

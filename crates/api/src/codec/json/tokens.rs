@@ -123,14 +123,11 @@ impl<'t> Reader<'_, 't> {
 
     /// Resolves escapes; a surrogate without its partner becomes U+FFFD, as in Go.
     pub(super) fn unescape(&self, range: &Range<usize>) -> Result<Text> {
-        let text = self.text.get(range.clone()).ok_or(ParseError::Syntax)?;
-        let mut out = Text::with_capacity(text.len());
-        let mut chars = text.chars();
-        while let Some(c) = chars.next() {
-            if c != '\\' {
-                out.push(c);
-                continue;
-            }
+        let mut rest = self.text.get(range.clone()).ok_or(ParseError::Syntax)?;
+        let mut out = Text::with_capacity(rest.len());
+        while let Some((plain, escape)) = rest.split_once('\\') {
+            out.push_str(plain);
+            let mut chars = escape.chars();
             match chars.next() {
                 Some('b') => out.push('\u{8}'),
                 Some('f') => out.push('\u{c}'),
@@ -156,7 +153,9 @@ impl<'t> Reader<'_, 't> {
                 Some(other) => out.push(other),
                 None => return Err(ParseError::Syntax),
             }
+            rest = chars.as_str();
         }
+        out.push_str(rest);
         Ok(out)
     }
 
