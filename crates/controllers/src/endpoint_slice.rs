@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use client::{Event, EventType, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
@@ -20,6 +21,7 @@ use crate::pods;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::service_pods::{self, HEADLESS_LABEL};
 use crate::spec::{ControllerSpec, Ctx};
+use crate::trigger_time::{self, Triggers};
 
 pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
     name: "endpointslice-controller",
@@ -43,6 +45,7 @@ struct Controller {
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
     own_writes: OwnWrites,
+    triggers: Triggers,
 }
 
 async fn run(ctx: Ctx) {
@@ -63,7 +66,15 @@ async fn run(ctx: Ctx) {
     pods.has_synced().await;
     nodes.has_synced().await;
     slices.has_synced().await;
-    let controller = Controller { ctx: ctx.clone(), services, pods, nodes, slices, own_writes: OwnWrites::default() };
+    let controller = Controller {
+        ctx: ctx.clone(),
+        services,
+        pods,
+        nodes,
+        slices,
+        own_writes: OwnWrites::default(),
+        triggers: Triggers::default(),
+    };
     work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS).await;
 }
 
@@ -81,6 +92,8 @@ struct View<'a> {
     /// The node's zone, where known.
     zone: &'a dyn Fn(&str) -> Option<String>,
     slices: &'a [Arc<EndpointSlice>],
+    /// When what the slices tell began to change.
+    trigger: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +113,9 @@ fn plan(view: &View) -> Plan {
         plan_family(view, family, existing, &mut plan);
     }
     plan.delete.extend(view.slices.iter().filter(|slice| !families.contains(&slice.address_type)).cloned());
+    for slice in plan.create.iter_mut().chain(&mut plan.update) {
+        trigger_time::mark(&mut slice.metadata, view.trigger);
+    }
     plan
 }
 
@@ -234,7 +250,8 @@ fn endpoint(view: &View, pod: &Pod, address: String) -> Endpoint {
             serving: Some(serving),
             terminating: Some(terminating),
         }),
-        hints: hints(view.service, node.as_deref(), zone.as_deref()),
+        // Nobody is led to an endpoint that is not ready.
+        hints: hints(view.service, node.as_deref(), zone.as_deref()).filter(|_| ready),
         hostname: service_pods::hostname(pod, view.service),
         node_name: node,
         target_ref: Some(service_pods::reference(pod)),
@@ -293,6 +310,7 @@ impl Controller {
         // A deleted Service takes its slices with it, by ownership.
         let Some(service) = self.services.get(key) else {
             self.own_writes.forget(key);
+            self.triggers.forget(key);
             return Ok(Requeue::Never);
         };
         if !self.own_writes.settled(key) {
@@ -301,12 +319,18 @@ impl Controller {
         if service_pods::selector(&service).is_none() || service.metadata.deletion_timestamp.is_some() {
             return Ok(Requeue::Never);
         }
-        let pods = service_pods::pods_of(&service, &self.pods, &self.nodes);
+        let mut pods = service_pods::pods_of(&service, &self.pods);
+        let trigger = self.triggers.observe(key, &service, &pods);
+        // The pods of a node that is gone are reached only by who wants them as they are.
+        if !service_pods::publishes_unready(&service) {
+            let exists = |node: &str| node.is_empty() || self.nodes.get(&ObjectKey::cluster(node)).is_some();
+            pods.retain(|pod| exists(pods::node_name(pod)));
+        }
         let zone =
             |node: &str| self.nodes.get(&ObjectKey::cluster(node))?.metadata.labels.as_ref()?.get(ZONE_LABEL).cloned();
         let mut slices = self.slices.by_index("service", &key.to_string());
         slices.retain(|slice| slice.metadata.deletion_timestamp.is_none());
-        let plan = plan(&View { service: &service, pods: &pods, zone: &zone, slices: &slices });
+        let plan = plan(&View { service: &service, pods: &pods, zone: &zone, slices: &slices, trigger });
         match self.execute(key, plan).await {
             Ok(()) => Ok(Requeue::Never),
             Err(error) if error.is_namespace_terminating() => Ok(Requeue::Never),
@@ -371,7 +395,7 @@ mod tests {
 
     fn planned(pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>]) -> Plan {
         let zone = |_: &str| None;
-        plan(&View { service: &service(), pods, zone: &zone, slices })
+        plan(&View { service: &service(), pods, zone: &zone, slices, trigger: None })
     }
 
     /// What the API server would hold after the plan.
@@ -385,6 +409,18 @@ mod tests {
 
     fn sizes(slices: &[EndpointSlice]) -> Vec<usize> {
         slices.iter().map(|slice| slice.endpoints.as_ref().map_or(0, Vec::len)).collect()
+    }
+
+    #[test]
+    fn only_ready_endpoints_carry_hints() {
+        let mut service = service();
+        service.spec.as_mut().unwrap().traffic_distribution = Some("PreferSameNode".to_owned());
+        let zone = |_: &str| Some("z".to_owned());
+        let pods = [pod(0, true), pod(1, false)];
+        let plan = plan(&View { service: &service, pods: &pods, zone: &zone, slices: &[], trigger: None });
+        let hints = plan.create[0].endpoints.iter().flatten().map(|endpoint| endpoint.hints.clone());
+        let both = json!({ "forZones": [{ "name": "z" }], "forNodes": [{ "name": "node" }] });
+        assert_eq!(hints.collect::<Vec<_>>(), [Some(serde_json::from_value(both).unwrap()), None]);
     }
 
     #[test]

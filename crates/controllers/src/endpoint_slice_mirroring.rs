@@ -17,6 +17,7 @@ use crate::own_writes::{LOOK_AGAIN, OwnWrites};
 use crate::ownership::{self, controller_reference, name};
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::spec::{ControllerSpec, Ctx};
+use crate::trigger_time;
 
 pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
     name: "endpointslice-mirroring-controller",
@@ -37,8 +38,7 @@ const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations that speak of the Endpoints only.
-const OWN_ANNOTATIONS: [&str; 2] =
-    ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
+const OWN_ANNOTATIONS: [&str; 2] = [trigger_time::ANNOTATION, "kubectl.kubernetes.io/last-applied-configuration"];
 const NAME_MAX: usize = 253;
 
 struct Controller {

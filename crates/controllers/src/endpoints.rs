@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use client::{EventType, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams};
@@ -16,6 +17,7 @@ use crate::pods;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::service_pods::{self, HEADLESS_LABEL};
 use crate::spec::{ControllerSpec, Ctx};
+use crate::trigger_time::{self, Triggers};
 
 pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
     name: "endpoints-controller",
@@ -34,9 +36,9 @@ struct Controller {
     ctx: Ctx,
     services: Informer<Service>,
     pods: Informer<Pod>,
-    nodes: Informer<Node>,
     endpoints: Informer<Endpoints>,
     own_writes: OwnWrites,
+    triggers: Triggers,
 }
 
 async fn run(ctx: Ctx) {
@@ -54,8 +56,8 @@ async fn run(ctx: Ctx) {
     pods.has_synced().await;
     nodes.has_synced().await;
     endpoints.has_synced().await;
-    let controller =
-        Controller { ctx: ctx.clone(), services, pods, nodes, endpoints, own_writes: OwnWrites::default() };
+    let (own_writes, triggers) = (OwnWrites::default(), Triggers::default());
+    let controller = Controller { ctx: ctx.clone(), services, pods, endpoints, own_writes, triggers };
     work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS).await;
 }
 
@@ -135,7 +137,12 @@ fn truncate(subsets: &mut Vec<EndpointSubset>) -> bool {
 }
 
 /// The object as it should be, made from the present one where there is one.
-fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Option<Endpoints> {
+fn plan(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    current: Option<&Endpoints>,
+    trigger: Option<Timestamp>,
+) -> Option<Endpoints> {
     let mut subsets = subsets(service, pods);
     let over_capacity = truncate(&mut subsets);
     let mut wanted = current.cloned().unwrap_or_else(|| Endpoints {
@@ -164,7 +171,12 @@ fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Op
         wanted.metadata.annotations = None;
     }
     wanted.subsets = Some(subsets).filter(|subsets| !subsets.is_empty());
-    (current != Some(&wanted)).then_some(wanted)
+    // When it began to change matters only where something did.
+    if current == Some(&wanted) {
+        return None;
+    }
+    trigger_time::mark(&mut wanted.metadata, trigger);
+    Some(wanted)
 }
 
 impl Reconciler for Controller {
@@ -173,12 +185,16 @@ impl Reconciler for Controller {
             return Ok(LOOK_AGAIN);
         }
         let current = self.endpoints.get(key);
-        let Some(service) = self.services.get(key) else { return self.delete_orphan(key, current.as_deref()).await };
+        let Some(service) = self.services.get(key) else {
+            self.triggers.forget(key);
+            return self.delete_orphan(key, current.as_deref()).await;
+        };
         if service_pods::selector(&service).is_none() || service.metadata.deletion_timestamp.is_some() {
             return Ok(Requeue::Never);
         }
-        let pods = service_pods::pods_of(&service, &self.pods, &self.nodes);
-        let Some(wanted) = plan(&service, &pods, current.as_deref()) else { return Ok(Requeue::Never) };
+        let pods = service_pods::pods_of(&service, &self.pods);
+        let trigger = self.triggers.observe(key, &service, &pods);
+        let Some(wanted) = plan(&service, &pods, current.as_deref(), trigger) else { return Ok(Requeue::Never) };
         let api = self.ctx.connection.namespaced::<Endpoints>(&key.namespace);
         let (written, reason, verb) = match &current {
             None => (api.create(&PostParams::default(), &wanted).await, "FailedToCreateEndpoint", "create"),
@@ -253,7 +269,7 @@ mod tests {
 
     #[test]
     fn ready_and_unready_pods_of_the_same_ports_share_a_subset() {
-        let wanted = plan(&service(), &[pod("p", "10.1.2.3", true), pod("q", "10.1.2.1", false)], None).unwrap();
+        let wanted = plan(&service(), &[pod("p", "10.1.2.3", true), pod("q", "10.1.2.1", false)], None, None).unwrap();
         let address = |ip: &str, name: &str| json!({ "ip": ip, "nodeName": "node", "targetRef": { "kind": "Pod", "name": name, "namespace": "n", "uid": name } });
         let expected = json!([{
             "addresses": [address("10.1.2.3", "p")],
@@ -264,14 +280,17 @@ mod tests {
         let labels = wanted.metadata.labels.clone().unwrap();
         assert_eq!(labels["endpoints.kubernetes.io/managed-by"], "endpoint-controller");
         assert_eq!(labels["team"], "x");
-        assert_eq!(plan(&service(), &[pod("p", "10.1.2.3", true), pod("q", "10.1.2.1", false)], Some(&wanted)), None);
+        assert_eq!(
+            plan(&service(), &[pod("p", "10.1.2.3", true), pod("q", "10.1.2.1", false)], Some(&wanted), None),
+            None
+        );
     }
 
     #[test]
     fn beyond_a_thousand_addresses_the_list_is_cut_and_marked() {
         let pods: Vec<_> =
             (0..1001).map(|n| pod(&format!("p{n}"), &format!("10.0.{}.{}", n / 250, n % 250), true)).collect();
-        let wanted = plan(&service(), &pods, None).unwrap();
+        let wanted = plan(&service(), &pods, None, None).unwrap();
         assert_eq!(wanted.metadata.annotations.as_ref().unwrap()[OVER_CAPACITY], "truncated");
         assert_eq!(wanted.subsets.unwrap()[0].addresses.as_ref().unwrap().len(), 1000);
     }

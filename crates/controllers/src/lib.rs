@@ -52,6 +52,7 @@ mod spec;
 mod stateful_set;
 mod taint_eviction;
 mod template;
+mod trigger_time;
 mod ttl;
 mod ttl_after_finished;
 mod vac_protection;

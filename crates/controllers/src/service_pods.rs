@@ -31,15 +31,12 @@ pub(crate) fn ports(service: &Service) -> &[ServicePort] {
     service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or(&[])
 }
 
-/// The pods that belong behind the Service: selected, not finished, with an address, on a node that exists.
-pub(crate) fn pods_of(service: &Service, pods: &Informer<Pod>, nodes: &Informer<Node>) -> Vec<Arc<Pod>> {
+/// The pods that belong behind the Service: selected, not finished, with an address.
+pub(crate) fn pods_of(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
     let Some(selector) = selector(service) else { return Vec::new() };
     let mut selected = pods.by_namespace(ownership::namespace(&service.metadata));
-    selected.retain(|pod| {
-        let node = pods::node_name(pod);
-        let node_exists = node.is_empty() || nodes.get(&ObjectKey::cluster(node)).is_some();
-        map_takes(selector, pod.metadata.labels.as_ref()) && !pods::is_terminal(pod) && has_address(pod) && node_exists
-    });
+    selected
+        .retain(|pod| map_takes(selector, pod.metadata.labels.as_ref()) && !pods::is_terminal(pod) && has_address(pod));
     selected
 }
 

@@ -1,10 +1,16 @@
 //! Node. Source: `pkg/registry/core/node`, `pkg/apis/core/validation`.
 
+use std::cmp::Ordering;
+
+use crate::field::go_quote;
 use crate::kinds::carry;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::resources::{resource_value, taints};
 use crate::validate::{go, net};
 use crate::{Cursor, ErrorList, Path, Strategy, meta};
+
+/// Bytes of a declared feature's name, as of a DNS subdomain.
+const FEATURE_BYTES_MAX: usize = 253;
 
 pub const STRATEGY: Strategy = Strategy {
     prepare_for_create: |new, _| {
@@ -39,7 +45,10 @@ pub const STRATEGY: Strategy = Strategy {
                 carry::remove(new, &["status"], "config");
             }
         },
-        validate_update,
+        validate_update: |new, old, errors| {
+            validate_update(new, old, errors);
+            declared_features(new, errors);
+        },
     }],
     ..Strategy::DEFAULT
 };
@@ -48,6 +57,7 @@ fn validate(node: &Cursor<'_>, errors: &mut ErrorList) {
     // Upstream reports taints below metadata.
     taints(&Cursor::at(node.field("spec").field("taints").value(), Path::new("metadata.taints")), errors);
     capacities(node, errors);
+    declared_features(node, errors);
     let cidrs = node.field("spec").field("podCIDRs");
     for cidr in cidrs.items() {
         net::cidr(&cidr, errors);
@@ -63,6 +73,44 @@ fn validate(node: &Cursor<'_>, errors: &mut ErrorList) {
             }
         }
     }
+}
+
+/// What the kubelet says it can do: names in order, each once.
+fn declared_features(node: &Cursor<'_>, errors: &mut ErrorList) {
+    let features: Vec<Cursor<'_>> = node.field("status").field("declaredFeatures").items().collect();
+    for feature in &features {
+        let name = go_quote(feature.str());
+        if feature.str().len() > FEATURE_BYTES_MAX {
+            feature.invalid(
+                errors,
+                format!("invalid feature name {name}: must be no more than {FEATURE_BYTES_MAX} characters"),
+            );
+        } else if !is_feature_name(feature.str()) {
+            feature.invalid(
+                errors,
+                format!(
+                    "invalid feature name {name}: must start with an UpperCamelCase segment, with subsequent segments separated by \
+                     '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+                ),
+            );
+        }
+    }
+    for pair in features.windows(2) {
+        match pair[0].str().cmp(pair[1].str()) {
+            Ordering::Less => {}
+            Ordering::Equal => errors.duplicate(pair[1].path(), pair[1].str()),
+            Ordering::Greater => pair[1].invalid(errors, "list must be sorted alphabetically"),
+        }
+    }
+}
+
+/// `MyFeature` or `MyFeature/mySubFeature`.
+fn is_feature_name(name: &str) -> bool {
+    let is_segment = |segment: &str| {
+        segment.starts_with(|c: char| c.is_ascii_alphabetic())
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(is_segment)
 }
 
 fn capacities(node: &Cursor<'_>, errors: &mut ErrorList) {
@@ -102,5 +150,33 @@ fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     taints(&Cursor::at(spec.field("taints").value(), Path::new("metadata.taints")), errors);
     if spec.field("externalID").str() != old_spec.field("externalID").str() {
         spec.field("externalID").forbidden(errors, "may not be updated");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn declared_features_have_names_in_order_each_once() {
+        let errors_of = |features: &[&str]| {
+            let (node, mut errors) = (json!({"status": {"declaredFeatures": features}}), ErrorList::new());
+            declared_features(&Cursor::root(&node), &mut errors);
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(errors_of(&["Another/mode", "Feature", "Feature2"]), Vec::<String>::new());
+        assert_eq!(
+            errors_of(&["B", "A", "A"]),
+            [
+                "status.declaredFeatures[1]: Invalid value: \"A\": list must be sorted alphabetically",
+                "status.declaredFeatures[2]: Duplicate value: \"A\"",
+            ]
+        );
+        for name in ["", "lower", "A b", "A//b", "A/", "A/1"] {
+            let errors = errors_of(&[name]);
+            assert!(errors[0].contains("must start with an UpperCamelCase segment"), "{name}: {errors:?}");
+        }
+        assert!(errors_of(&[&"A".repeat(254)])[0].ends_with("must be no more than 253 characters"));
     }
 }

@@ -14,6 +14,7 @@ mod default_classes;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod node_declared_features;
 mod node_restriction;
 mod node_taint;
 mod patience;
@@ -208,6 +209,7 @@ const PLUGINS: &[Plugin] = &[
     on("CertificateSubjectRestriction", None, Some(certificates::validate_subject)),
     on("DefaultIngressClass", Some(default_classes::admit_ingress), None),
     on("PodTopologyLabels", Some(pod_topology_labels::admit), None),
+    on("NodeDeclaredFeatureValidator", None, Some(node_declared_features::validate)),
     on("PodResizeValidator", None, Some(pod_resize::validate)),
 ];
 

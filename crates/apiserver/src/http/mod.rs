@@ -6,5 +6,6 @@ pub mod body;
 pub(crate) mod options;
 pub(crate) mod path;
 pub(crate) mod query;
+pub mod spdy;
 
 pub use body::ResponseBody;

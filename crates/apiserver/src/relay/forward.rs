@@ -111,7 +111,7 @@ pub(crate) async fn forward(
 }
 
 /// The client's headers as the other server gets them.
-fn outgoing_headers(forward: &Forward, passing: &Passing) -> HeaderMap {
+pub(super) fn outgoing_headers(forward: &Forward, passing: &Passing) -> HeaderMap {
     let mut headers = passing.headers.clone();
     // The client's credentials were for us.
     headers.remove(AUTHORIZATION);
@@ -236,23 +236,21 @@ fn broken(read: Vec<u8>, error: hyper::Error) -> ResponseBody {
     StreamBody::new(futures::stream::iter(parts)).boxed_unsync()
 }
 
-/// Hands the client's upgrade on. What the other side answers is what the client gets.
-async fn upgrade(
-    gateway: &Gateway,
-    forward: Forward,
-    uri: Uri,
-    mut passing: Passing,
-) -> Result<Response<ResponseBody>, Error> {
-    let failed = |error| Error::Outbound { error, upgrade: true };
-    let broken = |error: hyper::Error| failed(OutboundError::Broken(error.to_string()));
-    let link = outbound::open(forward.tls.as_ref(), &uri).await.map_err(failed)?;
+/// Asks for an upgrade, on a connection of its own.
+pub(super) async fn ask(
+    tls: Option<&Tls>,
+    uri: &Uri,
+    method: Method,
+    mut headers: HeaderMap,
+) -> Result<Response<Incoming>, OutboundError> {
+    let broken = |error: hyper::Error| OutboundError::Broken(error.to_string());
+    let link = outbound::open(tls, uri).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(link)).await.map_err(broken)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "upgraded connection ended");
         }
     });
-    let mut headers = outgoing_headers(&forward, &passing);
     if !headers.contains_key(HOST)
         && let Some(authority) = uri.authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -260,18 +258,34 @@ async fn upgrade(
         headers.insert(HOST, host);
     }
     let mut request = Request::new(body::full(Bytes::new()));
-    *request.method_mut() = passing.method.clone();
+    *request.method_mut() = method;
     *request.uri_mut() = uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
     *request.headers_mut() = headers;
-    let mut response = sender.send_request(request).await.map_err(broken)?;
-    let status = response.status();
-    if status != StatusCode::SWITCHING_PROTOCOLS {
-        if status.as_u16() < 400 {
-            return Err(Error::NotUpgraded(status.as_u16()));
-        }
-        let (mut head, incoming) = response.into_parts();
-        remove_hop_by_hop(&mut head.headers);
-        return Ok(Response::from_parts(head, incoming.map_err(Into::into).boxed_unsync()));
+    sender.send_request(request).await.map_err(broken)
+}
+
+/// A refusal is the client's to read; anything else than that makes no sense.
+pub(super) fn not_switched(response: Response<Incoming>) -> Result<Response<ResponseBody>, Error> {
+    if response.status().as_u16() < 400 {
+        return Err(Error::NotUpgraded(response.status().as_u16()));
+    }
+    let (mut head, incoming) = response.into_parts();
+    remove_hop_by_hop(&mut head.headers);
+    Ok(Response::from_parts(head, incoming.map_err(Into::into).boxed_unsync()))
+}
+
+/// Hands the client's upgrade on. What the other side answers is what the client gets.
+async fn upgrade(
+    gateway: &Gateway,
+    forward: Forward,
+    uri: Uri,
+    mut passing: Passing,
+) -> Result<Response<ResponseBody>, Error> {
+    let headers = outgoing_headers(&forward, &passing);
+    let asked = ask(forward.tls.as_ref(), &uri, passing.method.clone(), headers).await;
+    let mut response = asked.map_err(|error| Error::Outbound { error, upgrade: true })?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return not_switched(response);
     }
     let backend = hyper::upgrade::on(&mut response);
     if let Some(client) = passing.raw.upgrade.take() {

@@ -1,12 +1,10 @@
 //! A body over a WebSocket, for clients that cannot read a streaming answer: one message per piece, nothing in the other
 //! direction. The protocol says whether messages are bytes or base64 text.
 
-use ::bytes::Bytes;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::{SinkExt as _, StreamExt as _};
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -14,40 +12,31 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::forward::is_upgrade;
+use super::websocket::Handshake;
 use crate::http::ResponseBody;
-use crate::http::body;
 use crate::serve::stopped;
 
 /// Protocols by name, and whether messages are bytes; none is the same as the first.
 const PROTOCOLS: [(&str, bool); 2] = [("binary.k8s.io", true), ("base64.binary.k8s.io", false)];
 
-/// The handshake of a client that wants messages.
-pub(super) struct Handshake {
-    accept: String,
+/// How a client wants its messages.
+pub(super) struct Messages {
+    handshake: Handshake,
     protocol: Option<&'static str>,
     binary: bool,
 }
 
-impl Handshake {
+impl Messages {
     /// `None` when the client asks for no WebSocket, or for protocols that are all unknown.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let is_websocket = text(UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
-        if !is_upgrade(headers) || !is_websocket {
-            return None;
+        let handshake = Handshake::of(headers)?;
+        if handshake.offered.is_empty() {
+            return Some(Self { handshake, protocol: None, binary: true });
         }
-        let accept = derive_accept_key(text(SEC_WEBSOCKET_KEY)?.as_bytes());
-        let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-        let offered: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
-        if offered.is_empty() {
-            return Some(Self { accept, protocol: None, binary: true });
-        }
-        let (protocol, binary) = PROTOCOLS.into_iter().find(|(name, _)| offered.contains(name))?;
-        Some(Self { accept, protocol: Some(protocol), binary })
+        let (protocol, binary) = PROTOCOLS.into_iter().find(|(name, _)| handshake.offers(name))?;
+        Some(Self { handshake, protocol: Some(protocol), binary })
     }
 
     /// Switches protocols and sends the body, until either side is done.
@@ -57,17 +46,7 @@ impl Handshake {
         incoming: Incoming,
         shutdown: watch::Receiver<bool>,
     ) -> Response<ResponseBody> {
-        let mut response = Response::new(body::full(Bytes::new()));
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
-            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        }
-        if let Some(protocol) = self.protocol {
-            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-        }
+        let response = self.handshake.answer(self.protocol);
         tokio::spawn(send(upgrade, incoming, self.binary, shutdown));
         response
     }
@@ -101,28 +80,16 @@ async fn send(upgrade: OnUpgrade, incoming: Incoming, binary: bool, mut shutdown
 
 #[cfg(test)]
 mod tests {
+    use super::super::websocket::tests::offering;
     use super::*;
-
-    fn offering(protocols: &'static str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("WebSocket"));
-        headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
-        if !protocols.is_empty() {
-            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocols));
-        }
-        headers
-    }
 
     #[test]
     fn the_protocol_decides_what_messages_are() {
-        let chosen = |protocols| Handshake::of(&offering(protocols)).map(|chosen| (chosen.protocol, chosen.binary));
+        let chosen = |protocols| Messages::of(&offering(protocols)).map(|chosen| (chosen.protocol, chosen.binary));
         assert_eq!(chosen(""), Some((None, true)));
         assert_eq!(chosen("x, base64.binary.k8s.io"), Some((Some("base64.binary.k8s.io"), false)));
         assert_eq!(chosen("base64.binary.k8s.io, binary.k8s.io"), Some((Some("binary.k8s.io"), true)));
         assert_eq!(chosen("v4.channel.k8s.io"), None);
-        assert!(Handshake::of(&HeaderMap::new()).is_none());
-        let handshake = Handshake::of(&offering("")).expect("a handshake");
-        assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert!(Messages::of(&HeaderMap::new()).is_none());
     }
 }

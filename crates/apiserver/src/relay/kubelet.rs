@@ -9,6 +9,8 @@ use crate::source::ObjectSource;
 
 /// Where a kubelet listens when its node does not say.
 const DEFAULT_PORT: i64 = 10_250;
+/// What a node declares whose kubelet takes apart WebSockets itself. Any other understands SPDY only.
+const WEBSOCKETS: &str = "ExtendWebSocketsToKubelet";
 
 /// How kubelets are reached (`--kubelet-…`).
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub(crate) struct Kubelet<'c> {
     config: &'c KubeletConfig,
     pub host: String,
     pub port: i64,
+    /// WebSockets with [`super::translate::PROTOCOL`] or a tunnel are for the kubelet to take apart.
+    pub takes_websockets: bool,
 }
 
 impl KubeletConfig {
@@ -51,7 +55,10 @@ impl KubeletConfig {
             Status::unknown(format!("no preferred addresses found; known addresses: [{known}]"))
         })?;
         let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_i64).unwrap_or(0);
-        Ok(Kubelet { config: self, host: host.to_owned(), port: if port == 0 { DEFAULT_PORT } else { port } })
+        let declared = node.pointer("/status/declaredFeatures").and_then(Value::as_array);
+        let takes_websockets = declared.is_some_and(|features| features.iter().any(|feature| *feature == WEBSOCKETS));
+        let port = if port == 0 { DEFAULT_PORT } else { port };
+        Ok(Kubelet { config: self, host: host.to_owned(), port, takes_websockets })
     }
 
     fn address<'n>(&self, node: &'n Value) -> Option<&'n str> {
@@ -117,5 +124,18 @@ mod tests {
         assert_eq!(url(&internal, "n").unwrap(), "https://[fd00::5]:10250/x?a=b");
         assert_eq!(url(&config, "o").unwrap_err(), "no preferred addresses found; known addresses: []");
         assert_eq!(url(&config, "p").unwrap_err(), "nodes \"p\" not found");
+    }
+
+    #[test]
+    fn a_kubelet_takes_websockets_when_its_node_declares_so() {
+        let source = MemorySource::new();
+        let mut node =
+            json!({"metadata": {"name": "n"}, "status": {"addresses": [{"type": "Hostname", "address": "n"}]}});
+        let config = KubeletConfig::default();
+        source.put("", "nodes", node.clone());
+        assert!(!config.find(&source, "n").unwrap().takes_websockets);
+        node["status"]["declaredFeatures"] = json!(["Another", "ExtendWebSocketsToKubelet"]);
+        source.put("", "nodes", node);
+        assert!(config.find(&source, "n").unwrap().takes_websockets);
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use api::{Status, Value};
 
 use super::kubelet::Kubelet;
+use crate::http::path::percent_decode;
 use crate::outbound::{ServiceResolver, Tls, authority};
 use crate::source::ObjectSource;
 
@@ -55,6 +56,7 @@ pub(super) fn of_pod(pod: &Value, id: &Id<'_>) -> Result<Place, Status> {
         containers.iter().find_map(|container| container.pointer("/ports/0/containerPort")).map(Value::to_string)
     };
     let port = if id.port.is_empty() { declared().unwrap_or_default() } else { id.port.to_owned() };
+    let port = port_number(&port)?;
     let ip = pod.pointer("/status/podIPs/0/ip").and_then(Value::as_str).unwrap_or("");
     let address = ip.parse::<IpAddr>().ok().filter(is_global_unicast);
     let Some(address) = address else { return Err(Status::bad_request("address not allowed")) };
@@ -65,6 +67,22 @@ pub(super) fn of_pod(pod: &Value, id: &Id<'_>) -> Result<Place, Status> {
         (IpAddr::V4(ip), false) => format!("{ip}:{port}"),
     };
     Ok(Place { scheme: id.scheme_or_http(), host })
+}
+
+/// Ports that go by a name; those of Go's resolver without a file of services that somebody could mean here.
+const NAMED_PORTS: [(&str, &str); 4] = [("domain", "53"), ("http", "80"), ("https", "443"), ("ssh", "22")];
+
+/// The names of a pod's ports are not looked at; a few names are known to everybody.
+fn port_number(port: &str) -> Result<&str, Status> {
+    if port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(port);
+    }
+    let named = NAMED_PORTS.iter().find(|(name, _)| *name == port);
+    named.map(|(_, number)| *number).ok_or_else(|| unknown_port(port))
+}
+
+fn unknown_port(port: &str) -> Status {
+    Status::service_unavailable(&format!("error trying to reach service: dial tcp: lookup tcp/{port}: unknown port"))
 }
 
 /// Go's notion: neither unspecified, loopback, multicast, link-local nor broadcast.
@@ -128,11 +146,11 @@ pub(super) fn of_node(kubelet: &Kubelet<'_>, id: &Id<'_>) -> Result<(Place, Opti
     if kubelet.host.parse::<IpAddr>().is_ok_and(|ip| !is_global_unicast(&ip)) {
         return Err(Status::bad_request("address not allowed"));
     }
-    let port = id.port.parse::<u16>().map_err(|_| Status::bad_request(invalid("nodes", id.name)))?;
+    let port = port_number(id.port)?.parse::<u16>().map_err(|_| unknown_port(id.port))?;
     Ok((Place { scheme: id.scheme_or_http(), host: authority(&kubelet.host, port.into()) }, None))
 }
 
-/// What follows `…/proxy` in a raw path, as it is: `/a%20b/`, or nothing.
+/// What follows `…/proxy` in a raw path: `/a%20b/`, or nothing.
 pub(super) fn path_behind(raw: &str) -> &str {
     // /api/v1/nodes/NAME/proxy or /api/v1/namespaces/NS/RESOURCE/NAME/proxy; slashes may be doubled in what follows only.
     let trimmed = raw.strip_prefix('/').unwrap_or(raw);
@@ -141,10 +159,39 @@ pub(super) fn path_behind(raw: &str) -> &str {
     end.map_or("", |at| &trimmed[at..])
 }
 
-/// Path and query for the other side.
-pub(super) fn join(path: &str, query: &str) -> String {
-    let root = if path.is_empty() { "/" } else { path };
-    format!("{root}{query}")
+/// Path and query for the other side: the path as upstream joins it, without empty and dotted segments, and escaped anew.
+pub(super) fn join(raw: &str, query: &str) -> String {
+    let decoded = percent_decode(raw).unwrap_or_else(|| raw.to_owned());
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in decoded.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let mut path = String::new();
+    for segment in segments {
+        path.push('/');
+        escape(segment, &mut path);
+    }
+    if path.is_empty() || decoded.ends_with('/') {
+        path.push('/');
+    }
+    format!("{path}{query}")
+}
+
+/// As Go escapes a path.
+fn escape(segment: &str, out: &mut String) {
+    for byte in segment.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
+            b'-' | b'_' | b'.' | b'~' | b'$' | b'&' | b'+' | b',' | b':' | b';' | b'=' | b'@' => {
+                out.push(char::from(byte));
+            }
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -181,7 +228,23 @@ mod tests {
     }
 
     #[test]
-    fn the_path_behind_the_proxy_stays_as_it_is() {
+    fn names_of_a_pods_ports_are_not_looked_at() {
+        assert_eq!((port_number("8080"), port_number("http")), (Ok("8080"), Ok("80")));
+        let refused = port_number("dest1").unwrap_err();
+        assert_eq!(refused.message, "error trying to reach service: dial tcp: lookup tcp/dest1: unknown port");
+        assert_eq!(refused.code, 503);
+    }
+
+    #[test]
+    fn the_other_side_gets_a_clean_path() {
+        assert_eq!(join("", "?a=%2F"), "/?a=%2F");
+        assert_eq!(join("/", ""), "/");
+        assert_eq!(join("/a%20b//c%2Fd/./e/../f(1)/", ""), "/a%20b/c/d/f%281%29/");
+        assert_eq!(join("/../x", ""), "/x");
+    }
+
+    #[test]
+    fn the_path_behind_the_proxy_is_cut_out() {
         assert_eq!(path_behind("/api/v1/namespaces/ns/pods/a/proxy/x%2Fy//z/"), "/x%2Fy//z/");
         assert_eq!(path_behind("/api/v1/namespaces/ns/pods/a/proxy"), "");
         assert_eq!(path_behind("/api/v1/nodes/n/proxy/"), "/");

@@ -1,8 +1,9 @@
 //! Requests that somebody else answers: kubelets (logs, exec, attach, port-forward), pods, services and nodes behind `proxy`.
 //!
 //! [`pod`] reads the options and says what a kubelet is to be asked, [`kubelet`] finds the kubelet, [`location`] finds what a
-//! proxy subresource points at; all from values. [`forward`] carries the bytes ([`frames`] those of logs over a WebSocket), of which nothing is kept here: bodies stream in
-//! both directions, and an upgraded connection (WebSocket, SPDY) is copied until one side is done.
+//! proxy subresource points at; all from values. [`forward`] carries the bytes ([`frames`] those of logs over a WebSocket), of which
+//! nothing is kept here: bodies stream in both directions, and an upgraded connection (WebSocket, SPDY) is copied until one side
+//! is done. For kubelets that understand SPDY only, [`translate`] and [`tunnel`] take clients' WebSockets apart ([`websocket`]).
 
 pub(crate) mod forward;
 mod frames;
@@ -10,6 +11,11 @@ mod html;
 pub(crate) mod kubelet;
 mod location;
 mod pod;
+#[cfg(test)]
+mod session_tests;
+mod translate;
+mod tunnel;
+mod websocket;
 
 use api::status::GroupResource;
 use api::{ErrorList, Status, Value};
@@ -22,6 +28,7 @@ use crate::attributes::Action;
 use crate::gateway::{Gateway, respond};
 use crate::http::ResponseBody;
 use crate::http::body;
+use crate::http::path::percent_decode;
 use crate::outbound::{self, OutboundError, url_error};
 use crate::verbs::{self, Request};
 use forward::{Forward, Raw};
@@ -89,8 +96,8 @@ async fn log(gateway: &Gateway, request: &Request, passing: Passing) -> Result<R
         return Err(refusal(request, answered).await);
     }
     let incoming = answered.into_body();
-    if let Some((handshake, upgrade)) = frames::Handshake::of(&passing.headers).zip(passing.raw.upgrade) {
-        return Ok(handshake.answer(upgrade, incoming, gateway.shutdown.clone()));
+    if let Some((messages, upgrade)) = frames::Messages::of(&passing.headers).zip(passing.raw.upgrade) {
+        return Ok(messages.answer(upgrade, incoming, gateway.shutdown.clone()));
     }
     Ok(respond(200, "text/plain", incoming.map_err(Into::into).boxed_unsync()))
 }
@@ -112,7 +119,7 @@ async fn refusal(request: &Request, response: Response<hyper::body::Incoming>) -
 }
 
 /// exec, attach, portforward: an upgraded connection to the kubelet.
-async fn stream(gateway: &Gateway, request: &Request, passing: Passing) -> Result<Response<ResponseBody>, Status> {
+async fn stream(gateway: &Gateway, request: &Request, mut passing: Passing) -> Result<Response<ResponseBody>, Status> {
     let options = admit::connect(gateway, request, pod::stream_options(&request.subresource, &request.query)?).await?;
     // Whoever may only read must not get a shell by asking for a WebSocket, whose method is GET.
     if passing.method == Method::GET {
@@ -132,7 +139,23 @@ async fn stream(gateway: &Gateway, request: &Request, passing: Passing) -> Resul
     let kubelet = gateway.kubelets.find(gateway.cache.as_ref(), node)?;
     let url = kubelet.url(&path, &pod::stream_query(&options));
     let forward = Forward { url, tls: Some(kubelet.tls(false)), upgrade_required: true, ..Forward::default() };
-    forward::forward(gateway, forward, passing).await.map_err(|error| match error {
+    let socket = websocket::Handshake::of(&passing.headers).filter(|_| !kubelet.takes_websockets);
+    let relayed = match socket {
+        Some(socket) if request.subresource == "portforward" && tunnel::is_wanted(&socket) => {
+            tunnel::tunnel(gateway, forward, &socket, passing).await
+        }
+        Some(socket) if request.subresource != "portforward" && socket.offers(translate::PROTOCOL) => {
+            match passing.raw.upgrade.take() {
+                Some(upgrade) => {
+                    let streams = translate::Streams::of(&options);
+                    return Ok(translate::answer(&forward, streams, &socket, upgrade, gateway.shutdown.clone()));
+                }
+                None => Err(forward::Error::UpgradeRequired),
+            }
+        }
+        _ => forward::forward(gateway, forward, passing).await,
+    };
+    relayed.map_err(|error| match error {
         forward::Error::UpgradeRequired => Status::bad_request("Upgrade request required"),
         error => Status::unknown(error.to_string()),
     })
@@ -157,7 +180,7 @@ async fn proxy(gateway: &Gateway, request: &Request, passing: Passing) -> Result
     let kind = request.kind.subresource("proxy").map_or("", |sub| sub.kind.as_ref());
     let mut options = api::json!({"kind": kind, "apiVersion": "v1"});
     if !path.is_empty() {
-        options["path"] = path.as_str().into();
+        options["path"] = percent_decode(&path).unwrap_or_else(|| path.clone()).into();
     }
     admit::connect(gateway, request, options).await?;
     let id = location::Id::parse(&request.name)

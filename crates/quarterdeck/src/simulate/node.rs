@@ -18,6 +18,13 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// How long a lease of a kubelet holds.
 const LEASE_DURATION_SECONDS: i32 = 40;
 const KUBELET_VERSION: &str = "v1.36.2";
+/// What a kubelet of that version says of itself.
+const DECLARED_FEATURES: [&str; 4] = [
+    "ExtendWebSocketsToKubelet",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
 
 /// See the module.
 pub(super) struct SimulatedNode {
@@ -227,6 +234,7 @@ impl SimulatedNode {
                 {"type": "Hostname", "address": hostname},
             ],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            "declaredFeatures": DECLARED_FEATURES,
             "nodeInfo": {
                 "machineID": format!("{:032x}", self.index),
                 "systemUUID": format!("00000000-0000-0000-0000-{:012x}", self.index),

@@ -44,8 +44,9 @@ impl ActionType {
     pub const UPDATE_POD_TOLERATION: ActionType = ActionType(1 << 9);
     pub const UPDATE_POD_GATES_ELIMINATED: ActionType = ActionType(1 << 10);
     pub const UPDATE_OTHER: ActionType = ActionType(1 << 11);
+    pub const UPDATE_NODE_DECLARED_FEATURE: ActionType = ActionType(1 << 12);
     pub const NONE: ActionType = ActionType(0);
-    pub const ALL: ActionType = ActionType((1 << 12) - 1);
+    pub const ALL: ActionType = ActionType((1 << 13) - 1);
 
     pub const fn and(self, other: ActionType) -> ActionType {
         ActionType(self.0 | other.0)
@@ -130,6 +131,7 @@ pub fn node_change(old: &NodeFacts, new: &NodeFacts) -> ActionType {
         (old.labels != new.labels, ActionType::UPDATE_NODE_LABEL),
         (old.conditions != new.conditions, ActionType::UPDATE_NODE_CONDITION),
         (old.annotations != new.annotations, ActionType::UPDATE_NODE_ANNOTATION),
+        (old.declared_features != new.declared_features, ActionType::UPDATE_NODE_DECLARED_FEATURE),
     ] {
         if changed {
             action = action | kind;

@@ -6,6 +6,7 @@ mod dynamic_resources;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
+mod node_declared_features;
 mod node_name;
 mod node_ports;
 mod node_resources_balanced_allocation;
@@ -75,4 +76,5 @@ pub const REGISTRY: &[Entry] = &[
     entry(node_resources_balanced_allocation::NAME, 1, node_resources_balanced_allocation::extend),
     entry(image_locality::NAME, 1, image_locality::extend),
     entry(default_binder::NAME, 0, default_binder::extend),
+    entry(node_declared_features::NAME, 0, node_declared_features::extend),
 ];

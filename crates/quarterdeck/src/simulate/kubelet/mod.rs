@@ -8,7 +8,6 @@ mod files;
 mod log;
 mod port_forward;
 mod shell;
-mod spdy;
 mod stream;
 
 use std::collections::HashMap;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use apiserver::http::spdy::{Decoder, Encoder, Event};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -14,7 +15,6 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::spdy::{Decoder, Encoder, Event};
 use super::{Body, text, websocket};
 
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -108,7 +108,7 @@ async fn serve(mut link: Link, pod: &str) {
     while let Some(bytes) = link.read().await {
         decoder.push(&bytes);
         loop {
-            let event = match decoder.next() {
+            let event = match decoder.next_event() {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(error) => return tracing::debug!(%error, "port-forward ended"),
@@ -168,7 +168,7 @@ fn react(encoder: &mut Encoder, streams: &mut HashMap<u32, Stream>, event: Event
             streams.remove(&stream);
             Some(Vec::new())
         }
-        Event::Ping { frame } => Some(vec![frame]),
+        Event::Ping { frame, .. } => Some(vec![frame]),
         Event::Goodbye => None,
     }
 }

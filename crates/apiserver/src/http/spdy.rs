@@ -1,4 +1,4 @@
-//! SPDY/3.1 framing, as far as streams between kubectl and a kubelet use it.
+//! SPDY/3.1 framing, as far as streams of exec, attach and port-forward use it, for either side.
 //!
 //! A frame is 8 bytes of head and a body. Control: `0x8003`, type (2), flags (1), length (3). Data: stream (4, top bit 0), flags
 //! (1), length (3). Headers are name-value pairs, zlib-compressed over the whole connection with a dictionary both sides know.
@@ -24,7 +24,7 @@ const FIN: u8 = 1;
 
 /// What the other side said.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub enum Event {
     Opened {
         stream: u32,
         headers: Vec<(String, String)>,
@@ -37,8 +37,9 @@ pub(super) enum Event {
     Reset {
         stream: u32,
     },
-    /// To be sent back as it is.
+    /// The other side's sign of life is to be sent back as it is; one's own comes back.
     Ping {
+        id: u32,
         frame: Vec<u8>,
     },
     Goodbye,
@@ -47,10 +48,10 @@ pub(super) enum Event {
 /// The other side does not speak SPDY/3.1.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a SPDY/3.1 frame: {0}")]
-pub(super) struct NotSpdy(&'static str);
+pub struct NotSpdy(&'static str);
 
 /// Bytes in, events out.
-pub(super) struct Decoder {
+pub struct Decoder {
     pending: Vec<u8>,
     headers: Decompress,
     primed: bool,
@@ -63,12 +64,12 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
     }
 
     /// The next event; `None` until more bytes come.
-    pub(super) fn next(&mut self) -> Result<Option<Event>, NotSpdy> {
+    pub fn next_event(&mut self) -> Result<Option<Event>, NotSpdy> {
         loop {
             let Some(head) = self.pending.get(..HEAD) else { return Ok(None) };
             let length = usize::from(head[5]) << 16 | usize::from(head[6]) << 8 | usize::from(head[7]);
@@ -105,7 +106,7 @@ impl Decoder {
                 Some(Event::Opened { stream, headers: self.unpack(&block)? })
             }
             RST_STREAM => Some(Event::Reset { stream: number(0).ok_or(short)? }),
-            PING => Some(Event::Ping { frame }),
+            PING => Some(Event::Ping { id: number(0).ok_or(short)?, frame }),
             GOAWAY => Some(Event::Goodbye),
             _ => None,
         })
@@ -171,27 +172,51 @@ fn pairs(plain: &[u8]) -> Option<Vec<(String, String)>> {
 
 /// The frames of this side.
 #[derive(Debug, Default)]
-pub(super) struct Encoder {
+pub struct Encoder {
     greeted: bool,
 }
 
 impl Encoder {
-    /// Accepts a stream.
-    pub(super) fn reply(&mut self, stream: u32) -> Vec<u8> {
+    /// Opens a stream. Names are lower case; all together they are at most 64 KiB.
+    pub fn open(&mut self, stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes();
+        let mut plain = number(headers.len()).to_vec();
+        for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+            plain.extend_from_slice(&number(text.len()));
+            plain.extend_from_slice(text.as_bytes());
+        }
         let mut body = stream.to_be_bytes().to_vec();
+        // Belongs to no other stream, highest priority, no credentials.
+        body.extend_from_slice(&[0; 6]);
+        self.pack(&mut body, &plain);
+        control(SYN_STREAM, &body)
+    }
+
+    /// Accepts a stream, without headers.
+    pub fn reply(&mut self, stream: u32) -> Vec<u8> {
+        let mut body = stream.to_be_bytes().to_vec();
+        self.pack(&mut body, &0_u32.to_be_bytes());
+        control(SYN_REPLY, &body)
+    }
+
+    /// A sign of life. Who opened the connection counts in odd numbers; the other side sends the frame back.
+    pub fn ping(&self, id: u32) -> Vec<u8> {
+        control(PING, &id.to_be_bytes())
+    }
+
+    fn pack(&mut self, body: &mut Vec<u8>, plain: &[u8]) {
         if !self.greeted {
             body.extend_from_slice(&[0x78, 0xbb]);
             body.extend_from_slice(&DICTIONARY_ID);
             self.greeted = true;
         }
-        // No headers. The empty block behind them is zlib's sync flush: without it Go's reader waits for more, and takes the end of
+        // The empty block at the end is zlib's sync flush: without it Go's reader waits for more, and takes the end of
         // the frame for the end of all compression.
-        body.extend(stored(&0_u32.to_be_bytes()));
+        body.extend(stored(plain));
         body.extend(stored(&[]));
-        control(SYN_REPLY, &body)
     }
 
-    pub(super) fn data(&self, stream: u32, data: &[u8], last: bool) -> Vec<u8> {
+    pub fn data(&self, stream: u32, data: &[u8], last: bool) -> Vec<u8> {
         let mut frame = stream.to_be_bytes().to_vec();
         frame.push(if last { FIN } else { 0 });
         frame.extend_from_slice(&length(data.len()));
@@ -268,25 +293,15 @@ mod tests {
         assert_eq!(adler32(&dictionary()).to_be_bytes(), DICTIONARY_ID);
     }
 
-    /// A SYN_STREAM whose headers refer back into the dictionary, made with zlib.
     #[test]
-    fn headers_compressed_with_the_dictionary_are_read() {
-        let mut headers = 2_u32.to_be_bytes().to_vec();
-        for text in ["streamtype", "data", "port", "80"] {
-            headers.extend_from_slice(&u32::try_from(text.len()).unwrap().to_be_bytes());
-            headers.extend_from_slice(text.as_bytes());
-        }
-        let mut body = vec![0, 0, 0, 5, 0, 0, 0, 0, 0, 0];
-        body.extend_from_slice(&[0x78, 0xbb]);
-        body.extend_from_slice(&DICTIONARY_ID);
-        body.extend(stored(&headers));
+    fn headers_are_read_as_they_were_written() {
         let mut decoder = Decoder::default();
-        let frame = control(SYN_STREAM, &body);
+        let frame = Encoder::default().open(5, &[("streamtype", "data"), ("port", "80")]);
         decoder.push(&frame[..20]);
-        assert_eq!(decoder.next(), Ok(None));
+        assert_eq!(decoder.next_event(), Ok(None));
         decoder.push(&frame[20..]);
         let want = vec![("streamtype".to_owned(), "data".to_owned()), ("port".to_owned(), "80".to_owned())];
-        assert_eq!(decoder.next(), Ok(Some(Event::Opened { stream: 5, headers: want })));
+        assert_eq!(decoder.next_event(), Ok(Some(Event::Opened { stream: 5, headers: want })));
         // A match in the dictionary: distance 1423, length 11 is its first word with its length.
         let mut inflater = Decoder::default();
         inflater.inflate(&stored(&dictionary())).expect("the dictionary");
@@ -302,11 +317,19 @@ mod tests {
     }
 
     #[test]
+    fn a_ping_comes_back_with_its_number() {
+        let mut decoder = Decoder::default();
+        let frame = Encoder::default().ping(7);
+        decoder.push(&frame);
+        assert_eq!(decoder.next_event(), Ok(Some(Event::Ping { id: 7, frame })));
+    }
+
+    #[test]
     fn data_is_read_as_it_was_written_and_nonsense_is_refused() {
         let mut decoder = Decoder::default();
         decoder.push(&Encoder::default().data(3, b"hello", true));
-        assert_eq!(decoder.next(), Ok(Some(Event::Data { stream: 3, data: b"hello".to_vec(), last: true })));
+        assert_eq!(decoder.next_event(), Ok(Some(Event::Data { stream: 3, data: b"hello".to_vec(), last: true })));
         decoder.push(b"\x80\x02GET / HTTP");
-        assert!(decoder.next().is_err());
+        assert!(decoder.next_event().is_err());
     }
 }
