@@ -54,6 +54,8 @@ const MESSAGE_BYTES_MAX: usize = 32 << 20;
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Pings of the kubelet that wait to be sent back; it has one under way at a time.
 const PONGS_MAX: usize = 8;
+/// A kubelet that has not answered by then is given up: the client waits, and nobody sees whether it still does.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Whoever reads slowly may take this long to read the rest after the end; upstream's `finishTimeout`.
 const FINISH_TIMEOUT: Duration = Duration::from_mins(15);
 
@@ -188,7 +190,8 @@ async fn session(kubelet: &Forward, streams: Streams, upgrade: OnUpgrade) -> Opt
     let socket = Client::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let (mut to_client, mut from_client) = socket.split();
     send(&mut to_client, streams.greeting(), b"").await?;
-    let outcome = match dial(kubelet).await {
+    let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(kubelet)).await;
+    let outcome = match dialled.unwrap_or_else(|_| Err("context deadline exceeded".to_owned())) {
         Ok((link, is_status)) => carry(link, is_status, streams, &mut to_client, &mut from_client).await?,
         Err(error) => Outcome::Failed(error),
     };
