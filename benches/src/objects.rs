@@ -25,7 +25,8 @@ where
     let started = Instant::now();
     let create = |object| async move {
         let request = Request::new(api.resource_url()).create(&PostParams::default(), serde_json::to_vec(&object)?)?;
-        anyhow::Ok(drop(api.clone().into_client().request_text(request).await?))
+        api.clone().into_client().request_text(request).await?;
+        anyhow::Ok(())
     };
     stream::iter(objects).map(create).buffer_unordered(IN_FLIGHT).try_collect::<()>().await?;
     Ok(started.elapsed())

@@ -218,6 +218,11 @@ impl ErrorList {
         self.add(ErrorType::Invalid, path, bad_value.into(), detail.into());
     }
 
+    /// Invalid, without saying the value: upstream's `OmitValueType`.
+    pub fn invalid_unshown(&mut self, path: Path, detail: impl Into<String>) {
+        self.add(ErrorType::InvalidUnshown, path, Value::Null, detail.into());
+    }
+
     pub fn duplicate(&mut self, path: Path, bad_value: impl Into<Value>) {
         self.add(ErrorType::Duplicate, path, bad_value.into(), String::new());
     }

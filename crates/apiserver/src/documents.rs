@@ -7,7 +7,7 @@ use ::bytes::Bytes;
 use api::discovery::{self, Aggregated};
 use api::openapi::{self, CustomKind};
 use api::{Kind, Status, Value, field::go_quote};
-use http::header::{ETAG, IF_NONE_MATCH};
+use http::header::{ACCEPT, CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Response};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha512};
@@ -18,6 +18,7 @@ use crate::gateway::{Gateway, header, respond, text};
 use crate::http::ResponseBody;
 use crate::http::accept::{Encoding, Shape, negotiate};
 use crate::http::body;
+use crate::http::query::Query;
 use crate::zpages;
 
 /// Documents made once and kept until kinds come or go.
@@ -42,6 +43,8 @@ struct Document {
     etag: HeaderValue,
 }
 
+/// How long clients may keep an OpenAPI document that they asked for by its hash: a year.
+const CACHED_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(365 * 24);
 const JSON: &str = "application/json";
 /// Paths below /debug/pprof/ at which upstream has Go's own profiles, which there are none of here.
 const PROFILES: [&str; 11] =
@@ -100,10 +103,11 @@ fn with_aggregated(gateway: &Gateway, document: Document) -> Document {
 pub(crate) fn find(
     gateway: &Gateway,
     path: &str,
-    accept: Option<&str>,
+    query: &Query,
     headers: &HeaderMap,
 ) -> Result<Option<Response<ResponseBody>>, Status> {
     let path = path.trim_end_matches('/');
+    let accept = header(headers, ACCEPT.as_str());
     match path {
         "/version" => return Ok(Some(respond(200, JSON, body::full(version())))),
         "/.well-known/openid-configuration" => {
@@ -138,11 +142,11 @@ pub(crate) fn find(
             let document = about.aggregated(path, accept).or_else(|| about.root(headers, "apis"));
             document.map(|document| with_aggregated(gateway, document))
         }
-        ["openapi", "v2"] => return about.openapi_v2(accept).map(Some),
+        ["openapi", "v2"] => return about.openapi_v2(accept, headers).map(Some),
         ["openapi", "v3"] => {
             return Ok(Some(respond(200, "text/plain; charset=utf-8", body::full(about.v3_index()))));
         }
-        ["openapi", "v3", path @ ..] => return Ok(Some(about.openapi_v3(path, headers))),
+        ["openapi", "v3", path @ ..] => return about.openapi_v3(path, query.get("hash"), headers).map(Some),
         ["api", "v1"] => about.resources("", "v1"),
         ["api", _] => return Err(Status::unknown_endpoint()),
         ["apis", group] => {
@@ -181,15 +185,14 @@ fn bare(code: u16) -> Response<ResponseBody> {
 
 /// 304 when the client has this very document.
 fn conditional(document: &Document, headers: &HeaderMap) -> Response<ResponseBody> {
-    let known = headers.get(IF_NONE_MATCH).is_some_and(|etag| *etag == document.etag);
-    let mut response = if known {
+    let mut response = if is_known(headers, &document.etag) {
         respond(304, document.content_type, body::full(Bytes::new()))
     } else {
         respond(200, document.content_type, body::full(document.bytes.clone()))
     };
     if document.content_type != JSON {
         response.headers_mut().insert(ETAG, document.etag.clone());
-        response.headers_mut().insert("Vary", HeaderValue::from_static("Accept"));
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     }
     response
 }
@@ -251,7 +254,7 @@ impl About<'_> {
     }
 
     /// All definitions in one document; made for each request, because it is large and few clients still ask for it.
-    fn openapi_v2(&self, accept: Option<&str>) -> Result<Response<ResponseBody>, Status> {
+    fn openapi_v2(&self, accept: Option<&str>, headers: &HeaderMap) -> Result<Response<ResponseBody>, Status> {
         let wants_protobuf = accept.is_some_and(|accept| {
             let first = accept.split(',').next().unwrap_or("").trim();
             first.replace('@', ".").starts_with(openapi::V2_PROTOBUF)
@@ -261,13 +264,28 @@ impl About<'_> {
         if !takes_json {
             return Ok(bare(406));
         }
+        let etag = quoted(&self.v2_hash())?;
+        let tagged = |mut response: Response<ResponseBody>| {
+            response.headers_mut().insert(ETAG, etag.clone());
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+            response
+        };
+        let content_type = if wants_protobuf { openapi::V2_PROTOBUF } else { JSON };
+        if is_known(headers, &etag) {
+            return Ok(tagged(respond(304, content_type, body::full(Bytes::new()))));
+        }
         let schemas: Vec<(&Kind, Value)> = self.snapshot.kinds().map(|kind| with_schema(kind)).collect();
         let custom: Vec<CustomKind<'_>> = schemas.iter().map(|(kind, schema)| CustomKind { kind, schema }).collect();
         let document = openapi::v2_document(&discovery::builtin(), &custom);
-        if wants_protobuf {
-            return Ok(respond(200, openapi::V2_PROTOBUF, body::full(openapi::v2_protobuf(&document))));
-        }
-        Ok(respond(200, JSON, body::full(document)))
+        let document = if wants_protobuf { openapi::v2_protobuf(&document) } else { document };
+        Ok(tagged(respond(200, content_type, body::full(document))))
+    }
+
+    /// Changes whenever the document of v2 does: of what its parts in v3 are made.
+    fn v2_hash(&self) -> String {
+        let builtin = self.builtin_hashes().iter().map(|(_, hash)| hash.clone());
+        let custom = self.snapshot.group_versions().map(|(group, version)| self.v3_hash(group, version));
+        openapi::hash(builtin.chain(custom).collect::<String>().as_bytes())
     }
 
     /// Every document of OpenAPI v3 with its hash. The documents themselves are not kept: together they are large. Those of
@@ -317,12 +335,19 @@ impl About<'_> {
         openapi::hash(&sources)
     }
 
-    fn openapi_v3(&self, path: &[&str], headers: &HeaderMap) -> Response<ResponseBody> {
+    /// Clients that name the hash they read in the index may keep the document for a year; those that name an old one are sent
+    /// to the present one.
+    fn openapi_v3(
+        &self,
+        path: &[&str],
+        hash: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Response<ResponseBody>, Status> {
         let wanted = path.join("/");
         let builtin = self.gateway.catalog.builtin().groups().iter();
         let mut builtin = builtin.flat_map(|group| group.versions.iter().map(|version| (group.name, version.version)));
         let is_wanted = |(group, version): &(&str, &str)| openapi::v3_path(group, version) == wanted;
-        let (bytes, hash) = if let Some((group, version)) = builtin.find(is_wanted) {
+        let (bytes, current) = if let Some((group, version)) = builtin.find(is_wanted) {
             let bytes = openapi::v3_document(group, version, self.builtin_kinds(group, version));
             let hash = openapi::hash(&bytes);
             (bytes, hash)
@@ -333,17 +358,39 @@ impl About<'_> {
                 schemas.iter().map(|(kind, schema)| CustomKind { kind, schema }).collect();
             (openapi::v3_custom_document(&custom), self.v3_hash(group, version))
         } else {
-            return bare(404);
+            return Ok(bare(404));
         };
-        let Ok(etag) = HeaderValue::from_str(&go_quote(&hash)) else {
-            return respond(200, JSON, body::full(bytes));
+        let etag = quoted(&current)?;
+        let hash = hash.filter(|hash| !hash.is_empty());
+        let is_moved = hash.is_some_and(|hash| hash != current);
+        let mut response = match (is_moved, is_known(headers, &etag)) {
+            (true, _) => respond(301, JSON, body::full(Bytes::new())),
+            (false, true) => respond(304, JSON, body::full(Bytes::new())),
+            (false, false) => respond(200, JSON, body::full(bytes)),
         };
-        let known = headers.get(IF_NONE_MATCH).is_some_and(|known| *known == etag);
-        let mut response =
-            if known { respond(304, JSON, body::full(Bytes::new())) } else { respond(200, JSON, body::full(bytes)) };
-        response.headers_mut().insert(ETAG, etag);
-        response
+        let out = response.headers_mut();
+        out.insert(ETAG, etag);
+        if is_moved {
+            let here = format!("/openapi/v3/{wanted}?hash={current}");
+            out.insert(LOCATION, HeaderValue::from_str(&here).map_err(Status::internal)?);
+        } else if hash.is_some() {
+            let expires = (jiff::Timestamp::now() + CACHED_FOR).strftime("%a, %d %b %Y %H:%M:%S UTC").to_string();
+            out.insert(VARY, HeaderValue::from_static("Accept"));
+            out.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+            out.insert(EXPIRES, HeaderValue::from_str(&expires).map_err(Status::internal)?);
+        }
+        Ok(response)
     }
+}
+
+/// A hash as an ETag.
+fn quoted(hash: &str) -> Result<HeaderValue, Status> {
+    HeaderValue::from_str(&go_quote(hash)).map_err(Status::internal)
+}
+
+/// Whether the client says that it has the document of this ETag.
+fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    headers.get(IF_NONE_MATCH).is_some_and(|known| known == etag)
 }
 
 /// A custom kind with the schema its definition gives it.

@@ -492,7 +492,6 @@ impl Gateway {
         {
             return Ok(text(200, page));
         }
-        let accept = header(&call.headers, ACCEPT.as_str());
         if let Some(response) = self.health.respond(self, path, query).await {
             return Ok(response);
         }
@@ -500,11 +499,11 @@ impl Gateway {
         // OpenAPI documents are made when asked for, which takes its time.
         let found = match self.me.upgrade().filter(|_| path.starts_with("/openapi/")) {
             Some(gateway) => {
-                let (path, accept, headers) = (path.to_owned(), accept.map(str::to_owned), call.headers.clone());
-                let make = move || crate::documents::find(&gateway, &path, accept.as_deref(), &headers);
+                let (path, query, headers) = (path.to_owned(), query.clone(), call.headers.clone());
+                let make = move || crate::documents::find(&gateway, &path, &query, &headers);
                 tokio::task::spawn_blocking(make).await.map_err(Status::internal)?
             }
-            None => crate::documents::find(self, path, accept, &call.headers),
+            None => crate::documents::find(self, path, query, &call.headers),
         };
         match found? {
             Some(_) if !read_only => Err(Status::method_not_allowed()),

@@ -452,11 +452,11 @@ impl Hands {
 
     async fn run_binding(&self, profile: &Profile, pod: &PodInfo, node: &str) -> Result<(), Status> {
         for slot in &profile.points.pre_bind {
-            slot.plugin.pre_bind(&self.context, pod, node).await?;
+            slot.plugin.pre_bind(&self.context, pod, node).await.map_err(|status| status.while_running("PreBind"))?;
         }
         // The first binder binds; a profile has at least one.
         if let Some(slot) = profile.points.bind.first() {
-            slot.plugin.bind(&self.context, pod, node).await?;
+            slot.plugin.bind(&self.context, pod, node).await.map_err(|status| status.while_running("Bind"))?;
         }
         for slot in &profile.points.post_bind {
             slot.plugin.post_bind(&self.context, pod, node).await;

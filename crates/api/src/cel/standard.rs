@@ -417,12 +417,11 @@ fn time_part<'a>(
     }
 }
 
-/// `UTC` or an offset such as `-07:30`. Other zones would need a database that this crate does not read.
+/// A zone by its name, or an offset such as `-07:30`.
 fn time_zone(name: &str) -> Result<TimeZone, String> {
-    if matches!(name, "" | "UTC") {
-        return Ok(TimeZone::UTC);
-    }
-    let Some((hours, minutes)) = name.split_once(':') else { return Err(format!("unknown time zone {name}")) };
+    let Some((hours, minutes)) = name.split_once(':') else {
+        return crate::time::zone(name).ok_or_else(|| format!("unknown time zone {name}"));
+    };
     let number = |text: &str| {
         let bad = || format!("strconv.Atoi: parsing {text:?}: invalid syntax");
         text.strip_prefix('+').unwrap_or(text).parse::<i32>().map_err(|_| bad())

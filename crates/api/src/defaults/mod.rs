@@ -251,4 +251,6 @@ fn is_zero(value: &Value) -> bool {
 }
 
 #[cfg(test)]
+mod facts_tests;
+#[cfg(test)]
 mod tests;

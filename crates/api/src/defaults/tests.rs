@@ -9,7 +9,7 @@ use crate::{kinds, rules};
 
 const NOW: &str = "2026-01-02T03:04:05Z";
 
-fn defaulted(group: &str, version: &str, kind: &str, body: &Value) -> Value {
+pub(super) fn defaulted(group: &str, version: &str, kind: &str, body: &Value) -> Value {
     let kind = kinds::builtin().by_kind(group, version, kind).expect("built-in kind");
     let bytes = serde_json::to_vec(body).expect("json");
     let mut value = codec::decode(&bytes, Format::Json, &**kind, FieldValidation::Strict).expect("decodes").value;

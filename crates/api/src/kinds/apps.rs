@@ -351,7 +351,8 @@ fn stateful_set_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
         "" => kind.required(errors, ""),
         "OnDelete" => {
             if rolling.is_set() {
-                rolling.invalid(errors, "only allowed for updateStrategy 'RollingUpdate'");
+                let shown = go::value("apps.RollingUpdateStatefulSetStrategy", rolling.value());
+                errors.invalid(rolling.path(), shown, "only allowed for updateStrategy 'RollingUpdate'");
             }
         }
         "RollingUpdate" => {

@@ -1,12 +1,12 @@
 //! ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice: dynamic resource allocation. Source:
 //! `pkg/apis/resource/validation`.
 
+mod slice;
+
 use crate::cel::device;
 use crate::strategy::SubresourceStrategy;
-use crate::validate::labels::{invalid_each, node_selector};
-use crate::validate::text::{
-    IMMUTABLE, duplicate_because, formatted, immutable, required_enum, required_formatted, same, supported,
-};
+use crate::validate::labels::invalid_each;
+use crate::validate::text::{IMMUTABLE, duplicate_because, formatted, immutable, required_formatted, same, supported};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
@@ -18,13 +18,7 @@ const CONSTRAINTS_MAX: usize = 32;
 const CONFIG_MAX: usize = 32;
 const RESERVED_MAX: usize = 256;
 const DRIVER_NAME_MAX_BYTES: usize = 63;
-const POOL_NAME_MAX_BYTES: usize = 253;
 const OPAQUE_MAX_BYTES: usize = 10 * 1024;
-const DEVICES_MAX: usize = 128;
-const ATTRIBUTES_MAX: usize = 32;
-const ATTRIBUTE_MAX_BYTES: usize = 64;
-const COUNTER_SETS_MAX: usize = 8;
-const TAINTS_MAX: usize = 16;
 
 pub const CLAIM: Strategy = Strategy {
     validate: |claim, errors| device_claim(&claim.field("spec").field("devices"), errors),
@@ -68,11 +62,11 @@ pub const DEVICE_CLASS: Strategy = Strategy {
 };
 
 pub const SLICE: Strategy = Strategy {
-    validate: |slice, errors| slice_spec(&slice.field("spec"), errors),
+    validate: |slice, errors| slice::spec(&slice.field("spec"), errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
         let (spec, old_spec) = (new.field("spec"), old.field("spec"));
-        slice_spec(&spec, errors);
+        slice::spec(&spec, errors);
         immutable(&spec.field("driver"), &old_spec.field("driver"), errors);
         immutable(&spec.field("pool").field("name"), &old_spec.field("pool").field("name"), errors);
         immutable(&spec.field("nodeName"), &old_spec.field("nodeName"), errors);
@@ -376,171 +370,6 @@ fn allocated_devices(status: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn slice_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
-    driver_name(&spec.field("driver"), errors);
-    let pool = spec.field("pool");
-    pool_name(&pool.field("name"), errors);
-    let (count, generation) = (pool.field("resourceSliceCount"), pool.field("generation"));
-    if count.int() <= 0 {
-        errors.invalid(count.path(), count.int(), "must be greater than zero");
-    }
-    if generation.int() < 0 {
-        generation.invalid(errors, "must be greater than or equal to zero");
-    }
-    slice_nodes(spec, errors);
-    let devices = spec.field("devices");
-    at_most(&devices, DEVICES_MAX, errors);
-    let mut seen: Vec<&str> = Vec::new();
-    for device in devices.items().take(DEVICES_MAX) {
-        slice_device(&device, errors);
-        let name = device.field("name").str();
-        if seen.contains(&name) {
-            errors.duplicate(device.path(), name);
-        }
-        seen.push(name);
-    }
-    let counters = spec.field("sharedCounters");
-    at_most(&counters, COUNTER_SETS_MAX, errors);
-    let mut sets: Vec<&str> = Vec::new();
-    for set in counters.items().take(COUNTER_SETS_MAX) {
-        let name = set.field("name");
-        required_formatted(&name, names::dns1123_label, errors);
-        if sets.contains(&name.str()) {
-            errors.duplicate(set.path(), name.str());
-        }
-        sets.push(name.str());
-        if set.field("counters").is_empty() {
-            set.field("counters").required(errors, "");
-        }
-    }
-}
-
-fn pool_name(name: &Cursor<'_>, errors: &mut ErrorList) {
-    if name.is_empty() {
-        name.required(errors, "");
-        return;
-    }
-    if name.str().len() > POOL_NAME_MAX_BYTES {
-        errors.too_long(name.path(), POOL_NAME_MAX_BYTES);
-    }
-    for part in name.str().split('/') {
-        invalid_each(errors, &name.path(), part, names::dns1123_subdomain(part));
-    }
-}
-
-fn slice_nodes(spec: &Cursor<'_>, errors: &mut ErrorList) {
-    let (node, selector) = (spec.field("nodeName"), spec.field("nodeSelector"));
-    let (all, per_device) = (spec.field("allNodes"), spec.field("perDeviceNodeSelection"));
-    let n_set = usize::from(!node.is_empty())
-        + usize::from(selector.is_set())
-        + usize::from(all.bool())
-        + usize::from(per_device.bool());
-    const EXACTLY_ONE: &str =
-        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    if n_set == 0 {
-        spec.required(errors, EXACTLY_ONE);
-    } else if n_set > 1 {
-        errors.invalid(spec.path(), "", format!("{EXACTLY_ONE}, but multiple fields are set"));
-    }
-    if !node.is_empty() {
-        formatted(&node, names::dns1123_subdomain, errors);
-    }
-    if selector.is_set() {
-        node_selector(&selector, errors);
-        let terms = selector.field("nodeSelectorTerms");
-        if terms.len() != 1 {
-            terms.invalid(errors, "must have exactly one node selector term");
-        }
-    }
-}
-
-fn slice_device(device: &Cursor<'_>, errors: &mut ErrorList) {
-    required_formatted(&device.field("name"), names::dns1123_label, errors);
-    let (attributes, capacity) = (device.field("attributes"), device.field("capacity"));
-    if attributes.len() + capacity.len() > ATTRIBUTES_MAX {
-        let n = attributes.len() + capacity.len();
-        let detail = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_MAX}");
-        errors.invalid(device.path(), n, detail);
-    }
-    for (name, attribute) in attributes.entries() {
-        attribute_name(name, &attribute, errors);
-        device_attribute(&attribute, errors);
-    }
-    for (name, value) in capacity.entries() {
-        attribute_name(name, &value, errors);
-    }
-    let taints = device.field("taints");
-    at_most(&taints, TAINTS_MAX, errors);
-    for taint in taints.items() {
-        formatted(&taint.field("key"), names::qualified_name, errors);
-        if !taint.field("value").is_empty() {
-            formatted(&taint.field("value"), names::label_value, errors);
-        }
-        required_enum(&taint.field("effect"), &["NoExecute", "NoSchedule", "None"], errors);
-    }
-    let (bound, failed) = (device.field("bindingConditions"), device.field("bindingFailureConditions"));
-    for list in [&bound, &failed] {
-        at_most(list, 4, errors);
-        for condition in list.items() {
-            formatted(&condition, names::qualified_name, errors);
-        }
-    }
-    if bound.is_empty() != failed.is_empty() {
-        let missing = if bound.is_empty() { bound } else { failed };
-        missing.required(errors, "bindingConditions and bindingFailureConditions must be specified together");
-    }
-}
-
-fn attribute_name(name: &str, at: &Cursor<'_>, errors: &mut ErrorList) {
-    let (domain, own) = name.split_once('/').map_or(("", name), |(d, n)| (d, n));
-    if name.contains('/') {
-        if domain.is_empty() {
-            at.required(errors, "the domain must not be empty");
-        } else {
-            invalid_each(errors, &at.path(), domain, names::dns1123_subdomain(domain));
-        }
-    }
-    if own.is_empty() {
-        at.required(errors, "the name must not be empty");
-    } else {
-        invalid_each(errors, &at.path(), own, names::c_identifier(own));
-    }
-}
-
-fn device_attribute(attribute: &Cursor<'_>, errors: &mut ErrorList) {
-    let members = ["int", "bool", "string", "version"];
-    let n_set = members.iter().filter(|m| attribute.field(m).is_set()).count();
-    for field in ["string", "version"] {
-        let value = attribute.field(field);
-        if value.str().len() > ATTRIBUTE_MAX_BYTES {
-            errors.too_long(value.path(), ATTRIBUTE_MAX_BYTES);
-        }
-    }
-    let version = attribute.field("version");
-    if version.is_set() && !is_semantic_version(version.str()) {
-        version.invalid(errors, "must be a string compatible with semver.org spec 2.0.0");
-    }
-    if n_set != 1 {
-        errors.invalid(attribute.path(), "", "exactly one value must be specified");
-    }
-}
-
-/// `1.2.3[-pre][+build]`, numbers without leading zeros.
-fn is_semantic_version(text: &str) -> bool {
-    let (rest, build) = text.split_once('+').map_or((text, None), |(r, b)| (r, Some(b)));
-    let (core, pre) = rest.split_once('-').map_or((rest, None), |(c, p)| (c, Some(p)));
-    let is_number =
-        |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) && (n == "0" || !n.starts_with('0'));
-    let is_identifier = |i: &str| !i.is_empty() && i.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let numbers: Vec<&str> = core.split('.').collect();
-    numbers.len() == 3
-        && numbers.into_iter().all(is_number)
-        && pre.is_none_or(|p| {
-            p.split('.').all(|i| is_identifier(i) && (is_number(i) || !i.bytes().all(|b| b.is_ascii_digit())))
-        })
-        && build.is_none_or(|b| b.split('.').all(is_identifier))
-}
-
 #[cfg(test)]
 mod tests {
     use crate::json;
@@ -562,12 +391,5 @@ mod tests {
                 "spec.devices.requests[1]: Duplicate value: \"r\"",
             ]
         );
-    }
-
-    #[test]
-    fn versions_are_semantic() {
-        assert!(is_semantic_version("1.2.3-rc.1+b"));
-        assert!(!is_semantic_version("x"));
-        assert!(!is_semantic_version("1.02.3"));
     }
 }

@@ -14,6 +14,7 @@ use super::{
     gvk,
     operations::{Body, Produces},
     paths::{self, Path},
+    structural::{keeps_unknown_fields, published},
 };
 
 const METADATA: &str = "Standard object's metadata. More info: \
@@ -129,24 +130,32 @@ pub(super) fn definitions(form: Form, kinds: &[CustomKind<'_>]) -> BTreeMap<Stri
     for CustomKind { kind, schema } in kinds {
         let name = definition_name(kind);
         let mut own = match schema {
-            Value::Object(fields) => fields.clone(),
-            _ => Map::from_iter([("x-kubernetes-preserve-unknown-fields", true)]),
+            Value::Object(fields) if !(form == Form::V2 && keeps_unknown_fields(fields)) => {
+                let mut own = published(form, fields, &|| reference("ObjectMeta", METADATA));
+                own.insert("type", "object".into());
+                let properties = own.entry("properties").or_insert_with(|| json!({}));
+                if let Some(properties) = properties.as_object_mut() {
+                    properties.insert("apiVersion", string("apiVersion"));
+                    properties.insert("kind", string("kind"));
+                    properties.insert("metadata", reference("ObjectMeta", METADATA));
+                }
+                own
+            }
+            // With properties, clients that check by OpenAPI v2 would refuse all others.
+            _ => Map::from_iter([("type", "object")]),
         };
-        if form == Form::V2 {
-            own = for_v2(own);
-        }
-        own.insert("type", "object".into());
-        let properties = own.entry("properties").or_insert_with(|| json!({}));
-        if let Some(properties) = properties.as_object_mut() {
-            properties.insert("apiVersion", string("apiVersion"));
-            properties.insert("kind", string("kind"));
-            properties.insert("metadata", reference("ObjectMeta", METADATA));
-        }
-        let gvk_of = |name: String| json!([gvk(&kind.group, &kind.version, &name)]);
-        own.insert("x-kubernetes-group-version-kind", gvk_of(kind.kind.to_string()));
+        let mark = |schema: &mut Map, name: String| {
+            schema.insert("x-kubernetes-group-version-kind", json!([gvk(&kind.group, &kind.version, &name)]));
+            let paths: Vec<Value> =
+                kind.selectable_fields.iter().map(|field| json!({"fieldPath": field.label.as_ref()})).collect();
+            if !paths.is_empty() {
+                schema.insert("x-kubernetes-selectable-fields", paths.into());
+            }
+        };
+        mark(&mut own, kind.kind.to_string());
         out.insert(name.clone(), own.into());
 
-        let list = json!({
+        let mut list = json!({
             "description": format!("{} is a list of {}", kind.list_kind(), kind.kind),
             "type": "object",
             "required": ["items"],
@@ -160,44 +169,11 @@ pub(super) fn definitions(form: Form, kinds: &[CustomKind<'_>]) -> BTreeMap<Stri
                 "kind": string("kind"),
                 "metadata": reference("ListMeta", list_metadata.as_str().unwrap_or_default()),
             },
-            "x-kubernetes-group-version-kind": gvk_of(kind.list_kind()),
         });
+        if let Some(list) = list.as_object_mut() {
+            mark(list, kind.list_kind());
+        }
         out.insert(format!("{name}List"), list);
     }
     out
-}
-
-/// What OpenAPI v2 and the clients that read it can bear: no alternatives, no nullable types, nothing said below a place where
-/// unknown fields are kept.
-fn for_v2(mut schema: Map) -> Map {
-    for key in ["oneOf", "anyOf", "allOf", "not"] {
-        schema.remove(key);
-    }
-    let is_set = |schema: &Map, key: &str| schema.get(key).and_then(Value::as_bool) == Some(true);
-    if is_set(&schema, "nullable") {
-        for key in ["nullable", "type", "items", "properties", "additionalProperties"] {
-            schema.remove(key);
-        }
-    }
-    if is_set(&schema, "x-kubernetes-preserve-unknown-fields") {
-        for key in ["items", "properties", "additionalProperties"] {
-            schema.remove(key);
-        }
-    }
-    if is_set(&schema, "x-kubernetes-int-or-string") {
-        schema.remove("type");
-    }
-    for key in ["items", "additionalProperties"] {
-        if let Some(Value::Object(inner)) = schema.get_mut(key) {
-            *inner = for_v2(std::mem::take(inner));
-        }
-    }
-    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
-        for property in properties.values_mut() {
-            if let Value::Object(inner) = property {
-                *inner = for_v2(std::mem::take(inner));
-            }
-        }
-    }
-    schema
 }

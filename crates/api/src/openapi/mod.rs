@@ -10,6 +10,7 @@ mod operations;
 mod paths;
 mod protobuf;
 mod render;
+mod structural;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 

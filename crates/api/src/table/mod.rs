@@ -239,4 +239,6 @@ fn cells_table() -> &'static HashMap<(&'static str, &'static str), Cells> {
 }
 
 #[cfg(test)]
+mod row_tests;
+#[cfg(test)]
 mod tests;

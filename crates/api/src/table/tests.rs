@@ -9,7 +9,7 @@ fn now() -> Timestamp {
     time::parse("2026-01-01T00:00:00Z").expect("time")
 }
 
-fn cells(group: &str, kind: &str, object: Value) -> Value {
+pub(super) fn cells(group: &str, kind: &str, object: Value) -> Value {
     Printer::of(group, kind).row(&object, now()).cells.into()
 }
 
@@ -145,7 +145,7 @@ fn autoscaler_metrics_are_summarised() {
 }
 
 /// Kinds of the recorded scenarios by the plural in their path.
-fn kind_of(resource: &str) -> (&'static str, &'static str) {
+pub(super) fn kind_of(resource: &str) -> (&'static str, &'static str) {
     let plural = |kind: &str| match kind.to_lowercase() {
         kind if kind == "endpoints" => kind,
         kind if kind.ends_with('s') => kind + "es",

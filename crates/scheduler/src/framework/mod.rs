@@ -19,7 +19,7 @@ pub use event::{
 };
 pub use points::{ExtensionPoints, Slot};
 pub use state::{CycleState, StateData};
-pub use status::{Code, Reasons, Status};
+pub use status::{Code, Reasons, Status, api_text};
 
 use crate::cycle::Diagnosis;
 use crate::model::{NodeInfo, PodInfo};

@@ -57,8 +57,22 @@ impl Status {
         Status::new(Code::Error, plugin, reason)
     }
 
+    /// The same verdict, saying what was running: `running Bind plugin "DefaultBinder": …`.
+    pub fn while_running(self, point: &str) -> Status {
+        let reason = format!("running {point} plugin {:?}: {}", self.plugin, self.message());
+        Status::new(self.code, self.plugin, reason)
+    }
+
     /// All reasons in one line.
     pub fn message(&self) -> String {
         self.reasons.as_slice().join(", ")
+    }
+}
+
+/// What the API server answered, in its own words, or why there is no answer.
+pub fn api_text(error: kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message,
+        other => other.to_string(),
     }
 }

@@ -7,7 +7,7 @@ use http::Request;
 use serde_json::{Value, json};
 
 use super::PluginArgs;
-use crate::framework::{Bind, BindContext, ExtensionPoints, Plugin, Status};
+use crate::framework::{Bind, BindContext, ExtensionPoints, Plugin, Status, api_text};
 use crate::model::PodInfo;
 
 pub(super) const NAME: &str = "DefaultBinder";
@@ -39,7 +39,11 @@ impl Bind for DefaultBinder {
                 .header(http::header::CONTENT_TYPE, "application/json")
                 .body(body)
                 .map_err(|e| error(&e))?;
-            ctx.client.request::<Value>(request).await.map(drop).map_err(|e| error(&e))
+            ctx.client
+                .request::<Value>(request)
+                .await
+                .map(drop)
+                .map_err(|refused| Status::error(NAME, api_text(refused)))
         })
     }
 }

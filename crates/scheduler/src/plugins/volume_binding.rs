@@ -18,7 +18,7 @@ use serde_json::json;
 use super::PluginArgs;
 use crate::framework::{
     ActionType, BindContext, CycleState, EventHint, EventResource, ExtensionPoints, Filter, Narrowed, Plugin, PreBind,
-    PreFilter, Reserve, Status,
+    PreFilter, Reserve, Status, api_text,
 };
 use crate::model::storage::{Claim, SELECTED_NODE, Storage, Volume};
 use crate::model::{NodeInfo, PodInfo};
@@ -298,24 +298,17 @@ impl PreBind for VolumeBinding {
     }
 }
 
-fn text(error: kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message,
-        other => other.to_string(),
-    }
-}
-
 /// Points the chosen volumes at their claims, and the other claims at the node.
 async fn write(ctx: &BindContext, decision: &Decision, node: &str) -> Result<(), String> {
     for (claim, volume) in &decision.bind {
         let api: Api<PersistentVolume> = Api::all(ctx.client.clone());
         let bound = reserved_for(volume, claim);
-        api.replace(&volume.name, &PostParams::default(), &bound).await.map_err(text)?;
+        api.replace(&volume.name, &PostParams::default(), &bound).await.map_err(api_text)?;
     }
     for claim in decision.provision.iter().filter(|claim| claim.selected_node.as_deref() != Some(node)) {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &claim.namespace);
         let change = json!({ "metadata": { "uid": claim.uid, "annotations": { SELECTED_NODE: node } } });
-        api.patch(&claim.name, &PatchParams::default(), &Patch::Merge(change)).await.map_err(text)?;
+        api.patch(&claim.name, &PatchParams::default(), &Patch::Merge(change)).await.map_err(api_text)?;
     }
     Ok(())
 }
@@ -344,7 +337,7 @@ async fn wait(ctx: &BindContext, decision: &Decision, node: &str) -> Result<(), 
         let provisions = decision.provision.iter().any(|one| one.uid == claim.uid);
         let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &claim.namespace);
         loop {
-            let live = Claim::new(&api.get(&claim.name).await.map_err(text)?);
+            let live = Claim::new(&api.get(&claim.name).await.map_err(api_text)?);
             if live.is_bound {
                 break;
             }

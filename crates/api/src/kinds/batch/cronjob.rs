@@ -3,10 +3,12 @@
 use crate::kinds::batch::{job_spec_without_selector, spec_warnings};
 use crate::validate::names;
 use crate::validate::text::{nonnegative_fields, required_enum};
-use crate::{Cursor, ErrorList, Strategy, meta};
+use crate::{Cursor, ErrorList, Strategy, meta, time};
 
 /// Names of jobs are the CronJob's plus eleven characters.
 const NAME_MAX_CHARS: usize = 52;
+/// Of a part of a zone's name, by the rules of the time zone database.
+const ZONE_PART_MAX_CHARS: usize = 14;
 
 pub const CRON_JOB: Strategy = Strategy {
     name_rule: |name, prefix| {
@@ -16,11 +18,10 @@ pub const CRON_JOB: Strategy = Strategy {
         }
         messages
     },
-    validate: |object, errors| spec(&object.field("spec"), false, errors),
+    validate: |object, errors| spec(&object.field("spec"), None, errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
-        let schedule = |c: &Cursor<'_>| c.field("spec").field("schedule").str().to_owned();
-        spec(&new.field("spec"), schedule(new) == schedule(old), errors);
+        spec(&new.field("spec"), Some(&old.field("spec")), errors);
     },
     warnings: |new, _, out| {
         let spec = new.field("spec");
@@ -36,7 +37,8 @@ pub const CRON_JOB: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
-fn spec(spec: &Cursor<'_>, is_same_schedule: bool, errors: &mut ErrorList) {
+/// A schedule may name a zone only where the one before did.
+fn spec(spec: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorList) {
     let (schedule, zone) = (spec.field("schedule"), spec.field("timeZone"));
     if schedule.is_empty() {
         schedule.required(errors, "");
@@ -45,18 +47,18 @@ fn spec(spec: &Cursor<'_>, is_same_schedule: bool, errors: &mut ErrorList) {
             schedule.invalid(errors, problem);
         }
         let names_zone = schedule.str().contains("TZ");
-        if names_zone && zone.is_set() {
+        let named_zone = old.is_some_and(|old| old.field("schedule").str().contains("TZ"));
+        if names_zone && named_zone && zone.is_set() {
             schedule.invalid(errors, "cannot use both timeZone field and TZ or CRON_TZ in schedule");
-        } else if names_zone && !is_same_schedule {
+        } else if names_zone && !named_zone {
             schedule.invalid(errors, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
         }
     }
     nonnegative_fields(spec, &["startingDeadlineSeconds"], errors);
-    if zone.is_set() {
+    if zone.is_set() && old.is_none_or(|old| old.field("timeZone").value() != zone.value()) {
         time_zone(&zone, errors);
     }
     required_enum(&spec.field("concurrencyPolicy"), &["Allow", "Forbid", "Replace"], errors);
-    nonnegative_fields(spec, &["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
     let job = spec.field("jobTemplate").field("spec");
     job_spec_without_selector(&job, errors);
     // Selectors are generated when the job is made.
@@ -68,94 +70,34 @@ fn spec(spec: &Cursor<'_>, is_same_schedule: bool, errors: &mut ErrorList) {
     if manual.bool() {
         manual.not_supported(errors, &["nil", "false"]);
     }
+    nonnegative_fields(spec, &["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
 }
 
 fn time_zone(zone: &Cursor<'_>, errors: &mut ErrorList) {
     let name = zone.str();
     if name.is_empty() {
-        zone.invalid(errors, "timeZone must be nil or non-empty string");
-    } else if name.eq_ignore_ascii_case("Local") {
+        return zone.invalid(errors, "timeZone must be nil or non-empty string");
+    }
+    if !is_plausible(name) {
+        return zone.invalid(errors, format!("unknown time zone {name}"));
+    }
+    if name.eq_ignore_ascii_case("Local") {
         zone.invalid(errors, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
-    } else if !is_zone_name(name) {
+    }
+    if name != "Local" && !time::is_zone(name) {
         zone.invalid(errors, format!("unknown time zone {name}"));
     }
 }
 
-/// Areas of the time zone database; a name is an area and a place, or one of the few short names.
-const AREAS: &[&str] = &[
-    "Africa",
-    "America",
-    "Antarctica",
-    "Arctic",
-    "Asia",
-    "Atlantic",
-    "Australia",
-    "Brazil",
-    "Canada",
-    "Chile",
-    "Etc",
-    "Europe",
-    "Indian",
-    "Mexico",
-    "Pacific",
-    "US",
-];
-const SHORT_NAMES: &[&str] = &[
-    "CET",
-    "CST6CDT",
-    "Cuba",
-    "EET",
-    "EST",
-    "EST5EDT",
-    "Egypt",
-    "Eire",
-    "GB",
-    "GB-Eire",
-    "GMT",
-    "GMT+0",
-    "GMT-0",
-    "GMT0",
-    "Greenwich",
-    "HST",
-    "Hongkong",
-    "Iceland",
-    "Iran",
-    "Israel",
-    "Jamaica",
-    "Japan",
-    "Kwajalein",
-    "Libya",
-    "MET",
-    "MST",
-    "MST7MDT",
-    "NZ",
-    "NZ-CHAT",
-    "Navajo",
-    "PRC",
-    "PST8PDT",
-    "Poland",
-    "Portugal",
-    "ROC",
-    "ROK",
-    "Singapore",
-    "Turkey",
-    "UCT",
-    "UTC",
-    "Universal",
-    "W-SU",
-    "WET",
-    "Zulu",
-];
-
-fn is_zone_name(name: &str) -> bool {
-    match name.split_once('/') {
-        Some((area, place)) => {
-            AREAS.contains(&area)
-                && !place.is_empty()
-                && place.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-' | b'+'))
-        }
-        None => SHORT_NAMES.contains(&name),
-    }
+/// Whether each part of a name is one that the time zone database could have.
+fn is_plausible(name: &str) -> bool {
+    name.split('/').all(|part| {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+        (1..=ZONE_PART_MAX_CHARS).contains(&part.len())
+            && part.bytes().all(fits)
+            && !part.starts_with('-')
+            && !matches!(part, "." | "..")
+    })
 }
 
 const DESCRIPTORS: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
@@ -185,7 +127,7 @@ fn schedule_problem(schedule: &str) -> Option<String> {
     if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") {
         let (zone, rest) = text.split_once(' ')?;
         let zone = zone.split_once('=').map_or("", |(_, z)| z);
-        if !is_zone_name(zone) && !zone.is_empty() {
+        if !time::is_zone(zone) && !zone.is_empty() {
             return Some(format!("provided bad location {zone}: unknown time zone {zone}"));
         }
         text = rest.trim();
@@ -269,6 +211,46 @@ mod tests {
         }
         assert_eq!(schedule_problem("* * *").as_deref(), Some("expected exactly 5 fields, found 3: [* * *]"));
         assert_eq!(schedule_problem("60 * * * *").as_deref(), Some("end of range (60) above maximum (59): 60"));
+    }
+
+    fn refused(spec_value: crate::Value, old: Option<crate::Value>) -> Vec<String> {
+        let mut errors = ErrorList::new();
+        let old = old.as_ref().map(Cursor::root);
+        spec(&Cursor::root(&spec_value), old.as_ref(), &mut errors);
+        let own = |e: &String| e.starts_with("schedule") || e.starts_with("timeZone");
+        errors.iter().map(ToString::to_string).filter(own).collect()
+    }
+
+    #[test]
+    fn zones_are_those_of_the_database() {
+        let zone = |name: &str| refused(crate::json!({"schedule": "@daily", "timeZone": name}), None);
+        for good in ["Europe/Rome", "UTC", "Etc/GMT+5", "America/Argentina/Buenos_Aires"] {
+            assert_eq!(zone(good), [""; 0], "{good}");
+        }
+        for unknown in ["Asia/X", "europe/rome", "Europe/../UTC", "Europe//Rome", "abcdefghijklmno", "local/x"] {
+            let wanted = format!("timeZone: Invalid value: \"{unknown}\": unknown time zone {unknown}");
+            assert_eq!(zone(unknown), [wanted], "{unknown}");
+        }
+        let explicit = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        assert_eq!(zone("Local"), [format!("timeZone: Invalid value: \"Local\": {explicit}")]);
+        assert_eq!(
+            zone("local"),
+            [
+                format!("timeZone: Invalid value: \"local\": {explicit}"),
+                "timeZone: Invalid value: \"local\": unknown time zone local".to_owned()
+            ]
+        );
+    }
+
+    #[test]
+    fn a_schedule_names_a_zone_only_where_it_did_before() {
+        let cron = |zone: Option<&str>| crate::json!({"schedule": "TZ=UTC @daily", "timeZone": zone});
+        let refusal = |words: &str| [format!("schedule: Invalid value: \"TZ=UTC @daily\": {words}")];
+        let separate = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+        assert_eq!(refused(cron(Some("UTC")), None), refusal(separate));
+        assert_eq!(refused(cron(None), Some(cron(None))), [""; 0]);
+        let both = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+        assert_eq!(refused(cron(Some("UTC")), Some(cron(None))), refusal(both));
     }
 
     #[test]

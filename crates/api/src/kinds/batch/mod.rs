@@ -2,6 +2,7 @@
 
 mod cronjob;
 mod policies;
+mod status;
 mod update;
 
 use crate::json;
@@ -42,7 +43,7 @@ pub const JOB: Strategy = Strategy {
     subresources: &[SubresourceStrategy {
         name: "status",
         prepare_for_update: |_, _, _| {},
-        validate_update: update::status,
+        validate_update: status::validate,
     }],
     ..Strategy::DEFAULT
 };

@@ -53,10 +53,10 @@ fn failure_rule(spec: &Cursor<'_>, rule: &Cursor<'_>, containers: &[&str], error
     }
     match (codes.is_set(), conditions.is_empty()) {
         (true, false) => {
-            errors.invalid(rule.path(), "", "specifying both OnExitCodes and OnPodConditions is not supported");
+            errors.invalid_unshown(rule.path(), "specifying both OnExitCodes and OnPodConditions is not supported");
         }
         (false, true) => {
-            errors.invalid(rule.path(), "", "specifying one of OnExitCodes and OnPodConditions is required");
+            errors.invalid_unshown(rule.path(), "specifying one of OnExitCodes and OnPodConditions is required");
         }
         _ => {}
     }
@@ -149,10 +149,14 @@ fn success_rule(rule: &Cursor<'_>, completions: i64, errors: &mut ErrorList) {
     }
 }
 
-/// Counts the indexes of `1,3-5`, which must be ascending and below `completions`.
 fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
+    Ok(intervals(text, completions)?.iter().map(|(first, last)| last - first + 1).sum())
+}
+
+/// The intervals of `1,3-5`, both ends inclusive, which must be ascending and below `completions`.
+pub(super) fn intervals(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
     if text.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let parse = |part: &str| -> Result<i64, String> {
         let index: i64 =
@@ -162,7 +166,7 @@ fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
         }
         Ok(index)
     };
-    let (mut count, mut last) = (0, -1);
+    let (mut found, mut last) = (Vec::new(), -1);
     for interval in text.split(',') {
         let limits: Vec<&str> = interval.split('-').collect();
         let (first, end) = match limits[..] {
@@ -170,7 +174,12 @@ fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
                 let index = parse(one)?;
                 (index, index)
             }
-            [first, end] => (parse(first)?, parse(end)?),
+            [first, end] => match (parse(first)?, parse(end)?) {
+                (first, end) if first >= end => {
+                    return Err(format!("non-increasing order, previous: {first}, current: {end}"));
+                }
+                interval => interval,
+            },
             _ => {
                 return Err(format!(
                     "the fragment {} violates the requirement that an index interval can have at most two parts separated by '-'",
@@ -178,16 +187,13 @@ fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
                 ));
             }
         };
-        if first > end {
-            return Err(format!("non-increasing order, previous: {first}, current: {end}"));
-        }
         if first <= last {
             return Err(format!("non-increasing order, previous: {last}, current: {first}"));
         }
-        count += end - first + 1;
+        found.push((first, end));
         last = end;
     }
-    Ok(count)
+    Ok(found)
 }
 
 fn quoted(text: &str) -> String {

@@ -1,9 +1,9 @@
-//! What may change in a job, and what its status may say.
+//! What may change in a job.
 
 use crate::kinds::batch::{generated_selector, indexed_host_names, job_spec};
 use crate::kinds::carry;
 use crate::validate::go;
-use crate::validate::text::{IMMUTABLE, immutable, nonnegative_fields, same};
+use crate::validate::text::{IMMUTABLE, immutable, same};
 use crate::{Cursor, ErrorList, Value, meta};
 
 /// Fields of the pod spec that may change while a job is suspended and has never run.
@@ -106,101 +106,4 @@ fn is_idle(job: &Cursor<'_>) -> bool {
     job.field("spec").field("suspend").bool()
         && (!status.field("startTime").is_set() || is_suspended)
         && status.field("active").int() == 0
-}
-
-fn has_condition(status: &Cursor<'_>, kind: &str) -> bool {
-    status.field("conditions").items().any(|c| c.field("type").str() == kind && c.field("status").str() == "True")
-}
-
-/// Pairs of conditions that exclude each other, with upstream's words.
-const EXCLUSIVE: &[(&str, &str, &str)] = &[
-    ("Complete", "Failed", "cannot set Complete=True and Failed=true conditions"),
-    ("Complete", "FailureTarget", "cannot set Complete=True and FailureTarget=true conditions"),
-    ("SuccessCriteriaMet", "Failed", "cannot set Failed=True and SuccessCriteriaMet=true conditions"),
-    ("SuccessCriteriaMet", "FailureTarget", "cannot set FailureTarget=True and SuccessCriteriaMet=true conditions"),
-];
-/// Conditions that stay once they are true.
-const TERMINAL: &[&str] = &["Complete", "Failed", "FailureTarget", "SuccessCriteriaMet"];
-
-pub(super) fn status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
-    meta::validate_update_again(new, old, errors);
-    let (status, old_status) = (new.field("status"), old.field("status"));
-    nonnegative_fields(&status, &["active", "succeeded", "failed", "ready", "terminating"], errors);
-    let conditions = status.field("conditions");
-    let is_finished = has_condition(&status, "Complete") || has_condition(&status, "Failed");
-    for (a, b, detail) in EXCLUSIVE {
-        if has_condition(&status, a) && has_condition(&status, b) {
-            errors.invalid(conditions.path(), "", *detail);
-        }
-    }
-    for kind in TERMINAL {
-        if has_condition(&old_status, kind) && !has_condition(&status, kind) {
-            errors.invalid(conditions.path(), "", format!("cannot disable the terminal {kind}=True condition"));
-        }
-    }
-    if has_condition(&status, "Failed")
-        && !has_condition(&status, "FailureTarget")
-        && !has_condition(&old_status, "Failed")
-    {
-        errors.invalid(
-            conditions.path(),
-            "",
-            "cannot set Failed=True condition without the FailureTarget=true condition",
-        );
-    }
-    if has_condition(&status, "Complete")
-        && !has_condition(&status, "SuccessCriteriaMet")
-        && !has_condition(&old_status, "Complete")
-    {
-        errors.invalid(
-            conditions.path(),
-            "",
-            "cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
-        );
-    }
-    times(&status, &old_status, is_finished, errors);
-    if is_finished {
-        for field in ["active", "terminating"] {
-            let count = status.field(field);
-            if count.int() != 0 {
-                errors.invalid(count.path(), count.int(), format!("{field}>0 is invalid for finished job"));
-            }
-        }
-        let uncounted = status.field("uncountedTerminatedPods");
-        if !uncounted.field("succeeded").is_empty() || !uncounted.field("failed").is_empty() {
-            errors.invalid(uncounted.path(), "", "uncountedTerminatedPods needs to be empty for finished job");
-        }
-    }
-    if status.field("ready").int() > status.field("active").int() {
-        let ready = status.field("ready");
-        ready.invalid(errors, "cannot set more ready pods than active");
-    }
-    for field in ["failed", "succeeded"] {
-        let count = status.field(field);
-        if count.int() < old_status.field(field).int() {
-            errors.invalid(count.path(), count.int(), format!("cannot decrease the {field} counter"));
-        }
-    }
-}
-
-fn times(status: &Cursor<'_>, old: &Cursor<'_>, is_finished: bool, errors: &mut ErrorList) {
-    let (start, completion) = (status.field("startTime"), status.field("completionTime"));
-    if is_finished && !start.is_set() {
-        start.required(errors, "startTime is required for finished job");
-    }
-    let is_complete = has_condition(status, "Complete");
-    if is_complete && !completion.is_set() {
-        completion.required(errors, "completionTime is required for Complete jobs");
-    }
-    if !is_complete && completion.is_set() {
-        completion.invalid(errors, "cannot set completionTime when there is no Complete=True condition");
-    }
-    // Both are RFC 3339 in UTC with seconds, so text order is time order.
-    if completion.is_set() && start.is_set() && completion.str() < start.str() {
-        completion.invalid(errors, "completionTime cannot be set before startTime");
-    }
-    let before = old.field("completionTime");
-    if before.is_set() && completion.value() != before.value() {
-        completion.invalid(errors, "completionTime cannot be mutated");
-    }
 }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::PluginArgs;
 use crate::framework::{
     ActionType, BindContext, CycleState, EventHint, EventResource, ExtensionPoints, Filter, Narrowed, Plugin,
-    PostFilter, PostFilterInput, PostFilterResult, PreBind, PreEnqueue, PreFilter, Reserve, Status,
+    PostFilter, PostFilterInput, PostFilterResult, PreBind, PreEnqueue, PreFilter, Reserve, Status, api_text,
 };
 use crate::model::devices::{DeviceClaim, Devices, Pool};
 use crate::model::shares::Taken;
@@ -275,7 +275,7 @@ async fn reserve(api: &Api<ResourceClaim>, pod: &PodInfo, name: &str, given: Opt
         match try_reserve(api, pod, name, given).await {
             Ok(()) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => last = status.message,
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(api_text(error)),
         }
     }
     Err(last)

@@ -1,0 +1,260 @@
+//! ResourceSlice: the devices of a pool, or the counters that they share.
+
+use crate::kinds::dra::{at_most, driver_name};
+use crate::validate::labels::{invalid_each, node_selector};
+use crate::validate::names;
+use crate::validate::text::{formatted, required_enum, required_formatted};
+use crate::{Cursor, ErrorList, Value};
+
+const POOL_NAME_MAX_BYTES: usize = 253;
+const DEVICES_MAX: usize = 128;
+const ATTRIBUTES_MAX: usize = 32;
+const ATTRIBUTE_MAX_BYTES: usize = 64;
+const COUNTER_SETS_MAX: usize = 8;
+/// Of a set, and of what a device takes of a set.
+const COUNTERS_MAX: usize = 32;
+/// Sets that a device may take from.
+const CONSUMED_SETS_MAX: usize = 2;
+/// Devices of a slice in which any has taints or takes counters; these need more room.
+const ADVANCED_DEVICES_MAX: usize = 64;
+const TAINTS_MAX: usize = 16;
+
+pub(super) fn spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    driver_name(&spec.field("driver"), errors);
+    let pool = spec.field("pool");
+    pool_name(&pool.field("name"), errors);
+    let (count, generation) = (pool.field("resourceSliceCount"), pool.field("generation"));
+    if count.int() <= 0 {
+        errors.invalid(count.path(), count.int(), "must be greater than zero");
+    }
+    if generation.int() < 0 {
+        generation.invalid(errors, "must be greater than or equal to zero");
+    }
+    slice_nodes(spec, errors);
+    let (devices, counters) = (spec.field("devices"), spec.field("sharedCounters"));
+    if !devices.is_empty() && !counters.is_empty() {
+        errors.invalid(spec.path(), Value::Null, "only one of `sharedCounters` or `devices` is allowed");
+    }
+    let is_advanced =
+        |device: Cursor<'_>| !device.field("taints").is_empty() || !device.field("consumesCounters").is_empty();
+    let devices_max = if devices.items().any(is_advanced) { ADVANCED_DEVICES_MAX } else { DEVICES_MAX };
+    at_most(&devices, devices_max, errors);
+    let mut seen: Vec<&str> = Vec::new();
+    for device in devices.items().take(devices_max) {
+        slice_device(&device, errors);
+        let name = device.field("name").str();
+        if seen.contains(&name) {
+            errors.duplicate(device.path(), name);
+        }
+        seen.push(name);
+    }
+    counter_sets(&counters, "name", COUNTER_SETS_MAX, errors);
+}
+
+/// Sets of counters, or what a device takes of them: each set named once, each with counters.
+fn counter_sets(sets: &Cursor<'_>, name_field: &str, max: usize, errors: &mut ErrorList) {
+    at_most(sets, max, errors);
+    let mut seen: Vec<&str> = Vec::new();
+    for set in sets.items().take(max) {
+        let name = set.field(name_field);
+        required_formatted(&name, names::dns1123_label, errors);
+        let counters = set.field("counters");
+        if counters.is_empty() {
+            counters.required(errors, "");
+        }
+        if counters.len() > COUNTERS_MAX {
+            errors.too_many(counters.path(), counters.len(), COUNTERS_MAX);
+        }
+        for (counter, at) in counters.entries() {
+            invalid_each(errors, &at.path(), counter, names::dns1123_label(counter));
+        }
+        if seen.contains(&name.str()) {
+            errors.duplicate(set.path(), name.str());
+        }
+        seen.push(name.str());
+    }
+}
+
+fn pool_name(name: &Cursor<'_>, errors: &mut ErrorList) {
+    if name.is_empty() {
+        name.required(errors, "");
+        return;
+    }
+    if name.str().len() > POOL_NAME_MAX_BYTES {
+        errors.too_long(name.path(), POOL_NAME_MAX_BYTES);
+    }
+    for part in name.str().split('/') {
+        invalid_each(errors, &name.path(), part, names::dns1123_subdomain(part));
+    }
+}
+
+fn slice_nodes(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let (node, selector) = (spec.field("nodeName"), spec.field("nodeSelector"));
+    let (all, per_device) = (spec.field("allNodes"), spec.field("perDeviceNodeSelection"));
+    let n_set = usize::from(!node.is_empty())
+        + usize::from(selector.is_set())
+        + usize::from(all.bool())
+        + usize::from(per_device.bool());
+    const EXACTLY_ONE: &str =
+        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    if n_set == 0 {
+        spec.required(errors, EXACTLY_ONE);
+    } else if n_set > 1 {
+        errors.invalid(spec.path(), "", format!("{EXACTLY_ONE}, but multiple fields are set"));
+    }
+    if !node.is_empty() {
+        formatted(&node, names::dns1123_subdomain, errors);
+    }
+    if selector.is_set() {
+        node_selector(&selector, errors);
+        let terms = selector.field("nodeSelectorTerms");
+        if terms.len() != 1 {
+            terms.invalid(errors, "must have exactly one node selector term");
+        }
+    }
+}
+
+fn slice_device(device: &Cursor<'_>, errors: &mut ErrorList) {
+    required_formatted(&device.field("name"), names::dns1123_label, errors);
+    let (attributes, capacity) = (device.field("attributes"), device.field("capacity"));
+    if attributes.len() + capacity.len() > ATTRIBUTES_MAX {
+        let n = attributes.len() + capacity.len();
+        let detail = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_MAX}");
+        errors.invalid(device.path(), n, detail);
+    }
+    for (name, attribute) in attributes.entries() {
+        attribute_name(name, &attribute, errors);
+        device_attribute(&attribute, errors);
+    }
+    for (name, value) in capacity.entries() {
+        attribute_name(name, &value, errors);
+    }
+    let taints = device.field("taints");
+    at_most(&taints, TAINTS_MAX, errors);
+    for taint in taints.items() {
+        formatted(&taint.field("key"), names::qualified_name, errors);
+        if !taint.field("value").is_empty() {
+            formatted(&taint.field("value"), names::label_value, errors);
+        }
+        required_enum(&taint.field("effect"), &["NoExecute", "NoSchedule", "None"], errors);
+    }
+    let (bound, failed) = (device.field("bindingConditions"), device.field("bindingFailureConditions"));
+    for list in [&bound, &failed] {
+        at_most(list, 4, errors);
+        for condition in list.items() {
+            formatted(&condition, names::qualified_name, errors);
+        }
+    }
+    if bound.is_empty() != failed.is_empty() {
+        let missing = if bound.is_empty() { bound } else { failed };
+        missing.required(errors, "bindingConditions and bindingFailureConditions must be specified together");
+    }
+    counter_sets(&device.field("consumesCounters"), "counterSet", CONSUMED_SETS_MAX, errors);
+}
+
+fn attribute_name(name: &str, at: &Cursor<'_>, errors: &mut ErrorList) {
+    let (domain, own) = name.split_once('/').map_or(("", name), |(d, n)| (d, n));
+    if name.contains('/') {
+        if domain.is_empty() {
+            at.required(errors, "the domain must not be empty");
+        } else {
+            invalid_each(errors, &at.path(), domain, names::dns1123_subdomain(domain));
+        }
+    }
+    if own.is_empty() {
+        at.required(errors, "the name must not be empty");
+    } else {
+        invalid_each(errors, &at.path(), own, names::c_identifier(own));
+    }
+}
+
+fn device_attribute(attribute: &Cursor<'_>, errors: &mut ErrorList) {
+    let members = ["int", "bool", "string", "version"];
+    let n_set = members.iter().filter(|m| attribute.field(m).is_set()).count();
+    for field in ["string", "version"] {
+        let value = attribute.field(field);
+        if value.str().len() > ATTRIBUTE_MAX_BYTES {
+            errors.too_long(value.path(), ATTRIBUTE_MAX_BYTES);
+        }
+    }
+    let version = attribute.field("version");
+    if version.is_set() && !is_semantic_version(version.str()) {
+        version.invalid(errors, "must be a string compatible with semver.org spec 2.0.0");
+    }
+    if n_set != 1 {
+        errors.invalid(attribute.path(), "", "exactly one value must be specified");
+    }
+}
+
+/// `1.2.3[-pre][+build]`, numbers without leading zeros.
+fn is_semantic_version(text: &str) -> bool {
+    let (rest, build) = text.split_once('+').map_or((text, None), |(r, b)| (r, Some(b)));
+    let (core, pre) = rest.split_once('-').map_or((rest, None), |(c, p)| (c, Some(p)));
+    let is_number =
+        |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) && (n == "0" || !n.starts_with('0'));
+    let is_identifier = |i: &str| !i.is_empty() && i.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let numbers: Vec<&str> = core.split('.').collect();
+    numbers.len() == 3
+        && numbers.into_iter().all(is_number)
+        && pre.is_none_or(|p| {
+            p.split('.').all(|i| is_identifier(i) && (is_number(i) || !i.bytes().all(|b| b.is_ascii_digit())))
+        })
+        && build.is_none_or(|b| b.split('.').all(is_identifier))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::json;
+
+    use super::*;
+
+    fn refused(more: Value) -> Vec<String> {
+        let mut slice =
+            json!({"driver": "d.x", "nodeName": "n", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}});
+        for (key, value) in more.as_object().cloned().unwrap_or_default() {
+            slice[key] = value;
+        }
+        let mut errors = ErrorList::new();
+        spec(&Cursor::root(&slice), &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_slice_has_devices_or_counters() {
+        let counters = json!([{"name": "c", "counters": {"memory": {"value": "1"}}}]);
+        assert_eq!(refused(json!({"sharedCounters": counters})), [""; 0]);
+        assert_eq!(
+            refused(json!({"sharedCounters": counters, "devices": [{"name": "a"}]})),
+            ["<nil>: Invalid value: null: only one of `sharedCounters` or `devices` is allowed"]
+        );
+    }
+
+    #[test]
+    fn devices_with_counters_are_fewer() {
+        let device = |n: usize| json!({"name": format!("d{n}")});
+        let mut devices: Vec<Value> = (0..65).map(device).collect();
+        assert_eq!(refused(json!({"devices": devices})), [""; 0]);
+        devices[0]["consumesCounters"] = json!([{"counterSet": "c", "counters": {"memory": {"value": "1"}}}]);
+        assert_eq!(refused(json!({"devices": devices})), ["devices: Too many: 65: must have at most 64 items"]);
+    }
+
+    #[test]
+    fn a_device_takes_of_each_set_once() {
+        let taken =
+            json!([{"counterSet": "c", "counters": {}}, {"counterSet": "c", "counters": {"A": {"value": "1"}}}]);
+        let errors = refused(json!({"devices": [{"name": "a", "consumesCounters": taken}]}));
+        assert_eq!(errors[0], "devices[0].consumesCounters[0].counters: Required value");
+        assert!(
+            errors[1].starts_with("devices[0].consumesCounters[1].counters[A]: Invalid value: \"A\""),
+            "{errors:?}"
+        );
+        assert_eq!(errors[2], "devices[0].consumesCounters[1]: Duplicate value: \"c\"");
+    }
+
+    #[test]
+    fn versions_are_semantic() {
+        assert!(is_semantic_version("1.2.3-rc.1+b"));
+        assert!(!is_semantic_version("x"));
+        assert!(!is_semantic_version("1.02.3"));
+    }
+}
