@@ -39,8 +39,14 @@ pub(super) type Shared = Arc<RwLock<Option<Database>>>;
 
 impl RedbBackend {
     pub(crate) fn open(path: PathBuf) -> Result<Self, BackendError> {
-        // What a defragmentation was making when it was interrupted.
-        let _usually_none = std::fs::remove_file(copy_path(&path));
+        // What was being made when it was interrupted: the copy of a defragmentation, or the file itself, which redb makes in
+        // several writes.
+        let new = copy_path(&path);
+        let _usually_none = std::fs::remove_file(&new);
+        if !path.exists() {
+            drop(open(&new)?);
+            put_in_place(&new, &path).map_err(|error| into_error(error.into()))?;
+        }
         let database = Arc::new(RwLock::new(Some(open(&path)?)));
         let noted = match database.read().as_ref() {
             Some(database) => in_use(database).map_err(into_error)?,
@@ -97,10 +103,7 @@ impl RedbBackend {
         let mut database = self.database.write();
         // Closed before, so that the new one finds no lock when it is opened under the old name.
         *database = None;
-        std::fs::rename(path, &self.path)?;
-        if let Some(dir) = self.path.parent() {
-            File::open(dir)?.sync_all()?;
-        }
+        put_in_place(path, &self.path)?;
         *database = Some(Database::builder().set_cache_size(CACHE_BYTES).create(&self.path)?);
         Ok(())
     }
@@ -115,6 +118,12 @@ impl Drop for RedbBackend {
 
 fn copy_path(path: &Path) -> PathBuf {
     path.with_extension("redb.new")
+}
+
+/// Gives a finished file its name, durably.
+fn put_in_place(new: &Path, path: &Path) -> std::io::Result<()> {
+    std::fs::rename(new, path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 fn unavailable() -> BackendError {
@@ -409,5 +418,16 @@ mod tests {
         assert_eq!(rows_in(&backend, Bucket::Key), [(b"z".to_vec(), b"9".to_vec())]);
         assert_eq!(rows_in(&backend, Bucket::Meta), []);
         assert_eq!(backend.sizes().in_use_bytes, 4);
+    }
+
+    #[test]
+    fn a_file_is_never_found_half_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        std::fs::write(copy_path(&path), [0; 4096]).unwrap();
+        RedbBackend::open(path.clone()).unwrap().commit(&[Row::put(Bucket::Key, "a", "1")]).unwrap();
+        assert!(!copy_path(&path).exists());
+        let backend = RedbBackend::open(path).unwrap();
+        assert_eq!(rows_in(&backend, Bucket::Key), [(b"a".to_vec(), b"1".to_vec())]);
     }
 }
