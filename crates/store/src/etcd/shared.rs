@@ -16,6 +16,8 @@ use crate::{Credentials, Revision, Store, StoreError};
 
 /// How often term and leadership are looked at.
 const REFRESH: Duration = Duration::from_millis(300);
+/// And while there is no leader: who asks for one is not refused for longer than there is none.
+const REFRESH_LEADERLESS: Duration = Duration::from_millis(30);
 /// A stream that requires a leader is ended after this long without one: three elections.
 const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 
@@ -61,7 +63,7 @@ impl Shared {
                 let next = State { leader, leaderless, ..*state };
                 std::mem::replace(state, next) != next
             });
-            tokio::time::sleep(REFRESH).await;
+            tokio::time::sleep(if leader { REFRESH } else { REFRESH_LEADERLESS }).await;
         }
     }
 

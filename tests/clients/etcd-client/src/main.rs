@@ -27,6 +27,11 @@ struct Place {
 }
 
 impl Place {
+    /// The client, over one member alone.
+    async fn connect_to(&self, at: usize) -> Result<Client> {
+        Place { endpoints: vec![self.endpoints[at].clone()], tls: self.tls.clone() }.connect(None).await
+    }
+
     async fn connect(&self, user: Option<(&str, &str)>) -> Result<Client> {
         let options = ConnectOptions::new().with_tls(self.tls.clone()).with_connect_timeout(PATIENCE);
         let options = options.with_require_leader(true);
@@ -55,6 +60,17 @@ async fn in_time<T>(future: impl Future<Output = Result<Option<T>, Error>>) -> R
     tokio::time::timeout(PATIENCE, future).await?.map_err(anyhow::Error::from)?.context("the stream ended")
 }
 
+async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if std::time::Instant::now() > deadline => return Err(error).with_context(|| what.to_owned()),
+            Err(_not_yet) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -67,6 +83,10 @@ async fn main() -> Result<()> {
         endpoints: endpoints.split(',').map(|endpoint| format!("https://{endpoint}")).collect(),
         tls: TlsOptions::new().ca_certificate(authority).identity(identity),
     };
+    for at in 0..place.endpoints.len() {
+        let mut member = place.connect_to(at).await?;
+        until("every member knows a leader", async || Ok(member.get("none", None).await.map(|_| ())?)).await?;
+    }
     let client = place.connect(None).await?;
     keys::flow(client.clone()).await.context("keys")?;
     watches::flow(client.clone()).await.context("watches")?;

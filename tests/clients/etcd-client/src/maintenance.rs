@@ -20,16 +20,10 @@ pub async fn flow(mut client: Client, place: &Place) -> Result<()> {
     leadership(client, place).await.context("leadership")
 }
 
-/// The client, over one member alone.
-async fn alone(place: &Place, at: usize) -> Result<Client> {
-    let one = Place { endpoints: vec![place.endpoints[at].clone()], tls: place.tls.clone() };
-    one.connect(None).await
-}
-
 async fn checksums(place: &Place) -> Result<()> {
     let mut hashes = Vec::new();
     for at in 0..place.endpoints.len() {
-        let mut member = alone(place, at).await?;
+        let mut member = place.connect_to(at).await?;
         ensure!(member.hash().await?.hash() != 0);
         // A member that is behind has everything once it has answered a read.
         let newest = member.get("kept", None).await?.header().context("a header")?.revision();
@@ -62,7 +56,7 @@ async fn leadership(mut client: Client, place: &Place) -> Result<()> {
     let led_at = members.members().iter().find(|member| member.id() == leader).context("the leader is a member")?;
     let url = led_at.client_urls().first().context("a URL")?;
     let at = place.endpoints.iter().position(|endpoint| endpoint == url).context("the leader's endpoint")?;
-    let mut leading = alone(place, at).await?;
+    let mut leading = place.connect_to(at).await?;
     let next = members.members().iter().map(|member| member.id()).find(|id| *id != leader).context("another")?;
     leading.move_leader(next).await?;
     let moved = async {

@@ -1,11 +1,9 @@
 //! A member is added, moved, promoted and removed.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use etcd_client::{Client, MemberAddOptions};
 
-use crate::{PATIENCE, Place, refused, same};
+use crate::{Place, refused, same, until};
 
 pub async fn flow(mut client: Client, place: &Place, peer_url: &str) -> Result<()> {
     let before = client.member_list().await?.members().len();
@@ -43,15 +41,4 @@ pub async fn flow(mut client: Client, place: &Place, peer_url: &str) -> Result<(
     until("everybody knows that it is gone", async || same(client.member_list().await?.members().len(), before))
         .await?;
     until("writes go on", async || Ok(client.put("after", "1", None).await.map(|_| ())?)).await
-}
-
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(error) if std::time::Instant::now() > deadline => return Err(error).with_context(|| what.to_owned()),
-            Err(_not_yet) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    }
 }
