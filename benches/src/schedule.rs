@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
-use quarterdeck_tests::{Durable, PATIENCE};
+use quarterdeck_tests::{Durable, PATIENCE, takes_pods};
 use serde_json::json;
 
 use crate::objects::{create_all, pod, pod_spec};
@@ -111,12 +111,7 @@ async fn nodes_are_ready(client: &Client, count: usize) -> Result<()> {
     let api: Api<Node> = Api::all(client.clone());
     until("all nodes are ready", async || {
         let nodes = api.list(&ListParams::default()).await?.items;
-        let ready = nodes.iter().filter(|node| {
-            let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            let untainted = node.spec.as_ref().is_none_or(|spec| spec.taints.as_ref().is_none_or(Vec::is_empty));
-            untainted && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
-        });
-        Ok(ready.count() == count)
+        Ok(nodes.iter().filter(|node| takes_pods(node)).count() == count)
     })
     .await
 }

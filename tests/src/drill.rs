@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::endpoints::{Endpoints, balance};
 use crate::masters::{Master, form, wait_for_voters};
-use crate::{Process, Server, binary, quarterdeck, text};
+use crate::{Process, Server, binary, quarterdeck, takes_pods, text};
 
 const N_WORKERS: usize = 4;
 /// Between two requests of a worker: the drill shares its machine with the masters.
@@ -161,6 +161,7 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     let urls: Vec<String> = masters.iter().map(Master::url).collect();
     let endpoints = Endpoints::new(&kubeconfig, &urls).await?;
     let _nodes = nodes(&masters).await?;
+    nodes_take_pods(&endpoints).await?;
 
     let ledger = Arc::new(Ledger::default());
     let mut clients = Vec::new();
@@ -230,6 +231,17 @@ async fn nodes(masters: &[Master]) -> Result<Process> {
     let mut command = Command::new(binary());
     command.args(["simulate-nodes", "--count", &N_NODES.to_string(), "--kubeconfig"]).arg(kubeconfig);
     Process::spawn(&mut command)
+}
+
+/// Before that, a pod would wait for nodes and not for masters.
+async fn nodes_take_pods(endpoints: &Endpoints) -> Result<()> {
+    let deadline = Instant::now() + REST_MAX;
+    let list = |client| async move { Api::<Node>::all(client).list(&ListParams::default()).await };
+    while endpoints.request(FAIL_OVER_MAX, list).await.0?.iter().filter(|node| takes_pods(node)).count() < N_NODES {
+        ensure!(Instant::now() < deadline, "the nodes do not become ready");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 fn config_map(name: &str) -> ConfigMap {

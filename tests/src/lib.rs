@@ -261,6 +261,13 @@ pub fn has_program(name: &str) -> bool {
     found
 }
 
+/// Whether a node is ready and its taints are gone.
+pub fn takes_pods(node: &k8s_openapi::api::core::v1::Node) -> bool {
+    let is_untainted = node.spec.as_ref().is_none_or(|spec| spec.taints.as_ref().is_none_or(Vec::is_empty));
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    is_untainted && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 /// Repeats `check` until it gives a value.
 pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
