@@ -158,6 +158,19 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _either_way_the_server_stops = shutdown.wait_for(|stop| *stop).await.is_ok();
 }
 
+/// Does something beside the request that began it, until it is done or the server stops.
+pub(crate) fn spawn_until_stopped(
+    mut shutdown: watch::Receiver<bool>,
+    work: impl Future<Output: Send> + Send + 'static,
+) {
+    tokio::spawn(async move {
+        tokio::select! {
+            _done = work => {}
+            () = stopped(&mut shutdown) => {}
+        }
+    });
+}
+
 /// Who is at the other end, by the certificates that TLS verified.
 fn peer(gateway: &Gateway, chain: &[CertificateDer<'_>], address: IpAddr) -> Peer {
     let standing = match &gateway.front_proxies {

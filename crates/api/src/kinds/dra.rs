@@ -265,18 +265,21 @@ fn driver_name(driver: &Cursor<'_>, errors: &mut ErrorList) {
 fn full_attribute_name(name: &Cursor<'_>, errors: &mut ErrorList) {
     match name.str().split_once('/') {
         None => name.invalid(errors, "a fully qualified name must be a domain and a name separated by a slash"),
-        Some((domain, own)) => {
-            if domain.is_empty() {
-                name.required(errors, "the domain must not be empty");
-            } else {
-                invalid_each(errors, &name.path(), domain, names::dns1123_subdomain(domain));
-            }
-            if own.is_empty() {
-                name.required(errors, "the name must not be empty");
-            } else {
-                invalid_each(errors, &name.path(), own, names::c_identifier(own));
-            }
-        }
+        Some((domain, own)) => qualified_name(Some(domain), own, name, errors),
+    }
+}
+
+/// The parts of an attribute's name, which may do without a domain where one is implied.
+fn qualified_name(domain: Option<&str>, own: &str, at: &Cursor<'_>, errors: &mut ErrorList) {
+    match domain {
+        Some("") => at.required(errors, "the domain must not be empty"),
+        Some(domain) => invalid_each(errors, &at.path(), domain, names::dns1123_subdomain(domain)),
+        None => {}
+    }
+    if own.is_empty() {
+        at.required(errors, "the name must not be empty");
+    } else {
+        invalid_each(errors, &at.path(), own, names::c_identifier(own));
     }
 }
 

@@ -17,7 +17,7 @@ use crate::gateway::Gateway;
 use crate::http::ResponseBody;
 use crate::http::body::{self, BoxError};
 use crate::outbound::{self, OutboundError, Tls};
-use crate::serve::stopped;
+use crate::serve::spawn_until_stopped;
 
 /// Headers of one connection, not of the request (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [&str; 8] = [
@@ -289,13 +289,7 @@ async fn upgrade(
     }
     let backend = hyper::upgrade::on(&mut response);
     if let Some(client) = passing.raw.upgrade.take() {
-        let mut shutdown = gateway.shutdown.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = copy(client, backend) => {}
-                () = stopped(&mut shutdown) => {}
-            }
-        });
+        spawn_until_stopped(gateway.shutdown.clone(), copy(client, backend));
     }
     let (head, _) = response.into_parts();
     let mut switched = Response::new(body::full(Bytes::new()));

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::websocket::Handshake;
 use crate::http::ResponseBody;
-use crate::serve::stopped;
+use crate::serve::spawn_until_stopped;
 
 /// Protocols by name, and whether messages are bytes; none is the same as the first.
 const PROTOCOLS: [(&str, bool); 2] = [("binary.k8s.io", true), ("base64.binary.k8s.io", false)];
@@ -47,12 +47,12 @@ impl Messages {
         shutdown: watch::Receiver<bool>,
     ) -> Response<ResponseBody> {
         let response = self.handshake.answer(self.protocol);
-        tokio::spawn(send(upgrade, incoming, self.binary, shutdown));
+        spawn_until_stopped(shutdown, send(upgrade, incoming, self.binary));
         response
     }
 }
 
-async fn send(upgrade: OnUpgrade, incoming: Incoming, binary: bool, mut shutdown: watch::Receiver<bool>) {
+async fn send(upgrade: OnUpgrade, incoming: Incoming, binary: bool) {
     let Ok(upgraded) = upgrade.await else { return };
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
     let (mut out, mut back) = socket.split();
@@ -74,7 +74,6 @@ async fn send(upgrade: OnUpgrade, incoming: Incoming, binary: bool, mut shutdown
     tokio::select! {
         _ended = copy => {}
         () = left => {}
-        () = stopped(&mut shutdown) => {}
     }
 }
 

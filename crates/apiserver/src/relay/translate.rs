@@ -29,7 +29,7 @@ use super::websocket::Handshake;
 use crate::http::ResponseBody;
 use crate::http::spdy::{Decoder, Encoder, Event};
 use crate::outbound::USER_AGENT as OURSELVES;
-use crate::serve::stopped;
+use crate::serve::spawn_until_stopped;
 
 /// The protocol that only an API server, or a kubelet that says so, takes apart.
 pub(super) const PROTOCOL: &str = "v5.channel.k8s.io";
@@ -168,15 +168,10 @@ pub(super) fn answer(
     streams: Streams,
     socket: &Handshake,
     upgrade: OnUpgrade,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) -> Response<ResponseBody> {
     let kubelet = kubelet.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _client_was_told_or_is_gone = session(&kubelet, streams, upgrade) => {}
-            () = stopped(&mut shutdown) => {}
-        }
-    });
+    spawn_until_stopped(shutdown, async move { session(&kubelet, streams, upgrade).await });
     socket.answer(Some(PROTOCOL))
 }
 

@@ -17,7 +17,7 @@ use super::{Passing, respond};
 use crate::gateway::Gateway;
 use crate::http::ResponseBody;
 use crate::http::body;
-use crate::serve::stopped;
+use crate::serve::spawn_until_stopped;
 
 /// What the names of tunnelled protocols begin and end with.
 const PREFIX: &str = "SPDY/3.1+";
@@ -61,13 +61,7 @@ pub(super) async fn tunnel(
     let protocol = chosen.filter(|name| !name.is_empty()).map(|name| format!("{PREFIX}{name}"));
     let kubelet = hyper::upgrade::on(&mut response);
     if let Some(client) = passing.raw.upgrade.take() {
-        let mut shutdown = gateway.shutdown.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                _either_side_is_done = carry(client, kubelet) => {}
-                () = stopped(&mut shutdown) => {}
-            }
-        });
+        spawn_until_stopped(gateway.shutdown.clone(), carry(client, kubelet));
     }
     Ok(socket.answer(protocol.as_deref()))
 }

@@ -92,7 +92,7 @@ impl RedbBackend {
         {
             let from = self.database.read();
             let from = from.as_ref().ok_or(redb::Error::from(StorageError::PreviousIo))?;
-            let to = Database::builder().set_cache_size(CACHE_BYTES).create(&path)?;
+            let to = create(&path)?;
             copy(from, &to, self.in_use_bytes)?;
         }
         self.put_in_place(&path)
@@ -104,7 +104,7 @@ impl RedbBackend {
         // Closed before, so that the new one finds no lock when it is opened under the old name.
         *database = None;
         put_in_place(path, &self.path)?;
-        *database = Some(Database::builder().set_cache_size(CACHE_BYTES).create(&self.path)?);
+        *database = Some(create(&self.path)?);
         Ok(())
     }
 }
@@ -172,7 +172,11 @@ pub(super) fn last_commit(database: &Database, in_use_bytes: u64) -> Result<(), 
 }
 
 pub(super) fn open(path: &Path) -> Result<Database, BackendError> {
-    Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| into_error(error.into()))
+    create(path).map_err(into_error)
+}
+
+fn create(path: &Path) -> Result<Database, redb::Error> {
+    Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
 pub(super) fn table(bucket: Bucket) -> Table {

@@ -74,12 +74,7 @@ impl EmbeddedStore {
     async fn change_auth(&self, requester: &Requester, change: AuthChange) -> Result<AuthResponse, StoreError> {
         if let Requester::Client(who) = requester {
             // Not to spend a hash on somebody who may not; what counts is checked when it is applied.
-            let permit = || self.machine.read().auth.permit_admin(who.as_ref());
-            if permit().is_err() {
-                // Unless it only has not heard yet that he may, or that nobody asks any more.
-                self.confirm_read().await?;
-                permit()?;
-            }
+            self.check(|machine| machine.auth.permit_admin(who.as_ref())).await?;
         }
         let change = match change {
             AuthChange::UserAdd { name, password } => {

@@ -50,7 +50,7 @@ impl EmbeddedStore {
         let own = self.identity.member_id;
         let peers = self.peers()?;
         let is_down = id != own && !peers.is_connected(id);
-        self.check(|membership| membership.check(&MemberChange::Remove(id))).await?;
+        self.check(|machine| machine.membership.check(&MemberChange::Remove(id))).await?;
         self.membership(|membership| membership.may_remove(id, is_down, &peers.healthy()))?;
         if id == own && self.raft.leads() {
             self.hand_over(peers).await?;
@@ -73,12 +73,12 @@ impl EmbeddedStore {
 
     pub(super) async fn update_member(&self, id: u64, peer_urls: Vec<String>) -> Result<Vec<Member>, StoreError> {
         check_urls(&peer_urls)?;
-        self.check(|membership| membership.check_update(id, &peer_urls)).await?;
+        self.check(|machine| machine.membership.check_update(id, &peer_urls)).await?;
         members_of(self.raft.propose(Command::MemberUpdate { id, peer_urls }).await?)
     }
 
     pub(super) async fn promote_member(&self, id: u64) -> Result<Vec<Member>, StoreError> {
-        self.check(|membership| membership.check(&MemberChange::Promote(id))).await?;
+        self.check(|machine| machine.membership.check(&MemberChange::Promote(id))).await?;
         let here = || promote(&self.raft, &self.leases, id);
         let members = |answer: pb::Answer| answer.members.into_iter().map(Into::into).collect();
         at_leader(&self.raft, self.peers.as_ref(), pb::call::Request::Promote(id), here, members).await
@@ -90,18 +90,6 @@ impl EmbeddedStore {
 
     fn peers(&self) -> Result<&PeerNet, StoreError> {
         self.peers.as_ref().ok_or(StoreError::Refused("re-configuration failed: the store does not listen for peers"))
-    }
-
-    /// Nothing is refused for what this member has not heard of yet.
-    async fn check(
-        &self,
-        look: impl Fn(&Membership) -> Result<(), StoreError> + Send + Sync,
-    ) -> Result<(), StoreError> {
-        if self.membership(&look).is_ok() {
-            return Ok(());
-        }
-        self.confirm_read().await?;
-        self.membership(&look)
     }
 
     pub(super) fn membership<T>(&self, look: impl FnOnce(&Membership) -> T) -> T {

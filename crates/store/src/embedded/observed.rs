@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::EmbeddedStore;
 use crate::command::Command;
-use crate::machine::Outcome;
+use crate::machine::{Machine, Outcome};
 use crate::{AlarmKind, KeyRange, RangeRequest, StoreError};
 
 /// A read whose confirmation takes longer is slow, as in etcd.
@@ -37,6 +37,19 @@ impl EmbeddedStore {
             self.metrics.slow_read_indexes.inc();
         }
         confirmed
+    }
+
+    /// Asks the state whether something may be. It is never refused for what this member has not heard of yet.
+    pub(super) async fn check(
+        &self,
+        permits: impl Fn(&Machine) -> Result<(), StoreError> + Send + Sync,
+    ) -> Result<(), StoreError> {
+        let look = || permits(&self.machine.read());
+        if look().is_ok() {
+            return Ok(());
+        }
+        self.confirm_read().await?;
+        look()
     }
 
     pub(super) fn gather_metrics(&self) -> Vec<prometheus::proto::MetricFamily> {

@@ -1,6 +1,6 @@
 //! ResourceSlice: the devices of a pool, or the counters that they share.
 
-use crate::kinds::dra::{at_most, driver_name};
+use crate::kinds::dra::{at_most, driver_name, qualified_name};
 use crate::validate::labels::{invalid_each, node_selector};
 use crate::validate::names;
 use crate::validate::text::{formatted, required_enum, required_formatted};
@@ -153,19 +153,8 @@ fn slice_device(device: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 fn attribute_name(name: &str, at: &Cursor<'_>, errors: &mut ErrorList) {
-    let (domain, own) = name.split_once('/').map_or(("", name), |(d, n)| (d, n));
-    if name.contains('/') {
-        if domain.is_empty() {
-            at.required(errors, "the domain must not be empty");
-        } else {
-            invalid_each(errors, &at.path(), domain, names::dns1123_subdomain(domain));
-        }
-    }
-    if own.is_empty() {
-        at.required(errors, "the name must not be empty");
-    } else {
-        invalid_each(errors, &at.path(), own, names::c_identifier(own));
-    }
+    let (domain, own) = name.split_once('/').map_or((None, name), |(domain, own)| (Some(domain), own));
+    qualified_name(domain, own, at, errors);
 }
 
 fn device_attribute(attribute: &Cursor<'_>, errors: &mut ErrorList) {
