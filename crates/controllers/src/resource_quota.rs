@@ -36,6 +36,8 @@ pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
 
 const WORKERS: usize = 5;
 const RESYNC: Duration = Duration::from_secs(300);
+/// From a quota's first count to the one that no watch can be late for.
+const SECOND_COUNT: Duration = Duration::from_secs(1);
 /// Core resources counted under their bare names too.
 const BARE_COUNTS: [&str; 4] = ["configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
 const STORAGE_CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
@@ -386,7 +388,9 @@ impl Controller {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Requeue::After(RESYNC))
+        // Each kind arrives by a watch of its own: what was made just before the quota may not have been here to be counted.
+        let is_first = quota.status.as_ref().is_none_or(|status| status.used.is_none());
+        Ok(Requeue::After(if is_first { SECOND_COUNT } else { RESYNC }))
     }
 
     /// How many there are of each limited resource that is merely counted.
@@ -405,7 +409,12 @@ impl Controller {
             }
             if let Some(informer) = self.counted(resource).await? {
                 informer.has_synced().await;
-                counts.insert(resource.to_owned(), informer.by_namespace(namespace).len());
+                // The quota itself counts, and is not always among the metadata yet.
+                let n_found = match resource {
+                    "resourcequotas" => self.quotas.by_namespace(namespace).len(),
+                    _ => informer.by_namespace(namespace).len(),
+                };
+                counts.insert(resource.to_owned(), n_found);
             }
         }
         Ok(counts)

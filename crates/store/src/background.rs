@@ -25,13 +25,22 @@ pub fn spawn_background(name: &'static str, work: impl FnOnce() + Send + 'static
 }
 
 /// The same, and waits for what comes of it.
-pub(crate) async fn in_background<T: Send + 'static>(
+///
+/// # Errors
+/// When there is no room for another thread, or `work` panics.
+pub async fn in_background<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StoreError> {
     let (sender, receiver) = oneshot::channel();
     spawn_background(name, move || drop(sender.send(work())))?;
     receiver.await.map_err(|_gone| StoreError::Fatal(format!("{name}: the thread ended early")))
+}
+
+/// Lets a thread that waits for a processor go first. To be called every 100 microseconds or so: a lower priority alone makes others
+/// wait until the scheduler's slice is over, which takes milliseconds.
+pub fn give_way() {
+    thread::yield_now();
 }
 
 #[cfg(test)]

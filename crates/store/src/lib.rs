@@ -39,13 +39,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 pub use auth::{
     AuthChange, AuthConfig, AuthConfigError, AuthRequest, AuthResponse, Credentials, NewPassword, Permission,
     PermissionKind,
 };
-pub use background::spawn_background;
+pub use background::{give_way, in_background, spawn_background};
 pub use compactor::Retention;
 pub use embedded::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, OpenError};
 pub use peer::{PeerConfig, PeerTls, SNAPSHOT_BYTES_PER_SECOND};
@@ -160,6 +160,8 @@ pub struct Snapshot {
     /// Bytes of all chunks together, the trailer of 32 bytes included.
     pub size_bytes: u64,
     pub chunks: BoxStream<'static, Result<Bytes, StoreError>>,
+    /// HashKV of the revision it was taken at, told after the last chunk; `None` where the store does not tell.
+    pub hash_kv: Option<oneshot::Receiver<HashKv>>,
 }
 
 impl std::fmt::Debug for Snapshot {

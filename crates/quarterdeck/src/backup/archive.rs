@@ -240,6 +240,7 @@ impl ArchiveWriter {
         while self.text.len() > FRAME_BYTES_MAX {
             let rest = self.text.split_off(FRAME_BYTES_MAX);
             let frame = std::mem::replace(&mut self.text, rest);
+            store::give_way();
             self.put_frame(frame, false, &mut out);
         }
         out

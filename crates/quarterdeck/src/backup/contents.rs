@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
+use futures::future::{BoxFuture, ready};
+use futures::{FutureExt as _, StreamExt as _, TryFutureExt as _};
 use serde::{Deserialize, Serialize};
-use store::Store;
+use store::{HashKv, Store};
 use tokio::sync::mpsc;
 
 use super::archive::{ArchiveKind, ArchiveWriter, BackupKey, Manifest};
@@ -56,7 +57,7 @@ impl ServerInfo {
     }
 }
 
-/// The running store's checksum when the backup began.
+/// The running store's checksum at the revision of the snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Check {
@@ -95,17 +96,18 @@ impl Source {
             revision: revision.0,
             from_revision: None,
         };
-        let mut files = self.files()?;
-        let hash = self.store.hash_kv(revision).await.context("the store's checksum")?;
-        let (compact_revision, hash) = (hash.compact_revision.0, hash.hash);
-        let check = Check { revision: revision.0, compact_revision, hash };
-        files.push((CHECK_ENTRY.to_owned(), serde_json::to_vec(&check)?));
-        let snapshot = self.store.snapshot().await.context("the store's snapshot")?;
+        let files = self.files()?;
+        let mut snapshot = self.store.snapshot().await.context("the store's snapshot")?;
+        let sum = match snapshot.hash_kv.take() {
+            Some(told) => told.map_err(anyhow::Error::from).boxed(),
+            None => ready(self.store.hash_kv(revision).await.map_err(anyhow::Error::from)).boxed(),
+        };
+        let contents = Contents { snapshot, files, sum };
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         let (writer, header) = ArchiveWriter::new(&manifest, key.as_ref(), rand::random());
         let making = async move {
             let mut throttle = Throttle::new(bandwidth);
-            if let Err(error) = make(writer, header, snapshot, files, &sender, &mut throttle).await {
+            if let Err(error) = make(writer, header, contents, &sender, &mut throttle).await {
                 let _nobody_listens = sender.send(Err(error)).await;
             }
         };
@@ -143,14 +145,22 @@ fn hung_up<T>(_: mpsc::error::SendError<T>) -> anyhow::Error {
     anyhow::anyhow!("the backup was given up")
 }
 
+/// What goes into an archive, in this order.
+struct Contents {
+    snapshot: store::Snapshot,
+    files: Vec<(String, Vec<u8>)>,
+    /// HashKV of the snapshot; may only be known when that has passed.
+    sum: BoxFuture<'static, Result<HashKv>>,
+}
+
 async fn make(
     mut writer: ArchiveWriter,
     header: Vec<u8>,
-    mut snapshot: store::Snapshot,
-    files: Vec<(String, Vec<u8>)>,
+    contents: Contents,
     out: &mpsc::Sender<Result<Vec<u8>>>,
     throttle: &mut Throttle,
 ) -> Result<()> {
+    let Contents { mut snapshot, mut files, sum } = contents;
     out.send(Ok(header)).await.map_err(hung_up)?;
     writer.begin_entry(STORE_ENTRY, snapshot.size_bytes);
     while let Some(chunk) = snapshot.chunks.next().await {
@@ -161,6 +171,9 @@ async fn make(
             out.send(Ok(frames)).await.map_err(hung_up)?;
         }
     }
+    let HashKv { hash, compact_revision, hash_revision } = sum.await.context("the store's checksum")?;
+    let check = Check { revision: hash_revision.0, compact_revision: compact_revision.0, hash };
+    files.push((CHECK_ENTRY.to_owned(), serde_json::to_vec(&check)?));
     for (name, bytes) in files {
         writer.begin_entry(&name, bytes.len() as u64);
         let frames = writer.write(&bytes);

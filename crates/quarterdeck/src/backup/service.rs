@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use store::{KeyRange, Revision, StoreError, Watch, WatchRequest};
+use tokio::runtime::Builder;
 
 use super::archive::{ArchiveKind, ArchiveWriter, Manifest};
 use super::catalog::{self, Listed};
@@ -210,28 +211,10 @@ impl BackupService {
     }
 
     async fn snapshot(&self, settings: &Settings) -> Result<(String, i64)> {
-        let started = Instant::now();
-        let mut making = self.source.snapshot(settings.key.clone(), settings.bandwidth).await?;
-        let name = catalog::name_of(&making.manifest, Timestamp::now());
-        let mut upload = settings.target.upload(&name);
-        let mut size_bytes = 0;
-        while let Some(chunk) = making.chunks.recv().await {
-            let written = match chunk {
-                Ok(chunk) => {
-                    size_bytes += chunk.len();
-                    upload.write(chunk).await
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = written {
-                upload.abort().await;
-                return Err(error);
-            }
-        }
-        upload.finish().await?;
-        let (revision, elapsed) = (making.manifest.revision, started.elapsed());
-        tracing::info!(name, revision, size_bytes, ?elapsed, "backup saved");
-        Ok((name, revision))
+        let (source, settings) = (self.source.clone(), settings.clone());
+        // A runtime of its own, because threads that copy and write inherit their priority from the one that starts them.
+        let saving = move || Builder::new_current_thread().enable_all().build()?.block_on(save(&source, &settings));
+        store::in_background("backup", saving).await?
     }
 
     /// Looks at the target; returns what is there and the cluster's id.
@@ -278,6 +261,32 @@ impl BackupService {
         }
         Ok(())
     }
+}
+
+/// Brings a snapshot of the store to the target; returns its name and revision.
+async fn save(source: &Source, settings: &Settings) -> Result<(String, i64)> {
+    let started = Instant::now();
+    let mut making = source.snapshot(settings.key.clone(), settings.bandwidth).await?;
+    let name = catalog::name_of(&making.manifest, Timestamp::now());
+    let mut upload = settings.target.upload(&name);
+    let mut size_bytes = 0;
+    while let Some(chunk) = making.chunks.recv().await {
+        let written = match chunk {
+            Ok(chunk) => {
+                size_bytes += chunk.len();
+                upload.write(chunk).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            upload.abort().await;
+            return Err(error);
+        }
+    }
+    upload.finish().await?;
+    let (revision, elapsed) = (making.manifest.revision, started.elapsed());
+    tracing::info!(name, revision, size_bytes, ?elapsed, "backup saved");
+    Ok((name, revision))
 }
 
 /// The store has forgotten changes that no backup has.

@@ -23,7 +23,7 @@ pub(crate) use redb_backend::RedbBackend;
 pub(crate) use rows::{
     Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, Row, STORAGE_VERSION, StateRows, TERM,
     alarm_row, auth_row, downgrade_row, encode_versions, initial_rows, lease_row, progress_rows, push_rows_of,
-    record_row, rows_of,
+    record_row, row_lengths, rows_of,
 };
 pub(crate) use snapshot_file::SnapshotFile;
 pub(crate) use staged::{Incoming, Staged, Staging};

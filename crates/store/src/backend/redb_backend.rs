@@ -358,17 +358,23 @@ impl RedbRows {
         let opened = || Ok(database.begin_read()?.open_table(table(Bucket::Key))?);
         opened().and_then(|table| read(&table)).map_err(|error: redb::Error| into_error(error).into_store_error())
     }
+
+    /// What `of` makes of the row of each version.
+    fn each<T>(&self, versions: &[RevisionKey], of: impl Fn(&[u8]) -> T) -> Result<Vec<Option<T>>, StoreError> {
+        self.read(|table| {
+            let get = |at: &RevisionKey| Ok(table.get(at.encode().as_slice())?.map(|row| of(row.value())));
+            versions.iter().map(get).collect()
+        })
+    }
 }
 
 impl Rows for RedbRows {
     fn get(&self, versions: &[RevisionKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.read(|table| {
-            let get = |at: &RevisionKey| {
-                let row = table.get(at.encode().as_slice())?;
-                Ok(row.map(|row| Bytes::copy_from_slice(row.value())))
-            };
-            versions.iter().map(get).collect()
-        })
+        self.each(versions, Bytes::copy_from_slice)
+    }
+
+    fn lengths(&self, versions: &[RevisionKey]) -> Result<Vec<Option<usize>>, StoreError> {
+        self.each(versions, <[u8]>::len)
     }
 
     fn scan(&self, from: Revision, to: Revision, n_max: usize) -> Result<Vec<(RevisionKey, Bytes)>, StoreError> {

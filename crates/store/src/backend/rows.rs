@@ -271,16 +271,31 @@ pub(crate) fn encode_versions(
     };
     let encode = |version: &Kept| match &version.hot {
         Some(record) => Ok(stored_key_value(record).encode_to_vec().into()),
-        None => {
-            let row = found.next().flatten();
-            row.ok_or_else(|| StoreError::Fatal(format!("the row of revision {} is missing", version.at.main)))
-        }
+        None => found.next().flatten().ok_or_else(|| missing(version)),
     };
     versions.iter().map(encode).collect()
 }
 
+/// Lengths of the same rows, without a copy of them.
+pub(crate) fn row_lengths(versions: &[Kept], stored: Option<&Arc<dyn Rows>>) -> Result<Vec<usize>, StoreError> {
+    let wanted: Vec<_> = versions.iter().filter(|version| version.hot.is_none()).map(|version| version.at).collect();
+    let mut found = match stored {
+        Some(rows) if !wanted.is_empty() => rows.lengths(&wanted)?.into_iter(),
+        _ => Vec::new().into_iter(),
+    };
+    let length = |version: &Kept| match &version.hot {
+        Some(record) => Ok(stored_key_value(record).encoded_len()),
+        None => found.next().flatten().ok_or_else(|| missing(version)),
+    };
+    versions.iter().map(length).collect()
+}
+
+fn missing(version: &Kept) -> StoreError {
+    StoreError::Fatal(format!("the row of revision {} is missing", version.at.main))
+}
+
 /// Versions read from disk at a time.
-const BATCH_VERSIONS: usize = 256;
+const BATCH_VERSIONS: usize = 32;
 
 /// Everything a state consists of, taken at one moment. Values stay where they are until they are asked for.
 #[derive(Debug)]

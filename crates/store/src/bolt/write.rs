@@ -12,7 +12,7 @@ use super::layout::{
     BUCKET_VALUE, ELEMENT_HEADER, ELEMENT_IS_BUCKET, FLAG_BRANCH, FLAG_LEAF, FLAG_META, MAGIC, META_LEN, META_SUMMED,
     NO_FREELIST, PAGE_HEADER, PAGE_SIZE, Packer, TRAILER, VERSION, fnv1a, pages,
 };
-use crate::background::spawn_background;
+use crate::background::{give_way, spawn_background};
 use crate::{Snapshot, StoreError};
 
 /// Bytes gathered before they are handed on.
@@ -112,7 +112,7 @@ impl Writer {
             // There is room for one.
             let _sent = failed.try_send(Err(error));
         }
-        Snapshot { size_bytes, chunks: ReceiverStream::new(received).boxed() }
+        Snapshot { size_bytes, chunks: ReceiverStream::new(received).boxed(), hash_kv: None }
     }
 }
 
@@ -333,6 +333,7 @@ impl Output<'_> {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
+        give_way();
         let chunk = self.buffer.split().freeze();
         self.hash.update(&chunk);
         (self.emit)(chunk)

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use tokio::sync::oneshot;
 
 use super::EmbeddedStore;
 use crate::backend::{
     Bucket, COMPACTION_FINISHED, COMPACTION_SCHEDULED, CONSISTENT_INDEX, Row, STORAGE_VERSION, TERM, alarm_row,
-    auth_row, downgrade_row, encode_versions, initial_rows, lease_row, progress_rows, rows_of,
+    auth_row, downgrade_row, encode_versions, initial_rows, lease_row, progress_rows, row_lengths, rows_of,
 };
-use crate::background::in_background;
+use crate::background::{give_way, in_background};
 use crate::machine::{Machine, Write};
 use crate::mvcc::{CHUNK_KEYS_MAX, Kept, Keyspace, Rows};
 use crate::pins::{Pin, Pins};
@@ -19,8 +20,8 @@ use crate::{Hash, HashKv, Revision, Snapshot, StoreError, bolt};
 /// Rows of the `meta` bucket that are about the member, not about the data.
 const IGNORED_IN_HASH: [&[u8]; 3] = [CONSISTENT_INDEX, TERM, STORAGE_VERSION];
 
-/// Rows read from disk at a time.
-const BATCH_ROWS: usize = 256;
+/// Rows read from disk at a time; with large ones a millisecond's work.
+const BATCH_ROWS: usize = 32;
 
 impl EmbeddedStore {
     /// etcd's HashKV: the name of the bucket, then the rows in order of revision.
@@ -33,10 +34,11 @@ impl EmbeddedStore {
     pub(super) async fn take_snapshot(&self) -> Result<Snapshot, StoreError> {
         let _observed_when_dropped = self.metrics.snapshot.start_timer();
         let (rows, versions) = self.everything().await?;
-        // The first pass over the lengths reads every row.
-        let plan = move || bolt::Writer::plan(buckets(rows, Arc::new(versions)));
+        let (sum, hash_kv) = oneshot::channel();
+        // The first pass looks at the length of every row.
+        let plan = move || bolt::Writer::plan(buckets(rows, Arc::new(versions), Some(sum)));
         let writer = in_background("snapshot", plan).await??;
-        Ok(writer.into_snapshot())
+        Ok(Snapshot { hash_kv: Some(hash_kv), ..writer.into_snapshot() })
     }
 
     /// etcd's Hash: every bucket's name and rows, but for what differs between members anyway.
@@ -46,7 +48,7 @@ impl EmbeddedStore {
         let revision = versions.revision;
         rows.retain(|row| row.bucket != Bucket::Meta || !IGNORED_IN_HASH.contains(&row.key.as_slice()));
         let hash = in_background("hash", move || {
-            let mut buckets = buckets(rows, Arc::new(versions));
+            let mut buckets = buckets(rows, Arc::new(versions), None);
             buckets.sort_by_key(|bucket| bucket.name);
             let mut hash = 0;
             for bucket in buckets {
@@ -163,47 +165,97 @@ impl Versions {
         self.kept.len()
     }
 
-    /// etcd's HashKV. Of the rows at or before the compacted revision, only those count that are still the newest of their key, and
-    /// a tombstone at that revision never does: not all versions of etcd keep the others.
+    /// etcd's HashKV.
     pub(crate) fn hash(&self) -> Result<HashKv, StoreError> {
-        let compact_revision = self.compacted;
-        let has_existing = self.kept.iter().any(|version| version.is_newest && !version.at.tombstone);
-        let is_skipped = |version: &Kept| {
-            let is_superseded = version.at.tombstone || !version.is_newest;
-            (version.at.main <= compact_revision && is_superseded && has_existing)
-                || (version.at.main == compact_revision && version.at.tombstone)
-        };
-        let mut hash = crc32c::crc32c(Bucket::Key.name().as_bytes());
+        let mut sum = Sum::of(self);
         for batch in self.kept.chunks(BATCH_ROWS) {
+            give_way();
             for (version, row) in batch.iter().zip(encode_versions(batch, self.rows.as_ref())?) {
-                if !is_skipped(version) {
-                    hash = crc32c::crc32c_append(hash, &version.at.encode());
-                    hash = crc32c::crc32c_append(hash, &row);
-                }
+                sum.add(version, &row);
             }
         }
-        Ok(HashKv { hash, compact_revision, hash_revision: self.revision })
+        Ok(sum.hash_kv)
     }
 
-    /// All rows, read as they are asked for.
-    fn stream(self: Arc<Self>) -> impl Iterator<Item = Result<(Bytes, Bytes), StoreError>> + Send {
+    /// All rows, read as they are asked for. After the last one their HashKV is sent to whoever wants to know it.
+    fn stream(
+        self: Arc<Self>,
+        summed: Option<oneshot::Sender<HashKv>>,
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes), StoreError>> + Send {
+        let mut summed = summed.map(|summed| (Sum::of(&self), summed));
+        let n_batches = self.kept.len().div_ceil(BATCH_ROWS);
+        // One more, so that a keyspace without rows has its sum, too.
+        (0..=n_batches).flat_map(move |batch| {
+            let from = batch * BATCH_ROWS;
+            let versions = &self.kept[from.min(self.kept.len())..self.kept.len().min(from + BATCH_ROWS)];
+            let rows = match encode_versions(versions, self.rows.as_ref()) {
+                Ok(rows) => rows,
+                Err(error) => return vec![Err(error)],
+            };
+            give_way();
+            if let Some((sum, _)) = &mut summed {
+                versions.iter().zip(&rows).for_each(|(version, row)| sum.add(version, row));
+            }
+            if batch == n_batches
+                && let Some((sum, receiver)) = summed.take()
+            {
+                let _nobody_asks = receiver.send(sum.hash_kv);
+            }
+            let keys = versions.iter().map(|version| version.at.encode().into());
+            keys.zip(rows).map(Ok).collect()
+        })
+    }
+
+    /// Key and value lengths of the rows.
+    fn lengths(self: Arc<Self>) -> impl Iterator<Item = Result<(usize, usize), StoreError>> + Send {
         let n_batches = self.kept.len().div_ceil(BATCH_ROWS);
         (0..n_batches).flat_map(move |batch| {
             let from = batch * BATCH_ROWS;
             let versions = &self.kept[from..self.kept.len().min(from + BATCH_ROWS)];
-            match encode_versions(versions, self.rows.as_ref()) {
-                Ok(rows) => {
-                    let keys = versions.iter().map(|version| version.at.encode().into());
-                    keys.zip(rows).map(Ok).collect::<Vec<_>>()
-                }
+            give_way();
+            match row_lengths(versions, self.rows.as_ref()) {
+                Ok(rows) => versions.iter().map(|version| version.at.encoded_len()).zip(rows).map(Ok).collect(),
                 Err(error) => vec![Err(error)],
             }
         })
     }
 }
 
-/// The rows by bucket, each sorted, the versions already in the order of their rows.
-pub(crate) fn buckets(mut rows: Vec<Row>, versions: Arc<Versions>) -> Vec<bolt::Bucket> {
+/// etcd's HashKV while the rows pass. Of those at or before the compacted revision, only those count that are still the newest of
+/// their key, and a tombstone at that revision never does: not all versions of etcd keep the others.
+struct Sum {
+    hash_kv: HashKv,
+    has_existing: bool,
+}
+
+impl Sum {
+    fn of(versions: &Versions) -> Self {
+        let hash = crc32c::crc32c(Bucket::Key.name().as_bytes());
+        let has_existing = versions.kept.iter().any(|version| version.is_newest && !version.at.tombstone);
+        let hash_kv = HashKv { hash, compact_revision: versions.compacted, hash_revision: versions.revision };
+        Self { hash_kv, has_existing }
+    }
+
+    fn add(&mut self, version: &Kept, row: &[u8]) {
+        let at = version.at;
+        let compacted = self.hash_kv.compact_revision;
+        let is_superseded = at.tombstone || !version.is_newest;
+        let is_skipped =
+            (at.main <= compacted && is_superseded && self.has_existing) || (at.main == compacted && at.tombstone);
+        if !is_skipped {
+            let hash = crc32c::crc32c_append(self.hash_kv.hash, &at.encode());
+            self.hash_kv.hash = crc32c::crc32c_append(hash, row);
+        }
+    }
+}
+
+/// The rows by bucket, each sorted, the versions already in the order of their rows. Their HashKV is sent to `summed` when they
+/// have passed.
+pub(crate) fn buckets(
+    mut rows: Vec<Row>,
+    versions: Arc<Versions>,
+    summed: Option<oneshot::Sender<HashKv>>,
+) -> Vec<bolt::Bucket> {
     rows.sort_by(|a, b| (a.bucket, &a.key).cmp(&(b.bucket, &b.key)));
     let small = |bucket: Bucket| {
         let rows = rows.iter().filter(|row| row.bucket == bucket);
@@ -211,8 +263,8 @@ pub(crate) fn buckets(mut rows: Vec<Row>, versions: Arc<Versions>) -> Vec<bolt::
         bolt::Bucket::of(bucket.name(), rows.collect())
     };
     let mut buckets: Vec<_> = Bucket::ALL.into_iter().filter(|bucket| *bucket != Bucket::Key).map(small).collect();
-    let lengths = versions.clone().stream().map(|row| row.map(|(key, value)| (key.len(), value.len())));
-    let rows = versions.stream();
+    let lengths = versions.clone().lengths();
+    let rows = versions.stream(summed);
     buckets.push(bolt::Bucket { name: Bucket::Key.name(), lengths: Box::new(lengths), rows: Box::new(rows) });
     buckets
 }

@@ -228,6 +228,7 @@ async fn seen(store: &EmbeddedStore) -> (RangeResponse, RangeResponse, Vec<(i64,
         file.extend_from_slice(&chunk.unwrap());
     }
     let hash = store.hash_kv(Revision(0)).await.unwrap();
+    assert_eq!(snapshot.hash_kv.unwrap().await.unwrap(), hash);
     (range(0).await.unwrap(), range(70).await.unwrap(), events, hash, file)
 }
 

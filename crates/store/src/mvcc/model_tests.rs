@@ -54,6 +54,11 @@ impl Rows for Disk {
         Ok(versions.iter().map(|at| disk.get(at).cloned()).collect())
     }
 
+    fn lengths(&self, versions: &[RevisionKey]) -> Result<Vec<Option<usize>>, StoreError> {
+        let disk = self.0.lock();
+        Ok(versions.iter().map(|at| disk.get(at).map(Bytes::len)).collect())
+    }
+
     fn scan(&self, _: Revision, _: Revision, _: usize) -> Result<Vec<(RevisionKey, Bytes)>, StoreError> {
         unreachable!("only watches scan")
     }

@@ -106,7 +106,7 @@ impl RevisionKey {
     }
 
     pub(crate) fn encode(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(REVISION_KEY_BYTES + 1);
+        let mut bytes = Vec::with_capacity(self.encoded_len());
         bytes.extend_from_slice(&self.main.0.to_be_bytes());
         bytes.push(b'_');
         bytes.extend_from_slice(&self.sub.to_be_bytes());
@@ -114,6 +114,10 @@ impl RevisionKey {
             bytes.push(b't');
         }
         bytes
+    }
+
+    pub(crate) fn encoded_len(self) -> usize {
+        REVISION_KEY_BYTES + usize::from(self.tombstone)
     }
 
     /// `None` when the bytes are not a revision.
@@ -140,6 +144,7 @@ mod tests {
         let key = RevisionKey { main: Revision(258), sub: 3, tombstone: true };
         assert_eq!(key.encode(), b"\0\0\0\0\0\0\x01\x02_\0\0\0\0\0\0\0\x03t");
         assert_eq!(RevisionKey::decode(&key.encode()), Some(key));
+        assert_eq!(key.encoded_len(), key.encode().len());
         let earlier = RevisionKey { main: Revision(258), sub: 2, tombstone: true };
         assert!(earlier.encode() < key.encode());
         assert_eq!(RevisionKey::decode(b"short"), None);

@@ -15,6 +15,9 @@ pub(crate) trait Rows: Send + Sync + std::fmt::Debug {
     /// The rows of these versions, in the same order; `None` for one that has been swept.
     fn get(&self, versions: &[RevisionKey]) -> Result<Vec<Option<Bytes>>, StoreError>;
 
+    /// Lengths of these rows in bytes.
+    fn lengths(&self, versions: &[RevisionKey]) -> Result<Vec<Option<usize>>, StoreError>;
+
     /// Rows in order from a revision on up to another, both included: whole revisions only, `n_max` rows or somewhat more.
     fn scan(&self, from: Revision, to: Revision, n_max: usize) -> Result<Vec<(RevisionKey, Bytes)>, StoreError>;
 }

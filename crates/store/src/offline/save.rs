@@ -24,7 +24,7 @@ pub fn save(dir: &Path, file: &Path) -> Result<Revision, OfflineError> {
     catch_up(&mut machine, &logged, &mut Vec::new()).map_err(OfflineError::Data)?;
     let versions = Versions::of(&machine.keyspace, Revision(0)).map_err(OfflineError::Revision)?;
     let rows = small_rows(&machine);
-    let snapshot = Writer::plan(buckets(rows, Arc::new(versions))).map_err(OfflineError::Revision)?;
+    let snapshot = Writer::plan(buckets(rows, Arc::new(versions), None)).map_err(OfflineError::Revision)?;
     let part = file.with_extension("part");
     write(snapshot, &part).inspect_err(|_| {
         let _nothing_written = std::fs::remove_file(&part);

@@ -6,14 +6,15 @@ use std::time::Duration;
 use bytes::BytesMut;
 use prost::Message as _;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::config::PeerError;
 use super::dial::{SILENCE_MAX, Stream, connect, within};
 use super::frame::{self, Kind};
 use super::net::{Inner, Link};
 use crate::StoreError;
-use crate::backend::{BackendError, Bucket, Incoming, Loader, Row, Staging, StateRows};
+use crate::backend::{Bucket, Incoming, Loader, Row, Staging, StateRows};
+use crate::background::{give_way, spawn_background};
 use crate::machine::Machine;
 use crate::proto::peer as pb;
 use crate::raft::message::{from_wire, metadata_to_wire};
@@ -55,7 +56,7 @@ async fn try_send(inner: &Inner, link: &Link, mut message: pb::Message, doubled:
     let mut stream = stream.ok_or(PeerError::Timeout)?;
     let machine = inner.local.get().ok_or(PeerError::Timeout)?.machine.clone();
     let taken = tokio::task::spawn_blocking(move || StateRows::of(&machine.read())).await;
-    let state = taken.map_err(|error| PeerError::Io(std::io::Error::other(error)))?;
+    let state = taken.map_err(in_vain)?;
     let mut metadata = raft::eraftpb::SnapshotMetadata::default();
     (metadata.index, metadata.term) = state.applied;
     metadata.set_conf_state(state.membership.conf_state());
@@ -64,17 +65,22 @@ async fn try_send(inner: &Inner, link: &Link, mut message: pb::Message, doubled:
     within(SILENCE_MAX, frame::write(&mut stream, Kind::SnapshotBegin, &begin)).await?;
 
     let (chunks, mut encoded) = mpsc::channel(CHUNKS_AHEAD);
-    let encoding = tokio::task::spawn_blocking(move || encode(state, &chunks));
+    let (encoded_all, encoding) = oneshot::channel();
+    spawn_background("state-sender", move || drop(encoded_all.send(encode(state, &chunks)))).map_err(in_vain)?;
     while let Some(chunk) = encoded.recv().await {
         inner.snapshot_pace.wait(chunk.len() >> doubled).await;
         within(SILENCE_MAX, async { Ok(stream.write_all(&chunk).await?) }).await?;
     }
-    let n_rows = encoding.await.map_err(|error| PeerError::Io(std::io::Error::other(error)))?;
     // Without the end, the receiver takes nothing of it.
-    let n_rows = n_rows.map_err(|error| PeerError::Io(std::io::Error::other(error)))?;
+    let n_rows = encoding.await.map_err(in_vain)?.map_err(in_vain)?;
     within(SILENCE_MAX, frame::write(&mut stream, Kind::SnapshotEnd, &pb::SnapshotEnd { n_rows })).await?;
     let done: pb::SnapshotDone = within(ACCEPT_TIMEOUT, frame::expect(&mut stream, Kind::SnapshotDone)).await?;
     if done.accepted { Ok(n_rows) } else { Err(PeerError::Protocol("that it cannot take the state now")) }
+}
+
+/// What failed on this side.
+fn in_vain(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> PeerError {
+    PeerError::Io(std::io::Error::other(error))
 }
 
 /// Returns the number of rows.
@@ -83,6 +89,7 @@ fn encode(state: StateRows, chunks: &mpsc::Sender<BytesMut>) -> Result<u64, Stor
     let mut frame = pb::SnapshotRows::default();
     let mut n_bytes = 0;
     let emit = |frame: &mut pb::SnapshotRows| {
+        give_way();
         let mut buffer = BytesMut::new();
         frame::encode(Kind::SnapshotRows, &std::mem::take(frame), &mut buffer);
         chunks.blocking_send(buffer).is_ok()
@@ -129,7 +136,7 @@ pub(super) async fn receive(inner: &Inner, mut stream: Box<dyn Stream>) -> Resul
     let (parts, arriving) = mpsc::channel(CHUNKS_AHEAD);
     let storing = tokio::task::spawn_blocking(move || store(staging.as_deref(), is_witness, arriving));
     let passed = pass_on(&mut stream, parts).await;
-    let stored = storing.await.map_err(|error| PeerError::Io(std::io::Error::other(error)))?;
+    let stored = storing.await.map_err(in_vain)?;
     passed?;
     let state = stored?;
     check(&message, &state.machine)?;
@@ -156,9 +163,8 @@ async fn pass_on(stream: &mut Box<dyn Stream>, parts: mpsc::Sender<Part>) -> Res
 
 /// Builds the state, and brings its rows to a file as they come.
 fn store(staging: Option<&Staging>, is_witness: bool, mut parts: mpsc::Receiver<Part>) -> Result<Incoming, PeerError> {
-    let failed = |error: BackendError| PeerError::Io(std::io::Error::other(error));
     let (mut staged, mut loader) = match staging {
-        Some(staging) => staging.begin().map(|(staged, loader)| (Some(staged), loader)).map_err(failed)?,
+        Some(staging) => staging.begin().map(|(staged, loader)| (Some(staged), loader)).map_err(in_vain)?,
         None if is_witness => (None, Loader::of_members()),
         None => (None, Loader::default()),
     };
@@ -171,7 +177,7 @@ fn store(staging: Option<&Staging>, is_witness: bool, mut parts: mpsc::Receiver<
                     let bucket = *bucket.ok_or(PeerError::Protocol("a row of an unknown bucket"))?;
                     loader.row(bucket, &key, &value).ok_or(PeerError::Protocol("a row without meaning"))?;
                     if let Some(staged) = &mut staged {
-                        staged.add(Row::put(bucket, key, value)).map_err(failed)?;
+                        staged.add(Row::put(bucket, key, value)).map_err(in_vain)?;
                     }
                     n_stored += 1;
                 }
@@ -182,7 +188,7 @@ fn store(staging: Option<&Staging>, is_witness: bool, mut parts: mpsc::Receiver<
         }
     }
     if let Some(staged) = &mut staged {
-        staged.finish().map_err(failed)?;
+        staged.finish().map_err(in_vain)?;
     }
     Ok(Incoming { machine: loader.finish().machine, staged })
 }

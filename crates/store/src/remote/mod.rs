@@ -245,7 +245,8 @@ impl Store for RemoteStore {
         let first = first.ok_or_else(|| StoreError::Remote("the snapshot stream ended before it began".to_owned()))?;
         let size_bytes = first.remaining_bytes + first.blob.len() as u64 + SNAPSHOT_TRAILER_BYTES;
         let rest = stream.map(|message| message.map(|message| message.blob).map_err(|status| from_status(&status)));
-        Ok(Snapshot { size_bytes, chunks: futures::stream::iter([Ok(first.blob)]).chain(rest).boxed() })
+        let chunks = futures::stream::iter([Ok(first.blob)]).chain(rest).boxed();
+        Ok(Snapshot { size_bytes, chunks, hash_kv: None })
     }
 
     async fn downgrade(&self, request: Downgrade) -> Result<String, StoreError> {
