@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use prost::Message as _;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::config::PeerError;
 use super::dial::{SILENCE_MAX, Stream, connect, within};
@@ -14,7 +14,7 @@ use super::frame::{self, Kind};
 use super::net::{Inner, Link};
 use crate::StoreError;
 use crate::backend::{Bucket, Incoming, Loader, Row, Staging, StateRows};
-use crate::background::{give_way, spawn_background};
+use crate::background::{give_way, in_background};
 use crate::machine::Machine;
 use crate::proto::peer as pb;
 use crate::raft::message::{from_wire, metadata_to_wire};
@@ -64,15 +64,20 @@ async fn try_send(inner: &Inner, link: &Link, mut message: pb::Message, doubled:
     let begin = pb::SnapshotBegin { message: Some(message) };
     within(SILENCE_MAX, frame::write(&mut stream, Kind::SnapshotBegin, &begin)).await?;
 
-    let (chunks, mut encoded) = mpsc::channel(CHUNKS_AHEAD);
-    let (encoded_all, encoding) = oneshot::channel();
-    spawn_background("state-sender", move || drop(encoded_all.send(encode(state, &chunks)))).map_err(in_vain)?;
-    while let Some(chunk) = encoded.recv().await {
-        inner.snapshot_pace.wait(chunk.len() >> doubled).await;
-        within(SILENCE_MAX, async { Ok(stream.write_all(&chunk).await?) }).await?;
-    }
+    let (chunks, mut encoded) = mpsc::channel::<BytesMut>(CHUNKS_AHEAD);
+    let connection = &mut stream;
+    let passing = async move {
+        while let Some(chunk) = encoded.recv().await {
+            inner.snapshot_pace.wait(chunk.len() >> doubled).await;
+            within(SILENCE_MAX, async { Ok(connection.write_all(&chunk).await?) }).await?;
+        }
+        Ok::<_, PeerError>(())
+    };
+    let encoding = in_background("state-sender", move || encode(state, &chunks));
+    let (passed, n_rows) = tokio::join!(passing, encoding);
+    passed?;
     // Without the end, the receiver takes nothing of it.
-    let n_rows = encoding.await.map_err(in_vain)?.map_err(in_vain)?;
+    let n_rows = n_rows.map_err(in_vain)?.map_err(in_vain)?;
     within(SILENCE_MAX, frame::write(&mut stream, Kind::SnapshotEnd, &pb::SnapshotEnd { n_rows })).await?;
     let done: pb::SnapshotDone = within(ACCEPT_TIMEOUT, frame::expect(&mut stream, Kind::SnapshotDone)).await?;
     if done.accepted { Ok(n_rows) } else { Err(PeerError::Protocol("that it cannot take the state now")) }
@@ -134,11 +139,10 @@ pub(super) async fn receive(inner: &Inner, mut stream: Box<dyn Stream>) -> Resul
     let local = inner.local.get().ok_or(PeerError::Timeout)?;
     let (staging, is_witness) = (local.staging.clone(), local.is_witness);
     let (parts, arriving) = mpsc::channel(CHUNKS_AHEAD);
-    let storing = tokio::task::spawn_blocking(move || store(staging.as_deref(), is_witness, arriving));
-    let passed = pass_on(&mut stream, parts).await;
-    let stored = storing.await.map_err(in_vain)?;
+    let storing = in_background("state-receiver", move || store(staging.as_deref(), is_witness, arriving));
+    let (passed, stored) = tokio::join!(pass_on(&mut stream, parts), storing);
     passed?;
-    let state = stored?;
+    let state = stored.map_err(in_vain)??;
     check(&message, &state.machine)?;
     local.raft.install(message, Box::new(state));
     within(SILENCE_MAX, frame::write(&mut stream, Kind::SnapshotDone, &pb::SnapshotDone { accepted: true })).await
