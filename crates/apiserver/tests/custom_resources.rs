@@ -210,6 +210,11 @@ async fn versions_that_differ_are_converted_by_their_webhook() {
     let watched = cluster.get(&format!("{V2}?watch=1&timeoutSeconds=1&fieldSelector=spec.bytes%3D9000")).await;
     let event: Value = serde_json::from_str(watched.text.lines().next().unwrap_or("")).expect("an event");
     assert_eq!((&event["type"], &event["object"]["spec"]["bytes"]), (&json!("ADDED"), &json!(9000)));
+    let before = made.body["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    let selected = format!("{V2}?watch=1&timeoutSeconds=1&resourceVersion={before}&fieldSelector=spec.bytes%3D9000");
+    let watched = cluster.get(&selected).await;
+    let event: Value = serde_json::from_str(watched.text.lines().next().unwrap_or("")).expect("an event");
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("a")));
 }
 
 #[tokio::test]
