@@ -230,6 +230,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_object_that_makes_no_sense_does_not_hide_the_others() {
+        let nonsense = |name: &str, version: &str| {
+            let mut object = object(name, version);
+            object["data"] = json!("neither map nor null");
+            object
+        };
+        let (connection, asked) = scripted(vec![
+            list("10", "", &[nonsense("a", "3"), object("b", "4"), object("c", "5")]),
+            watch(&[
+                ("ADDED", nonsense("d", "11")),
+                ("MODIFIED", nonsense("b", "12")),
+                ("DELETED", nonsense("c", "13")),
+                ("ADDED", object("e", "14")),
+            ]),
+        ]);
+        let informer = InformerFactory::new(connection, Shutdown::new()).informer::<ConfigMap>();
+        informer.reached(14).await;
+        let mut names: Vec<_> = informer.list().iter().filter_map(|one| one.metadata.name.clone()).collect();
+        names.sort();
+        assert_eq!(names, ["b", "e"]);
+        while asked.lock().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        assert!(asked.lock()[2].contains("resourceVersion=14"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_expired_watch_lists_again_and_keeps_what_is_the_same() {
         let expired =
             json!({ "kind": "Status", "status": "Failure", "reason": "Expired", "message": "too old", "code": 410 });

@@ -1,4 +1,6 @@
 //! An informer's side of the wire: pages of a list and lines of a watch, decoded without `managedFields`.
+//!
+//! One object that makes no sense to our types must not keep all others of its kind from being seen: it is told of and passed over.
 
 use std::marker::PhantomData;
 
@@ -12,10 +14,11 @@ use kube::core::ListMeta;
 use kube::core::response::Status;
 use memchr::memchr;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tracing::warn;
 
 use super::Object;
-use crate::pruned::without_managed_fields;
+use crate::pruned::without_ballast;
 
 /// A watch line that is longer is given up: twenty times the largest object that a server stores.
 const LINE_BYTES_MAX: usize = 32 << 20;
@@ -34,7 +37,6 @@ pub(super) struct Source<K> {
 
 /// One page of a list. Its own type names are not looked at.
 #[derive(Deserialize)]
-#[serde(bound(deserialize = "K: DeserializeOwned"))]
 pub(super) struct Page<K> {
     #[serde(default)]
     pub metadata: ListMeta,
@@ -56,7 +58,23 @@ impl<K: Object> Source<K> {
         let request = if K::metadata_api() { self.request.list_metadata(params) } else { self.request.list(params) };
         let answer = self.send(request.map_err(kube::Error::BuildRequest)?).await?;
         let body = Limited::new(answer.into_body(), PAGE_BYTES_MAX).collect().await.map_err(kube::Error::Service)?;
-        serde_json::from_slice(&without_managed_fields(&body.to_bytes())).map_err(kube::Error::SerdeError)
+        let json = body.to_bytes();
+        let json = without_ballast(&json);
+        serde_json::from_slice(&json).or_else(|_| self.page_in_parts(&json))
+    }
+
+    /// The objects of a page that can be decoded.
+    fn page_in_parts(&self, json: &[u8]) -> Result<Page<K>, kube::Error> {
+        let page: Page<Value> = serde_json::from_slice(json).map_err(kube::Error::SerdeError)?;
+        let decode = |item: Value| match K::deserialize(&item) {
+            Ok(object) => Some(object),
+            Err(error) => {
+                passed_over(&self.url, &item["metadata"], &error);
+                None
+            }
+        };
+        let items = page.items.unwrap_or_default().into_iter().filter_map(decode).collect();
+        Ok(Page { metadata: page.metadata, items: Some(items) })
     }
 
     pub(super) async fn watch(&self, params: &WatchParams, version: &str) -> Result<Events<K>, kube::Error> {
@@ -66,7 +84,7 @@ impl<K: Object> Source<K> {
             self.request.watch(params, version)
         };
         let answer = self.send(request.map_err(kube::Error::BuildRequest)?).await?;
-        Ok(Events { lines: Lines::default(), body: answer.into_body(), kind: PhantomData })
+        Ok(Events { url: self.url.clone(), lines: Lines::default(), body: answer.into_body(), kind: PhantomData })
     }
 
     /// An answer that is no error.
@@ -90,6 +108,7 @@ impl<K: Object> Source<K> {
 
 /// The events of a watch as they come.
 pub(super) struct Events<K> {
+    url: String,
     lines: Lines,
     body: Body,
     kind: PhantomData<fn() -> K>,
@@ -100,8 +119,11 @@ impl<K: Object> Events<K> {
     pub(super) async fn next(&mut self) -> Result<Option<WatchEvent<K>>, kube::Error> {
         loop {
             if let Some(line) = self.lines.next() {
-                let event = serde_json::from_slice(&without_managed_fields(&line));
-                return event.map(Some).map_err(kube::Error::SerdeError);
+                let json = without_ballast(&line);
+                return match serde_json::from_slice(&json) {
+                    Ok(event) => Ok(Some(event)),
+                    Err(error) => self.in_parts(&json, error).map(Some).map_err(kube::Error::SerdeError),
+                };
             }
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             if let Ok(data) = frame?.into_data() {
@@ -109,6 +131,31 @@ impl<K: Object> Events<K> {
             }
         }
     }
+}
+
+impl<K: Object> Events<K> {
+    /// An event whose object cannot be decoded: of a deletion all but names does not matter, of another the version alone is known.
+    fn in_parts(&self, json: &[u8], error: serde_json::Error) -> Result<WatchEvent<K>, serde_json::Error> {
+        let Ok(event) = serde_json::from_slice::<Value>(json) else { return Err(error) };
+        let Value::Object(object) = &event["object"] else { return Err(error) };
+        let of = |member: &str| object.get(member).cloned().unwrap_or_default();
+        let (api_version, kind, metadata) = (of("apiVersion"), of("kind"), of("metadata"));
+        let (type_, metadata) = match event["type"].as_str() {
+            Some("ADDED" | "MODIFIED") => {
+                passed_over(&self.url, &metadata, &error);
+                ("BOOKMARK", json!({ "resourceVersion": metadata["resourceVersion"] }))
+            }
+            Some("DELETED") => ("DELETED", metadata),
+            _ => return Err(error),
+        };
+        let object = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata });
+        serde_json::from_value(json!({ "type": type_, "object": object }))
+    }
+}
+
+fn passed_over(url: &str, metadata: &Value, error: &serde_json::Error) {
+    let of = |member: &str| metadata[member].as_str().unwrap_or_default();
+    warn!(url, namespace = of("namespace"), name = of("name"), %error, "an object that makes no sense is passed over");
 }
 
 /// Chunks of a stream as lines. Lines within one chunk are parts of it, not copies.
