@@ -166,3 +166,18 @@ async fn fixed_tokens_are_users_and_nobody_comes_without_credentials() -> Result
     assert!(matches!(&refused, Err(kube::Error::Api(status)) if status.code == 401), "{refused:?}");
     Ok(())
 }
+
+/// kubectl speaks HTTP/2, where no header names the host.
+#[test]
+fn who_verifies_tokens_is_sent_to_the_address_of_the_server() -> Result<()> {
+    if !has_program("kubectl") {
+        return Ok(());
+    }
+    let server = Server::ephemeral()?;
+    let url =
+        server.kubectl_ok(&["config", "view", "--raw", "--minify", "-o=jsonpath={.clusters[0].cluster.server}"])?;
+    let found: Value =
+        serde_json::from_str(&server.kubectl_ok(&["get", "--raw", "/.well-known/openid-configuration"])?)?;
+    assert_eq!(found["jwks_uri"], format!("{url}/openid/v1/jwks"));
+    Ok(())
+}

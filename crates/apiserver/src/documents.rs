@@ -112,10 +112,7 @@ pub(crate) fn find(
         "/version" => return Ok(Some(respond(200, JSON, body::full(version())))),
         "/.well-known/openid-configuration" => {
             let issuer = gateway.tokens.issuers.first().map_or("", String::as_str);
-            let host = header(headers, "host").unwrap_or("");
-            let here = format!("https://{host}{}", oidc::JWKS_PATH);
-            let uri = gateway.tokens.jwks_uri.as_deref().unwrap_or(&here);
-            let document = oidc::configuration(issuer, uri, &gateway.tokens.keys);
+            let document = oidc::configuration(issuer, &gateway.tokens.jwks_uri, &gateway.tokens.keys);
             return Ok(Some(respond(200, JSON, body::full(document.to_string()))));
         }
         oidc::JWKS_PATH => {

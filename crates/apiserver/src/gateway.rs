@@ -86,8 +86,8 @@ pub struct Tokens {
     pub keys: PublicKeys,
     /// Issuers whose tokens are accepted, the first is the issuer's own.
     pub issuers: Vec<String>,
-    /// Where the keys are published; this server's own document when not given.
-    pub jwks_uri: Option<String>,
+    /// Where the keys are published.
+    pub jwks_uri: String,
 }
 
 /// Who is at the other end of a connection, as far as the connection itself tells.

@@ -1,10 +1,7 @@
-//! Answers without `managedFields`, and without times that are null.
+//! Answers without `managedFields`.
 //!
 //! Nobody on this side asks who owns which field. That list is a third of many objects as text, and most of them as a tree: it
 //! is cut out of the text before anything is decoded. An update that comes without `managedFields` leaves them as they are.
-//!
-//! A time that was never set is `null` on the wire, required or not, as Go writes it. Our types take a required member that is
-//! missing for one, but no null.
 
 use std::borrow::Cow;
 
@@ -27,7 +24,7 @@ where
         return Ok(Response::from_parts(head, Either::Right(body)));
     }
     let whole = body.collect().await.map_err(Into::<BoxError>::into)?.to_bytes();
-    let rest = match without_ballast(&whole) {
+    let rest = match without_managed_fields(&whole) {
         Cow::Borrowed(_) => None,
         Cow::Owned(rest) => Some(Bytes::from(rest)),
     };
@@ -36,51 +33,20 @@ where
 }
 
 const MANAGED_FIELDS: &[u8] = b"\"managedFields\":[";
-const NULL_TIME: &[u8] = b"Time\":null";
 
-/// A JSON document without its members called `managedFields` that are lists, and without null members whose names end in `Time`.
-/// Of the kinds read here only metadata has `managedFields`. A quote that is not escaped, around these words in a valid document,
-/// begins or ends a key.
-pub(crate) fn without_ballast(json: &[u8]) -> Cow<'_, [u8]> {
-    match without_managed_fields(json) {
-        Cow::Borrowed(json) => without_null_times(json),
-        Cow::Owned(json) => match without_null_times(&json) {
-            Cow::Borrowed(_) => Cow::Owned(json),
-            Cow::Owned(json) => Cow::Owned(json),
-        },
-    }
-}
-
-fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
-    without(json, MANAGED_FIELDS, |found, _| {
-        let list_at = MANAGED_FIELDS.len() - 1;
-        Some((0, list_at + value_length(&found[list_at..])?))
-    })
-}
-
-fn without_null_times(json: &[u8]) -> Cow<'_, [u8]> {
-    without(json, NULL_TIME, |_, before| {
-        let first_of_key = before.iter().rposition(|byte| !byte.is_ascii_alphanumeric())?;
-        (before[first_of_key] == b'"').then(|| (before.len() - first_of_key, NULL_TIME.len()))
-    })
-}
-
-/// A document without the members where `pattern` occurs. Given the text from the pattern on and the text before it, `member` says
-/// how many bytes of the member are before the pattern and how many are not; `None` leaves the rest of the document as it is.
-fn without<'j>(
-    json: &'j [u8],
-    pattern: &[u8],
-    member: impl Fn(&[u8], &[u8]) -> Option<(usize, usize)>,
-) -> Cow<'j, [u8]> {
-    let finder = memmem::Finder::new(pattern);
+/// A JSON document without its members called `managedFields` that are lists. Of the kinds read here only metadata has
+/// such members. A quote that is not escaped, before this word, in a valid document, begins a key.
+pub(crate) fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
+    let finder = memmem::Finder::new(MANAGED_FIELDS);
     let Some(first) = finder.find(json) else { return Cow::Borrowed(json) };
     let mut out = Vec::with_capacity(json.len());
     let (mut rest, mut found) = (json, Some(first));
     while let Some(at) = found {
-        // A document that ends within the member is left to the decoder to complain about.
-        let Some((before, after)) = member(&rest[at..], &rest[..at]) else { break };
-        out.extend_from_slice(&rest[..at - before]);
-        rest = &rest[at + after..];
+        let list_at = at + MANAGED_FIELDS.len() - 1;
+        // A document that ends within the list is left to the decoder to complain about.
+        let Some(length) = value_length(&rest[list_at..]) else { break };
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[list_at + length..];
         match (rest.first(), out.last()) {
             (Some(b','), _) => rest = &rest[1..],
             (_, Some(b',')) => drop(out.pop()),
@@ -104,7 +70,7 @@ mod tests {
     use super::*;
 
     fn cut(json: &str) -> String {
-        String::from_utf8(without_ballast(json.as_bytes()).into_owned()).unwrap()
+        String::from_utf8(without_managed_fields(json.as_bytes()).into_owned()).unwrap()
     }
 
     #[test]
@@ -124,24 +90,8 @@ mod tests {
     }
 
     #[test]
-    fn times_that_were_never_set_are_cut() {
-        for (with, without) in [
-            (
-                r#"{"c":[{"lastTransitionTime":null,"type":"A"},{"lastTransitionTime":null}]}"#,
-                r#"{"c":[{"type":"A"},{}]}"#,
-            ),
-            (r#"{"type":"A","eventTime":null,"startTime":"x"}"#, r#"{"type":"A","startTime":"x"}"#),
-            (r#"{"a":{"aTime":null},"managedFields":[{"time":"x"}],"bTime":null}"#, r#"{"a":{}}"#),
-        ] {
-            assert_eq!(cut(with), without);
-        }
-    }
-
-    #[test]
-    fn what_only_looks_like_ballast_stays() {
+    fn what_only_looks_like_managed_fields_stays() {
         for json in [
-            r#"{"a":"lastTransitionTime\":null"}"#,
-            r#"{"a":"{\"Time\":null}","Times":null,"Time":"null"}"#,
             r#"{"metadata":{"annotations":{"last":"{\"managedFields\":[1]}"}}}"#,
             r#"{"properties":{"managedFields":{"type":"array"}}}"#,
             r#"{"metadata":{"managedFields":null}}"#,

@@ -33,11 +33,14 @@ pub(crate) fn hash_of(revision: &ControllerRevision) -> &str {
     label.map_or_else(|| name(&revision.metadata), String::as_str)
 }
 
-/// The patch that puts the template back, as upstream stores it.
+/// The patch that puts the template back, byte for byte as upstream stores it: whoever looks for the revision of a template compares
+/// text, in which Go sorts keys.
 fn data(template: &PodTemplateSpec) -> Result<Value, serde_json::Error> {
     let mut template = serde_json::to_value(template)?;
     template["$patch"] = json!("replace");
-    Ok(json!({ "spec": { "template": template } }))
+    let mut data = json!({ "spec": { "template": template } });
+    data.sort_all_objects();
+    Ok(data)
 }
 
 /// The template a revision holds.
@@ -224,7 +227,8 @@ mod tests {
         )
         .unwrap();
         let stored = data(&template).unwrap();
-        assert_eq!(stored["spec"]["template"]["$patch"], "replace");
+        let sorted = r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c"}]}}}}"#;
+        assert_eq!(stored.to_string(), sorted);
         let revision = ControllerRevision { data: Some(RawExtension(stored)), ..ControllerRevision::default() };
         assert_eq!(template_of(&revision), Some(template));
     }

@@ -179,7 +179,7 @@ impl Cluster {
                 extend: true,
             },
             issuers,
-            jwks_uri: None,
+            jwks_uri: "https://127.0.0.1/openid/v1/jwks".to_owned(),
         };
         let mut config = Config {
             control: None,

@@ -162,7 +162,7 @@ mod tests {
     use bytes::Bytes;
     use http::{Request, Response};
     use http_body_util::Full;
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::api::core::v1::{ConfigMap, Service};
     use kube::client::Body;
     use parking_lot::Mutex;
     use serde_json::{Value, json};
@@ -254,6 +254,29 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(asked.lock()[2].contains("resourceVersion=14"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_condition_that_never_changed_is_seen() {
+        let service = |name: &str, version: &str| {
+            let condition =
+                json!({ "type": "A", "status": "True", "lastTransitionTime": null, "reason": "", "message": "" });
+            let mut service = object(name, version);
+            service["kind"] = "Service".into();
+            service["status"] = json!({ "conditions": [condition] });
+            service
+        };
+        let (connection, _) = scripted(vec![
+            list("10", "", &[service("a", "3")]),
+            watch(&[("ADDED", service("b", "11")), ("MODIFIED", service("a", "12"))]),
+        ]);
+        let informer = InformerFactory::new(connection, Shutdown::new()).informer::<Service>();
+        informer.reached(12).await;
+        let versions =
+            informer.list().iter().filter_map(|one| one.metadata.resource_version.clone()).collect::<Vec<_>>();
+        assert_eq!(versions, ["12", "11"]);
+        let conditions = informer.list()[0].status.clone().unwrap_or_default().conditions.unwrap_or_default();
+        assert_eq!(json!(conditions[0].last_transition_time), super::super::wire::NEVER);
     }
 
     #[tokio::test(start_paused = true)]

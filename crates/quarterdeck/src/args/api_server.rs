@@ -69,7 +69,7 @@ pub(crate) struct ApiServerFlags {
     /// Issuer of service account tokens; the first one signs, all are accepted.
     #[arg(long, default_value = "https://kubernetes.default.svc")]
     pub service_account_issuer: Vec<String>,
-    /// Where the keys for verifying tokens are published, when not at this server.
+    /// Where the keys for verifying tokens are published, when not at the advertised address.
     #[arg(long)]
     pub service_account_jwks_uri: Option<String>,
     /// Further keys accepted for service account tokens (PEM, public or private).

@@ -1,6 +1,6 @@
 //! The components: each runs in the server's process or as one of its own, over the same API.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use apiserver::admission::Chain;
 use apiserver::allocate::{Cidr, PortRange};
 use apiserver::attributes::UserInfo;
+use apiserver::authn::oidc::JWKS_PATH;
 use apiserver::authn::token_request::TokenIssuer;
 use apiserver::authn::{AUTHENTICATED_GROUP, PublicKeys, SigningKey, service_account};
 use apiserver::authz::SUPERUSER_GROUP;
@@ -102,7 +103,10 @@ pub(super) fn api_server_config(
             issuer,
             keys: PublicKeys::new(keys),
             issuers,
-            jwks_uri: flags.service_account_jwks_uri.clone(),
+            jwks_uri: flags.service_account_jwks_uri.clone().unwrap_or_else(|| {
+                // Upstream names the address for everybody, whatever the one is called that the client came by.
+                format!("https://{}{JWKS_PATH}", SocketAddr::new(advertise_address, secure_port))
+            }),
         },
         bootstrap_tokens: flags.enable_bootstrap_token_auth,
         admission: Chain::new(&flags.enable_admission_plugins, &flags.disable_admission_plugins)?,
