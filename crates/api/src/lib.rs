@@ -15,6 +15,7 @@ pub mod custom;
 pub mod defaults;
 pub mod discovery;
 pub mod field;
+mod gates;
 pub mod gojson;
 #[cfg(test)]
 mod golden;

@@ -248,7 +248,9 @@ pub fn template_meta(metadata: &Cursor<'_>, errors: &mut ErrorList) {
     labels(&metadata.field("labels"), errors);
     for (key, value) in metadata.entries() {
         if !matches!(key, "annotations" | "labels") && value.is_set() {
-            errors.forbidden(metadata.path().child(key), "cannot be set");
+            // Named as in Go.
+            let shown = if key == "uid" { "uID" } else { key };
+            errors.forbidden(metadata.path().child(shown), "cannot be set");
         }
     }
 }

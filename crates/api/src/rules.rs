@@ -79,8 +79,9 @@ impl WriteRules {
     };
 }
 
-/// Before a kind's `prepare_for_create`: clears `status`.
+/// Before a kind's `prepare_for_create`: clears `status`, and what is behind gates that are off.
 pub fn reset_for_create(kind: &Kind, new: &mut Value) {
+    crate::gates::drop_disabled(kind, new, None);
     if !kind.rules.clears_status_on_create {
         return;
     }
@@ -95,6 +96,7 @@ pub fn reset_for_create(kind: &Kind, new: &mut Value) {
 
 /// Before a kind's `prepare_for_update`: takes `status` from the stored object.
 pub fn reset_for_update(kind: &Kind, new: &mut Value, old: &Value) {
+    crate::gates::drop_disabled(kind, new, Some(old));
     if kind.rules.keeps_status_on_update {
         restore(kind, new, old, "status");
     }

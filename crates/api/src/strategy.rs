@@ -18,6 +18,8 @@ pub struct Context<'a> {
     pub user: &'a str,
     /// The user's groups.
     pub groups: &'a [String],
+    /// The user's uid; empty where authentication knows none.
+    pub user_uid: &'a str,
     /// What else authentication knows of the user.
     pub extra: &'a std::collections::BTreeMap<String, Vec<String>>,
     /// A fresh uid for kinds that derive fields from it (Job) before the object has one.

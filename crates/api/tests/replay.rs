@@ -2,18 +2,14 @@
 //! refused in the same words. Scenarios whose answer depends on more than this crate (allocation, CEL, admission) are named
 //! below; the list may only get shorter.
 
+mod write;
+
 use std::path::PathBuf;
 
-use api::codec::{self, FieldValidation, Format};
-use api::kinds::builtin;
+use api::codec;
 use api::patch::{Patch, PatchType};
-use api::strategy::Context;
-use api::{Cursor, ErrorList, Kind, Status, Value, defaults, meta, rules};
-
-const NOW: &str = "2026-01-01T00:00:00Z";
-const UID: &str = "00000000-0000-0000-0000-0000000000aa";
-const CTX: Context<'static> =
-    Context { now: NOW, user: "admin", groups: &[], extra: &std::collections::BTreeMap::new(), uid: UID };
+use api::{Cursor, ErrorList, Kind, Value, defaults, meta, rules};
+use write::{CTX, NOW, UID, answer, create, kind_of};
 
 /// Answers that need the server around this crate, by scenario, with what decides them.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -38,48 +34,6 @@ fn shared(path: &str) -> Option<Value> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// The kind that a POST to a collection creates.
-fn kind_of(path: &str) -> Option<&'static Kind> {
-    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let (group, version, rest) = match parts[..] {
-        ["api", version, ref rest @ ..] => ("", version, rest),
-        ["apis", group, version, ref rest @ ..] => (group, version, rest),
-        _ => return None,
-    };
-    let resource = match rest {
-        ["namespaces", _, resource] | [resource] => resource,
-        _ => return None,
-    };
-    builtin().by_resource(group, version, resource).map(|kind| &**kind)
-}
-
-/// The object as it would be stored, or the message of the refusal.
-fn create(kind: &Kind, body: &str, namespace: &str) -> Result<Value, String> {
-    let decoded =
-        codec::decode(body.as_bytes(), Format::Json, kind, FieldValidation::Ignore).map_err(|e| e.to_string())?;
-    let mut object = decoded.value;
-    defaults::apply_at(kind, &mut object, NOW);
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("uid", UID.into());
-        if kind.namespaced {
-            metadata.insert("namespace", namespace.into());
-        }
-    }
-    if kind.kind == "Pod"
-        && let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
-    {
-        // Admission gives every pod an account before it is validated.
-        spec.entry("serviceAccountName").or_insert_with(|| "default".into());
-    }
-    rules::reset_for_create(kind, &mut object);
-    (kind.strategy.prepare_for_create)(&mut object, &CTX);
-    let mut errors = ErrorList::new();
-    let cursor = Cursor::root(&object);
-    meta::validate_create(kind, &cursor, &mut errors);
-    (kind.strategy.validate)(&cursor, &mut errors);
-    answer(kind, object, &errors)
-}
-
 /// A stored object after a patch to it, or the message of the refusal.
 fn update(kind: &Kind, old: &Value, patch_type: PatchType, patch: &str) -> Result<Value, String> {
     let patch = Patch::decode(patch_type, patch.as_bytes(), true).map_err(|e| e.to_string())?;
@@ -93,15 +47,6 @@ fn update(kind: &Kind, old: &Value, patch_type: PatchType, patch: &str) -> Resul
     meta::validate_update(kind, &new, &before, &mut errors);
     (kind.strategy.validate_update)(&new, &before, &mut errors);
     answer(kind, object, &errors)
-}
-
-fn answer(kind: &Kind, object: Value, errors: &ErrorList) -> Result<Value, String> {
-    if errors.is_empty() {
-        return Ok(object);
-    }
-    // Both forms of events are refused as core's.
-    let group = if kind.kind == "Event" { "" } else { &*kind.group };
-    Err(Status::invalid(group, &kind.kind, meta::name(&object), errors).message)
 }
 
 /// Recorded text with its placeholders filled in.

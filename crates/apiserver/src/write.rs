@@ -34,6 +34,7 @@ impl Moment {
             groups: &request.user.groups,
             extra: &request.user.extra,
             uid: &self.uid,
+            user_uid: &request.user.uid,
         }
     }
 }
@@ -118,7 +119,6 @@ pub(crate) fn deduplicate_owners(object: &mut Value, warnings: &mut Vec<String>)
         let is_copy = seen.contains(owner);
         if let Some(uid) = owner["uid"].as_str()
             && seen.iter().any(|other| other["uid"] == owner["uid"])
-            && !repeated.contains(&uid.to_owned())
         {
             repeated.push(uid.to_owned());
         }

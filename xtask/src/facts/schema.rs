@@ -65,6 +65,15 @@ struct Openapi {
     has_type_meta: bool,
 }
 
+/// Where the fields of an embedded struct stand in the one that embeds it.
+#[derive(Default)]
+struct Embedded {
+    /// Protobuf field numbers on the way, each with a dot behind it; of a field, its own number last.
+    numbers: String,
+    /// Go's names of the structs on the way, each with a dot behind it.
+    names: String,
+}
+
 #[derive(Clone, Default)]
 struct Merge {
     list_type: String,
@@ -182,7 +191,7 @@ impl Tables {
         if (openapi.has_type_meta || undocumented) && !declares("apiVersion") {
             out.push_str("kind\ts\to\napiVersion\ts\to\n");
         }
-        self.fields_text(name, openapi, "", &mut out, refs)?;
+        self.fields_text(name, openapi, &Embedded::default(), &mut out, refs)?;
         Ok(out)
     }
 
@@ -190,19 +199,28 @@ impl Tables {
         &self,
         name: &str,
         openapi: &Openapi,
-        inline_numbers: &str,
+        embedded: &Embedded,
         out: &mut String,
         refs: &mut BTreeSet<String>,
     ) -> Result<()> {
         let package = package_of(name);
         for field in self.messages.get(name).with_context(|| format!("no message for {name}"))? {
-            let number = format!("{inline_numbers}{}", field.number);
+            let number = format!("{}{}", embedded.numbers, field.number);
             if field.options.contains("inline") {
                 let inner = resolve(&field.type_name, package);
-                self.fields_text(&inner, openapi, &format!("{number}."), out, refs)?;
+                let short = field.go_type.rsplit(['.', '*']).next().unwrap_or_default();
+                let names = format!("{}{short}.", embedded.names);
+                self.fields_text(&inner, openapi, &Embedded { numbers: format!("{number}."), names }, out, refs)?;
                 continue;
             }
-            self.field_text(name, field, &number, openapi, out, refs)?;
+            self.field_text(
+                name,
+                field,
+                &Embedded { numbers: number, names: embedded.names.clone() },
+                openapi,
+                out,
+                refs,
+            )?;
         }
         Ok(())
     }
@@ -211,7 +229,7 @@ impl Tables {
         &self,
         owner: &str,
         field: &ProtoField,
-        number: &str,
+        embedded: &Embedded,
         openapi: &Openapi,
         out: &mut String,
         refs: &mut BTreeSet<String>,
@@ -233,7 +251,10 @@ impl Tables {
         if documented.is_some_and(|d| d.0) {
             out.push('r');
         }
-        write!(out, "\tn={number}")?;
+        write!(out, "\tn={}", embedded.numbers)?;
+        if !embedded.names.is_empty() {
+            write!(out, "\tI={}", embedded.names)?;
+        }
         let go_type = go_text(field.go_type.trim_start_matches('*'), package);
         if go_type != derived_go {
             write!(out, "\tG={go_type}")?;

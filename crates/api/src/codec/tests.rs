@@ -222,6 +222,13 @@ fn wrong_types_are_refused_in_gos_words() {
             "",
             "v1",
             "Pod",
+            r#"{"spec":{"volumes":[{"emptyDir":"x"}]}}"#,
+            "json: cannot unmarshal string into Go struct field Volume.spec.volumes.VolumeSource.emptyDir of type v1.EmptyDirVolumeSource",
+        ),
+        (
+            "",
+            "v1",
+            "Pod",
             r#"{"spec":{"containers":[{"resources":{"requests":{"cpu":"abc"}}}]}}"#,
             "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
         ),

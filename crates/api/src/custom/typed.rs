@@ -135,6 +135,7 @@ fn field(name: &str, shape: Shape) -> Field {
         omit: Omit::Empty,
         required: false,
         go_type: None,
+        embedded_in: None,
         proto: Vec::new(),
         enum_values: Vec::new(),
         openapi_default: None,

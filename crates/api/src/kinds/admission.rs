@@ -46,7 +46,9 @@ fn webhooks(object: &Cursor<'_>, mutating: bool, errors: &mut ErrorList) {
 fn webhook(hook: &Cursor<'_>, mutating: bool, errors: &mut ErrorList) {
     let field = |name: &str| hook.field(name);
     fully_qualified(&field("name"), errors);
-    rules(&field("rules"), OPERATIONS, errors);
+    for rule in field("rules").items() {
+        operation_rule(&rule, errors);
+    }
     optional_enum(&field("failurePolicy"), FAILURE_POLICIES, errors);
     optional_enum(&field("matchPolicy"), MATCH_POLICIES, errors);
     let effects = field("sideEffects");
@@ -115,10 +117,13 @@ pub fn client_config(config: &Cursor<'_>, errors: &mut ErrorList) {
 fn webhook_url(url: &Cursor<'_>, errors: &mut ErrorList) {
     const FORM: &str = "; desired format: https://host[/path]";
     let text = url.str();
-    let Some((scheme, rest)) = text.split_once("://") else {
-        url.required(errors, &format!("url must be a valid URL{FORM}"));
-        return;
-    };
+    let (scheme, rest) = text.split_once("://").unwrap_or_else(|| {
+        // What Go reads from a text without an authority.
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+        (if is_scheme { scheme } else { "" }, text.strip_prefix("//").unwrap_or(""))
+    });
     let mut refuse = |shown: &str, detail: String| errors.invalid(url.path(), shown, detail);
     if scheme != "https" {
         refuse(scheme, format!("'https' is the only allowed URL scheme{FORM}"));
@@ -143,11 +148,12 @@ fn webhook_url(url: &Cursor<'_>, errors: &mut ErrorList) {
 
 fn webhook_service(service: &Cursor<'_>, errors: &mut ErrorList) {
     let (name, namespace) = (service.field("name"), service.field("namespace"));
-    if name.is_empty() {
-        name.required(errors, "service name is required");
-    }
+    // Upstream takes one for the other.
     if namespace.is_empty() {
-        namespace.required(errors, "service namespace is required");
+        name.required(errors, "");
+    }
+    if name.is_empty() {
+        namespace.required(errors, "");
     }
     let port = service.field("port");
     for message in names::port_number(port.int()) {
@@ -179,17 +185,11 @@ fn webhook_service(service: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn rules(list: &Cursor<'_>, operations: &[&str], errors: &mut ErrorList) {
-    for rule in list.items() {
-        operation_rule(&rule, operations, errors);
-    }
-}
-
 fn has_wildcard(list: &Cursor<'_>) -> bool {
     list.items().any(|v| v.str() == "*")
 }
 
-fn operation_rule(rule: &Cursor<'_>, supported_operations: &[&str], errors: &mut ErrorList) {
+fn operation_rule(rule: &Cursor<'_>, errors: &mut ErrorList) {
     let operations = rule.field("operations");
     if operations.is_empty() {
         operations.required(errors, "");
@@ -198,7 +198,7 @@ fn operation_rule(rule: &Cursor<'_>, supported_operations: &[&str], errors: &mut
         operations.invalid(errors, "if '*' is present, must not specify other operations");
     }
     for operation in operations.items() {
-        supported(&operation, supported_operations, errors);
+        supported(&operation, OPERATIONS, errors);
     }
     for (field, what) in [("apiGroups", "API groups"), ("apiVersions", "API versions")] {
         let list = rule.field(field);
@@ -315,7 +315,7 @@ fn validating_policy(policy: &Cursor<'_>, errors: &mut ErrorList) {
     for variable in spec.field("variables").items() {
         policy_variable(&variable, declared, &mut compiler, errors);
     }
-    match_constraints(&spec.field("matchConstraints"), OPERATIONS, errors);
+    match_constraints(&spec.field("matchConstraints"), errors);
     match_conditions(&spec.field("matchConditions"), declared.params, errors);
     let (validations, annotations) = (spec.field("validations"), spec.field("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
@@ -353,9 +353,33 @@ fn policy_kind(spec: &Cursor<'_>, errors: &mut ErrorList) {
     } else if version.str().split('/').count() > 2 {
         let detail = format!("unexpected GroupVersion string: {}", version.str());
         version.invalid(errors, detail);
+    } else {
+        group_version(&version, errors);
     }
-    if kind.field("kind").is_empty() {
-        kind.field("kind").required(errors, "");
+    let name = kind.field("kind");
+    let messages = names::dns1035_label(&name.str().to_lowercase());
+    if name.is_empty() {
+        name.required(errors, "");
+    } else if !messages.is_empty() {
+        name.invalid(errors, format!("may have mixed case, but should otherwise match: {}", messages.join(",")));
+    }
+}
+
+/// Group and version, as they may be called in an APIService; the part at fault is shown.
+fn group_version(version: &Cursor<'_>, errors: &mut ErrorList) {
+    let (group, own) = version.str().split_once('/').unwrap_or(("", version.str()));
+    let mut refuse = |shown: &str, messages: names::Messages| {
+        if !messages.is_empty() {
+            errors.invalid(version.path(), shown, messages.join(","));
+        }
+    };
+    if !group.is_empty() {
+        refuse(group, names::dns1123_subdomain(group));
+    }
+    if own.is_empty() {
+        refuse(version.str(), vec!["version must be specified".to_owned()]);
+    } else {
+        refuse(own, names::dns1035_label(own));
     }
 }
 
@@ -373,18 +397,18 @@ fn policy_variable(variable: &Cursor<'_>, declared: Declarations, compiler: &mut
     }
 }
 
-fn match_constraints(resources: &Cursor<'_>, operations: &[&str], errors: &mut ErrorList) {
+fn match_constraints(resources: &Cursor<'_>, errors: &mut ErrorList) {
     if !resources.is_set() {
         resources.required(errors, "");
         return;
     }
+    match_resources(resources, errors);
     if resources.field("resourceRules").is_empty() {
         resources.field("resourceRules").required(errors, "");
     }
-    match_resources(resources, operations, errors);
 }
 
-fn match_resources(resources: &Cursor<'_>, operations: &[&str], errors: &mut ErrorList) {
+fn match_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
     let policy = resources.field("matchPolicy");
     if !policy.is_set() {
         policy.required(errors, "");
@@ -401,7 +425,6 @@ fn match_resources(resources: &Cursor<'_>, operations: &[&str], errors: &mut Err
     }
     for list in ["resourceRules", "excludeResourceRules"] {
         for rule in resources.field(list).items() {
-            operation_rule(&rule, operations, errors);
             let mut seen: Vec<&str> = Vec::new();
             for name in rule.field("resourceNames").items() {
                 invalid_each(errors, &name.path(), name.str(), names::path_segment(name.str()));
@@ -410,6 +433,7 @@ fn match_resources(resources: &Cursor<'_>, operations: &[&str], errors: &mut Err
                 }
                 seen.push(name.str());
             }
+            operation_rule(&rule, errors);
         }
     }
 }
@@ -491,7 +515,7 @@ fn policy_name(name: &Cursor<'_>, errors: &mut ErrorList) {
 fn validating_binding(spec: &Cursor<'_>, errors: &mut ErrorList) {
     policy_name(&spec.field("policyName"), errors);
     param_ref(&spec.field("paramRef"), errors);
-    binding_resources(&spec.field("matchResources"), OPERATIONS, errors);
+    binding_resources(&spec.field("matchResources"), errors);
     let actions = spec.field("validationActions");
     let mut seen: Vec<&str> = Vec::new();
     for action in actions.items() {
@@ -513,9 +537,9 @@ fn validating_binding(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn binding_resources(resources: &Cursor<'_>, operations: &[&str], errors: &mut ErrorList) {
+fn binding_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
     if resources.is_set() {
-        match_resources(resources, operations, errors);
+        match_resources(resources, errors);
     }
 }
 
@@ -528,21 +552,22 @@ fn param_ref(reference: &Cursor<'_>, errors: &mut ErrorList) {
     if !name.is_empty() {
         formatted(&name, names::path_segment, errors);
         if own.is_set() {
-            own.forbidden(errors, "name and selector are mutually exclusive");
+            name.forbidden(errors, EXCLUSIVE);
         }
     }
     if own.is_set() {
         selector(&own, errors);
+        if !name.is_empty() {
+            own.forbidden(errors, EXCLUSIVE);
+        }
     }
     if name.is_empty() && !own.is_set() {
         reference.required(errors, "one of name or selector must be specified");
     }
-    if !action.is_set() {
-        action.required(errors, "");
-    } else {
-        required_enum(&action, &["Allow", "Deny"], errors);
-    }
+    required_enum(&action, &["Deny", "Allow"], errors);
 }
+
+const EXCLUSIVE: &str = "name and selector are mutually exclusive";
 
 /// Operations that a mutating policy can take part in.
 const MUTATING_OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
@@ -557,7 +582,14 @@ pub const MUTATING_POLICY: Strategy = Strategy {
 
 fn mutating_policy(spec: &Cursor<'_>, errors: &mut ErrorList) {
     policy_kind(spec, errors);
-    match_constraints(&spec.field("matchConstraints"), MUTATING_OPERATIONS, errors);
+    let constraints = spec.field("matchConstraints");
+    match_constraints(&constraints, errors);
+    let path = constraints.path().child("resourceRules").child("operations");
+    for rule in constraints.field("resourceRules").items() {
+        for operation in rule.field("operations").items() {
+            supported(&Cursor::at(operation.value(), path.clone()), MUTATING_OPERATIONS, errors);
+        }
+    }
     let declared = Declarations { params: spec.field("paramKind").is_set(), authorizer: true, patches: false };
     match_conditions(&spec.field("matchConditions"), declared.params, errors);
     let mut compiler = compiler(spec);
@@ -587,18 +619,11 @@ fn policy_mutation(mutation: &Cursor<'_>, declared: Declarations, compiler: &mut
         required_enum(&kind, &["ApplyConfiguration", "JSONPatch"], errors);
         return;
     };
-    for (_, field) in members {
-        let member = mutation.field(field);
-        if field != *own && member.is_set() {
-            let detail = format!("must not be set when patchType is {}", kind.str());
-            errors.invalid(member.path(), member.value().clone(), detail);
-        }
-    }
     let member = mutation.field(own);
     if !member.is_set() {
         member.required(errors, &format!("must be specified when patchType is {}", kind.str()));
     } else if member.field("expression").str().trim().is_empty() {
-        member.field("expression").required(errors, "expression is not specified");
+        member.field("expression").required(errors, "");
     } else {
         let expression = member.field("expression");
         let wanted = match kind.str() {
@@ -606,6 +631,13 @@ fn policy_mutation(mutation: &Cursor<'_>, declared: Declarations, compiler: &mut
             _ => Type::list(Type::object("JSONPatch")),
         };
         compiles(&expression, &compiler.compile(expression.str(), declared, &[wanted]), errors);
+    }
+    for (_, field) in members {
+        let other = mutation.field(field);
+        if field != *own && other.is_set() {
+            let detail = format!("must not be specified when patchType is {}", kind.str());
+            errors.invalid(other.path(), format!("{{{field}}}"), detail);
+        }
     }
 }
 
@@ -620,7 +652,7 @@ pub const MUTATING_BINDING: Strategy = Strategy {
 fn mutating_binding(spec: &Cursor<'_>, errors: &mut ErrorList) {
     policy_name(&spec.field("policyName"), errors);
     param_ref(&spec.field("paramRef"), errors);
-    binding_resources(&spec.field("matchResources"), MUTATING_OPERATIONS, errors);
+    binding_resources(&spec.field("matchResources"), errors);
 }
 
 /// APIService. Source: `kube-aggregator/pkg/apis/apiregistration/validation`.

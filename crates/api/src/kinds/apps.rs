@@ -2,13 +2,14 @@
 
 use crate::json;
 
+use crate::kinds::persistentvolumeclaim::claim_spec;
 use crate::kinds::replicationcontroller::{always_restarts, labels_match, replica_status};
 use crate::kinds::{carry, pod};
 use crate::strategy::SubresourceStrategy;
-use crate::validate::labels::{is_empty_selector, selector};
+use crate::validate::labels::{annotations, is_empty_selector, labels, selector};
 use crate::validate::text::{
-    at_most_100_percent, immutable, int_or_percent, nonnegative, nonnegative_fields, optional_enum,
-    positive_int_or_percent, same,
+    at_most_100_percent, immutable, int_or_percent, nonnegative, nonnegative_fields, positive_int_or_percent, same,
+    supported,
 };
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
@@ -83,7 +84,7 @@ pub const STATEFUL_SET: Strategy = Strategy {
             );
         }
         for claim in spec.field("volumeClaimTemplates").items() {
-            crate::kinds::persistentvolumeclaim::spec_warnings(&claim.field("spec"), out);
+            crate::kinds::persistentvolumeclaim::spec_warnings(&claim.field("spec"), &claim.path(), out);
         }
     },
     subresources: &[SubresourceStrategy {
@@ -136,33 +137,48 @@ fn immutable_selector(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList
     immutable(&new.field("spec").field("selector"), &old.field("spec").field("selector"), errors);
 }
 
-/// A selector that is there, well formed, and selects something in particular.
-fn required_selector(own: &Cursor<'_>, empty: &str, errors: &mut ErrorList) {
+/// A selector that is there, well formed, and selects something in particular. False when it cannot be read, which upstream
+/// says once more; the template is then not looked at.
+fn required_selector(own: &Cursor<'_>, empty: &str, unreadable: &str, errors: &mut ErrorList) -> bool {
     if !own.is_set() {
         own.required(errors, "");
-        return;
+        return true;
     }
+    let n_before = errors.len();
     selector(own, errors);
+    let is_readable = errors.len() == n_before;
     if is_empty_selector(own) {
         own.invalid(errors, empty);
     }
+    if !is_readable {
+        own.invalid(errors, unreadable);
+    }
+    is_readable
 }
 
-/// A template whose pods are kept running by a set with this selector.
-fn template_for(spec: &Cursor<'_>, owner: &str, errors: &mut ErrorList) {
-    let (own, template) = (spec.field("selector"), spec.field("template"));
+/// A template that the set's selector selects.
+fn selected_template(spec: &Cursor<'_>, template: &Cursor<'_>, errors: &mut ErrorList) {
+    let own = spec.field("selector");
     if !is_empty_selector(&own) || !own.is_set() {
-        labels_match(&own, &template, errors);
+        labels_match(&own, template, errors);
     }
-    pod::template(&template, errors);
-    always_restarts(&template, owner, errors);
+    pod::template(template, errors);
+}
+
+/// The selector and the template of a set of replicas.
+fn selector_and_template(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    const EMPTY: &str = "empty selector is invalid for deployment";
+    if required_selector(&spec.field("selector"), EMPTY, "invalid label selector", errors) {
+        let template = spec.field("template");
+        selected_template(spec, &template, errors);
+        always_restarts(&template, "ReplicaSet", errors);
+    }
 }
 
 fn deployment_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     let field = |name: &str| spec.field(name);
     nonnegative(&field("replicas"), errors);
-    required_selector(&field("selector"), "empty selector is invalid for deployment", errors);
-    template_for(spec, "ReplicaSet", errors);
+    selector_and_template(spec, errors);
     deployment_strategy(&field("strategy"), errors);
     nonnegative_fields(spec, &["minReadySeconds", "revisionHistoryLimit"], errors);
     let deadline = field("progressDeadlineSeconds");
@@ -248,14 +264,16 @@ fn collision_count(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
 
 fn replica_set_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     nonnegative_fields(spec, &["replicas", "minReadySeconds"], errors);
-    required_selector(&spec.field("selector"), "empty selector is invalid for deployment", errors);
-    template_for(spec, "ReplicaSet", errors);
+    selector_and_template(spec, errors);
 }
 
 fn daemon_set_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     let (own, template) = (spec.field("selector"), spec.field("template"));
+    let n_before = errors.len();
     selector(&own, errors);
-    labels_match(&own, &template, errors);
+    if errors.len() == n_before {
+        labels_match(&own, &template, errors);
+    }
     if own.is_set() && is_empty_selector(&own) {
         own.invalid(errors, "empty selector is invalid for daemonset");
     }
@@ -279,15 +297,15 @@ fn daemon_set_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
             let (unavailable, surge) = (rolling.field("maxUnavailable"), rolling.field("maxSurge"));
             positive_int_or_percent(&unavailable, errors);
             positive_int_or_percent(&surge, errors);
+            at_most_100_percent(&unavailable, errors);
+            at_most_100_percent(&surge, errors);
             let has_unavailable = int_or_percent(&unavailable) != 0;
             let has_surge = int_or_percent(&surge) != 0;
             if has_unavailable && has_surge {
                 surge.invalid(errors, "may not be set when maxUnavailable is non-zero");
-            } else if !has_unavailable && !has_surge && !is_malformed(&unavailable) && !is_malformed(&surge) {
+            } else if !has_unavailable && !has_surge {
                 unavailable.required(errors, "cannot be 0 when maxSurge is 0");
             }
-            at_most_100_percent(&unavailable, errors);
-            at_most_100_percent(&surge, errors);
         }
         _ => errors.not_supported(
             strategy.path(),
@@ -316,7 +334,8 @@ fn daemon_set_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList)
     collision_count(new, old, errors);
 }
 
-fn stateful_set_spec(spec: &Cursor<'_>, check_service_name: bool, errors: &mut ErrorList) {
+/// What cannot change afterwards is only looked at `on_create`.
+fn stateful_set_spec(spec: &Cursor<'_>, on_create: bool, errors: &mut ErrorList) {
     let field = |name: &str| spec.field(name);
     let policy = field("podManagementPolicy");
     match policy.str() {
@@ -328,27 +347,64 @@ fn stateful_set_spec(spec: &Cursor<'_>, check_service_name: bool, errors: &mut E
     let retention = field("persistentVolumeClaimRetentionPolicy");
     if retention.is_set() {
         for field in ["whenDeleted", "whenScaled"] {
-            optional_enum(&retention.field(field), &["Delete", "Retain"], errors);
+            supported(&retention.field(field), &["Retain", "Delete"], errors);
+        }
+    }
+    if on_create {
+        for claim in field("volumeClaimTemplates").items() {
+            claim_spec(&claim.field("spec"), errors);
         }
     }
     nonnegative_fields(spec, &["replicas", "minReadySeconds"], errors);
     nonnegative(&field("ordinals").field("start"), errors);
-    if check_service_name && !field("serviceName").is_empty() {
+    if on_create && !field("serviceName").is_empty() {
         crate::validate::text::formatted(&field("serviceName"), names::dns1123_label, errors);
     }
-    required_selector(&field("selector"), "empty selector is invalid for statefulset", errors);
-    let template = field("template");
-    if !is_empty_selector(&field("selector")) || !field("selector").is_set() {
-        labels_match(&field("selector"), &template, errors);
+    if required_selector(&field("selector"), "empty selector is invalid for statefulset", "", errors) {
+        stateful_template(spec, errors);
     }
-    pod::template(&template, errors);
-    always_restarts(&template, "StatefulSet", errors);
+    always_restarts(&field("template"), "StatefulSet", errors);
+}
+
+/// The template as its pods will be: with the volumes of the claims, and without the names that the controller gives.
+fn stateful_template(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let template = spec.field("template");
+    let (claims, own) = (spec.field("volumeClaimTemplates"), template.field("spec"));
+    let mut shown: Value = template.value().clone();
+    for name in ["subdomain", "hostname"] {
+        carry::remove(&mut shown, &["spec"], name);
+    }
+    if !claims.is_empty() {
+        let name_of = |claim: &Cursor<'_>| claim.field("metadata").field("name").str().to_owned();
+        let mut names: Vec<String> = Vec::new();
+        for name in claims.items().map(|claim| name_of(&claim)) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        // One after the other; upstream goes through a map.
+        let added = names.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+        let own_volumes = own.field("volumes");
+        let kept = own_volumes.items().filter(|v| !names.iter().any(|name| v.field("name").str() == name));
+        let volumes: Vec<Value> = added.chain(kept.map(|volume| volume.value().clone())).collect();
+        if let Some(own) = shown.get_mut("spec") {
+            carry::set(own, "volumes", volumes.into());
+        }
+    }
+    let shown = Cursor::at(&shown, template.path());
+    selected_template(spec, &shown, errors);
+    let metadata = template.field("metadata");
+    // Upstream looks at these twice, the second time at a shorter path.
+    labels(&Cursor::at(metadata.field("labels").value(), template.path().child("labels")), errors);
+    let own_annotations = Cursor::at(metadata.field("annotations").value(), template.path().child("annotations"));
+    annotations(&own_annotations, errors);
+    pod::pod_annotations(&own_annotations, &shown.field("spec"), errors);
 }
 
 fn stateful_set_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
     let (kind, rolling) = (strategy.field("type"), strategy.field("rollingUpdate"));
     match kind.str() {
-        "" => kind.required(errors, ""),
+        "" => strategy.required(errors, ""),
         "OnDelete" => {
             if rolling.is_set() {
                 let shown = go::value("apps.RollingUpdateStatefulSetStrategy", rolling.value());
@@ -361,7 +417,7 @@ fn stateful_set_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
                 let unavailable = rolling.field("maxUnavailable");
                 if unavailable.is_set() {
                     positive_int_or_percent(&unavailable, errors);
-                    if int_or_percent(&unavailable) == 0 && !is_malformed(&unavailable) {
+                    if int_or_percent(&unavailable) == 0 {
                         unavailable.invalid(errors, "cannot be 0");
                     }
                     at_most_100_percent(&unavailable, errors);
@@ -491,8 +547,14 @@ mod tests {
     #[test]
     fn a_daemon_sets_template_generation_counts_templates() {
         let extra = std::collections::BTreeMap::new();
-        let ctx =
-            crate::strategy::Context { now: "2026-01-01T00:00:00Z", user: "", groups: &[], extra: &extra, uid: "" };
+        let ctx = crate::strategy::Context {
+            now: "2026-01-01T00:00:00Z",
+            user: "",
+            groups: &[],
+            user_uid: "",
+            extra: &extra,
+            uid: "",
+        };
         let generation = |set: &Value| set["metadata"]["annotations"][TEMPLATE_GENERATION].clone();
         let mut old = json!({"metadata": {"name": "a"}, "spec": {"template": template()}});
         (DAEMON_SET.prepare_for_create)(&mut old, &ctx);

@@ -2,10 +2,9 @@
 //! metrics but a utilization, which obeys the same limits.
 
 use crate::strategy::SubresourceStrategy;
-use crate::validate::labels::selector;
 use crate::validate::names;
-use crate::validate::resources::quantity;
-use crate::validate::text::{NOT_POSITIVE, formatted, nonnegative_fields, supported};
+use crate::validate::resources::{container_resource_name, quantity};
+use crate::validate::text::{NEGATIVE, formatted, nonnegative_fields, supported};
 use crate::{Cursor, ErrorList, Strategy, meta};
 
 const METRIC_TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
@@ -34,8 +33,10 @@ fn scaler_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     if min.opt_int().is_some_and(|n| n < 1) {
         min.invalid(errors, "must be greater than or equal to 1");
     }
-    if max.int() < 1 {
+    if max.int() == 0 {
         max.required(errors, "must be set and greater than 0");
+    } else if max.int() < 0 {
+        max.invalid(errors, "must be greater than or equal to 1");
     }
     if min.opt_int().is_some_and(|n| max.int() < n) {
         errors.invalid(max.path(), max.int(), "must be greater than or equal to `minReplicas`");
@@ -43,29 +44,38 @@ fn scaler_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     scale_target(&spec.field("scaleTargetRef"), errors);
     let utilization = spec.field("targetCPUUtilizationPercentage");
     if utilization.opt_int().is_some_and(|n| n < 1) {
-        utilization.invalid(errors, NOT_POSITIVE);
+        // As upstream says it of the metric that it becomes.
+        let target = spec.path().child("metrics").index(0).child("resource").child("target");
+        errors.invalid(target.child("averageUtilization"), utilization.value().clone(), NOT_ABOVE_ZERO);
     }
     for metric in spec.field("metrics").items() {
         metric_spec(&metric, errors);
     }
+    let metrics = spec.field("metrics");
+    let may_wake = metrics.items().any(|m| matches!(m.field("type").str(), "Object" | "External"));
+    if min.opt_int() == Some(0) && !may_wake {
+        errors.forbidden(
+            spec.path().child("metrics"),
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        );
+    }
     behavior(&spec.field("behavior"), errors);
 }
 
+const NOT_ABOVE_ZERO: &str = "must be greater than 0";
+
 fn scale_target(target: &Cursor<'_>, errors: &mut ErrorList) {
-    for field in ["kind", "name"] {
-        let value = target.field(field);
-        if value.is_empty() {
-            value.required(errors, "");
-        } else {
-            formatted(&value, names::path_segment, errors);
-        }
-    }
+    named_object(target, errors);
     let version = target.field("apiVersion");
     let parts: Vec<&str> = version.str().split('/').collect();
+    let has_group = matches!(parts[..], [group, _] if !group.is_empty());
+    // Of the group without a name only one kind can be scaled.
+    let is_core =
+        matches!(parts[..], [version] if !version.is_empty()) && target.field("kind").str() == "ReplicationController";
     if parts.len() > 2 {
         let detail = format!("unexpected GroupVersion string: {}", version.str());
         version.invalid(errors, detail);
-    } else if version.is_empty() || (parts.len() == 1 && target.field("kind").str() != "ReplicationController") {
+    } else if !has_group && !is_core {
         errors.invalid(version.path(), version.str(), "apiVersion must specify API group");
     }
 }
@@ -83,25 +93,19 @@ fn metric_spec(metric: &Cursor<'_>, errors: &mut ErrorList) {
         ("Resource", "resource"),
         ("ContainerResource", "containerResource"),
     ];
-    let mut expected = "";
-    for (name, field) in sources {
-        let source = metric.field(field);
-        if name == kind.str() {
-            expected = field;
-        }
-        if source.is_set() {
-            metric_source(field, &source, errors);
-        }
+    let expected = sources.iter().find(|(name, _)| *name == kind.str()).map_or("", |(_, field)| *field);
+    let n_set = sources.iter().filter(|(_, f)| metric.field(f).is_set()).count();
+    // Only the first of several is looked at.
+    if let Some((_, field)) = sources.iter().find(|(_, field)| metric.field(field).is_set()) {
+        metric_source(field, &metric.field(field), errors);
     }
-    if expected.is_empty() && !kind.is_empty() {
+    if expected.is_empty() {
         // Said once more where the sources are looked at, as upstream does.
         supported(&kind, METRIC_TYPES, errors);
-    }
-    let n_set = sources.iter().filter(|(_, f)| metric.field(f).is_set()).count();
-    if !expected.is_empty() && !metric.field(expected).is_set() {
+    } else if !metric.field(expected).is_set() {
         metric.field(expected).required(errors, "must populate information for the given metric source");
     }
-    if n_set > usize::from(!expected.is_empty() && metric.field(expected).is_set()) {
+    if n_set != 1 {
         for (_, field) in sources {
             if field != expected && metric.field(field).is_set() {
                 metric.field(field).forbidden(errors, "must populate the given metric source only");
@@ -139,16 +143,22 @@ fn metric_source(field: &str, source: &Cursor<'_>, errors: &mut ErrorList) {
             metric_identifier(&source.field("metric"), errors);
             metric_target(&target, errors);
             let average = target.field("averageValue");
-            if !average.is_set() || quantity(average.value()).sign() != 1 {
+            if !average.is_set() {
                 average.required(errors, "must specify a positive target averageValue");
             }
         }
         _ => {
-            if source.field("name").is_empty() {
-                source.field("name").required(errors, "must specify a resource name");
+            let (name, container) = (source.field("name"), source.field("container"));
+            let of_container = field == "containerResource";
+            if name.is_empty() {
+                name.required(errors, "must specify a resource name");
+            } else if of_container {
+                container_resource_name(name.str(), &name.path(), errors);
             }
-            if field == "containerResource" && source.field("container").is_empty() {
-                source.field("container").required(errors, "must specify a container");
+            if of_container && container.is_empty() {
+                container.required(errors, "must specify a container");
+            } else if of_container {
+                formatted(&container, names::dns1123_label, errors);
             }
             metric_target(&target, errors);
             let (utilization, average) = (target.field("averageUtilization"), target.field("averageValue"));
@@ -166,6 +176,14 @@ fn metric_source(field: &str, source: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 fn described_object(target: &Cursor<'_>, errors: &mut ErrorList) {
+    named_object(target, errors);
+    let version = target.field("apiVersion");
+    if version.str().split('/').count() > 2 {
+        version.invalid(errors, format!("unexpected GroupVersion string: {}", version.str()));
+    }
+}
+
+fn named_object(target: &Cursor<'_>, errors: &mut ErrorList) {
     for field in ["kind", "name"] {
         let value = target.field(field);
         if value.is_empty() {
@@ -183,7 +201,6 @@ fn metric_identifier(metric: &Cursor<'_>, errors: &mut ErrorList) {
     } else {
         formatted(&name, names::path_segment, errors);
     }
-    selector(&metric.field("selector"), errors);
 }
 
 fn metric_target(target: &Cursor<'_>, errors: &mut ErrorList) {
@@ -203,7 +220,7 @@ fn metric_target(target: &Cursor<'_>, errors: &mut ErrorList) {
     }
     let utilization = target.field("averageUtilization");
     if utilization.opt_int().is_some_and(|n| n < 1) {
-        utilization.invalid(errors, NOT_POSITIVE);
+        utilization.invalid(errors, NOT_ABOVE_ZERO);
     }
 }
 
@@ -249,6 +266,6 @@ fn scaling_rules(rules: &Cursor<'_>, errors: &mut ErrorList) {
     let tolerance = rules.field("tolerance");
     let amount = quantity(tolerance.value());
     if amount.sign() < 0 {
-        errors.invalid(tolerance.path(), amount.to_string(), "must be greater or equal to zero");
+        errors.invalid(tolerance.path(), amount.to_string(), NEGATIVE);
     }
 }

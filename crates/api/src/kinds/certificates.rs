@@ -109,6 +109,9 @@ fn requester(request: &mut Value, ctx: &Context<'_>) {
     if !ctx.user.is_empty() {
         spec.insert("username", ctx.user.into());
     }
+    if !ctx.user_uid.is_empty() {
+        spec.insert("uid", ctx.user_uid.into());
+    }
     if !ctx.groups.is_empty() {
         spec.insert("groups", json!(ctx.groups));
     }

@@ -8,12 +8,11 @@ use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::invalid_each;
 use crate::validate::text::{IMMUTABLE, duplicate_because, formatted, immutable, required_formatted, same, supported};
 use crate::validate::{go, names};
-use crate::{Cursor, ErrorList, Strategy, Value, meta};
+use crate::{Cursor, ErrorList, Path, Strategy, Value, meta};
 
 const REQUESTS_MAX: usize = 32;
 const FIRST_AVAILABLE_MAX: usize = 8;
 const SELECTORS_MAX: usize = 32;
-const TOLERATIONS_MAX: usize = 16;
 const CONSTRAINTS_MAX: usize = 32;
 const CONFIG_MAX: usize = 32;
 const RESERVED_MAX: usize = 256;
@@ -81,60 +80,86 @@ fn fixed_spec(new: &Cursor<'_>, old: &Cursor<'_>, type_name: &str, errors: &mut 
     }
 }
 
-/// Refuses more than `max` items.
-fn at_most(list: &Cursor<'_>, max: usize, errors: &mut ErrorList) {
-    if list.len() > max {
+/// Refuses more than `max` items. Those of a list that is too long are not looked at.
+fn at_most<'a, 'c>(
+    list: &'c Cursor<'a>,
+    max: usize,
+    errors: &mut ErrorList,
+) -> impl Iterator<Item = Cursor<'a>> + use<'a, 'c> {
+    let is_too_long = list.len() > max;
+    if is_too_long {
         errors.too_many(list.path(), list.len(), max);
     }
+    list.items().take(if is_too_long { 0 } else { max })
 }
 
 fn device_claim(devices: &Cursor<'_>, errors: &mut ErrorList) {
     let requests = devices.field("requests");
-    at_most(&requests, REQUESTS_MAX, errors);
-    let mut request_names: Vec<String> = Vec::new();
-    for request in requests.items().take(REQUESTS_MAX) {
+    for request in at_most(&requests, REQUESTS_MAX, errors) {
         device_request(&request, errors);
+    }
+    if requests.len() <= REQUESTS_MAX {
+        unique_names(&requests, errors);
+    }
+    let mut request_names: Vec<String> = Vec::new();
+    for request in requests.items() {
         let name = request.field("name").str();
-        if request_names.iter().any(|n| n == name) {
-            errors.duplicate(request.path(), name);
-        }
         request_names.push(name.to_owned());
         for sub in request.field("firstAvailable").items() {
             request_names.push(format!("{name}/{}", sub.field("name").str()));
         }
     }
     let constraints = devices.field("constraints");
-    at_most(&constraints, CONSTRAINTS_MAX, errors);
-    for constraint in constraints.items().take(CONSTRAINTS_MAX) {
+    for constraint in at_most(&constraints, CONSTRAINTS_MAX, errors) {
         request_references(&constraint.field("requests"), &request_names, errors);
         let (matching, distinct) = (constraint.field("matchAttribute"), constraint.field("distinctAttribute"));
-        for attribute in [&matching, &distinct] {
-            if attribute.is_set() {
-                full_attribute_name(attribute, errors);
-            }
-        }
-        if !matching.is_set() && !distinct.is_set() {
-            matching.required(errors, "");
+        if matching.is_set() {
+            full_attribute_name(&matching, errors);
+        } else if distinct.is_set() {
+            full_attribute_name(&distinct, errors);
+        } else {
+            constraint.required(
+                errors,
+                "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set",
+            );
         }
     }
     let config = devices.field("config");
-    at_most(&config, CONFIG_MAX, errors);
-    for entry in config.items().take(CONFIG_MAX) {
+    for entry in at_most(&config, CONFIG_MAX, errors) {
         request_references(&entry.field("requests"), &request_names, errors);
         device_config(&entry, errors);
     }
 }
 
-fn request_references(list: &Cursor<'_>, known: &[String], errors: &mut ErrorList) {
-    at_most(list, REQUESTS_MAX, errors);
+/// No two items of a list have one name.
+fn unique_names(list: &Cursor<'_>, errors: &mut ErrorList) {
     let mut seen: Vec<&str> = Vec::new();
-    for name in list.items() {
-        if !known.iter().any(|k| k == name.str()) {
-            name.invalid(
-                errors,
-                "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
-            );
+    for item in list.items() {
+        let name = item.field("name").str();
+        if seen.contains(&name) {
+            errors.duplicate(item.path(), name);
         }
+        seen.push(name);
+    }
+}
+
+fn request_references(list: &Cursor<'_>, known: &[String], errors: &mut ErrorList) {
+    const UNKNOWN: &str =
+        "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    for name in at_most(list, REQUESTS_MAX, errors) {
+        if name.str().split('/').count() > 2 {
+            name.invalid(errors, UNKNOWN);
+            continue;
+        }
+        for part in name.str().split('/') {
+            invalid_each(errors, &name.path(), part, names::dns1123_label(part));
+        }
+        if !known.iter().any(|k| k == name.str()) {
+            name.invalid(errors, UNKNOWN);
+        }
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for name in list.items().filter(|_| list.len() <= REQUESTS_MAX) {
         if seen.contains(&name.str()) {
             errors.duplicate(name.path(), name.str());
         }
@@ -143,7 +168,7 @@ fn request_references(list: &Cursor<'_>, known: &[String], errors: &mut ErrorLis
 }
 
 fn device_request(request: &Cursor<'_>, errors: &mut ErrorList) {
-    required_formatted(&request.field("name"), names::dns1123_label, errors);
+    formatted(&request.field("name"), names::dns1123_label, errors);
     let (exactly, first) = (request.field("exactly"), request.field("firstAvailable"));
     match (exactly.is_set(), !first.is_empty()) {
         (false, false) => request.required(errors, "exactly one of `exactly` or `firstAvailable` is required"),
@@ -154,16 +179,12 @@ fn device_request(request: &Cursor<'_>, errors: &mut ErrorList) {
         ),
         (true, false) => exact_request(&exactly, errors),
         (false, true) => {
-            at_most(&first, FIRST_AVAILABLE_MAX, errors);
-            let mut seen: Vec<&str> = Vec::new();
-            for sub in first.items().take(FIRST_AVAILABLE_MAX) {
-                let name = sub.field("name");
-                required_formatted(&name, names::dns1123_label, errors);
-                if seen.contains(&name.str()) {
-                    errors.duplicate(sub.path(), name.str());
-                }
-                seen.push(name.str());
+            for sub in at_most(&first, FIRST_AVAILABLE_MAX, errors) {
+                formatted(&sub.field("name"), names::dns1123_label, errors);
                 exact_request(&sub, errors);
+            }
+            if first.len() <= FIRST_AVAILABLE_MAX {
+                unique_names(&first, errors);
             }
         }
     }
@@ -186,9 +207,7 @@ fn exact_request(request: &Cursor<'_>, errors: &mut ErrorList) {
         }
         _ => errors.not_supported(mode.path(), mode.str(), &["All", "ExactCount"]),
     }
-    let tolerations = request.field("tolerations");
-    at_most(&tolerations, TOLERATIONS_MAX, errors);
-    for toleration in tolerations.items() {
+    for toleration in request.field("tolerations").items() {
         device_toleration(&toleration, errors);
     }
 }
@@ -208,9 +227,6 @@ fn device_toleration(toleration: &Cursor<'_>, errors: &mut ErrorList) {
         "" => operator.required(errors, ""),
         _ => operator.not_supported(errors, &["Equal", "Exists"]),
     }
-    if key.is_empty() && operator.str() != "Exists" {
-        errors.invalid(operator.path(), operator.str(), "must be \"Exists\" when key is empty");
-    }
     let effect = toleration.field("effect");
     if !effect.is_empty() {
         supported(&effect, &["NoExecute", "NoSchedule", "None"], errors);
@@ -218,8 +234,7 @@ fn device_toleration(toleration: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 fn selectors(list: &Cursor<'_>, errors: &mut ErrorList) {
-    at_most(list, SELECTORS_MAX, errors);
-    for selector in list.items().take(SELECTORS_MAX) {
+    for selector in at_most(list, SELECTORS_MAX, errors) {
         let cel = selector.field("cel");
         if !cel.is_set() {
             cel.required(errors, "");
@@ -263,32 +278,44 @@ fn driver_name(driver: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 fn full_attribute_name(name: &Cursor<'_>, errors: &mut ErrorList) {
-    match name.str().split_once('/') {
-        None => name.invalid(errors, "a fully qualified name must be a domain and a name separated by a slash"),
-        Some((domain, own)) => qualified_name(Some(domain), own, name, errors),
+    qualified_name(name.str(), &name.path(), errors);
+    if !name.str().contains('/') {
+        name.invalid(errors, "a fully qualified name must be a domain and a name separated by a slash");
     }
 }
 
-/// The parts of an attribute's name, which may do without a domain where one is implied.
-fn qualified_name(domain: Option<&str>, own: &str, at: &Cursor<'_>, errors: &mut ErrorList) {
-    match domain {
-        Some("") => at.required(errors, "the domain must not be empty"),
-        Some(domain) => invalid_each(errors, &at.path(), domain, names::dns1123_subdomain(domain)),
-        None => {}
+const IDENTIFIER_MAX_BYTES: usize = 32;
+
+/// An attribute's name, which may do without a domain where one is implied. Upstream takes anything with two slashes.
+fn qualified_name(name: &str, at: &Path, errors: &mut ErrorList) {
+    let parts: Vec<&str> = name.split('/').collect();
+    let own = match parts[..] {
+        [own] => own,
+        [domain, own] => {
+            if domain.is_empty() {
+                errors.invalid(at.clone(), "", "the domain must not be empty");
+            } else {
+                driver_name(&Cursor::at(&Value::from(domain), at.clone()), errors);
+            }
+            if own.is_empty() {
+                errors.invalid(at.clone(), "", "the name must not be empty");
+                return;
+            }
+            own
+        }
+        _ => return,
+    };
+    if own.len() > IDENTIFIER_MAX_BYTES {
+        errors.too_long(at.clone(), IDENTIFIER_MAX_BYTES);
     }
-    if own.is_empty() {
-        at.required(errors, "the name must not be empty");
-    } else {
-        invalid_each(errors, &at.path(), own, names::c_identifier(own));
-    }
+    invalid_each(errors, at, own, names::c_identifier(own));
 }
 
 fn device_class(class: &Cursor<'_>, errors: &mut ErrorList) {
     let spec = class.field("spec");
     selectors(&spec.field("selectors"), errors);
     let config = spec.field("config");
-    at_most(&config, CONFIG_MAX, errors);
-    for entry in config.items().take(CONFIG_MAX) {
+    for entry in at_most(&config, CONFIG_MAX, errors) {
         device_config(&entry, errors);
     }
     let resource = spec.field("extendedResourceName");
@@ -301,9 +328,8 @@ fn claim_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     meta::validate_update_again(new, old, errors);
     let (status, old_status) = (new.field("status"), old.field("status"));
     let (reserved, allocation) = (status.field("reservedFor"), status.field("allocation"));
-    at_most(&reserved, RESERVED_MAX, errors);
     let mut uids: Vec<&str> = Vec::new();
-    for consumer in reserved.items().take(RESERVED_MAX) {
+    for consumer in at_most(&reserved, RESERVED_MAX, errors) {
         for field in ["resource", "name", "uid"] {
             if consumer.field(field).is_empty() {
                 consumer.field(field).required(errors, "");
@@ -335,7 +361,7 @@ fn claim_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
             errors.invalid(allocation.path(), go::value("dra.AllocationResult", allocation.value()), IMMUTABLE);
         }
     } else if allocation.is_set() {
-        at_most(&allocation.field("devices").field("results"), REQUESTS_MAX, errors);
+        let _ = at_most(&allocation.field("devices").field("results"), REQUESTS_MAX, errors);
     }
     allocated_devices(&status, errors);
 }
@@ -357,7 +383,7 @@ fn allocated_devices(status: &Cursor<'_>, errors: &mut ErrorList) {
             errors.invalid(device.path(), shown, "must be an allocated device in the claim");
         }
         seen.push(own);
-        at_most(&device.field("conditions"), 8, errors);
+        let _ = at_most(&device.field("conditions"), 8, errors);
         crate::validate::labels::conditions(&device.field("conditions"), errors);
         let data = device.field("data");
         if data.is_set() && !data.value().is_object() {
@@ -369,7 +395,7 @@ fn allocated_devices(status: &Cursor<'_>, errors: &mut ErrorList) {
                 errors.too_long(network.field(field).path(), max);
             }
         }
-        at_most(&network.field("ips"), 16, errors);
+        let _ = at_most(&network.field("ips"), 16, errors);
     }
 }
 

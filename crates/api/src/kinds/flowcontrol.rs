@@ -53,7 +53,10 @@ fn flow_schema(schema: &Cursor<'_>, errors: &mut ErrorList) {
     }
     let distinguisher = spec.field("distinguisherMethod");
     if distinguisher.is_set() {
-        crate::validate::text::supported(&distinguisher.field("type"), &["ByNamespace", "ByUser"], errors);
+        let kind = distinguisher.field("type");
+        if !matches!(kind.str(), "ByNamespace" | "ByUser") {
+            errors.not_supported(kind.path(), json!({"Type": kind.str()}), &["ByNamespace", "ByUser"]);
+        }
     }
     let level = spec.field("priorityLevelConfiguration").field("name");
     if level.is_empty() {
@@ -170,9 +173,7 @@ fn verbs(verbs: &Cursor<'_>, errors: &mut ErrorList) {
             verbs.invalid(errors, "if '*' is present, must not specify other verbs");
         }
     } else if list.iter().any(|v| !VERBS.contains(v)) {
-        // The whole list is shown: upstream reports what is left after the known ones.
-        let unknown: Vec<&str> = list.into_iter().filter(|v| !VERBS.contains(v)).collect();
-        errors.not_supported(verbs.path(), crate::json!(unknown), VERBS);
+        errors.not_supported(verbs.path(), verbs.value().clone(), VERBS);
     }
 }
 

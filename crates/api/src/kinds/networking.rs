@@ -3,11 +3,11 @@
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::text::{
-    domain_prefixed_path, formatted, formatted_if_set, immutable, optional_enum, port_number, port_number_or_name,
-    same, supported,
+    domain_prefixed_path, formatted, formatted_if_present, formatted_if_set, immutable, optional_enum, port_number,
+    port_number_or_name, same, supported,
 };
 use crate::validate::{go, names, net};
-use crate::{Cursor, ErrorList, Path, Strategy, meta};
+use crate::{Cursor, ErrorList, Path, Strategy, json, meta};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const CONTROLLER_MAX_BYTES: usize = 250;
@@ -51,8 +51,7 @@ fn ingress_spec(ingress: &Cursor<'_>, errors: &mut ErrorList) {
     let spec = ingress.field("spec");
     let (rules, backend, class) = (spec.field("rules"), spec.field("defaultBackend"), spec.field("ingressClassName"));
     if rules.is_empty() && !backend.is_set() {
-        let shown = go::value("net.IngressSpec", spec.value());
-        errors.invalid(spec.path(), shown, "either `defaultBackend` or `rules` must be specified");
+        errors.invalid(spec.path(), rules.value().clone(), "either `defaultBackend` or `rules` must be specified");
     }
     if backend.is_set() {
         ingress_backend(&backend, errors);
@@ -136,8 +135,7 @@ fn ingress_backend(backend: &Cursor<'_>, errors: &mut ErrorList) {
     match (service.is_set(), resource.is_set()) {
         (true, true) => errors.invalid(backend.path(), "", "cannot set both resource and service backends"),
         (false, true) => {
-            let group = resource.field("apiGroup");
-            formatted_if_set(&group, names::dns1123_subdomain, errors);
+            formatted_if_present(&resource.field("apiGroup"), names::dns1123_subdomain, errors);
             for field in ["kind", "name"] {
                 if resource.field(field).is_empty() {
                     resource.field(field).required(errors, "");
@@ -152,10 +150,10 @@ fn ingress_backend(backend: &Cursor<'_>, errors: &mut ErrorList) {
                 formatted(&name, names::dns1123_label, errors);
             }
             match (port.field("name").is_empty(), port.field("number").int()) {
-                (true, 0) => port.required(errors, "port name or number is required"),
+                (true, 0) => backend.required(errors, "port name or number is required"),
                 (false, 0) => formatted(&port.field("name"), names::port_name, errors),
                 (true, _) => port_number(&port.field("number"), errors),
-                (false, _) => errors.invalid(port.path(), "", "cannot set both port name & port number"),
+                (false, _) => errors.invalid(backend.path(), "", "cannot set both port name & port number"),
             }
         }
         (false, false) => errors.invalid(backend.path(), "", "resource or service backend is required"),
@@ -198,7 +196,7 @@ fn ingress_class_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     if !parameters.is_set() {
         return;
     }
-    formatted_if_set(&parameters.field("apiGroup"), names::dns1123_subdomain, errors);
+    formatted_if_present(&parameters.field("apiGroup"), names::dns1123_subdomain, errors);
     for field in ["kind", "name"] {
         let value = parameters.field(field);
         if value.is_empty() {
@@ -214,7 +212,7 @@ fn ingress_class_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
     supported(&scope, &["Cluster", "Namespace"], errors);
     match scope.str() {
-        "Namespace" if namespace.is_empty() => namespace.required(errors, "`parameters.scope` is set to 'Namespace'"),
+        "Namespace" if !namespace.is_set() => namespace.required(errors, "`parameters.scope` is set to 'Namespace'"),
         "Namespace" => formatted(&namespace, names::dns1123_label, errors),
         "Cluster" if namespace.is_set() => namespace.forbidden(errors, "`parameters.scope` is set to 'Cluster'"),
         _ => {}
@@ -253,7 +251,7 @@ fn policy_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 fn policy_port(port: &Cursor<'_>, errors: &mut ErrorList) {
-    optional_enum(&port.field("protocol"), &["SCTP", "TCP", "UDP"], errors);
+    optional_enum(&port.field("protocol"), &["TCP", "UDP", "SCTP"], errors);
     let (number, end) = (port.field("port"), port.field("endPort"));
     if !number.is_set() {
         if end.is_set() {
@@ -261,17 +259,19 @@ fn policy_port(port: &Cursor<'_>, errors: &mut ErrorList) {
         }
         return;
     }
-    port_number_or_name(&number, errors);
-    let Some(last) = end.opt_int() else { return };
-    match number.opt_int() {
-        None => end.invalid(errors, "may not be specified when `port` is non-numeric"),
-        Some(first) => {
-            if last < first {
-                end.invalid(errors, "must be greater than or equal to `port`");
+    if let Some(last) = end.opt_int() {
+        match number.opt_int() {
+            None => end.invalid(errors, "may not be specified when `port` is non-numeric"),
+            Some(first) => {
+                if last < first {
+                    // The number shown is that of the port.
+                    errors.invalid(end.path(), first, "must be greater than or equal to `port`");
+                }
+                port_number(&end, errors);
             }
-            port_number(&end, errors);
         }
     }
+    port_number_or_name(&number, errors);
 }
 
 fn policy_peer(peer: &Cursor<'_>, errors: &mut ErrorList) {
@@ -304,7 +304,7 @@ fn ip_block(block: &Cursor<'_>, errors: &mut ErrorList) {
         };
         net::cidr(&except, errors);
         if !net::contains(outer, inner) || inner.1 <= outer.1 {
-            except.invalid(errors, format!("must be a strict subset of `cidr`: \"{}\"", cidr.str()));
+            except.invalid(errors, "must be a strict subset of `cidr`");
         }
     }
 }
@@ -313,6 +313,9 @@ pub const IP_ADDRESS: Strategy = Strategy {
     name_rule: |name, _| {
         let canonical = net::parse_ip_sloppy(name).map(|ip| ip.to_string());
         match canonical {
+            Some(_) if !name.contains(':') && name.parse::<std::net::IpAddr>().is_err() => {
+                vec!["must not have leading 0s".to_owned()]
+            }
             None => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
             Some(text) if text != name => vec!["must be a canonical format IP address".to_owned()],
             Some(_) => Vec::new(),
@@ -382,7 +385,8 @@ fn service_cidrs(cidrs: &Cursor<'_>, errors: &mut ErrorList) {
         return;
     }
     if cidrs.len() > 2 {
-        cidrs.invalid(errors, "may only hold up to 2 values");
+        let shown = json!({"CIDRs": cidrs.value()});
+        errors.invalid(cidrs.path(), shown, "may only hold up to 2 values");
         return;
     }
     let texts: Vec<&str> = cidrs.items().map(|c| c.str()).collect();

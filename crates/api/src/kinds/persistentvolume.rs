@@ -72,7 +72,8 @@ fn volume_spec(spec: &Cursor<'_>, name: &str, errors: &mut ErrorList) {
         }
     }
     volumes::persistent_volume_source(spec, name, errors);
-    if spec.field("local").is_set() && !affinity.is_set() {
+    let first = volumes::persistent_source_fields().find(|field| spec.field(field).is_set());
+    if first == Some("local") && !affinity.is_set() {
         affinity.required(errors, "Local volume requires node affinity");
     }
     let host_path = spec.field("hostPath").field("path").str();

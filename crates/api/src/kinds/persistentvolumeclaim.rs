@@ -17,18 +17,21 @@ const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 pub const STRATEGY: Strategy = Strategy {
     prepare_for_create: |new, _| {
         carry::set(new, "status", json!({"phase": "Pending"}));
+        drop_cross_namespace_source(new, None);
         drop_foreign_data_source(new, None);
         sync_data_sources(new);
     },
     validate: |claim, errors| claim_spec(&claim.field("spec"), errors),
     prepare_for_update: |new, old, _| {
         carry::keep_status(new, old);
+        drop_cross_namespace_source(new, Some(old));
         drop_foreign_data_source(new, Some(old));
         sync_data_sources(new);
     },
     validate_update,
     warnings: |new, _, out| {
-        spec_warnings(&new.field("spec"), out);
+        let spec = new.field("spec");
+        spec_warnings(&spec, &spec.path(), out);
         class_annotation_warning(new, out);
     },
     subresources: &[SubresourceStrategy {
@@ -39,17 +42,30 @@ pub const STRATEGY: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
-/// `dataSource` only ever meant claims and snapshots; anything else in it was ignored and still is.
+/// `dataSource` only ever meant claims and snapshots; anything else in it was ignored and still is, for clients that do not
+/// know `dataSourceRef`.
 fn drop_foreign_data_source(claim: &mut Value, old: Option<&Value>) {
+    let has_source =
+        |claim: &Value| ["dataSource", "dataSourceRef"].iter().any(|field| !claim["spec"][*field].is_null());
+    if !claim["spec"]["dataSourceRef"].is_null() || old.is_some_and(has_source) {
+        return;
+    }
     let source = claim.pointer("/spec/dataSource");
     let text = |field: &str| source.and_then(|s| s.get(field)).and_then(Value::as_str).unwrap_or("");
     let is_known = matches!(
         (text("apiGroup"), text("kind")),
         ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
     );
-    let is_stored = old.is_some_and(|old| old.pointer("/spec/dataSource") == source);
-    if source.is_some() && !is_known && !is_stored {
+    if source.is_some() && !is_known {
         carry::remove(claim, &["spec"], "dataSource");
+    }
+}
+
+/// Data of other namespaces is behind a gate that is off.
+fn drop_cross_namespace_source(claim: &mut Value, old: Option<&Value>) {
+    let names_one = |claim: &Value| claim.pointer("/spec/dataSourceRef/namespace").is_some_and(|n| n != "");
+    if names_one(claim) && !old.is_some_and(names_one) {
+        carry::remove(claim, &["spec"], "dataSourceRef");
     }
 }
 
@@ -118,8 +134,6 @@ fn data_sources(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
     let namespace = reference.field("namespace");
     formatted_if_set(&namespace, names::dns1123_label, errors);
-    // The shown value is the path of the other field: an old slip of upstream's.
-    let shown = source.path().to_string();
     if !namespace.is_empty() {
         if source.is_set() {
             errors.invalid(spec.path(), json!({}), "may not be specified when dataSourceRef.namespace is specified");
@@ -128,7 +142,8 @@ fn data_sources(spec: &Cursor<'_>, errors: &mut ErrorList) {
         let differs =
             ["apiGroup", "kind", "name"].iter().any(|f| source.field(f).value() != reference.field(f).value());
         if differs {
-            errors.invalid(spec.path(), shown, "must match dataSourceRef");
+            // What is shown is meant to be the path of the field, an old slip of upstream's.
+            errors.invalid(spec.path(), json!({}), "must match dataSourceRef");
         }
     }
 }
@@ -274,13 +289,14 @@ fn resource_key(name: &str, path: &Path, errors: &mut ErrorList) -> bool {
     ok
 }
 
-/// Fractions of bytes, in claims and in claim templates.
-pub fn spec_warnings(spec: &Cursor<'_>, out: &mut Vec<String>) {
+/// Fractions of bytes, in claims and in claim templates; `path` is where they are said to be.
+pub fn spec_warnings(spec: &Cursor<'_>, path: &Path, out: &mut Vec<String>) {
     for list in ["requests", "limits"] {
         let storage = spec.field("resources").field(list).key("storage");
         let amount = quantity(storage.value());
         if storage.is_set() && amount.milli_value() % 1000 != 0 {
-            out.push(format!("{}: fractional byte value \"{amount}\" is invalid, must be an integer", storage.path()));
+            let path = path.child("resources").child(list).key("storage");
+            out.push(format!("{path}: fractional byte value \"{amount}\" is invalid, must be an integer"));
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::validate::labels::selector;
 use crate::validate::names;
 use crate::validate::text::{formatted, supported};
-use crate::{Cursor, ErrorList, Strategy, meta};
+use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -50,7 +50,11 @@ fn cluster_role(role: &Cursor<'_>, errors: &mut ErrorList) {
             selectors.required(errors, "at least one clusterRoleSelector required if aggregationRule is non-nil");
         }
         for own in selectors.items() {
+            let n_before = errors.len();
             selector(&own, errors);
+            if errors.len() > n_before {
+                errors.invalid(own.path(), Value::Null, "invalid label selector.");
+            }
         }
     }
 }
@@ -90,7 +94,7 @@ fn role_binding(binding: &Cursor<'_>, namespaced: bool, errors: &mut ErrorList) 
     let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     let (kind, name) = (reference.field("kind"), reference.field("name"));
     if !kinds.contains(&kind.str()) {
-        kind.not_supported(errors, if namespaced { &["ClusterRole", "Role"] } else { &["ClusterRole"] });
+        kind.not_supported(errors, kinds);
     }
     if name.is_empty() {
         name.required(errors, "");
@@ -120,7 +124,7 @@ fn role_subject(subject: &Cursor<'_>, namespaced: bool, errors: &mut ErrorList) 
             }
         }
         "User" | "Group" => supported(&group, &[GROUP], errors),
-        _ => kind.not_supported(errors, &["Group", "ServiceAccount", "User"]),
+        _ => kind.not_supported(errors, &["ServiceAccount", "User", "Group"]),
     }
 }
 

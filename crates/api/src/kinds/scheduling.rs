@@ -1,7 +1,7 @@
 //! PriorityClass, RuntimeClass and Lease: three small kinds of three groups. Source: `pkg/apis/{scheduling,node,coordination}`.
 
 use crate::validate::labels::labels;
-use crate::validate::resources::{container_resource_name, resource_lists, tolerations};
+use crate::validate::resources::{container_resource_name, one_toleration, resource_lists};
 use crate::validate::text::{formatted, immutable, required_formatted};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
@@ -79,7 +79,7 @@ fn runtime_class(class: &Cursor<'_>, errors: &mut ErrorList) {
     required_handler(&class.field("handler"), errors);
     let overhead = class.field("overhead");
     if overhead.is_set() {
-        let whole = overhead.path().child("podFixed");
+        let whole = overhead.path();
         let limits = Cursor::at(overhead.field("podFixed").value(), whole.child("limits"));
         let none = Cursor::at(&Value::Null, whole.child("requests"));
         resource_lists(&limits, &none, &whole, container_resource_name, errors);
@@ -89,10 +89,7 @@ fn runtime_class(class: &Cursor<'_>, errors: &mut ErrorList) {
     let list = scheduling.field("tolerations");
     let mut seen: Vec<&Value> = Vec::new();
     for toleration in list.items() {
-        let alone = Value::Array(vec![toleration.value().clone()]);
-        let mut own = ErrorList::new();
-        tolerations(&Cursor::at(&alone, list.path()), &mut own);
-        errors.extend(own);
+        one_toleration(&toleration, errors);
         if seen.contains(&toleration.value()) {
             errors.duplicate(toleration.path(), go::value("Toleration", toleration.value()));
         }

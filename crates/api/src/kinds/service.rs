@@ -465,7 +465,7 @@ fn traffic_policies(spec: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
         internal.required(errors, "");
     }
     optional_enum(&internal, TRAFFIC_POLICIES, errors);
-    optional_enum(&spec.field("trafficDistribution"), &["PreferClose", "PreferSameNode", "PreferSameZone"], errors);
+    optional_enum(&spec.field("trafficDistribution"), &["PreferClose", "PreferSameZone", "PreferSameNode"], errors);
 }
 
 fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
@@ -585,25 +585,39 @@ fn warnings(new: &Cursor<'_>, _: Option<&Cursor<'_>>, out: &mut Vec<String>) {
     let annotations = new.field("metadata").field("annotations");
     let hints = annotations.key(TOPOLOGY_HINTS);
     if hints.is_set() {
-        out.push(format!("{}: deprecated, please use {TOPOLOGY_MODE} instead", hints.path()));
+        out.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
     }
-    if is_headless(new) {
+    let (is_headless, kind) = (is_headless(new), spec.field("type").str());
+    let (ips, external_ips) = (spec.field("clusterIPs"), spec.field("externalIPs"));
+    if !is_headless {
+        ips.items().for_each(|ip| net::ip_warning(&ip, out));
+    }
+    if is_headless {
         if !spec.field("loadBalancerIP").is_empty() {
             out.push("spec.loadBalancerIP is ignored for headless services".to_owned());
         }
         if !spec.field("externalIPs").is_empty() {
             out.push("spec.externalIPs is ignored for headless services".to_owned());
         }
-        if spec.field("sessionAffinity").str() == "ClientIP" {
+        if spec.field("sessionAffinity").str() != "None" {
             out.push("spec.SessionAffinity is ignored for headless services".to_owned());
         }
     }
-    if !spec.field("externalIPs").is_empty() && spec.field("type").str() == "ExternalName" {
-        out.push(format!("spec.externalIPs is ignored when spec.type is \"{}\"", spec.field("type").str()));
+    external_ips.items().for_each(|ip| net::ip_warning(&ip, out));
+    if !external_ips.is_empty() && !is_headless && kind != "ExternalName" {
+        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+    }
+    net::ip_warning(&spec.field("loadBalancerIP"), out);
+    spec.field("loadBalancerSourceRanges").items().for_each(|range| net::cidr_warning(&range, out));
+    if !external_ips.is_empty() && kind == "ExternalName" {
+        out.push(format!("spec.externalIPs is ignored when spec.type is \"{kind}\""));
+    }
+    if kind != "ExternalName" && !spec.field("externalName").is_empty() {
+        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
     }
     let distribution = spec.field("trafficDistribution");
     if distribution.str() == "PreferClose" {
-        out.push(format!("{}: \"PreferClose\" is deprecated; use \"PreferSameZone\" instead", distribution.path()));
+        out.push(format!("{}: \"PreferClose\" is deprecated; use \"PreferSameZone\"", distribution.path()));
     }
 }
 

@@ -1,13 +1,15 @@
 //! StorageClass, VolumeAttachment, CSIDriver, CSINode, CSIStorageCapacity, VolumeAttributesClass. Source:
 //! `pkg/apis/storage/validation`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::kinds::volumes::csi_driver_name;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::resources::quantity;
 use crate::validate::text::{IMMUTABLE, NEGATIVE, formatted, immutable, same, supported};
 use crate::validate::{go, names};
-use crate::{Cursor, ErrorList, Strategy, Value, meta};
+use crate::{Cursor, ErrorList, Strategy, meta};
 
 const PARAMETERS_MAX: usize = 512;
 const PARAMETERS_MAX_BYTES: usize = 256 * 1024;
@@ -77,8 +79,9 @@ fn parameters(map: &Cursor<'_>, may_be_empty: bool, errors: &mut ErrorList) {
 }
 
 fn topologies(list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<&Value> = Vec::new();
+    let mut seen: Vec<BTreeMap<&str, BTreeSet<&str>>> = Vec::new();
     for term in list.items() {
+        let mut selected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         let mut keys: Vec<&str> = Vec::new();
         for requirement in term.field("matchLabelExpressions").items() {
             let (key, values) = (requirement.field("key"), requirement.field("values"));
@@ -97,11 +100,15 @@ fn topologies(list: &Cursor<'_>, errors: &mut ErrorList) {
                 errors.duplicate(key.path(), key.str());
             }
             keys.push(key.str());
+            selected.insert(key.str(), known.into_iter().collect());
         }
-        if seen.contains(&term.value()) {
+        // Upstream compares with as many empty terms as there are terms, too.
+        let n_empty = if selected.is_empty() { list.len() } else { 0 };
+        let n_same = seen.iter().filter(|other| **other == selected).count();
+        for _ in 0..n_empty + n_same {
             errors.duplicate(term.path().child("matchLabelExpressions"), "");
         }
-        seen.push(term.value());
+        seen.push(selected);
     }
 }
 
@@ -161,6 +168,16 @@ fn attachment_status(status: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 pub const CSI_DRIVER: Strategy = Strategy {
+    warnings: |new, _, out| {
+        let spec = new.field("spec");
+        if !spec.field("tokenRequests").is_empty() && !spec.field("serviceAccountTokenInSecrets").is_set() {
+            out.push(
+                "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent \
+                 possible logging of tokens in volume attributes"
+                    .to_owned(),
+            );
+        }
+    },
     validate: |driver, errors| driver_spec(&driver.field("spec"), errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
@@ -265,8 +282,11 @@ fn node_drivers(drivers: &Cursor<'_>, errors: &mut ErrorList) {
         let keys = driver.field("topologyKeys");
         let mut known: Vec<&str> = Vec::new();
         for key in keys.items() {
+            if key.is_empty() {
+                driver.required(errors, "");
+            }
             if known.contains(&key.str()) {
-                errors.duplicate(keys.path(), key.str());
+                errors.duplicate(driver.path(), key.str());
             }
             known.push(key.str());
             invalid_each(errors, &driver.path(), key.str(), names::qualified_name(key.str()));

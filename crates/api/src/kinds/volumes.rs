@@ -30,10 +30,12 @@ struct Source {
     /// Where the source's own errors are reported.
     path: &'static str,
     rule: Rule,
+    /// Upstream forgets to refuse it beside another one.
+    beside_others: bool,
 }
 
 const fn source(field: &'static str, rule: Rule) -> Source {
-    Source { field, extra_path: field, path: field, rule }
+    Source { field, extra_path: field, path: field, rule, beside_others: false }
 }
 
 /// Sources of pod volumes, in the order in which upstream looks at them.
@@ -84,7 +86,7 @@ static PERSISTENT_SOURCES: &[Source] = &[
     source("iscsi", iscsi_pv),
     source("cinder", cinder_pv),
     source("fc", fibre_channel),
-    source("flexVolume", flex_volume),
+    Source { beside_others: true, ..source("flexVolume", flex_volume) },
     source("azureFile", azure_file_pv),
     source("vsphereVolume", |c, _, e| require(c, &["volumePath"], e)),
     source("photonPersistentDisk", |c, _, e| require(c, &["pdID"], e)),
@@ -119,7 +121,7 @@ fn one_source(sources: &[Source], volume: &Cursor<'_>, owner: VolumeOwner<'_>, e
         if !value.is_set() {
             continue;
         }
-        if found {
+        if found && !source.beside_others {
             errors.forbidden(volume.path().child(source.extra_path), "may not specify more than 1 volume type");
         } else {
             found = true;

@@ -78,6 +78,7 @@ fn field(schema: &mut Schema, ids: &HashMap<&str, TypeId>, package: &str, line: 
         },
         required: flags.contains('r'),
         go_type: None,
+        embedded_in: None,
         proto: Vec::new(),
         enum_values: Vec::new(),
         openapi_default: None,
@@ -87,6 +88,7 @@ fn field(schema: &mut Schema, ids: &HashMap<&str, TypeId>, package: &str, line: 
         match key {
             "n" => field.proto = value.split('.').filter_map(|n| n.parse().ok()).collect(),
             "G" => field.go_type = Some(Cow::Borrowed(value)),
+            "I" => field.embedded_in = Some(Cow::Borrowed(value)),
             "e" => field.enum_values = value.split('|').map(Cow::Borrowed).collect(),
             "d" => field.openapi_default = Some(Cow::Borrowed(value)),
             _ => merge_attribute(&mut field.merge, key, value),

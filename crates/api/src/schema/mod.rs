@@ -134,6 +134,8 @@ pub struct Field {
     pub required: bool,
     /// Go's name of the type, when it does not follow from the shape: `v1.RestartPolicy`.
     pub go_type: Option<Str>,
+    /// Go's names of the embedded structs between the type and the field, each with a dot behind it: `VolumeSource.`.
+    pub embedded_in: Option<Str>,
     /// Protobuf field numbers from the message to the field; more than one step for the fields of embedded messages.
     pub proto: Vec<u32>,
     pub enum_values: Vec<Str>,

@@ -138,6 +138,54 @@ pub fn cidr(value: &Cursor<'_>, errors: &mut ErrorList) -> bool {
     ok
 }
 
+/// An address that was accepted in a form that no longer should be written, or not in its shortest form.
+pub fn ip_warning(value: &Cursor<'_>, out: &mut Vec<String>) {
+    let (path, text) = (value.path(), value.str());
+    let Some(ip) = parse_ip_sloppy(text) else { return };
+    let plain = as_go(ip);
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_none() => {
+            if v6.to_string() != text {
+                out.push(format!("{path}: IPv6 address \"{text}\" should be in RFC 5952 canonical format (\"{v6}\")"));
+            }
+        }
+        Ok(IpAddr::V4(_)) => {}
+        _ => out.push(format!("{path}: non-standard IP address \"{text}\" is invalid: use \"{plain}\"")),
+    }
+}
+
+/// As [`ip_warning`] for a range, which should also have no bits behind its prefix.
+pub fn cidr_warning(value: &Cursor<'_>, out: &mut Vec<String>) {
+    let (path, text) = (value.path(), value.str());
+    let Some((ip, bits)) = parse_cidr_sloppy(text) else { return };
+    let (plain, n_before) = (network(ip, bits), out.len());
+    if plain != ip {
+        let longest = if ip.is_ipv4() { 32 } else { 128 };
+        out.push(format!(
+            "{path}: CIDR value \"{text}\" is ambiguous in this context (should be \"{plain}/{bits}\" or \"{ip}/{longest}\"?)"
+        ));
+    }
+    let (ip_text, bits_text) = text.split_once('/').unwrap_or((text, ""));
+    let is_standard = ip_text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() || is_ipv6(&ip))
+        && !(bits_text.len() > 1 && bits_text.starts_with('0'));
+    if !is_standard {
+        out.push(format!("{path}: non-standard CIDR value \"{text}\" is invalid: use \"{plain}/{bits}\""));
+    }
+    if out.len() == n_before && is_ipv6(&ip) && format!("{ip}/{bits}") != text {
+        out.push(format!(
+            "{path}: IPv6 CIDR value \"{text}\" should be in RFC 5952 canonical format (\"{ip}/{bits}\")"
+        ));
+    }
+}
+
+/// An IPv4-mapped address prints as IPv4 in Go.
+fn as_go(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    }
+}
+
 /// Refuses addresses that mean "this host" or "this link": they make no sense for endpoints and external addresses.
 pub fn non_special_ip(value: &Cursor<'_>, errors: &mut ErrorList) {
     let text = value.str();

@@ -306,39 +306,43 @@ pub fn taint_effect(effect: &Cursor<'_>, errors: &mut ErrorList) {
 /// Tolerations of pods and runtime classes.
 pub fn tolerations(list: &Cursor<'_>, errors: &mut ErrorList) {
     for toleration in list.items() {
-        let (key, operator) = (toleration.field("key"), toleration.field("operator"));
-        let (value, effect) = (toleration.field("value"), toleration.field("effect"));
-        if !key.is_empty() {
-            formatted(&key, names::qualified_name, errors);
-        } else if operator.str() != "Exists" {
-            errors.invalid(
-                operator.path(),
-                operator.str(),
-                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
-            );
-        }
-        if toleration.field("tolerationSeconds").is_set() && effect.str() != "NoExecute" {
-            errors.invalid(effect.path(), effect.str(), "effect must be 'NoExecute' when `tolerationSeconds` is set");
-        }
-        match operator.str() {
-            "" | "Equal" => {
-                let messages = names::label_value(value.str());
-                if !messages.is_empty() {
-                    errors.invalid(operator.path(), value.str(), messages.join(";"));
-                }
+        one_toleration(&toleration, errors);
+    }
+}
+
+pub fn one_toleration(toleration: &Cursor<'_>, errors: &mut ErrorList) {
+    let (key, operator) = (toleration.field("key"), toleration.field("operator"));
+    let (value, effect) = (toleration.field("value"), toleration.field("effect"));
+    if !key.is_empty() {
+        formatted(&key, names::qualified_name, errors);
+    } else if operator.str() != "Exists" {
+        errors.invalid(
+            operator.path(),
+            operator.str(),
+            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+        );
+    }
+    if toleration.field("tolerationSeconds").is_set() && effect.str() != "NoExecute" {
+        errors.invalid(effect.path(), effect.str(), "effect must be 'NoExecute' when `tolerationSeconds` is set");
+    }
+    match operator.str() {
+        "" | "Equal" => {
+            let messages = names::label_value(value.str());
+            if !messages.is_empty() {
+                errors.invalid(operator.path(), value.str(), messages.join(";"));
             }
-            "Exists" => {
-                if !value.is_empty() {
-                    errors.invalid(operator.path(), value.str(), "value must be empty when `operator` is 'Exists'");
-                }
+        }
+        "Exists" => {
+            if !value.is_empty() {
+                errors.invalid(operator.path(), value.str(), "value must be empty when `operator` is 'Exists'");
             }
-            // The comparison operators exist, behind a gate that is off; upstream lists them when one of them is used.
-            "Lt" | "Gt" => operator.not_supported(errors, &["Equal", "Exists", "Lt", "Gt"]),
-            _ => operator.not_supported(errors, &["Equal", "Exists"]),
         }
-        if !effect.is_empty() {
-            super::text::supported(&effect, TAINT_EFFECTS, errors);
-        }
+        // The comparison operators exist, behind a gate that is off; upstream lists them when one of them is used.
+        "Lt" | "Gt" => operator.not_supported(errors, &["Equal", "Exists", "Lt", "Gt"]),
+        _ => operator.not_supported(errors, &["Equal", "Exists"]),
+    }
+    if !effect.is_empty() {
+        super::text::supported(&effect, TAINT_EFFECTS, errors);
     }
 }
 

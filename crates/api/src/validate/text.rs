@@ -82,6 +82,13 @@ pub fn formatted_if_set(value: &Cursor<'_>, format: fn(&str) -> names::Messages,
     }
 }
 
+/// As [`formatted`], also when empty, but not when absent.
+pub fn formatted_if_present(value: &Cursor<'_>, format: fn(&str) -> names::Messages, errors: &mut ErrorList) {
+    if value.is_set() {
+        formatted(value, format, errors);
+    }
+}
+
 /// Required, then checked by a name format.
 pub fn required_formatted(value: &Cursor<'_>, format: fn(&str) -> names::Messages, errors: &mut ErrorList) {
     if value.is_empty() {

@@ -198,13 +198,17 @@ impl Allocator {
         };
         let ip: IpAddr = text.parse().map_err(|_| refuse("not an IP address".into()))?;
         let Some(range) = self.ranges.iter().find(|range| range.contains(ip)) else {
-            return Err(refuse("the provided network does not match the current range".into()));
+            // A dry run asks the first range alone.
+            let reason = match self.ranges.first().filter(|_| write.dry_run) {
+                Some(range) => not_in(ip, range),
+                None => "the provided network does not match the current range".into(),
+            };
+            return Err(refuse(reason));
         };
         if !range.is_host(ip) {
-            let reason = format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}");
-            return Err(refuse(reason));
+            return Err(refuse(not_in(ip, range)));
         }
-        if write.in_use.ips.contains(&ip) {
+        if !write.dry_run && write.in_use.ips.contains(&ip) {
             return Err(refuse("provided IP is already allocated".into()));
         }
         Ok(ip)
@@ -345,6 +349,10 @@ fn allocate_health_check(service: &mut Value, operation: &mut Operation<'_>, ran
             Ok(())
         }
     }
+}
+
+fn not_in(ip: IpAddr, range: &Cidr) -> String {
+    format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}")
 }
 
 #[cfg(test)]

@@ -50,17 +50,21 @@ impl TokenIssuer {
     ) -> Result<Issued, Status> {
         check_metadata(&request, namespace, name)?;
         let account = find(source, "serviceaccounts", namespace, name)?;
-        self.complete(&mut request, &account, now);
-        validate(&request)?;
-        admit(&request)?;
         let wanted_uid = meta::uid(&request).to_owned();
         if !wanted_uid.is_empty() && wanted_uid != meta::uid(&account) {
             let text = format!(
                 "the UID in the token request ({wanted_uid}) does not match the UID of the service account ({})",
                 meta::uid(&account)
             );
-            return Err(Status::conflict(GroupResource { group: "", resource: "serviceaccounts" }, name, &text));
+            return Err(Status::conflict(
+                GroupResource { group: "authentication.k8s.io", resource: "TokenRequest" },
+                name,
+                &text,
+            ));
         }
+        self.complete(&mut request, &account, now);
+        validate(&request)?;
+        admit(&request)?;
         let mut claims = TokenClaims {
             issuer: self.issuer.clone(),
             audiences: audiences_of(&request),
@@ -98,7 +102,7 @@ impl TokenIssuer {
         if !request["metadata"].is_object() {
             request["metadata"] = json!({});
         }
-        for field in ["name", "namespace"] {
+        for field in ["name", "namespace", "uid"] {
             if meta::metadata_str(request, field).is_empty() {
                 request["metadata"][field] = account["metadata"][field].clone();
             }

@@ -24,9 +24,6 @@ pub(crate) async fn create(gateway: &Gateway, request: &Request) -> Result<Reply
     for _ in 0..GENERATE_NAME_TRIES {
         // Decoded anew for each name: that is seldom needed, and what follows changes the object.
         let mut object = decode_body(request)?;
-        if !meta::resource_version(&object).is_empty() {
-            return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
-        }
         settle_namespace(request, &mut object)?;
         if meta::name(&object).is_empty() {
             meta::metadata_str(&object, "generateName").clone_into(&mut prefix);
@@ -48,6 +45,7 @@ pub(crate) async fn create_object(
 ) -> Result<Reply, Status> {
     let kind = &request.kind;
     let moment = Moment::now();
+    let has_version = !meta::resource_version(&object).is_empty();
     let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
     let mut managed = ownership::settle_new(request, &moment, &mut object, ownership);
@@ -73,6 +71,10 @@ pub(crate) async fn create_object(
             return Err(already_exists(request, &name, false));
         }
         return Ok(Reply::object(201, ObjectBytes::unsaved(&stored).map_err(crate::error::from_read)?, notes));
+    }
+    // Said where it would be stored, as upstream: of an invalid object it is not the first thing to hear.
+    if has_version {
+        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
     }
     allocated.reserve(gateway).await?;
     let outcome = gateway.objects.create(&key, stored.clone(), gateway.expires(kind)).await;

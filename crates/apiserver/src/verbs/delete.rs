@@ -62,7 +62,8 @@ impl DeleteOptions {
         if !errors.is_empty() {
             return Err(options_error(request, &errors));
         }
-        Ok(Self::from_value(&value, request.is_dry_run()))
+        // With a body the query counts for nothing, as upstream.
+        Ok(Self::from_value(&value, false))
     }
 
     /// From a decoded DeleteOptions object; `null` for none.

@@ -16,11 +16,11 @@ const WORKERS: usize = 16;
 pub(crate) async fn delete_collection(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
     let options = DeleteOptions::decode(request)?;
+    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
+    let (items, metadata) = select(gateway, request).await?;
     if let Some(warning) = options.warning(request) {
         request.notes.push(warning);
     }
-    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
-    let (items, metadata) = select(gateway, request).await?;
     let mut failures = futures::stream::iter(items.clone())
         .map(|item| {
             let options = options.clone();

@@ -34,12 +34,12 @@ impl<'s> Reader<'s, '_> {
     /// `json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container`.
     pub(super) fn cannot_unmarshal(&self, what: &str, go_type: &str) -> String {
         let fields = self.path.iter().filter_map(|step| match step {
-            Step::Field { owner, name } => Some((*owner, *name)),
+            Step::Field { owner, field } => Some((*owner, *field)),
             Step::Index(_) | Step::Key(_) => None,
         });
         let (mut names, mut innermost) = (Vec::new(), None);
-        for (owner, name) in fields {
-            names.push(name);
+        for (owner, field) in fields {
+            names.push(format!("{}{}", field.embedded_in.as_deref().unwrap_or(""), field.name));
             innermost = Some(owner);
         }
         match innermost {
@@ -62,7 +62,7 @@ impl<'s> Reader<'s, '_> {
         for step in &self.path {
             match step {
                 Step::Index(index) => path.push_str(&format!("[{index}]")),
-                Step::Field { name, .. } => push_name(&mut path, name),
+                Step::Field { field, .. } => push_name(&mut path, &field.name),
                 Step::Key(key) => push_name(&mut path, &self.unescape(key)?),
             }
         }

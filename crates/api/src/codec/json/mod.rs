@@ -100,7 +100,7 @@ pub(super) fn any(text: &str) -> Option<Value> {
 enum Step<'s> {
     Field {
         owner: TypeId,
-        name: &'s str,
+        field: &'s Field,
     },
     Index(usize),
     /// A map key, as the raw text between its quotes.
@@ -266,7 +266,7 @@ impl<'s, 't> Reader<'s, 't> {
             if self.strict && !seen.insert(index) {
                 self.strict_error("duplicate field", &key)?;
             }
-            self.path.push(Step::Field { owner: id, name: &field.name });
+            self.path.push(Step::Field { owner: id, field });
             let value = self.value(field.shape, GoType::of(field))?;
             self.path.pop();
             // A null leaves a scalar as an earlier duplicate made it, and empties everything else.

@@ -132,7 +132,7 @@ fn indexed_host_names(job: &Cursor<'_>, errors: &mut ErrorList) {
     let name = job.field("metadata").field("name");
     let last = format!("{}-{}", name.str(), completions - 1);
     if !names::dns1123_label(&last).is_empty() {
-        name.invalid(errors, format!("will not able to create pod with invalid DNS label: {last}"));
+        errors.invalid(name.path(), name.str(), format!("will not able to create pod with invalid DNS label: {last}"));
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     const CTX: Context<'static> =
-        Context { now: "", user: "", groups: &[], extra: &std::collections::BTreeMap::new(), uid: "u-1" };
+        Context { now: "", user: "", groups: &[], user_uid: "", extra: &std::collections::BTreeMap::new(), uid: "u-1" };
 
     pub(super) fn job(changes: Value) -> Value {
         let mut job = json!({"metadata": {"name": "a", "uid": "u-1", "resourceVersion": "1"}, "spec": {

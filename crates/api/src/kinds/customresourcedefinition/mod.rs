@@ -185,7 +185,7 @@ fn validate_spec(internal: &Internal, options: Options, errors: &mut ErrorList) 
                 continue;
             }
             if options.require_schema {
-                schema.required(errors, "schemas are required");
+                schema.required(errors, "");
             } else if !keeps_unknown && version.field("served").bool() {
                 schema.required(errors, "because otherwise all fields are pruned");
             }
@@ -410,7 +410,7 @@ fn selectable_fields(fields: &Cursor<'_>, schema: &Cursor<'_>, errors: &mut Erro
         return;
     }
     if !schema.is_set() {
-        let detail = "selectableFields may only be set when version.schema.openAPIV3Schema is not included";
+        let detail = "may only be set when `version.schema.openAPIV3Schema` is not included";
         errors.invalid(fields.path(), "", detail);
         return;
     }

@@ -1,9 +1,9 @@
 //! ResourceSlice: the devices of a pool, or the counters that they share.
 
-use crate::kinds::dra::{at_most, driver_name, qualified_name};
+use crate::kinds::dra::{at_most, driver_name, qualified_name, unique_names};
 use crate::validate::labels::{invalid_each, node_selector};
-use crate::validate::names;
 use crate::validate::text::{formatted, required_enum, required_formatted};
+use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Value};
 
 const POOL_NAME_MAX_BYTES: usize = 253;
@@ -18,6 +18,7 @@ const CONSUMED_SETS_MAX: usize = 2;
 /// Devices of a slice in which any has taints or takes counters; these need more room.
 const ADVANCED_DEVICES_MAX: usize = 64;
 const TAINTS_MAX: usize = 16;
+const ONE_VALUE: &str = "exactly one value must be specified";
 
 pub(super) fn spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     driver_name(&spec.field("driver"), errors);
@@ -33,29 +34,24 @@ pub(super) fn spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     slice_nodes(spec, errors);
     let (devices, counters) = (spec.field("devices"), spec.field("sharedCounters"));
     if !devices.is_empty() && !counters.is_empty() {
-        errors.invalid(spec.path(), Value::Null, "only one of `sharedCounters` or `devices` is allowed");
+        errors.invalid(spec.path(), "", "only one of `sharedCounters` or `devices` is allowed");
     }
     let is_advanced =
         |device: Cursor<'_>| !device.field("taints").is_empty() || !device.field("consumesCounters").is_empty();
     let devices_max = if devices.items().any(is_advanced) { ADVANCED_DEVICES_MAX } else { DEVICES_MAX };
-    at_most(&devices, devices_max, errors);
-    let mut seen: Vec<&str> = Vec::new();
-    for device in devices.items().take(devices_max) {
-        slice_device(&device, errors);
-        let name = device.field("name").str();
-        if seen.contains(&name) {
-            errors.duplicate(device.path(), name);
-        }
-        seen.push(name);
+    for device in at_most(&devices, devices_max, errors) {
+        slice_device(&device, spec.field("perDeviceNodeSelection").bool(), errors);
+    }
+    if devices.len() <= devices_max {
+        unique_names(&devices, errors);
     }
     counter_sets(&counters, "name", COUNTER_SETS_MAX, errors);
 }
 
 /// Sets of counters, or what a device takes of them: each set named once, each with counters.
 fn counter_sets(sets: &Cursor<'_>, name_field: &str, max: usize, errors: &mut ErrorList) {
-    at_most(sets, max, errors);
     let mut seen: Vec<&str> = Vec::new();
-    for set in sets.items().take(max) {
+    for set in at_most(sets, max, errors) {
         let name = set.field(name_field);
         required_formatted(&name, names::dns1123_label, errors);
         let counters = set.field("counters");
@@ -91,18 +87,9 @@ fn pool_name(name: &Cursor<'_>, errors: &mut ErrorList) {
 fn slice_nodes(spec: &Cursor<'_>, errors: &mut ErrorList) {
     let (node, selector) = (spec.field("nodeName"), spec.field("nodeSelector"));
     let (all, per_device) = (spec.field("allNodes"), spec.field("perDeviceNodeSelection"));
-    let n_set = usize::from(!node.is_empty())
-        + usize::from(selector.is_set())
-        + usize::from(all.bool())
-        + usize::from(per_device.bool());
-    const EXACTLY_ONE: &str =
-        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    if n_set == 0 {
-        spec.required(errors, EXACTLY_ONE);
-    } else if n_set > 1 {
-        errors.invalid(spec.path(), "", format!("{EXACTLY_ONE}, but multiple fields are set"));
-    }
-    if !node.is_empty() {
+    if node.is_set() && node.is_empty() {
+        node.invalid(errors, "must be either unset or set to a non-empty string");
+    } else if node.is_set() {
         formatted(&node, names::dns1123_subdomain, errors);
     }
     if selector.is_set() {
@@ -112,10 +99,65 @@ fn slice_nodes(spec: &Cursor<'_>, errors: &mut ErrorList) {
             terms.invalid(errors, "must have exactly one node selector term");
         }
     }
+    for field in [&all, &per_device].into_iter().filter(|field| field.is_set() && !field.bool()) {
+        field.invalid(errors, "must be either unset or set to true");
+    }
+    const EXACTLY_ONE: &str =
+        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    let named = [(&node, !node.is_empty()), (&selector, selector.is_set()), (&all, all.bool())];
+    let set = named_fields(named.into_iter().chain([(&per_device, per_device.bool())]));
+    match set.len() {
+        0 => spec.required(errors, EXACTLY_ONE),
+        1 => {}
+        _ => errors.invalid(
+            spec.path(),
+            format!("{{{}}}", set.join(", ")),
+            format!("{EXACTLY_ONE}, but multiple fields are set"),
+        ),
+    }
 }
 
-fn slice_device(device: &Cursor<'_>, errors: &mut ErrorList) {
-    required_formatted(&device.field("name"), names::dns1123_label, errors);
+/// The names of those fields that are set, in backquotes.
+fn named_fields<'c, 'a: 'c>(fields: impl Iterator<Item = (&'c Cursor<'a>, bool)>) -> Vec<String> {
+    let last = |path: String| path.rsplit('.').next().unwrap_or_default().to_owned();
+    fields.filter(|(_, is_set)| *is_set).map(|(field, _)| format!("`{}`", last(field.path().to_string()))).collect()
+}
+
+/// The nodes of one device, where the slice leaves them to its devices.
+fn device_nodes(device: &Cursor<'_>, per_device: bool, errors: &mut ErrorList) {
+    let (node, selector, all) = (device.field("nodeName"), device.field("nodeSelector"), device.field("allNodes"));
+    if !per_device {
+        if [&node, &selector, &all].iter().any(|field| field.is_set()) {
+            const NOT_HERE: &str = "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` \
+                                    is set to true in the ResourceSlice spec";
+            errors.invalid(device.path(), Value::Null, NOT_HERE);
+        }
+        return;
+    }
+    if node.is_set() && node.is_empty() {
+        node.invalid(errors, "must not be empty");
+    } else if node.is_set() {
+        formatted(&node, names::dns1123_subdomain, errors);
+    }
+    if selector.is_set() {
+        node_selector(&selector, errors);
+    }
+    if all.is_set() && !all.bool() {
+        all.invalid(errors, "must be either unset or set to true");
+    }
+    const EXACTLY_ONE: &str = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when \
+                               `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
+    let fields = [(&node, !node.is_empty()), (&selector, selector.is_set()), (&all, all.bool())];
+    let set = named_fields(fields.into_iter());
+    match set.len() {
+        0 => device.required(errors, EXACTLY_ONE),
+        1 => {}
+        _ => errors.invalid(device.path(), format!("{{{}}}", set.join(", ")), EXACTLY_ONE),
+    }
+}
+
+fn slice_device(device: &Cursor<'_>, per_device_nodes: bool, errors: &mut ErrorList) {
+    formatted(&device.field("name"), names::dns1123_label, errors);
     let (attributes, capacity) = (device.field("attributes"), device.field("capacity"));
     if attributes.len() + capacity.len() > ATTRIBUTES_MAX {
         let n = attributes.len() + capacity.len();
@@ -123,25 +165,25 @@ fn slice_device(device: &Cursor<'_>, errors: &mut ErrorList) {
         errors.invalid(device.path(), n, detail);
     }
     for (name, attribute) in attributes.entries() {
-        attribute_name(name, &attribute, errors);
+        qualified_name(name, &attributes.path(), errors);
         device_attribute(&attribute, errors);
     }
-    for (name, value) in capacity.entries() {
-        attribute_name(name, &value, errors);
+    for (name, _) in capacity.entries() {
+        qualified_name(name, &capacity.path(), errors);
     }
     let taints = device.field("taints");
-    at_most(&taints, TAINTS_MAX, errors);
-    for taint in taints.items() {
+    for taint in at_most(&taints, TAINTS_MAX, errors) {
         formatted(&taint.field("key"), names::qualified_name, errors);
         if !taint.field("value").is_empty() {
             formatted(&taint.field("value"), names::label_value, errors);
         }
         required_enum(&taint.field("effect"), &["NoExecute", "NoSchedule", "None"], errors);
     }
+    counter_sets(&device.field("consumesCounters"), "counterSet", CONSUMED_SETS_MAX, errors);
+    device_nodes(device, per_device_nodes, errors);
     let (bound, failed) = (device.field("bindingConditions"), device.field("bindingFailureConditions"));
     for list in [&bound, &failed] {
-        at_most(list, 4, errors);
-        for condition in list.items() {
+        for condition in at_most(list, 4, errors) {
             formatted(&condition, names::qualified_name, errors);
         }
     }
@@ -149,12 +191,6 @@ fn slice_device(device: &Cursor<'_>, errors: &mut ErrorList) {
         let missing = if bound.is_empty() { bound } else { failed };
         missing.required(errors, "bindingConditions and bindingFailureConditions must be specified together");
     }
-    counter_sets(&device.field("consumesCounters"), "counterSet", CONSUMED_SETS_MAX, errors);
-}
-
-fn attribute_name(name: &str, at: &Cursor<'_>, errors: &mut ErrorList) {
-    let (domain, own) = name.split_once('/').map_or((None, name), |(domain, own)| (Some(domain), own));
-    qualified_name(domain, own, at, errors);
 }
 
 fn device_attribute(attribute: &Cursor<'_>, errors: &mut ErrorList) {
@@ -170,8 +206,10 @@ fn device_attribute(attribute: &Cursor<'_>, errors: &mut ErrorList) {
     if version.is_set() && !is_semantic_version(version.str()) {
         version.invalid(errors, "must be a string compatible with semver.org spec 2.0.0");
     }
-    if n_set != 1 {
-        errors.invalid(attribute.path(), "", "exactly one value must be specified");
+    match n_set {
+        0 => errors.invalid(attribute.path(), "", ONE_VALUE),
+        1 => {}
+        _ => errors.invalid(attribute.path(), go::value("dra.DeviceAttribute", attribute.value()), ONE_VALUE),
     }
 }
 
@@ -214,7 +252,7 @@ mod tests {
         assert_eq!(refused(json!({"sharedCounters": counters})), [""; 0]);
         assert_eq!(
             refused(json!({"sharedCounters": counters, "devices": [{"name": "a"}]})),
-            ["<nil>: Invalid value: null: only one of `sharedCounters` or `devices` is allowed"]
+            ["<nil>: Invalid value: \"\": only one of `sharedCounters` or `devices` is allowed"]
         );
     }
 

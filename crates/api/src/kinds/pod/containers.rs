@@ -157,7 +157,7 @@ fn common(pod: &PodFacts<'_>, container: &Cursor<'_>, errors: &mut ErrorList) {
     }
     required_enum(&field("terminationMessagePolicy"), &["File", "FallbackToLogsOnError"], errors);
     ports(&field("ports"), errors);
-    env::env(&field("env"), &pod.spec.field("volumes"), errors);
+    env::env(&field("env"), errors);
     env::env_from(&field("envFrom"), errors);
     volume_mounts(pod, container, errors);
     volume_devices(pod, container, errors);
@@ -178,9 +178,9 @@ fn restart_policy(container: &Cursor<'_>, errors: &mut ErrorList) {
         if !rules.is_empty() {
             policy.required(errors, "must specify restartPolicy when restart rules are used");
         }
-        return;
+    } else {
+        text::supported(&policy, RESTART_POLICIES, errors);
     }
-    text::supported(&policy, RESTART_POLICIES, errors);
     if rules.len() > RESTART_RULES_MAX {
         errors.too_many(rules.path(), rules.len(), RESTART_RULES_MAX);
     }

@@ -1,9 +1,10 @@
 //! Environment variables of containers, and the field and resource selectors they share with downward API volumes.
 
+use crate::kinds::pod::each_container;
 use crate::validate::labels::invalid_each;
 use crate::validate::names;
 use crate::validate::resources::{is_huge_page, quantity};
-use crate::validate::text::formatted;
+use crate::validate::text::{formatted, path_no_backsteps};
 use crate::{Cursor, ErrorList};
 
 /// Fields of a pod that a variable can take, sorted.
@@ -49,7 +50,7 @@ const RESOURCE_PATHS: &[&str] = &[
 ];
 
 /// `env` of a container.
-pub fn env(list: &Cursor<'_>, volumes: &Cursor<'_>, errors: &mut ErrorList) {
+pub fn env(list: &Cursor<'_>, errors: &mut ErrorList) {
     for variable in list.items() {
         let name = variable.field("name");
         if name.is_empty() {
@@ -57,11 +58,11 @@ pub fn env(list: &Cursor<'_>, volumes: &Cursor<'_>, errors: &mut ErrorList) {
         } else {
             formatted(&name, names::env_var_name, errors);
         }
-        value_from(&variable, volumes, errors);
+        value_from(&variable, errors);
     }
 }
 
-fn value_from(variable: &Cursor<'_>, volumes: &Cursor<'_>, errors: &mut ErrorList) {
+fn value_from(variable: &Cursor<'_>, errors: &mut ErrorList) {
     let from = variable.field("valueFrom");
     if !from.is_set() {
         return;
@@ -78,7 +79,7 @@ fn value_from(variable: &Cursor<'_>, volumes: &Cursor<'_>, errors: &mut ErrorLis
     each("resourceFieldRef", &mut |c| resource_selector(c, false, errors));
     each("configMapKeyRef", &mut |c| key_selector(c, errors));
     each("secretKeyRef", &mut |c| key_selector(c, errors));
-    each("fileKeyRef", &mut |c| file_key_selector(c, volumes, errors));
+    each("fileKeyRef", &mut |c| file_key_selector(c, errors));
     let detail = if n_sources == 0 {
         "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
     } else if !variable.field("value").is_empty() {
@@ -214,7 +215,7 @@ fn key_selector(selector: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn file_key_selector(selector: &Cursor<'_>, volumes: &Cursor<'_>, errors: &mut ErrorList) {
+fn file_key_selector(selector: &Cursor<'_>, errors: &mut ErrorList) {
     let (key, volume, path) = (selector.field("key"), selector.field("volumeName"), selector.field("path"));
     if key.is_empty() {
         key.required(errors, "");
@@ -224,17 +225,32 @@ fn file_key_selector(selector: &Cursor<'_>, volumes: &Cursor<'_>, errors: &mut E
     if volume.is_empty() {
         volume.required(errors, "");
     } else {
-        match volumes.items().find(|v| v.field("name").str() == volume.str()) {
-            None => errors.not_found(volume.path(), volume.str()),
-            Some(found) if !found.field("emptyDir").is_set() => {
-                volume.invalid(errors, "referenced volume must be of type emptyDir");
-            }
-            Some(_) => {}
-        }
+        formatted(&volume, names::dns1123_label, errors);
     }
     if path.is_empty() {
         path.required(errors, "");
     } else {
-        crate::validate::text::local_non_reserved_path(path.str(), &path.path(), errors);
+        path_no_backsteps(&path, errors);
     }
+}
+
+/// Files with variables are read from volumes that start empty.
+pub fn file_key_volumes(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    each_container(spec, |container| {
+        for variable in container.field("env").items() {
+            let file = variable.field("valueFrom").field("fileKeyRef");
+            if !file.is_set() {
+                continue;
+            }
+            let volume = file.field("volumeName");
+            // Of volumes with one name, the last.
+            match spec.field("volumes").items().filter(|v| v.field("name").str() == volume.str()).last() {
+                None => errors.not_found(volume.path(), volume.str()),
+                Some(found) if !found.field("emptyDir").is_set() => {
+                    errors.invalid(volume.path(), volume.str(), "referenced volume must be of type emptyDir");
+                }
+                Some(_) => {}
+            }
+        }
+    });
 }

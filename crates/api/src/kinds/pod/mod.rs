@@ -3,6 +3,7 @@
 
 pub mod containers;
 pub mod env;
+pub mod overlaps;
 pub mod probes;
 pub mod resources;
 pub mod scheduling;
@@ -173,19 +174,23 @@ fn app_armor_from_annotations(pod: &mut Value) {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let name = container.get("name").and_then(Value::as_str).unwrap_or("");
             let annotation = annotations.get(format!("{}{name}", security::APP_ARMOR)).and_then(Value::as_str);
-            let profile = match annotation {
-                Some("runtime/default") => json!({"type": "RuntimeDefault"}),
-                Some("unconfined") => json!({"type": "Unconfined"}),
-                Some(text) => match text.strip_prefix("localhost/") {
-                    Some(path) if !path.is_empty() => json!({"type": "Localhost", "localhostProfile": path}),
-                    _ => continue,
-                },
-                None => continue,
-            };
+            let Some(profile) = annotation.and_then(app_armor_profile) else { continue };
             let Value::Object(fields) = container else { continue };
             if let Value::Object(context) = fields.entry("securityContext").or_insert_with(|| json!({})) {
                 context.entry("appArmorProfile").or_insert(profile);
             }
+        }
+    }
+}
+
+/// The profile that an annotation of AppArmor means.
+fn app_armor_profile(annotation: &str) -> Option<Value> {
+    match annotation {
+        "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
+        "unconfined" => Some(json!({"type": "Unconfined"})),
+        text => {
+            let path = text.strip_prefix("localhost/").filter(|path| !path.is_empty())?;
+            Some(json!({"type": "Localhost", "localhostProfile": path}))
         }
     }
 }

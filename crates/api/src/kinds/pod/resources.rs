@@ -13,7 +13,7 @@ pub fn pod_level(pod: &PodFacts<'_>, errors: &mut ErrorList) {
         return;
     }
     if own.field("claims").is_set() {
-        own.field("claims").forbidden(errors, "claims cannot be set for Resources at pod-level");
+        own.field("claims").forbidden(errors, "claims may not be set for Resources at pod-level");
     }
     resources::requirements(&own, resources::pod_resource_name, &pod.claims, errors);
     consistent(pod.spec, &own, errors);
@@ -22,14 +22,14 @@ pub fn pod_level(pod: &PodFacts<'_>, errors: &mut ErrorList) {
 fn consistent(spec: &Cursor<'_>, own: &Cursor<'_>, errors: &mut ErrorList) {
     let (requests, limits) = (own.field("requests"), own.field("limits"));
     for (name, sum) in aggregate(spec, "requests").0 {
-        let of_pod = resources::amount(&requests, &name).unwrap_or_default();
+        let Some(of_pod) = resources::amount(&requests, &name) else { continue };
         if sum > of_pod {
             let detail = format!("must be greater than or equal to aggregate container requests of {sum}");
             errors.invalid(requests.path().key(&name), of_pod.to_string(), detail);
         }
     }
     for (name, sum) in aggregate(spec, "limits").0.into_iter().filter(|(name, _)| is_huge_page(name)) {
-        let of_pod = resources::amount(&limits, &name).unwrap_or_default();
+        let Some(of_pod) = resources::amount(&limits, &name) else { continue };
         if sum > of_pod {
             let detail = format!("must be greater than or equal to aggregate container limits of {sum}");
             errors.invalid(limits.path().key(&name), of_pod.to_string(), detail);

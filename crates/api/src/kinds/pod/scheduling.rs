@@ -131,22 +131,9 @@ pub fn topology_spread(list: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 fn spread_label_keys(constraint: &Cursor<'_>, errors: &mut ErrorList) {
-    let (keys, labels) = (constraint.field("matchLabelKeys"), constraint.field("labelSelector"));
-    if keys.is_empty() {
-        return;
-    }
-    if !labels.is_set() {
-        keys.forbidden(errors, "must not be specified when labelSelector is not set");
-    }
-    for key in keys.items() {
-        label_key(&key, errors);
-        let n_listed = labels.field("matchLabels").entries().filter(|(k, _)| *k == key.str()).count()
-            + labels.field("matchExpressions").items().filter(|e| e.field("key").str() == key.str()).count();
-        // Creation adds one expression per key; a second one is the user's.
-        if n_listed > 1 {
-            key.invalid(errors, "exists in both matchLabelKeys and labelSelector");
-        }
-    }
+    let labels = constraint.field("labelSelector");
+    label_keys(&constraint.field("matchLabelKeys"), &labels, errors);
+    keys_not_in_selector(constraint, &labels, errors);
 }
 
 /// `spec.schedulingGates`.

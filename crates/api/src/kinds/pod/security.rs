@@ -58,7 +58,8 @@ pub fn pod(pod: &PodFacts<'_>, errors: &mut ErrorList) {
     windows_options(&field("windowsOptions"), errors);
     app_armor_profile(&field("appArmorProfile"), errors);
     optional_enum(&field("supplementalGroupsPolicy"), &["Merge", "Strict"], errors);
-    optional_enum(&field("seLinuxChangePolicy"), &["MountOption", "Recursive"], errors);
+    // "MountOption" waits for the gate SELinuxMount.
+    optional_enum(&field("seLinuxChangePolicy"), &["Recursive"], errors);
 }
 
 fn unix_ids(context: &Cursor<'_>, fields: &[&str], errors: &mut ErrorList) {

@@ -68,6 +68,7 @@ pub fn pod_spec(spec: &Cursor<'_>, pod: Option<&Cursor<'_>>, errors: &mut ErrorL
     scheduling::topology_spread(&field("topologySpreadConstraints"), errors);
     security::windows_host_process(&facts, errors);
     security::host_users(&facts, errors);
+    hostname_override(spec, errors);
     formatted_if_set(&field("serviceAccountName"), names::dns1123_subdomain, errors);
     formatted_if_set(&field("nodeName"), names::dns1123_subdomain, errors);
     for message in field("activeDeadlineSeconds").opt_int().map(deadline).unwrap_or_default() {
@@ -86,7 +87,7 @@ pub fn pod_spec(spec: &Cursor<'_>, pod: Option<&Cursor<'_>>, errors: &mut ErrorL
     }
     overhead(&field("overhead"), errors);
     security::os(&facts, errors);
-    hostname_override(spec, errors);
+    super::env::file_key_volumes(spec, errors);
 }
 
 fn deadline(seconds: i64) -> names::Messages {
@@ -321,14 +322,14 @@ fn hostname_override(spec: &Cursor<'_>, errors: &mut ErrorList) {
     if !name.is_set() {
         return;
     }
+    if spec.field("setHostnameAsFQDN").bool() {
+        name.forbidden(errors, "may not be specified when setHostnameAsFQDN is true");
+    }
+    if spec.field("hostNetwork").bool() {
+        name.forbidden(errors, "may not be specified when hostNetwork is true");
+    }
     if name.str().len() > HOSTNAME_OVERRIDE_MAX_BYTES {
         errors.too_long(name.path(), HOSTNAME_OVERRIDE_MAX_BYTES);
     }
     formatted(&name, names::dns1123_subdomain, errors);
-    if spec.field("setHostnameAsFQDN").bool() {
-        name.forbidden(errors, "cannot be set when `setHostnameAsFQDN` is true");
-    }
-    if spec.field("hostNetwork").bool() {
-        name.forbidden(errors, "cannot be set when `hostNetwork` is true");
-    }
 }

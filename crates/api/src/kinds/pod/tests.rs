@@ -4,8 +4,14 @@ use crate::json;
 
 use super::*;
 
-const CTX: Context<'static> =
-    Context { now: "2026-01-01T00:00:00Z", user: "", groups: &[], extra: &std::collections::BTreeMap::new(), uid: "" };
+const CTX: Context<'static> = Context {
+    now: "2026-01-01T00:00:00Z",
+    user: "",
+    groups: &[],
+    user_uid: "",
+    extra: &std::collections::BTreeMap::new(),
+    uid: "",
+};
 
 fn container() -> Value {
     json!({

@@ -1,0 +1,79 @@
+//! What a real server said of objects that are wrong in one place, kind by kind: the same is said here, in the same order.
+//!
+//! `validation.tsv` holds a line `=`, path of the collection, valid object for each object that is changed, and below it a line
+//! for each change: where (a JSON pointer), what is put there (nothing: it is removed), and one cell for each error.
+
+mod write;
+
+use api::kinds::builtin;
+use api::{Kind, Value};
+
+/// Kinds that are not created, or of which nothing can be wrong but the metadata that all share.
+const WITHOUT_ROWS: &[&str] = &[];
+
+struct Base {
+    kind: &'static Kind,
+    object: Value,
+}
+
+fn base(text: &str) -> Base {
+    let (path, object) = text.split_once('\t').expect("a path and an object");
+    let object = serde_json::from_str(object).expect("an object");
+    Base { kind: write::kind_of(path).expect("a built-in kind"), object }
+}
+
+fn changed(object: &Value, pointer: &str, value: &str) -> Value {
+    let mut changed = object.clone();
+    let (parent, last) = pointer.rsplit_once('/').expect("a pointer");
+    let last = last.replace("~1", "/").replace("~0", "~");
+    let parent = changed.pointer_mut(parent).expect("a place");
+    match parent {
+        Value::Object(fields) if value.is_empty() => {
+            fields.remove(&last);
+        }
+        Value::Object(fields) => {
+            fields.insert(last, serde_json::from_str::<Value>(value).expect("a value"));
+        }
+        place => {
+            let index: usize = last.parse().expect("an index");
+            *place.get_mut(index).expect("an item") = serde_json::from_str(value).expect("a value");
+        }
+    }
+    changed
+}
+
+#[test]
+fn what_is_wrong_in_one_place_is_told_as_recorded() {
+    let mut current = None;
+    let mut different = Vec::new();
+    for (index, line) in include_str!("validation.tsv").lines().enumerate() {
+        if let Some(text) = line.strip_prefix("=\t") {
+            current = Some(base(text));
+            continue;
+        }
+        let Base { kind, object } = current.as_ref().expect("an object above its changes");
+        let mut cells = line.split('\t');
+        let (Some(pointer), Some(value)) = (cells.next(), cells.next()) else { panic!("line {}: {line}", index + 1) };
+        let body = changed(object, pointer, value).to_string();
+        let ours: Vec<String> = match write::checked(kind, &body, "d") {
+            Ok((_, errors)) => errors.iter().map(|error| error.to_string().replace(['\t', '\n'], " ")).collect(),
+            Err(message) => vec![message],
+        };
+        let theirs: Vec<&str> = cells.collect();
+        if ours != theirs {
+            different.push(format!("{}: {} {pointer}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1, kind.kind));
+        }
+    }
+    assert!(different.is_empty(), "{} rows differ\n{}", different.len(), different.join("\n"));
+}
+
+#[test]
+fn every_kind_that_is_stored_has_rows() {
+    let rows = include_str!("validation.tsv");
+    let named: Vec<&Kind> =
+        rows.lines().filter_map(|line| line.strip_prefix("=\t")).map(|text| base(text).kind).collect();
+    for kind in builtin().kinds().iter().filter(|kind| kind.is_stored()) {
+        let has = named.iter().any(|other| other.kind == kind.kind && other.group == kind.group);
+        assert_eq!(has, !WITHOUT_ROWS.contains(&&*kind.kind), "{} {}", kind.group, kind.kind);
+    }
+}
