@@ -1,7 +1,10 @@
-//! Answers without `managedFields`.
+//! Answers without `managedFields`, and with the times that a schema demands.
 //!
 //! Nobody on this side asks who owns which field. That list is a third of many objects as text, and most of them as a tree: it
 //! is cut out of the text before anything is decoded. An update that comes without `managedFields` leaves them as they are.
+//!
+//! A time that was never set is null on the wire, as Go writes it, also where a schema demands one; our types take no null there.
+//! Go reads its zero time as the same.
 
 use std::borrow::Cow;
 
@@ -24,7 +27,7 @@ where
         return Ok(Response::from_parts(head, Either::Right(body)));
     }
     let whole = body.collect().await.map_err(Into::<BoxError>::into)?.to_bytes();
-    let rest = match without_managed_fields(&whole) {
+    let rest = match decodable(&whole) {
         Cow::Borrowed(_) => None,
         Cow::Owned(rest) => Some(Bytes::from(rest)),
     };
@@ -33,10 +36,37 @@ where
 }
 
 const MANAGED_FIELDS: &[u8] = b"\"managedFields\":[";
+/// The times that a schema demands, when never set, and what becomes of them: that of a condition, and that of a series of events.
+const NEVER: [(&[u8], &[u8]); 2] = [
+    (b"\"lastTransitionTime\":null", b"\"lastTransitionTime\":\"0001-01-01T00:00:00Z\""),
+    (b"\"lastObservedTime\":null", b"\"lastObservedTime\":\"0001-01-01T00:00:00Z\""),
+];
+
+/// A JSON document as our types can read it. A quote that is not escaped, before one of these words, in a valid document, begins a
+/// key.
+pub(crate) fn decodable(json: &[u8]) -> Cow<'_, [u8]> {
+    let mut json = without_managed_fields(json);
+    for (never, zero) in NEVER {
+        let found: Vec<usize> = memmem::find_iter(&json, never).collect();
+        if found.is_empty() {
+            continue;
+        }
+        let mut out = Vec::with_capacity(json.len() + found.len() * (zero.len() - never.len()));
+        let mut done = 0;
+        for at in found {
+            out.extend_from_slice(&json[done..at]);
+            out.extend_from_slice(zero);
+            done = at + never.len();
+        }
+        out.extend_from_slice(&json[done..]);
+        json = Cow::Owned(out);
+    }
+    json
+}
 
 /// A JSON document without its members called `managedFields` that are lists. Of the kinds read here only metadata has
 /// such members. A quote that is not escaped, before this word, in a valid document, begins a key.
-pub(crate) fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
+fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
     let finder = memmem::Finder::new(MANAGED_FIELDS);
     let Some(first) = finder.find(json) else { return Cow::Borrowed(json) };
     let mut out = Vec::with_capacity(json.len());
@@ -70,7 +100,7 @@ mod tests {
     use super::*;
 
     fn cut(json: &str) -> String {
-        String::from_utf8(without_managed_fields(json.as_bytes()).into_owned()).unwrap()
+        String::from_utf8(decodable(json.as_bytes()).into_owned()).unwrap()
     }
 
     #[test]
@@ -90,8 +120,16 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_managed_fields_stays() {
+    fn a_demanded_time_that_never_was_is_gos_zero() {
+        let json = r#"{"c":[{"lastTransitionTime":null,"type":"A"},{"lastTransitionTime":null,"startTime":null}]}"#;
+        let zero = r#""lastTransitionTime":"0001-01-01T00:00:00Z""#;
+        assert_eq!(cut(json), format!(r#"{{"c":[{{{zero},"type":"A"}},{{{zero},"startTime":null}}]}}"#));
+    }
+
+    #[test]
+    fn what_only_looks_like_these_stays() {
         for json in [
+            r#"{"a":"{\"lastTransitionTime\":null}"}"#,
             r#"{"metadata":{"annotations":{"last":"{\"managedFields\":[1]}"}}}"#,
             r#"{"properties":{"managedFields":{"type":"array"}}}"#,
             r#"{"metadata":{"managedFields":null}}"#,

@@ -276,7 +276,7 @@ mod tests {
             informer.list().iter().filter_map(|one| one.metadata.resource_version.clone()).collect::<Vec<_>>();
         assert_eq!(versions, ["12", "11"]);
         let conditions = informer.list()[0].status.clone().unwrap_or_default().conditions.unwrap_or_default();
-        assert_eq!(json!(conditions[0].last_transition_time), super::super::wire::NEVER);
+        assert_eq!(json!(conditions[0].last_transition_time), "0001-01-01T00:00:00Z");
     }
 
     #[tokio::test(start_paused = true)]

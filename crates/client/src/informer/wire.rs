@@ -1,7 +1,6 @@
 //! An informer's side of the wire: pages of a list and lines of a watch, decoded without `managedFields`.
 //!
 //! One object that makes no sense to our types must not keep all others of its kind from being seen: it is told of and passed over.
-//! A time that was never set makes sense: Go writes it as null, also where the schema demands one, and reads its zero as the same.
 
 use std::marker::PhantomData;
 
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::Object;
-use crate::pruned::without_managed_fields;
+use crate::pruned::decodable;
 
 /// A watch line that is longer is given up: twenty times the largest object that a server stores.
 const LINE_BYTES_MAX: usize = 32 << 20;
@@ -27,10 +26,6 @@ const LINE_BYTES_MAX: usize = 32 << 20;
 const PAGE_BYTES_MAX: usize = 1 << 30;
 /// An error answer is read no further than this.
 const ERROR_BYTES_MAX: usize = 1 << 20;
-/// Go's zero time.
-pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
-/// The times that a schema demands: that of a condition, and that of a series of events.
-const DEMANDED_TIMES: [&str; 2] = ["lastTransitionTime", "lastObservedTime"];
 
 /// Where the objects of a kind are listed and watched.
 pub(super) struct Source<K> {
@@ -64,14 +59,14 @@ impl<K: Object> Source<K> {
         let answer = self.send(request.map_err(kube::Error::BuildRequest)?).await?;
         let body = Limited::new(answer.into_body(), PAGE_BYTES_MAX).collect().await.map_err(kube::Error::Service)?;
         let json = body.to_bytes();
-        let json = without_managed_fields(&json);
+        let json = decodable(&json);
         serde_json::from_slice(&json).or_else(|_| self.page_in_parts(&json))
     }
 
     /// The objects of a page that can be decoded.
     fn page_in_parts(&self, json: &[u8]) -> Result<Page<K>, kube::Error> {
         let page: Page<Value> = serde_json::from_slice(json).map_err(kube::Error::SerdeError)?;
-        let decode = |mut item: Value| match K::deserialize(set_times(&mut item)) {
+        let decode = |item: Value| match K::deserialize(&item) {
             Ok(object) => Some(object),
             Err(error) => {
                 passed_over(&self.url, &item["metadata"], &error);
@@ -124,7 +119,7 @@ impl<K: Object> Events<K> {
     pub(super) async fn next(&mut self) -> Result<Option<WatchEvent<K>>, kube::Error> {
         loop {
             if let Some(line) = self.lines.next() {
-                let json = without_managed_fields(&line);
+                let json = decodable(&line);
                 return match serde_json::from_slice(&json) {
                     Ok(event) => Ok(Some(event)),
                     Err(error) => self.in_parts(&json, error).map(Some).map_err(kube::Error::SerdeError),
@@ -141,11 +136,7 @@ impl<K: Object> Events<K> {
 impl<K: Object> Events<K> {
     /// An event whose object cannot be decoded: of a deletion all but names does not matter, of another the version alone is known.
     fn in_parts(&self, json: &[u8], error: serde_json::Error) -> Result<WatchEvent<K>, serde_json::Error> {
-        let Ok(mut event) = serde_json::from_slice::<Value>(json) else { return Err(error) };
-        let event = match WatchEvent::deserialize(set_times(&mut event)) {
-            Ok(event) => return Ok(event),
-            Err(_) => event,
-        };
+        let Ok(event) = serde_json::from_slice::<Value>(json) else { return Err(error) };
         let Value::Object(object) = &event["object"] else { return Err(error) };
         let of = |member: &str| object.get(member).cloned().unwrap_or_default();
         let (api_version, kind, metadata) = (of("apiVersion"), of("kind"), of("metadata"));
@@ -160,25 +151,6 @@ impl<K: Object> Events<K> {
         let object = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata });
         serde_json::from_value(json!({ "type": type_, "object": object }))
     }
-}
-
-/// Sets the demanded times that never were.
-fn set_times(value: &mut Value) -> &Value {
-    match value {
-        Value::Object(members) => {
-            for (name, member) in members {
-                if member.is_null() && DEMANDED_TIMES.contains(&name.as_str()) {
-                    *member = NEVER.into();
-                }
-                set_times(member);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| {
-            set_times(item);
-        }),
-        _ => {}
-    }
-    value
 }
 
 fn passed_over(url: &str, metadata: &Value, error: &serde_json::Error) {
