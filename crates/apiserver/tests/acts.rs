@@ -25,6 +25,9 @@ async fn cluster() -> Cluster {
         cluster.make("/api/v1/namespaces/default/pods", pod).await;
     }
     cluster.make("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "a"}})).await;
+    // Admission looks at pods in the cache.
+    let both = |reply: &support::Reply| reply.body["items"].as_array().is_some_and(|items| items.len() == 2);
+    cluster.until("/api/v1/namespaces/default/pods?resourceVersion=0", both).await;
     cluster
 }
 
