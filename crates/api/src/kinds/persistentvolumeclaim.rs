@@ -263,7 +263,7 @@ fn validate_status_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut Error
     for (_, amount) in status.field("capacity").entries() {
         basic_resource(amount.value(), &amount.path(), errors);
     }
-    let statuses = status.path().child("allocatedResourceStatus");
+    let statuses = status.path().child("allocatedResourceStatuses");
     for (name, value) in status.field("allocatedResourceStatuses").entries() {
         resource_key(name, &statuses, errors);
         if !RESIZE_STATUSES.contains(&value.str()) {

@@ -202,11 +202,11 @@ fn meta_condition(condition: &Cursor<'_>, errors: &mut ErrorList) {
     }
     let time = condition.field("lastTransitionTime");
     if !time.is_set() {
-        time.required(errors, "must be set");
+        time.required(errors, "");
     }
     let reason = condition.field("reason");
     if reason.is_empty() {
-        reason.required(errors, "must be set");
+        reason.required(errors, "");
     } else {
         if !is_condition_reason(reason.str()) {
             reason.invalid(

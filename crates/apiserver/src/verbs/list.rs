@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use ::bytes::Bytes;
-use api::Status;
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use api::{Status, gojson};
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
+use base64::{DecodeError, Engine as _, alphabet};
 use serde::{Deserialize, Serialize};
 use store::{Revision, StoreError};
 
@@ -193,9 +193,13 @@ fn expired_or(request: &Request, start: &str, error: StoreError) -> Status {
 }
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+/// As Go's, which does not look at the bits that are left over.
+const BASE64_OF_TOKENS: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
 /// Where a paged list goes on; the JSON inside is upstream's.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct ContinueToken {
     v: String,
     /// Revision of the first page; -1 for "whatever is newest".
@@ -206,24 +210,60 @@ struct ContinueToken {
 
 impl ContinueToken {
     fn encode(&self) -> Result<String, Status> {
-        Ok(BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).map_err(Status::internal)?))
+        Ok(BASE64_OF_TOKENS.encode(serde_json::to_vec(self).map_err(Status::internal)?))
     }
 
     fn decode(text: &str) -> Result<Self, Status> {
-        let invalid = |why: &str| Status::bad_request(format!("invalid continue token: {why}"));
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid("illegal base64 data at input byte 0"))?;
-        let token: Self = serde_json::from_slice(&bytes).map_err(|_| invalid("encoded continue token is not valid"))?;
-        let escapes = token.start.starts_with('/') || token.start.split('/').any(|part| part == "..");
-        match token.v.as_str() {
-            TOKEN_VERSION if token.rv == 0 => {
-                Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"))
-            }
-            TOKEN_VERSION if token.start.is_empty() => {
-                Err(invalid("continue key is not valid: encoded start key empty (version meta.k8s.io/v1)"))
-            }
-            TOKEN_VERSION if escapes => Err(invalid("continue key is not valid")),
-            TOKEN_VERSION => Ok(token),
-            other => Err(invalid(&format!("server does not recognize this encoded version \"{other}\""))),
+        let invalid =
+            |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
+        let bytes = BASE64_OF_TOKENS.decode(text).map_err(|error| {
+            let at = match error {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+                DecodeError::InvalidLength(length) => length.saturating_sub(1),
+                DecodeError::InvalidPadding => text.len(),
+            };
+            invalid(&format!(": illegal base64 data at input byte {at}"))
+        })?;
+        let mut token: Self = serde_json::from_slice(&bytes)
+            .map_err(|_| invalid(&gojson::syntax_error(&bytes).map(|why| format!(": {why}")).unwrap_or_default()))?;
+        if token.v != TOKEN_VERSION {
+            return Err(invalid(&format!(": server does not recognize this encoded version {}", token.v)));
         }
+        if token.rv == 0 {
+            return Err(invalid(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        }
+        if token.start.is_empty() {
+            return Err(invalid(": encoded start key empty (version meta.k8s.io/v1)"));
+        }
+        // Nobody climbs out of what is listed.
+        let path = token.start.strip_prefix('/').unwrap_or(&token.start);
+        if !path.is_empty() && path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(invalid(&format!(": {}", token.start)));
+        }
+        token.start = path.to_owned();
+        Ok(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_none_is_refused_in_upstreams_words() {
+        let token = |json: &str| BASE64_OF_TOKENS.encode(json);
+        for (text, why) in [
+            ("bad".to_owned(), ": invalid character 'm' looking for beginning of value"),
+            ("b!d".to_owned(), ": illegal base64 data at input byte 1"),
+            (token("{}"), ": server does not recognize this encoded version "),
+            (token(r#"{"v":"meta.k8s.io/v1"}"#), ": incorrect encoded start resourceVersion (version meta.k8s.io/v1)"),
+            (token(r#"{"v":"meta.k8s.io/v1","rv":5}"#), ": encoded start key empty (version meta.k8s.io/v1)"),
+            (token(r#"{"v":"meta.k8s.io/v1","rv":5,"start":"../a"}"#), ": ../a"),
+        ] {
+            let error = ContinueToken::decode(&text).unwrap_err();
+            assert_eq!(error.message, format!("invalid continue token: continue key is not valid{why}"));
+        }
+        let kept = ContinueToken::decode(&token(r#"{"v":"meta.k8s.io/v1","rv":5,"start":"/d/a\u0000"}"#)).unwrap();
+        assert_eq!((kept.rv, kept.start.as_str()), (5, "d/a\0"));
     }
 }
