@@ -291,7 +291,8 @@ fn members(program: Program, stores: &mut Stores) -> Result<()> {
     let place = stores.place("new")?;
     let url = stores.peer_url(&place);
     let ctl = Ctl::to(program.clone(), stores);
-    let id_of = |said: &str| said.split(' ').nth(1).map(str::to_owned).context("an id");
+    // etcdctl fills ids up to sixteen places, with blanks.
+    let id_of = |said: &str| said.split_whitespace().nth(1).map(str::to_owned).context("an id");
     let moved = format!("--peer-urls={url}");
     // It is to be somewhere else first.
     let added = eventually("the cluster is healthy", || {
@@ -302,7 +303,7 @@ fn members(program: Program, stores: &mut Stores) -> Result<()> {
     let is_added = added.contains("added to cluster") || added.contains("added as learner to cluster");
     ensure!(is_added && added.contains("ETCD_INITIAL_CLUSTER_STATE=\"existing\""), "{added}");
     let updated = ctl.ok(&["member", "update", &id, &moved])?;
-    ensure!(updated.starts_with(&*format!("Member {id} updated in cluster")), "{updated}");
+    ensure!(updated.starts_with(&*format!("Member {id:>16} updated in cluster")), "{updated}");
     let listed = ctl.ok(&["member", "list"])?;
     ensure!(listed.contains(&*format!("{id}, unstarted, , {url}, , true")), "{listed}");
     stores.join(place)?;
@@ -311,7 +312,7 @@ fn members(program: Program, stores: &mut Stores) -> Result<()> {
     let ctl = Ctl::to(program, stores);
     let voters = ctl.at(&all[..all.len() - 1]);
     let promoted = eventually("the learner is in sync", || voters.ok(&["member", "promote", &id]).map(Some))?;
-    ensure!(promoted.starts_with(&*format!("Member {id} promoted in cluster")), "{promoted}");
+    ensure!(promoted.starts_with(&*format!("Member {id:>16} promoted in cluster")), "{promoted}");
     let moved = eventually("the new member can lead", || ctl.ok(&["move-leader", &id]).map(Some))?;
     ensure!(moved.starts_with("Leadership transferred from") && moved.ends_with(&*format!("to {id}")), "{moved}");
     let back = voters.ok(&["member", "list"])?;
@@ -319,7 +320,7 @@ fn members(program: Program, stores: &mut Stores) -> Result<()> {
         back.lines().find(|line| line.contains(", m0,")).and_then(|line| line.split(',').next()).context("m0")?;
     eventually("leadership goes back", || ctl.ok(&["move-leader", first]).map(Some))?;
     let removed = eventually("the rest can go on", || voters.ok(&["member", "remove", &id]).map(Some))?;
-    ensure!(removed.starts_with(&*format!("Member {id} removed from cluster")), "{removed}");
+    ensure!(removed.starts_with(&*format!("Member {id:>16} removed from cluster")), "{removed}");
     ensure!(voters.ok(&["put", "after", "1"])? == "OK");
     ensure!(!voters.ok(&["member", "list"])?.contains(&id));
     Ok(())
