@@ -72,10 +72,7 @@ fn below(schema: &Schema, shape: Shape) -> Option<(TypeId, Step)> {
 
 /// Removes from `new` the fields of gates that `old` makes no use of.
 pub(crate) fn drop_disabled(kind: &Kind, new: &mut Value, old: Option<&Value>) {
-    if kind.custom().is_some() || !WAYS.contains_key(&kind.type_id) {
-        return;
-    }
-    if rows_in(kind, new).is_empty() {
+    if kind.custom().is_some() || rows_in(kind, new).is_empty() {
         return;
     }
     let used = old.map(|old| rows_in(kind, &mut old.clone())).unwrap_or_default();

@@ -6,6 +6,7 @@ use api::selector::{FieldSelector, LabelSelector};
 use api::{Kind, Status};
 
 use crate::cache::{CachedObject, Indexed, Interest};
+use crate::custom::conversion;
 use crate::http::options::ListOptions;
 
 /// What a list or watch is restricted to.
@@ -73,6 +74,10 @@ impl Selection {
         if let Some(name) = self.single_name().filter(|_| !self.kind.namespaced || !self.namespace.is_empty()) {
             let namespace = if self.kind.namespaced { self.namespace.as_str() } else { "" };
             return Some(Interest::Object { namespace: namespace.into(), name: name.into() });
+        }
+        // The cache knows the fields of objects as they are stored, not of what they are converted to.
+        if conversion::is_needed(&self.kind) {
+            return None;
         }
         let exact = self.fields.requirements().iter().filter(|requirement| requirement.equal);
         exact.into_iter().find_map(|requirement| {

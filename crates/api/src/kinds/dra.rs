@@ -98,9 +98,7 @@ fn device_claim(devices: &Cursor<'_>, errors: &mut ErrorList) {
     for request in at_most(&requests, REQUESTS_MAX, errors) {
         device_request(&request, errors);
     }
-    if requests.len() <= REQUESTS_MAX {
-        unique_names(&requests, errors);
-    }
+    unique_names(&requests, REQUESTS_MAX, errors);
     let mut request_names: Vec<String> = Vec::new();
     for request in requests.items() {
         let name = request.field("name").str();
@@ -131,8 +129,11 @@ fn device_claim(devices: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-/// No two items of a list have one name.
-fn unique_names(list: &Cursor<'_>, errors: &mut ErrorList) {
+/// No two items of a list have one name. One with more than `max` items is not looked at.
+fn unique_names(list: &Cursor<'_>, max: usize, errors: &mut ErrorList) {
+    if list.len() > max {
+        return;
+    }
     let mut seen: Vec<&str> = Vec::new();
     for item in list.items() {
         let name = item.field("name").str();
@@ -183,9 +184,7 @@ fn device_request(request: &Cursor<'_>, errors: &mut ErrorList) {
                 formatted(&sub.field("name"), names::dns1123_label, errors);
                 exact_request(&sub, errors);
             }
-            if first.len() <= FIRST_AVAILABLE_MAX {
-                unique_names(&first, errors);
-            }
+            unique_names(&first, FIRST_AVAILABLE_MAX, errors);
         }
     }
 }

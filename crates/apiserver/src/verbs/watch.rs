@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::present::Presenter;
 use super::{Content, Reply, Request};
-use crate::cache::{Cache, CacheEvent, CachedObject, EventKind, Follower, Interest};
+use crate::cache::{Cache, CacheEvent, CachedObject, EventKind, Follower};
 use crate::custom::conversion;
 use crate::error::from_not_fresh;
 use crate::gateway::Gateway;
@@ -78,14 +78,9 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
         Ok(position) => position,
         Err(too_old) => return Ok(too_old_stream(&presenter, revision, too_old.oldest)),
     };
-    let interest = match selection.interest() {
-        // The cache knows the fields of objects as they are stored, not of what they are converted to.
-        Some(Interest::Field { .. }) if conversion::is_needed(&request.kind) => None,
-        interest => interest,
-    };
     let watcher = Watcher {
         cache: gateway.cache.clone(),
-        follower: Follower::new(resource, position, interest),
+        follower: Follower::new(resource, position, selection.interest()),
         columns_sent: !pending.is_empty(),
         presenter: presenter.clone(),
         selection,

@@ -131,9 +131,7 @@ impl<K: Object> Events<K> {
             }
         }
     }
-}
 
-impl<K: Object> Events<K> {
     /// An event whose object cannot be decoded: of a deletion all but names does not matter, of another the version alone is known.
     fn in_parts(&self, json: &[u8], error: serde_json::Error) -> Result<WatchEvent<K>, serde_json::Error> {
         let Ok(event) = serde_json::from_slice::<Value>(json) else { return Err(error) };

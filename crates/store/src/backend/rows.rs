@@ -264,34 +264,32 @@ pub(crate) fn encode_versions(
     versions: &[Kept],
     stored: Option<&Arc<dyn Rows>>,
 ) -> Result<Vec<bytes::Bytes>, StoreError> {
-    let wanted: Vec<_> = versions.iter().filter(|version| version.hot.is_none()).map(|version| version.at).collect();
-    let mut found = match stored {
-        Some(rows) if !wanted.is_empty() => rows.get(&wanted)?.into_iter(),
-        _ => Vec::new().into_iter(),
-    };
-    let encode = |version: &Kept| match &version.hot {
-        Some(record) => Ok(stored_key_value(record).encode_to_vec().into()),
-        None => found.next().flatten().ok_or_else(|| missing(version)),
-    };
-    versions.iter().map(encode).collect()
+    each_row(versions, stored, |here| here.encode_to_vec().into(), |rows, wanted| rows.get(wanted))
 }
 
 /// Lengths of the same rows, without a copy of them.
 pub(crate) fn row_lengths(versions: &[Kept], stored: Option<&Arc<dyn Rows>>) -> Result<Vec<usize>, StoreError> {
-    let wanted: Vec<_> = versions.iter().filter(|version| version.hot.is_none()).map(|version| version.at).collect();
-    let mut found = match stored {
-        Some(rows) if !wanted.is_empty() => rows.lengths(&wanted)?.into_iter(),
-        _ => Vec::new().into_iter(),
-    };
-    let length = |version: &Kept| match &version.hot {
-        Some(record) => Ok(stored_key_value(record).encoded_len()),
-        None => found.next().flatten().ok_or_else(|| missing(version)),
-    };
-    versions.iter().map(length).collect()
+    each_row(versions, stored, mvccpb::KeyValue::encoded_len, |rows, wanted| rows.lengths(wanted))
 }
 
-fn missing(version: &Kept) -> StoreError {
-    StoreError::Fatal(format!("the row of revision {} is missing", version.at.main))
+/// What `hot` makes of versions in memory, and `cold` of those that are only on disk.
+fn each_row<T>(
+    versions: &[Kept],
+    stored: Option<&Arc<dyn Rows>>,
+    hot: impl Fn(&mvccpb::KeyValue) -> T,
+    cold: impl FnOnce(&dyn Rows, &[RevisionKey]) -> Result<Vec<Option<T>>, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let wanted: Vec<_> = versions.iter().filter(|version| version.hot.is_none()).map(|version| version.at).collect();
+    let mut found = match stored {
+        Some(rows) if !wanted.is_empty() => cold(rows.as_ref(), &wanted)?.into_iter(),
+        _ => Vec::new().into_iter(),
+    };
+    let missing = |version: &Kept| StoreError::Fatal(format!("the row of revision {} is missing", version.at.main));
+    let row = |version: &Kept| match &version.hot {
+        Some(record) => Ok(hot(&stored_key_value(record))),
+        None => found.next().flatten().ok_or_else(|| missing(version)),
+    };
+    versions.iter().map(row).collect()
 }
 
 /// Versions read from disk at a time.

@@ -183,11 +183,10 @@ impl Versions {
         summed: Option<oneshot::Sender<HashKv>>,
     ) -> impl Iterator<Item = Result<(Bytes, Bytes), StoreError>> + Send {
         let mut summed = summed.map(|summed| (Sum::of(&self), summed));
-        let n_batches = self.kept.len().div_ceil(BATCH_ROWS);
+        let n_batches = self.n_batches();
         // One more, so that a keyspace without rows has its sum, too.
         (0..=n_batches).flat_map(move |batch| {
-            let from = batch * BATCH_ROWS;
-            let versions = &self.kept[from.min(self.kept.len())..self.kept.len().min(from + BATCH_ROWS)];
+            let versions = self.batch(batch);
             let rows = match encode_versions(versions, self.rows.as_ref()) {
                 Ok(rows) => rows,
                 Err(error) => return vec![Err(error)],
@@ -206,12 +205,19 @@ impl Versions {
         })
     }
 
+    fn n_batches(&self) -> usize {
+        self.kept.len().div_ceil(BATCH_ROWS)
+    }
+
+    /// Nothing beyond the last one.
+    fn batch(&self, batch: usize) -> &[Kept] {
+        self.kept.chunks(BATCH_ROWS).nth(batch).unwrap_or(&[])
+    }
+
     /// Key and value lengths of the rows.
     fn lengths(self: Arc<Self>) -> impl Iterator<Item = Result<(usize, usize), StoreError>> + Send {
-        let n_batches = self.kept.len().div_ceil(BATCH_ROWS);
-        (0..n_batches).flat_map(move |batch| {
-            let from = batch * BATCH_ROWS;
-            let versions = &self.kept[from..self.kept.len().min(from + BATCH_ROWS)];
+        (0..self.n_batches()).flat_map(move |batch| {
+            let versions = self.batch(batch);
             give_way();
             match row_lengths(versions, self.rows.as_ref()) {
                 Ok(rows) => versions.iter().map(|version| version.at.encoded_len()).zip(rows).map(Ok).collect(),

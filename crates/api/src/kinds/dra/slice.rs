@@ -42,9 +42,7 @@ pub(super) fn spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     for device in at_most(&devices, devices_max, errors) {
         slice_device(&device, spec.field("perDeviceNodeSelection").bool(), errors);
     }
-    if devices.len() <= devices_max {
-        unique_names(&devices, errors);
-    }
+    unique_names(&devices, devices_max, errors);
     counter_sets(&counters, "name", COUNTER_SETS_MAX, errors);
 }
 
