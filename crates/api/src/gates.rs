@@ -12,8 +12,10 @@ const DISABLED: &[(&str, &[&str])] = &[
     ("apps.v1.RollingUpdateStatefulSetStrategy", &["maxUnavailable"]), // MaxUnavailableStatefulSet
     ("core.v1.Lifecycle", &["stopSignal"]),                            // ContainerStopSignals
     ("core.v1.PodSpec", &["schedulingGroup"]),                         // GenericWorkload
+    ("core.v1.PodStatus", &["nodeAllocatableResourceClaimStatuses"]),  // DRANodeAllocatableResources
     ("core.v1.VolumeProjection", &["clusterTrustBundle"]),             // ClusterTrustBundleProjection
     ("core.v1.VolumeProjection", &["podCertificate"]),                 // PodCertificateRequest
+    ("resource.v1.Device", &["nodeAllocatableResourceMappings"]),      // DRANodeAllocatableResources
     ("resource.v1.DeviceAttribute", &["bools", "ints", "strings", "versions"]), // DRAListTypeAttributes
     ("storage.v1.CSIDriverSpec", &["preventPodSchedulingIfMissing"]),  // CSIDriverPreventScheduling
 ];

@@ -12,8 +12,14 @@ const SUBRESOURCE_MAX_BYTES: usize = 256;
 /// Finalizers without a domain that the core kinds know.
 const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
 /// Groups whose kinds accept any well-formed finalizer, because their validation predates or ignores the core rule.
-const GROUPS_WITHOUT_STANDARD_FINALIZERS: &[&str] =
-    &["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "node.k8s.io", "policy"];
+const GROUPS_WITHOUT_STANDARD_FINALIZERS: &[&str] = &[
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "policy",
+];
 
 /// Metadata of an object about to be created; its name has been generated already.
 pub fn validate_create(kind: &Kind, object: &Cursor<'_>, errors: &mut ErrorList) {

@@ -110,6 +110,7 @@ pub fn reset_for_status_update(kind: &Kind, new: &mut Value, old: &Value) {
     for path in &kind.rules.status_update_restores {
         restore(kind, new, old, path);
     }
+    crate::gates::drop_disabled(kind, new, Some(old));
 }
 
 /// Copies `field` or `metadata.field` of `old` over `new`, or removes it when `old` has none.

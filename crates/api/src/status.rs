@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorList, Kind, kind::group_version};
+use crate::{ErrorList, Kind};
 
 /// A `meta/v1` Status. Failures are built by the constructors below and nowhere else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -358,11 +358,6 @@ impl std::fmt::Display for Status {
 }
 
 impl std::error::Error for Status {}
-
-/// `apiVersion` and group of an unknown kind, for messages.
-pub fn gvk_text(group: &str, version: &str, kind: &str) -> String {
-    format!("{}, Kind={kind}", group_version(group, version))
-}
 
 fn kind_status() -> String {
     "Status".into()

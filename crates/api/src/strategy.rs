@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::{Cursor, ErrorList, Value};
+use crate::{Cursor, ErrorList, Path, Value};
 
 /// What a strategy may know beyond the object.
 #[derive(Clone, Copy, Debug)]
@@ -22,12 +22,27 @@ pub struct Context<'a> {
     pub user_uid: &'a str,
     /// What else authentication knows of the user.
     pub extra: &'a std::collections::BTreeMap<String, Vec<String>>,
+    /// The request's body. What it does not say was filled in by defaults; few need to tell the difference.
+    pub sent: &'a [u8],
     /// A fresh uid for kinds that derive fields from it (Job) before the object has one.
     pub uid: &'a str,
 }
 
 /// Checks a name (with a trailing `-` masked for generateName) and returns the messages of what is wrong with it.
 pub type NameRule = fn(name: &str, prefix: bool) -> Vec<String>;
+
+/// A label without which a namespace may not hold an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceDemand {
+    /// The field that asks for it.
+    pub at: Path,
+    /// Key and value.
+    pub label: (&'static str, &'static str),
+    /// What is said where the label is missing.
+    pub refused: &'static str,
+    /// What is said, before the cause, where the namespace cannot be read.
+    pub unread: &'static str,
+}
 
 /// The rules of a subresource that writes its parent (`status`, `resize`, `ephemeralcontainers`, `finalize`, `approval`).
 pub struct SubresourceStrategy {
@@ -46,6 +61,10 @@ pub struct Strategy {
     pub validate_update: fn(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList),
     /// Warnings for the client; `old` is `None` on create.
     pub warnings: fn(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>),
+    /// Warnings for the writer of the status. Of other subresources there are none.
+    pub status_warnings: fn(new: &Cursor<'_>, out: &mut Vec<String>),
+    /// What the object's namespace must be for this write; `old` is `None` on create.
+    pub namespace_demand: fn(new: &Cursor<'_>, old: Option<&Cursor<'_>>) -> Option<NamespaceDemand>,
     pub subresources: &'static [SubresourceStrategy],
     /// Seconds of grace for a delete that asked for `requested`; `None`: the kind is deleted at once.
     pub grace_period: Option<fn(object: &Value, requested: Option<i64>) -> i64>,
@@ -64,6 +83,8 @@ impl Strategy {
         prepare_for_update: |_, _, _| {},
         validate_update: |_, _, _| {},
         warnings: |_, _, _| {},
+        status_warnings: |_, _| {},
+        namespace_demand: |_, _| None,
         subresources: &[],
         grace_period: None,
         default_propagation_warning: None,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use api::codec;
 use api::patch::{Patch, PatchType};
 use api::{Cursor, ErrorList, Kind, Value, defaults, meta, rules};
-use write::{CTX, NOW, UID, answer, create, kind_of};
+use write::{CTX, NOW, UID, answer, create, kind_of, part_checked};
 
 /// Answers that need the server around this crate, by scenario, with what decides them.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -187,16 +187,8 @@ fn update_part(kind: &Kind, part: &str, old: &Value, patch_type: PatchType, patc
     let rule = kind.strategy.subresource(part).ok_or_else(|| format!("{} has no rules for {part}", kind.kind))?;
     let patch = Patch::decode(patch_type, patch.as_bytes(), true).map_err(|e| e.to_string())?;
     let patched = patch.apply_to(kind, old).map_err(|e| e.to_string())?;
-    let mut object = codec::normalize(&patched.object, kind).map_err(|e| e.to_string())?.value;
-    defaults::apply_at(kind, &mut object, NOW);
-    if part == "status" {
-        rules::reset_for_status_update(kind, &mut object, old);
-    }
-    (rule.prepare_for_update)(&mut object, old, &CTX);
-    let mut errors = ErrorList::new();
-    let (new, before) = (Cursor::root(&object), Cursor::root(old));
-    meta::validate_update(kind, &new, &before, &mut errors);
-    (rule.validate_update)(&new, &before, &mut errors);
+    let object = codec::normalize(&patched.object, kind).map_err(|e| e.to_string())?.value;
+    let (object, errors) = part_checked(kind, rule, object, old);
     answer(kind, object, &errors)
 }
 

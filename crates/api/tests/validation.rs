@@ -1,10 +1,12 @@
 //! What a real server said of objects that are wrong in one place, kind by kind: the same is said here, in the same order.
 //!
 //! `validation.tsv` holds a line `=`, path of the collection, valid object for each object that is changed, and below it a line
-//! for each change: where (a JSON pointer), what is put there (nothing: it is removed), and one cell for each error.
+//! for each change: where (a JSON pointer), what is put there (nothing: it is removed), and one cell for each error. `status.tsv`
+//! holds statuses likewise: below each object as it is created, what is written to its status, and one cell for each error.
 
 mod write;
 
+use api::codec::{self, FieldValidation, Format};
 use api::kinds::builtin;
 use api::{Kind, Value};
 
@@ -59,6 +61,40 @@ fn what_is_wrong_in_one_place_is_told_as_recorded() {
         let theirs: Vec<&str> = cells.collect();
         if ours != theirs {
             different.push(format!("{}: {} {pointer}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1, kind.kind));
+        }
+    }
+    assert!(different.is_empty(), "{} rows differ\n{}", different.len(), different.join("\n"));
+}
+
+/// What is said of a status, written to the object as it was created.
+fn status_errors(kind: &Kind, object: &Value, status: &str) -> Vec<String> {
+    let rule = kind.strategy.subresource("status").expect("rules for the status");
+    let (mut old, errors) = write::checked(kind, &object.to_string(), "d").expect("an object");
+    assert!(errors.is_empty(), "{errors:?}");
+    old["metadata"]["resourceVersion"] = "1".into();
+    let mut body = old.clone();
+    body["status"] = serde_json::from_str(status).expect("a status");
+    let decoded = codec::decode(body.to_string().as_bytes(), Format::Json, kind, FieldValidation::Ignore);
+    let new = decoded.expect("an object of the kind").value;
+    let (_, errors) = write::part_checked(kind, rule, new, &old);
+    errors.iter().map(|error| error.to_string().replace(['\t', '\n'], " ")).collect()
+}
+
+#[test]
+fn what_is_wrong_in_a_status_is_told_as_recorded() {
+    let mut current = None;
+    let mut different = Vec::new();
+    for (index, line) in include_str!("status.tsv").lines().enumerate() {
+        if let Some(text) = line.strip_prefix("=\t") {
+            current = Some(base(text));
+            continue;
+        }
+        let Base { kind, object } = current.as_ref().expect("an object above its statuses");
+        let (status, theirs) = line.split_once('\t').expect("a status and its errors");
+        let theirs: Vec<&str> = theirs.split('\t').collect();
+        let ours = status_errors(kind, object, status);
+        if ours != theirs {
+            different.push(format!("{}: {} {status}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1, kind.kind));
         }
     }
     assert!(different.is_empty(), "{} rows differ\n{}", different.len(), different.join("\n"));

@@ -29,6 +29,7 @@ mod health;
 pub mod http;
 mod inflight;
 mod metrics;
+mod namespace_demand;
 pub mod outbound;
 mod ownership;
 mod policy;

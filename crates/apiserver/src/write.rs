@@ -10,7 +10,7 @@ use store::Revision;
 
 use crate::gateway::Gateway;
 use crate::storage::{ObjectBytes, ObjectKey};
-use crate::verbs::Request;
+use crate::verbs::{Request, as_sent};
 
 /// What one write knows about its moment: fixed at the start, so that all fields of one object agree.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ impl Moment {
             extra: &request.user.extra,
             uid: &self.uid,
             user_uid: &request.user.uid,
+            sent: &request.body,
         }
     }
 }
@@ -184,9 +185,8 @@ pub(crate) fn invalid_as_it_says(object: &Value, errors: &ErrorList) -> Status {
     Status::invalid(group, text("kind"), meta::name(object), errors)
 }
 
-/// Everything that can be said about a new object.
-pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Result<(), Status> {
-    let mut errors = ErrorList::new();
+/// Everything that is wrong with a new object, after `errors` that are known already.
+pub(crate) fn validate_create(kind: &Kind, object: &Value, mut errors: ErrorList) -> Result<(), Status> {
     let cursor = Cursor::root(object);
     if let Some(custom) = kind.custom() {
         if !custom.validate_type(&cursor, &mut errors) {
@@ -198,7 +198,9 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value) -> Result<(), Status>
     }
     meta::validate_create(kind, &cursor, &mut errors);
     (kind.strategy.validate)(&cursor, &mut errors);
-    reject_invalid(kind, meta::name(object), &errors)
+    let mut shown = ErrorList::new();
+    errors.into_iter().map(as_sent::without_empty_lists).for_each(|error| shown.push(error));
+    reject_invalid(kind, meta::name(object), &shown)
 }
 
 /// An object as it is stored: in storage version and canonical form, without a resourceVersion.
@@ -250,10 +252,14 @@ pub(crate) fn decode_stored(kind: &Kind, value: &Bytes, revision: Revision) -> R
     Ok(from_storage(kind, object))
 }
 
-/// `labels:{app:web}`-like warnings of the strategy, after those of decoding.
-pub(crate) fn warnings(kind: &Kind, new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
-    let old = old.map(Cursor::root);
-    (kind.strategy.warnings)(&Cursor::root(new), old.as_ref(), out);
+/// `labels:{app:web}`-like warnings of the strategy, after those of decoding. `old` is `None` on create.
+pub(crate) fn warnings(request: &Request, new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
+    let (kind, old) = (&request.kind, old.map(Cursor::root));
+    match (request.subresource.as_str(), &old) {
+        ("status", Some(_)) => return (kind.strategy.status_warnings)(&Cursor::root(new), out),
+        (subresource, Some(_)) if !subresource.is_empty() => return,
+        _ => (kind.strategy.warnings)(&Cursor::root(new), old.as_ref(), out),
+    }
     if kind.custom().is_some() {
         meta::finalizer_warnings(&Cursor::root(new), old.as_ref(), out);
     }

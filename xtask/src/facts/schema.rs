@@ -189,7 +189,7 @@ impl Tables {
         let declares = |field: &str| own_fields.iter().any(|f| f.json_name == field);
         let undocumented = !self.openapi.contains_key(name) && has_type_meta_by_name(name);
         if (openapi.has_type_meta || undocumented) && !declares("apiVersion") {
-            out.push_str("kind\ts\to\napiVersion\ts\to\n");
+            out.push_str("kind\ts\to\tI=TypeMeta.\napiVersion\ts\to\tI=TypeMeta.\n");
         }
         self.fields_text(name, openapi, &Embedded::default(), &mut out, refs)?;
         Ok(out)
@@ -301,7 +301,8 @@ impl Tables {
                     }
                     ((*special).to_owned(), go)
                 } else if STRING_LISTS.contains(&short) {
-                    ("[]s".to_owned(), go)
+                    // The reader knows only what the shape is.
+                    ("[]s".to_owned(), "[]string".to_owned())
                 } else {
                     refs.insert(name.clone());
                     let text = if package_of(&name) == package { short.to_owned() } else { name.clone() };
@@ -351,8 +352,8 @@ fn go_text(go_type: &str, package: &str) -> String {
     if let Some(inner) = go_type.strip_prefix("[]") {
         return format!("[]{}", go_text(inner, package));
     }
-    if let Some(inner) = go_type.strip_prefix("map[string]") {
-        return format!("map[string]{}", go_text(inner, package));
+    if let Some((key, value)) = go_type.strip_prefix("map[").and_then(|rest| rest.split_once(']')) {
+        return format!("map[{}]{}", go_text(key, package), go_text(value, package));
     }
     let go_type = go_type.trim_start_matches('*');
     match go_type.split_once('.') {

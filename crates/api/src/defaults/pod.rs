@@ -102,13 +102,14 @@ fn pod_level_resources(spec: &mut Fields<'_>) {
     };
     let mut limits = list(&resources, "limits");
     let mut requests = list(&resources, "requests");
-    let had_limits = !limits.is_empty();
-    for (name, quantity) in &container_limits {
+    // Only what is partly specified is completed.
+    let is_specified = !(limits.is_empty() && requests.is_empty());
+    for (name, quantity) in container_limits.iter().filter(|_| is_specified) {
         if name.starts_with("hugepages-") && !requests.contains_key(name) && !limits.contains_key(name) {
             limits.insert(name.clone(), quantity.clone());
         }
     }
-    if had_limits {
+    if !limits.is_empty() {
         for (name, quantity) in &container_requests {
             if matches!(name.as_str(), "cpu" | "memory") && !requests.contains_key(name) {
                 requests.insert(name.clone(), quantity.clone());

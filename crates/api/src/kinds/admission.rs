@@ -4,8 +4,8 @@ use crate::cel::Type;
 use crate::cel::policy::{self, Compiled, Compiler, Declarations};
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{conditions, invalid_each, selector};
-use crate::validate::names;
 use crate::validate::text::{formatted, optional_enum, required_enum, required_formatted, supported};
+use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
 const MATCH_CONDITIONS_MAX: usize = 64;
@@ -304,19 +304,31 @@ pub const VALIDATING_POLICY: Strategy = Strategy {
 const POLICY_STATUS: SubresourceStrategy = SubresourceStrategy {
     name: "status",
     prepare_for_update: |_, _, _| {},
-    validate_update: |new, _, errors| conditions(&new.field("status").field("conditions"), errors),
+    validate_update: |new, _, errors| {
+        let status = new.field("status");
+        for warning in status.field("typeChecking").field("expressionWarnings").items() {
+            let (text, place) = (warning.field("warning"), warning.field("fieldRef"));
+            if text.is_empty() {
+                text.required(errors, "");
+            }
+            if place.str().trim().is_empty() {
+                place.required(errors, "");
+            }
+        }
+        conditions(&status.field("conditions"), errors);
+    },
 };
 
 fn validating_policy(policy: &Cursor<'_>, errors: &mut ErrorList) {
     let spec = policy.field("spec");
     policy_kind(&spec, errors);
     let declared = Declarations { params: spec.field("paramKind").is_set(), authorizer: true, patches: false };
+    match_constraints(&spec.field("matchConstraints"), errors);
+    match_conditions(&spec.field("matchConditions"), declared.params, errors);
     let mut compiler = compiler(&spec);
     for variable in spec.field("variables").items() {
         policy_variable(&variable, declared, &mut compiler, errors);
     }
-    match_constraints(&spec.field("matchConstraints"), errors);
-    match_conditions(&spec.field("matchConditions"), declared.params, errors);
     let (validations, annotations) = (spec.field("validations"), spec.field("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         const NEITHER: &str = "validations or auditAnnotations must contain at least one item";
@@ -472,7 +484,7 @@ fn audit_annotations(
 ) {
     if list.len() > AUDIT_ANNOTATIONS_MAX {
         let detail = format!("must not have more than {AUDIT_ANNOTATIONS_MAX} auditAnnotations");
-        list.invalid(errors, detail);
+        errors.invalid(list.path(), go::list("adm.AuditAnnotation", list.value()), detail);
     }
     let mut seen: Vec<&str> = Vec::new();
     for annotation in list.items() {
@@ -584,12 +596,7 @@ fn mutating_policy(spec: &Cursor<'_>, errors: &mut ErrorList) {
     policy_kind(spec, errors);
     let constraints = spec.field("matchConstraints");
     match_constraints(&constraints, errors);
-    let path = constraints.path().child("resourceRules").child("operations");
-    for rule in constraints.field("resourceRules").items() {
-        for operation in rule.field("operations").items() {
-            supported(&Cursor::at(operation.value(), path.clone()), MUTATING_OPERATIONS, errors);
-        }
-    }
+    mutating_operations(&constraints, errors);
     let declared = Declarations { params: spec.field("paramKind").is_set(), authorizer: true, patches: false };
     match_conditions(&spec.field("matchConditions"), declared.params, errors);
     let mut compiler = compiler(spec);
@@ -609,6 +616,16 @@ fn mutating_policy(spec: &Cursor<'_>, errors: &mut ErrorList) {
         reinvocation.required(errors, "");
     } else {
         supported(&reinvocation, REINVOCATION_POLICIES, errors);
+    }
+}
+
+/// Reads and deletes cannot be mutated. Upstream does not say which rule names them.
+fn mutating_operations(resources: &Cursor<'_>, errors: &mut ErrorList) {
+    let path = resources.path().child("resourceRules").child("operations");
+    for rule in resources.field("resourceRules").items() {
+        for operation in rule.field("operations").items() {
+            supported(&Cursor::at(operation.value(), path.clone()), MUTATING_OPERATIONS, errors);
+        }
     }
 }
 
@@ -653,6 +670,7 @@ fn mutating_binding(spec: &Cursor<'_>, errors: &mut ErrorList) {
     policy_name(&spec.field("policyName"), errors);
     param_ref(&spec.field("paramRef"), errors);
     binding_resources(&spec.field("matchResources"), errors);
+    mutating_operations(&spec.field("matchResources"), errors);
 }
 
 /// APIService. Source: `kube-aggregator/pkg/apis/apiregistration/validation`.
@@ -672,6 +690,16 @@ pub const API_SERVICE: Strategy = Strategy {
         meta::validate_update_again(new, old, errors);
         api_service(new, errors);
     },
+    subresources: &[SubresourceStrategy {
+        name: "status",
+        prepare_for_update: |_, _, _| {},
+        validate_update: |new, old, errors| {
+            meta::validate_update_again(new, old, errors);
+            for condition in new.field("status").field("conditions").items() {
+                supported(&condition.field("status"), &["True", "False", "Unknown"], errors);
+            }
+        },
+    }],
     ..Strategy::DEFAULT
 };
 

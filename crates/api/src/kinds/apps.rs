@@ -21,7 +21,7 @@ pub const DEPLOYMENT: Strategy = Strategy {
         deployment_spec(&new.field("spec"), errors);
         immutable_selector(new, old, errors);
     },
-    warnings: template_warnings,
+    warnings: owner_warnings,
     subresources: &[SubresourceStrategy {
         name: "status",
         prepare_for_update: |_, _, _| {},
@@ -37,7 +37,7 @@ pub const REPLICA_SET: Strategy = Strategy {
         replica_set_spec(&new.field("spec"), errors);
         immutable_selector(new, old, errors);
     },
-    warnings: template_warnings,
+    warnings: owner_warnings,
     subresources: &[SubresourceStrategy {
         name: "status",
         prepare_for_update: |_, _, _| {},
@@ -131,6 +131,13 @@ fn set_template_generation(set: &mut Value, generation: i64) {
 
 fn template_warnings(new: &Cursor<'_>, _: Option<&Cursor<'_>>, out: &mut Vec<String>) {
     pod::warnings::template(&new.field("spec").field("template"), out);
+}
+
+fn owner_warnings(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
+    if old.is_none() {
+        pod::warnings::owner_name(new, out);
+    }
+    template_warnings(new, old, out);
 }
 
 fn immutable_selector(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
@@ -328,6 +335,7 @@ fn daemon_set_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList)
             "updatedNumberScheduled",
             "numberAvailable",
             "numberUnavailable",
+            "collisionCount",
         ],
         errors,
     );
@@ -552,6 +560,7 @@ mod tests {
             user: "",
             groups: &[],
             user_uid: "",
+            sent: b"",
             extra: &extra,
             uid: "",
         };

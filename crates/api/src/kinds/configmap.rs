@@ -2,6 +2,7 @@
 
 use base64::Engine;
 
+use crate::gojson;
 use crate::strategy::Strategy;
 use crate::validate::labels::invalid_each;
 use crate::validate::names;
@@ -137,30 +138,17 @@ fn docker_config(data: &Cursor<'_>, key: &str, errors: &mut ErrorList) {
 
 /// What Go's decoder says of bytes that are no JSON object.
 fn json_object_problem(bytes: &[u8]) -> Option<String> {
-    match serde_json::from_slice::<Value>(bytes) {
-        Ok(Value::Object(_) | Value::Null) => None,
-        Ok(other) => {
-            let kind = match other {
-                Value::String(_) => "string",
-                Value::Number(_) => "number",
-                Value::Bool(_) => "bool",
-                _ => "array",
-            };
+    match gojson::parse(bytes) {
+        Ok(document) if document.value.is_object() || document.value.is_null() => None,
+        Ok(document) => {
+            let kind = gojson::type_name(&document.value);
             Some(format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
         }
-        Err(e) if e.is_eof() => Some("unexpected end of JSON input".to_owned()),
-        Err(e) => {
-            let bad = bytes.get(e.column().saturating_sub(1)).copied().unwrap_or(b' ');
-            Some(format!("invalid character '{}' looking for beginning of value", char::from(bad)))
-        }
+        Err(syntax) => Some(syntax),
     }
 }
 
 fn tls_warnings(secret: &Cursor<'_>, out: &mut Vec<String>) {
-    let has_text = |key: &str| !decoded(secret.field("data").field(key).str()).is_empty();
-    if !has_text("tls.crt") || !has_text("tls.key") {
-        return;
-    }
     let is_pem = |key: &str| decoded(secret.field("data").field(key).str()).windows(11).any(|w| w == b"-----BEGIN ");
     if !is_pem("tls.crt") {
         out.push("tls: failed to find any PEM data in certificate input".to_owned());

@@ -1,12 +1,15 @@
 //! ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice: dynamic resource allocation. Source:
 //! `pkg/apis/resource/validation`.
 
+mod policy;
 mod slice;
+mod status;
 
 use crate::cel::device;
-use crate::strategy::SubresourceStrategy;
+use crate::kinds::volumes::csi_driver_name as driver_name;
+use crate::strategy::NamespaceDemand;
 use crate::validate::labels::invalid_each;
-use crate::validate::text::{IMMUTABLE, duplicate_because, formatted, immutable, required_formatted, same, supported};
+use crate::validate::text::{IMMUTABLE, formatted, immutable, required_formatted, same, supported};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Path, Strategy, Value, meta};
 
@@ -15,8 +18,8 @@ const FIRST_AVAILABLE_MAX: usize = 8;
 const SELECTORS_MAX: usize = 32;
 const CONSTRAINTS_MAX: usize = 32;
 const CONFIG_MAX: usize = 32;
-const RESERVED_MAX: usize = 256;
-const DRIVER_NAME_MAX_BYTES: usize = 63;
+const BINDING_CONDITIONS_MAX: usize = 4;
+const POOL_NAME_MAX_BYTES: usize = 253;
 const OPAQUE_MAX_BYTES: usize = 10 * 1024;
 
 pub const CLAIM: Strategy = Strategy {
@@ -25,11 +28,8 @@ pub const CLAIM: Strategy = Strategy {
         meta::validate_update_again(new, old, errors);
         fixed_spec(new, old, "dra.ResourceClaimSpec", errors);
     },
-    subresources: &[SubresourceStrategy {
-        name: "status",
-        prepare_for_update: |_, _, _| {},
-        validate_update: claim_status,
-    }],
+    namespace_demand: admin_access_demand,
+    subresources: &[status::STATUS],
     ..Strategy::DEFAULT
 };
 
@@ -39,6 +39,7 @@ pub const CLAIM_TEMPLATE: Strategy = Strategy {
         meta::template_meta(&spec.field("metadata"), errors);
         device_claim(&spec.field("spec").field("devices"), errors);
     },
+    namespace_demand: admin_access_demand,
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
         fixed_spec(new, old, "dra.ResourceClaimTemplateSpec", errors);
@@ -47,11 +48,7 @@ pub const CLAIM_TEMPLATE: Strategy = Strategy {
 };
 
 pub const DEVICE_CLASS: Strategy = Strategy {
-    // Upstream's declarative rules, which look at the name alone, have replaced those for both.
-    name_rule: |name, prefix| {
-        let messages = if prefix { Vec::new() } else { names::subdomain_name(name, false) };
-        messages.into_iter().map(|m| m.replace("no more than 253 characters", "no more than 253 bytes")).collect()
-    },
+    name_rule: names::long_name,
     validate: device_class,
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
@@ -72,6 +69,34 @@ pub const SLICE: Strategy = Strategy {
     },
     ..Strategy::DEFAULT
 };
+
+/// Who looks at devices that others use does so from a namespace that is meant for it.
+fn admin_access_demand(new: &Cursor<'_>, old: Option<&Cursor<'_>>) -> Option<NamespaceDemand> {
+    let granted = |object: &Cursor<'_>| {
+        let results = object.fields(&["status", "allocation", "devices", "results"]);
+        results.items().map(|result| result.field("adminAccess")).find(Cursor::bool).map(|access| access.path())
+    };
+    let asked = |object: &Cursor<'_>| {
+        // Upstream names it as in the first version of the API, and below `spec` in a template too.
+        let spec = object.field("spec");
+        let inner = spec.field("spec");
+        let requests = if inner.is_set() { inner } else { spec }.fields(&["devices", "requests"]);
+        let index = requests.items().position(|request| request.field("exactly").field("adminAccess").bool())?;
+        Some(Path::new("spec.devices.requests").index(index).child("adminAccess"))
+    };
+    let at = match old {
+        None => asked(new),
+        Some(old) if granted(old).is_none() => granted(new),
+        Some(_) => None,
+    };
+    at.map(|at| NamespaceDemand {
+        at,
+        label: ("resource.kubernetes.io/admin-access", "true"),
+        refused: "admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the \
+                  containing namespace",
+        unread: "could not retrieve namespace to verify admin access",
+    })
+}
 
 fn fixed_spec(new: &Cursor<'_>, old: &Cursor<'_>, type_name: &str, errors: &mut ErrorList) {
     let spec = new.field("spec");
@@ -99,14 +124,7 @@ fn device_claim(devices: &Cursor<'_>, errors: &mut ErrorList) {
         device_request(&request, errors);
     }
     unique_names(&requests, REQUESTS_MAX, errors);
-    let mut request_names: Vec<String> = Vec::new();
-    for request in requests.items() {
-        let name = request.field("name").str();
-        request_names.push(name.to_owned());
-        for sub in request.field("firstAvailable").items() {
-            request_names.push(format!("{name}/{}", sub.field("name").str()));
-        }
-    }
+    let request_names = request_names(&requests);
     let constraints = devices.field("constraints");
     for constraint in at_most(&constraints, CONSTRAINTS_MAX, errors) {
         request_references(&constraint.field("requests"), &request_names, errors);
@@ -145,26 +163,74 @@ fn unique_names(list: &Cursor<'_>, max: usize, errors: &mut ErrorList) {
 }
 
 fn request_references(list: &Cursor<'_>, known: &[String], errors: &mut ErrorList) {
+    for name in at_most(list, REQUESTS_MAX, errors) {
+        request_name(&name, known, errors);
+    }
+    unique(list, REQUESTS_MAX, errors);
+}
+
+/// The name of a request of the claim, or of one of its alternatives after a `/`.
+fn request_name(name: &Cursor<'_>, known: &[String], errors: &mut ErrorList) {
     const UNKNOWN: &str =
         "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-    for name in at_most(list, REQUESTS_MAX, errors) {
-        if name.str().split('/').count() > 2 {
-            name.invalid(errors, UNKNOWN);
-            continue;
-        }
+    if name.str().split('/').count() <= 2 {
         for part in name.str().split('/') {
             invalid_each(errors, &name.path(), part, names::dns1123_label(part));
         }
-        if !known.iter().any(|k| k == name.str()) {
-            name.invalid(errors, UNKNOWN);
+    }
+    if !known.iter().any(|k| k == name.str()) {
+        errors.invalid(name.path(), name.str(), UNKNOWN);
+    }
+}
+
+/// The names of all requests and, behind that of their request, of their alternatives.
+fn request_names(requests: &Cursor<'_>) -> Vec<String> {
+    let mut request_names: Vec<String> = Vec::new();
+    for request in requests.items() {
+        let name = request.field("name").str();
+        request_names.push(name.to_owned());
+        for sub in request.field("firstAvailable").items() {
+            request_names.push(format!("{name}/{}", sub.field("name").str()));
         }
     }
+    request_names
+}
+
+/// No two strings of a list are one. One with more than `max` items is not looked at.
+fn unique(list: &Cursor<'_>, max: usize, errors: &mut ErrorList) {
     let mut seen: Vec<&str> = Vec::new();
-    for name in list.items().filter(|_| list.len() <= REQUESTS_MAX) {
-        if seen.contains(&name.str()) {
-            errors.duplicate(name.path(), name.str());
+    for item in list.items().filter(|_| list.len() <= max) {
+        if seen.contains(&item.str()) {
+            errors.duplicate(item.path(), item.str());
         }
-        seen.push(name.str());
+        seen.push(item.str());
+    }
+}
+
+/// Conditions that a device waits for after it was allocated, and those that say it is in vain.
+fn binding_conditions(device: &Cursor<'_>, errors: &mut ErrorList) {
+    let (bound, failed) = (device.field("bindingConditions"), device.field("bindingFailureConditions"));
+    for list in [&bound, &failed] {
+        for condition in at_most(list, BINDING_CONDITIONS_MAX, errors) {
+            formatted(&condition, names::qualified_name, errors);
+        }
+    }
+    unique(&bound, usize::MAX, errors);
+    let mut seen: Vec<&str> = Vec::new();
+    for condition in failed.items() {
+        if seen.contains(&condition.str()) {
+            condition.duplicate(errors);
+        }
+        seen.push(condition.str());
+        if bound.items().any(|other| other.str() == condition.str()) {
+            condition.invalid(errors, "bindingFailureConditions must not overlap with bindingConditions");
+        }
+    }
+    if bound.is_empty() && !failed.is_empty() {
+        bound.invalid(errors, "bindingConditions are required to use bindingFailureConditions");
+    }
+    if failed.is_empty() && !bound.is_empty() {
+        failed.invalid(errors, "bindingFailureConditions are required to use bindingConditions");
     }
 }
 
@@ -256,24 +322,33 @@ fn device_config(config: &Cursor<'_>, errors: &mut ErrorList) {
     }
     driver_name(&opaque.field("driver"), errors);
     let parameters = opaque.field("parameters");
-    if !parameters.is_set() {
+    if parameters.is_set() {
+        json_object(&parameters, errors);
+    } else {
         parameters.required(errors, "");
-    } else if !parameters.value().is_object() {
-        parameters.invalid(errors, "must be a valid JSON object");
-    } else if parameters.value().to_string().len() > OPAQUE_MAX_BYTES {
-        errors.too_long(parameters.path(), OPAQUE_MAX_BYTES);
     }
 }
 
-fn driver_name(driver: &Cursor<'_>, errors: &mut ErrorList) {
-    if driver.is_empty() {
-        driver.required(errors, "");
+/// What a driver says in a form of its own.
+fn json_object(data: &Cursor<'_>, errors: &mut ErrorList) {
+    if data.value().to_string().len() > OPAQUE_MAX_BYTES {
+        errors.too_long(data.path(), OPAQUE_MAX_BYTES);
+    } else if !data.value().is_object() {
+        errors.invalid(data.path(), "<value omitted>", "must be a valid JSON object");
+    }
+}
+
+fn pool_name(name: &Cursor<'_>, errors: &mut ErrorList) {
+    if name.is_empty() {
+        name.required(errors, "");
         return;
     }
-    if driver.str().len() > DRIVER_NAME_MAX_BYTES {
-        errors.too_long(driver.path(), DRIVER_NAME_MAX_BYTES);
+    if name.str().len() > POOL_NAME_MAX_BYTES {
+        errors.too_long(name.path(), POOL_NAME_MAX_BYTES);
     }
-    formatted(driver, names::dns1123_subdomain, errors);
+    for part in name.str().split('/') {
+        invalid_each(errors, &name.path(), part, names::dns1123_subdomain(part));
+    }
 }
 
 fn full_attribute_name(name: &Cursor<'_>, errors: &mut ErrorList) {
@@ -320,81 +395,6 @@ fn device_class(class: &Cursor<'_>, errors: &mut ErrorList) {
     let resource = spec.field("extendedResourceName");
     if resource.is_set() && !crate::validate::resources::is_extended(resource.str()) {
         resource.invalid(errors, "must be a valid extended resource name");
-    }
-}
-
-fn claim_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
-    meta::validate_update_again(new, old, errors);
-    let (status, old_status) = (new.field("status"), old.field("status"));
-    let (reserved, allocation) = (status.field("reservedFor"), status.field("allocation"));
-    let mut uids: Vec<&str> = Vec::new();
-    for consumer in at_most(&reserved, RESERVED_MAX, errors) {
-        for field in ["resource", "name", "uid"] {
-            if consumer.field(field).is_empty() {
-                consumer.field(field).required(errors, "");
-            }
-        }
-        let uid = consumer.field("uid").str();
-        if uids.contains(&uid) {
-            errors.duplicate(consumer.field("uid").path(), uid);
-        }
-        uids.push(uid);
-    }
-    if !reserved.is_empty() {
-        if !allocation.is_set() {
-            reserved.forbidden(errors, "may not be specified when `allocated` is not set");
-        } else if new.field("metadata").field("deletionTimestamp").is_set() {
-            let before = old_status.field("reservedFor");
-            let added = reserved.items().any(|c| !before.items().any(|b| b.field("uid").str() == c.field("uid").str()));
-            if added {
-                reserved.forbidden(
-                    errors,
-                    "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set",
-                );
-            }
-        }
-    }
-    let before = old_status.field("allocation");
-    if before.is_set() && allocation.is_set() {
-        if !same(allocation.value(), before.value()) {
-            errors.invalid(allocation.path(), go::value("dra.AllocationResult", allocation.value()), IMMUTABLE);
-        }
-    } else if allocation.is_set() {
-        let _ = at_most(&allocation.field("devices").field("results"), REQUESTS_MAX, errors);
-    }
-    allocated_devices(&status, errors);
-}
-
-fn allocated_devices(status: &Cursor<'_>, errors: &mut ErrorList) {
-    let key = |d: &Cursor<'_>| {
-        (d.field("driver").str().to_owned(), d.field("pool").str().to_owned(), d.field("device").str().to_owned())
-    };
-    let results: Vec<_> =
-        status.field("allocation").field("devices").field("results").items().map(|r| key(&r)).collect();
-    let mut seen = Vec::new();
-    for device in status.field("devices").items() {
-        let own = key(&device);
-        if seen.contains(&own) {
-            duplicate_because(errors, device.path(), format!("{}/{}/{}", own.0, own.1, own.2), "");
-        }
-        if !results.contains(&own) {
-            let shown = format!("{}/{}/{}", own.0, own.1, own.2);
-            errors.invalid(device.path(), shown, "must be an allocated device in the claim");
-        }
-        seen.push(own);
-        let _ = at_most(&device.field("conditions"), 8, errors);
-        crate::validate::labels::conditions(&device.field("conditions"), errors);
-        let data = device.field("data");
-        if data.is_set() && !data.value().is_object() {
-            data.invalid(errors, "must be a valid JSON object");
-        }
-        let network = device.field("networkData");
-        for (field, max) in [("interfaceName", 256), ("hardwareAddress", 128)] {
-            if network.field(field).str().len() > max {
-                errors.too_long(network.field(field).path(), max);
-            }
-        }
-        let _ = at_most(&network.field("ips"), 16, errors);
     }
 }
 

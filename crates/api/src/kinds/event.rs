@@ -18,7 +18,6 @@ pub const CORE: Strategy = Strategy {
 
 /// `events.k8s.io/v1` Event.
 pub const EVENTS: Strategy = Strategy {
-    name_rule: names::path_segment_name,
     validate: |event, errors| {
         involved_namespace(event, "regarding", errors);
         new_event(event, errors);

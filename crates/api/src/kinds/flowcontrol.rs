@@ -3,7 +3,7 @@
 use crate::json;
 
 use crate::strategy::SubresourceStrategy;
-use crate::validate::text::{formatted, required_formatted, same};
+use crate::validate::text::{formatted, same};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
@@ -33,7 +33,7 @@ fn conditions(list: &Cursor<'_>, errors: &mut ErrorList) {
         }
         seen.push(kind.str());
         if kind.is_empty() {
-            kind.required(errors, "must not be empty");
+            kind.required(errors, "");
         }
     }
 }
@@ -135,11 +135,15 @@ fn flow_subject(subject: &Cursor<'_>, errors: &mut ErrorList) {
         let name = member.field("name");
         if *own == "serviceAccount" {
             let namespace = member.field("namespace");
-            required_formatted(&namespace, names::dns1123_label, errors);
             if name.is_empty() {
                 name.required(errors, "");
             } else if name.str() != "*" {
                 formatted(&name, names::dns1123_subdomain, errors);
+            }
+            if namespace.is_empty() {
+                namespace.required(errors, "must specify namespace for service account");
+            } else {
+                formatted(&namespace, names::dns1123_label, errors);
             }
         } else if name.is_empty() {
             name.required(errors, "");
@@ -198,7 +202,9 @@ fn resource_rule(rule: &Cursor<'_>, errors: &mut ErrorList) {
         namespaces.invalid(errors, "if '*' is present, must not specify other namespaces");
     }
     for namespace in namespaces.items().filter(|n| n.str() != "*") {
-        formatted(&namespace, names::dns1123_label, errors);
+        for message in names::dns1123_label(namespace.str()) {
+            namespace.invalid(errors, format!("each member of this list must be '*' or a DNS-1123 label; {message}"));
+        }
     }
 }
 

@@ -103,6 +103,7 @@ fn ingress_path(path: &Cursor<'_>, errors: &mut ErrorList) {
     let (kind, text) = (path.field("pathType"), path.field("path"));
     if !kind.is_set() {
         kind.required(errors, "pathType must be specified");
+        return;
     }
     match kind.str() {
         "Exact" | "Prefix" => {
@@ -121,11 +122,7 @@ fn ingress_path(path: &Cursor<'_>, errors: &mut ErrorList) {
                 text.invalid(errors, "must be an absolute path");
             }
         }
-        _ => {
-            if kind.is_set() {
-                kind.not_supported(errors, PATH_TYPES);
-            }
-        }
+        _ => kind.not_supported(errors, PATH_TYPES),
     }
     ingress_backend(&path.field("backend"), errors);
 }
@@ -259,6 +256,7 @@ fn policy_port(port: &Cursor<'_>, errors: &mut ErrorList) {
         }
         return;
     }
+    port_number_or_name(&number, errors);
     if let Some(last) = end.opt_int() {
         match number.opt_int() {
             None => end.invalid(errors, "may not be specified when `port` is non-numeric"),
@@ -271,7 +269,6 @@ fn policy_port(port: &Cursor<'_>, errors: &mut ErrorList) {
             }
         }
     }
-    port_number_or_name(&number, errors);
 }
 
 fn policy_peer(peer: &Cursor<'_>, errors: &mut ErrorList) {
@@ -389,22 +386,19 @@ fn service_cidrs(cidrs: &Cursor<'_>, errors: &mut ErrorList) {
         errors.invalid(cidrs.path(), shown, "may only hold up to 2 values");
         return;
     }
+    for cidr in cidrs.items() {
+        if !net::cidr(&cidr, errors) {
+            continue;
+        }
+        let canonical = net::parse_cidr_sloppy(cidr.str()).map(|(ip, bits)| format!("{ip}/{bits}"));
+        if let Some(canonical) = canonical.filter(|canonical| canonical != cidr.str()) {
+            cidr.invalid(errors, format!("must be in canonical form (\"{canonical}\")"));
+        }
+    }
     let texts: Vec<&str> = cidrs.items().map(|c| c.str()).collect();
     if texts.len() == 2 && net::is_dual_stack_cidrs(texts.into_iter()) == Some(false) {
-        cidrs.invalid(errors, "may specify no more than one IP for each IP family");
-    }
-    for cidr in cidrs.items() {
-        match net::parse_cidr_sloppy(cidr.str()) {
-            None => {
-                net::cidr(&cidr, errors);
-            }
-            Some((ip, bits)) => {
-                let canonical = format!("{}/{bits}", net::network(ip, bits));
-                if canonical != cidr.str() {
-                    cidr.invalid(errors, format!("must be in canonical form (\"{canonical}\")"));
-                }
-            }
-        }
+        let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        cidrs.invalid(errors, detail);
     }
 }
 
@@ -412,6 +406,11 @@ fn service_cidrs(cidrs: &Cursor<'_>, errors: &mut ErrorList) {
 pub const ENDPOINT_SLICE: Strategy = Strategy {
     prepare_for_create: |new, _| drop_topology(new),
     validate: |slice, errors| endpoint_slice(slice, true, errors),
+    warnings: |slice, _, out| {
+        if slice.field("addressType").str() == "FQDN" {
+            out.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+        }
+    },
     prepare_for_update: |new, _, _| drop_topology(new),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
@@ -441,6 +440,7 @@ fn endpoint_slice(slice: &Cursor<'_>, check_endpoints: bool, errors: &mut ErrorL
     } else {
         supported(&kind, &["FQDN", "IPv4", "IPv6"], errors);
     }
+    slice_ports(&slice.field("ports"), errors);
     let endpoints = slice.field("endpoints");
     if endpoints.len() > ENDPOINTS_MAX {
         errors.too_many(endpoints.path(), endpoints.len(), ENDPOINTS_MAX);
@@ -449,7 +449,6 @@ fn endpoint_slice(slice: &Cursor<'_>, check_endpoints: bool, errors: &mut ErrorL
             slice_endpoint(&endpoint, kind.str(), errors);
         }
     }
-    slice_ports(&slice.field("ports"), errors);
 }
 
 fn slice_endpoint(endpoint: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
@@ -554,10 +553,7 @@ fn slice_ports(ports: &Cursor<'_>, errors: &mut ErrorList) {
         } else {
             supported(&protocol, &["SCTP", "TCP", "UDP"], errors);
         }
-        let number = port.field("port");
-        if number.is_set() {
-            port_number(&number, errors);
-        }
+        // Upstream does not look at the number.
         if app.is_set() {
             formatted(&app, names::qualified_name, errors);
         }

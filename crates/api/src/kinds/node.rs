@@ -47,7 +47,6 @@ pub const STRATEGY: Strategy = Strategy {
         },
         validate_update: |new, old, errors| {
             validate_update(new, old, errors);
-            declared_features(new, errors);
         },
     }],
     ..Strategy::DEFAULT
@@ -64,13 +63,16 @@ fn validate(node: &Cursor<'_>, errors: &mut ErrorList) {
     }
     if cidrs.len() > 1 {
         let texts: Vec<&str> = cidrs.items().map(|c| c.str()).collect();
+        if let Some(bad) = texts.iter().position(|text| net::parse_cidr_sloppy(text).is_none()) {
+            let text = texts[bad];
+            let detail = format!(
+                "invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{bad}]: <nil> (invalid CIDR \
+                 address: {text})"
+            );
+            errors.internal(cidrs.path(), detail);
+        }
         if net::is_dual_stack_cidrs(texts.iter().copied()) != Some(true) || cidrs.len() > 2 {
             cidrs.invalid(errors, "may specify no more than one CIDR for each IP family");
-        }
-        for (index, cidr) in cidrs.items().enumerate() {
-            if texts[..index].contains(&cidr.str()) {
-                errors.duplicate(cidr.path(), cidr.str());
-            }
         }
     }
 }
@@ -78,7 +80,7 @@ fn validate(node: &Cursor<'_>, errors: &mut ErrorList) {
 /// What the kubelet says it can do: names in order, each once.
 fn declared_features(node: &Cursor<'_>, errors: &mut ErrorList) {
     let features: Vec<Cursor<'_>> = node.field("status").field("declaredFeatures").items().collect();
-    for feature in &features {
+    for (index, feature) in features.iter().enumerate() {
         let name = go_quote(feature.str());
         if feature.str().len() > FEATURE_BYTES_MAX {
             feature.invalid(
@@ -94,12 +96,11 @@ fn declared_features(node: &Cursor<'_>, errors: &mut ErrorList) {
                 ),
             );
         }
-    }
-    for pair in features.windows(2) {
-        match pair[0].str().cmp(pair[1].str()) {
+        let Some(next) = features.get(index + 1) else { break };
+        match feature.str().cmp(next.str()) {
             Ordering::Less => {}
-            Ordering::Equal => errors.duplicate(pair[1].path(), pair[1].str()),
-            Ordering::Greater => pair[1].invalid(errors, "list must be sorted alphabetically"),
+            Ordering::Equal => errors.duplicate(next.path(), next.str()),
+            Ordering::Greater => next.invalid(errors, "list must be sorted alphabetically"),
         }
     }
 }
@@ -125,6 +126,7 @@ fn capacities(node: &Cursor<'_>, errors: &mut ErrorList) {
 fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     meta::validate_update_again(new, old, errors);
     capacities(new, errors);
+    declared_features(new, errors);
     let addresses: Vec<Cursor<'_>> = new.field("status").field("addresses").items().collect();
     for (index, address) in addresses.iter().enumerate() {
         if addresses[..index].iter().any(|a| a.value() == address.value()) {

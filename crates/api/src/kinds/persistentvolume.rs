@@ -71,11 +71,17 @@ fn volume_spec(spec: &Cursor<'_>, name: &str, errors: &mut ErrorList) {
             required.required(errors, "must specify required node constraints");
         }
     }
-    volumes::persistent_volume_source(spec, name, errors);
+    let mut of_source = ErrorList::new();
+    volumes::persistent_volume_source(spec, name, &mut of_source);
     let first = volumes::persistent_source_fields().find(|field| spec.field(field).is_set());
+    // Said of a local volume before the kinds of source that upstream looks at after it.
+    let (later, own): (Vec<_>, Vec<_>) =
+        of_source.into_iter().partition(|error| ["spec.storageos", "spec.csi"].contains(&error.path.as_str()));
+    own.into_iter().for_each(|error| errors.push(error));
     if first == Some("local") && !affinity.is_set() {
         affinity.required(errors, "Local volume requires node affinity");
     }
+    later.into_iter().for_each(|error| errors.push(error));
     let host_path = spec.field("hostPath").field("path").str();
     if is_root(host_path) && policy.str() == "Recycle" {
         policy.forbidden(errors, "may not be 'recycle' for a hostPath mount of '/'");

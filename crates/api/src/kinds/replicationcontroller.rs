@@ -5,10 +5,12 @@ use crate::json;
 use crate::kinds::{carry, pod};
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::selector_matches;
+use crate::validate::names;
 use crate::validate::text::{nonnegative, nonnegative_fields, supported};
 use crate::{Cursor, ErrorList, Strategy, meta};
 
 pub const CONTROLLER: Strategy = Strategy {
+    name_rule: names::long_name,
     prepare_for_create: |new, _| carry::set(new, "status", json!({"replicas": 0})),
     validate: |rc, errors| controller_spec(&rc.field("spec"), errors),
     prepare_for_update: |new, old, _| carry::keep_status(new, old),
@@ -16,7 +18,12 @@ pub const CONTROLLER: Strategy = Strategy {
         meta::validate_update_again(new, old, errors);
         controller_spec(&new.field("spec"), errors);
     },
-    warnings: |new, _, out| pod::warnings::template(&new.field("spec").field("template"), out),
+    warnings: |new, old, out| {
+        if old.is_none() {
+            pod::warnings::owner_name(new, out);
+        }
+        pod::warnings::template(&new.field("spec").field("template"), out);
+    },
     subresources: &[SubresourceStrategy {
         name: "status",
         prepare_for_update: |new, old, _| carry::keep_spec(new, old),
@@ -44,7 +51,14 @@ pub fn replica_status(status: &Cursor<'_>, errors: &mut ErrorList) {
     let count = |field: &str| status.field(field).int();
     nonnegative_fields(
         status,
-        &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"],
+        &[
+            "replicas",
+            "fullyLabeledReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "observedGeneration",
+            "terminatingReplicas",
+        ],
         errors,
     );
     for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
@@ -69,9 +83,10 @@ fn controller_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
         template.required(errors, "");
         return;
     }
-    if !selector.is_empty() {
-        let wanted = json!({"matchLabels": selector.value()});
-        labels_match(&Cursor::root(&wanted), &template, errors);
+    // Of these labels nobody asks whether they could be labels.
+    let labels = template.field("metadata").field("labels");
+    if selector.entries().any(|(key, wanted)| labels.field(key).value() != wanted.value()) {
+        labels.invalid(errors, "`selector` does not match template `labels`");
     }
     pod::template(&template, errors);
     always_restarts(&template, "ReplicationController", errors);

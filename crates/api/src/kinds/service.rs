@@ -26,6 +26,7 @@ pub const STRATEGY: Strategy = Strategy {
     prepare_for_create: |new, _| {
         carry::set(new, "status", json!({"loadBalancer": {}}));
         sync_cluster_ips(new, None);
+        drop_traffic_policy(new);
     },
     validate,
     prepare_for_update: |new, old, _| {
@@ -36,6 +37,7 @@ pub const STRATEGY: Strategy = Strategy {
         }
         keep_allocations(new, old);
         sync_cluster_ips(new, Some(old));
+        drop_traffic_policy(new);
     },
     validate_update,
     warnings,
@@ -53,6 +55,13 @@ pub const STRATEGY: Strategy = Strategy {
 
 fn spec_str<'a>(service: &'a Value, field: &str) -> &'a str {
     service.get("spec").and_then(|s| s.get(field)).and_then(Value::as_str).unwrap_or("")
+}
+
+/// Names elsewhere have no traffic in the cluster; upstream never shows a policy for it.
+fn drop_traffic_policy(new: &mut Value) {
+    if spec_str(new, "type") == "ExternalName" && TRAFFIC_POLICIES.contains(&spec_str(new, "internalTrafficPolicy")) {
+        carry::remove(new, &["spec"], "internalTrafficPolicy");
+    }
 }
 
 fn without_load_balancer(status: Option<&Value>) -> Value {
@@ -247,7 +256,7 @@ fn external_name(spec: &Cursor<'_>, errors: &mut ErrorList) {
     const REFUSED: &str = "may not be set for ExternalName services";
     for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
         let value = spec.field(field);
-        if !value.is_empty() {
+        if value.is_set() && (!value.is_empty() || field == "ipFamilyPolicy") {
             value.forbidden(errors, REFUSED);
         }
     }

@@ -162,7 +162,12 @@ fn attachment_status(status: &Cursor<'_>, errors: &mut ErrorList) {
     for field in ["attachError", "detachError"] {
         let message = status.field(field).field("message");
         if message.str().len() > ATTACH_ERROR_MAX_BYTES {
-            errors.too_long(message.path(), ATTACH_ERROR_MAX_BYTES);
+            // Upstream names the limit of the metadata.
+            errors.too_long(message.path(), PARAMETERS_MAX_BYTES);
+        }
+        let code = status.field(field).field("errorCode");
+        if code.int() < 0 {
+            code.invalid(errors, names::inclusive_range_error(0, i64::from(i32::MAX)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Volume sources, of pods and of persistent volumes: exactly one of a table of sources, each with its own fields.
 //! Source: `pkg/apis/core/validation`. Misspelt paths in the table are upstream's and part of its messages.
 
+use crate::field::go_quote;
 use crate::kinds::persistentvolumeclaim;
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::resources::quantity;
@@ -683,16 +684,21 @@ pub fn signer_name(signer: &Cursor<'_>, errors: &mut ErrorList) {
         );
         return;
     };
-    invalid_each(errors, &signer.path(), domain, names::dns1123_subdomain(domain));
+    if domain.len() > names::DNS1123_SUBDOMAIN_MAX_CHARS {
+        errors.too_long(signer.path(), names::DNS1123_SUBDOMAIN_MAX_CHARS);
+    }
+    // Of each side, what is wrong with the first part that is wrong.
+    let check_parts = |side: &str, rule: fn(&str) -> names::Messages, errors: &mut ErrorList| {
+        let wrong = side.split('.').find(|part| !rule(part).is_empty());
+        for (part, message) in wrong.into_iter().flat_map(|part| rule(part).into_iter().map(move |m| (part, m))) {
+            errors.invalid(signer.path(), side, format!("validating label {}: {message}", go_quote(part)));
+        }
+    };
+    check_parts(domain, names::dns1123_label, errors);
     if !domain.contains('.') {
         errors.invalid(signer.path(), domain, "should be a domain with at least two segments separated by dots");
     }
-    if path.is_empty() {
-        errors.invalid(signer.path(), path, "validation path must not be empty");
-    }
-    for segment in path.split('.') {
-        invalid_each(errors, &signer.path(), path, names::dns1123_label(segment));
-    }
+    check_parts(path, names::dns1123_subdomain, errors);
     const SIGNER_MAX_BYTES: usize = 571;
     if text.len() > SIGNER_MAX_BYTES {
         errors.too_long(signer.path(), SIGNER_MAX_BYTES);

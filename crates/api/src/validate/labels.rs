@@ -43,28 +43,34 @@ pub fn annotations(map: &Cursor<'_>, errors: &mut ErrorList) {
 pub fn selector(selector: &Cursor<'_>, errors: &mut ErrorList) {
     labels(&selector.field("matchLabels"), errors);
     for requirement in selector.field("matchExpressions").items() {
+        let operator = requirement.field("operator");
+        if !matches!(operator.str(), "In" | "NotIn" | "Exists" | "DoesNotExist") {
+            errors.invalid(operator.path(), operator.str(), "not a valid selector operator");
+        }
         selector_requirement(&requirement, errors);
     }
 }
 
-fn selector_requirement(requirement: &Cursor<'_>, errors: &mut ErrorList) {
+/// Key and values of a requirement on labels. Its operator may be one that nobody knows yet.
+pub fn selector_requirement(requirement: &Cursor<'_>, errors: &mut ErrorList) {
+    requirement_values(requirement, errors);
+    label_key(&requirement.field("key"), errors);
+    for value in requirement.field("values").items() {
+        invalid_each(errors, &value.path(), value.str(), names::label_value(value.str()));
+    }
+}
+
+/// Whether there are values is a matter of the operator.
+pub fn requirement_values(requirement: &Cursor<'_>, errors: &mut ErrorList) {
     let values = requirement.field("values");
     match requirement.field("operator").str() {
-        "In" | "NotIn" => {
-            if values.is_empty() {
-                values.required(errors, "must be specified when `operator` is 'In' or 'NotIn'");
-            }
+        "In" | "NotIn" if values.is_empty() => {
+            values.required(errors, "must be specified when `operator` is 'In' or 'NotIn'");
         }
-        "Exists" | "DoesNotExist" => {
-            if !values.is_empty() {
-                values.forbidden(errors, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
-            }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            values.forbidden(errors, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
         }
-        other => errors.invalid(requirement.field("operator").path(), other, "not a valid selector operator"),
-    }
-    label_key(&requirement.field("key"), errors);
-    for value in values.items() {
-        invalid_each(errors, &value.path(), value.str(), names::label_value(value.str()));
+        _ => {}
     }
 }
 
@@ -77,6 +83,11 @@ pub fn is_empty_selector(selector: &Cursor<'_>) -> bool {
 pub fn selector_matches(selector: &Cursor<'_>, labels: &Cursor<'_>) -> Option<bool> {
     if !selector.is_set() {
         return Some(false);
+    }
+    let mut problems = ErrorList::new();
+    self::selector(selector, &mut problems);
+    if !problems.is_empty() {
+        return None;
     }
     for (key, value) in selector.field("matchLabels").entries() {
         if labels.field(key).value().as_str() != Some(value.str()) {

@@ -138,6 +138,22 @@ pub fn cidr(value: &Cursor<'_>, errors: &mut ErrorList) -> bool {
     ok
 }
 
+/// An address and the prefix length of its network, in the one form that Go would print, or an Invalid error.
+pub fn interface_address(value: &Cursor<'_>, errors: &mut ErrorList) {
+    let text = value.str();
+    let Some((ip, bits)) = parse_cidr_sloppy(text) else {
+        let detail = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+        return errors.invalid(value.path(), text, detail);
+    };
+    let plain = as_go(ip);
+    let is_mapped = plain.is_ipv4() && ip.is_ipv6() && bits > 32;
+    let bits = if is_mapped { bits.saturating_sub(96) } else { bits };
+    let canonical = format!("{plain}/{bits}");
+    if text != canonical {
+        errors.invalid(value.path(), text, format!("must be in canonical form (\"{canonical}\")"));
+    }
+}
+
 /// An address that was accepted in a form that no longer should be written, or not in its shortest form.
 pub fn ip_warning(value: &Cursor<'_>, out: &mut Vec<String>) {
     let (path, text) = (value.path(), value.str());

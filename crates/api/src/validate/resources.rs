@@ -269,6 +269,7 @@ fn claims(claims: &Cursor<'_>, pod_claims: &[&str], errors: &mut ErrorList) {
             } else {
                 let mut sorted = pod_claims.to_vec();
                 sorted.sort_unstable();
+                sorted.dedup();
                 detail.push_str(&format!(": {}", sorted.join(", ")));
             }
             not_found_because(errors, claim.path(), name, detail);

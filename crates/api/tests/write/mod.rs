@@ -3,13 +3,20 @@
 
 use api::codec::{self, FieldValidation, Format};
 use api::kinds::builtin;
-use api::strategy::Context;
+use api::strategy::{Context, SubresourceStrategy};
 use api::{Cursor, ErrorList, Kind, Status, Value, defaults, meta, rules};
 
 pub(crate) const NOW: &str = "2026-01-01T00:00:00Z";
 pub(crate) const UID: &str = "00000000-0000-0000-0000-0000000000aa";
-pub(crate) const CTX: Context<'static> =
-    Context { now: NOW, user: "admin", groups: &[], user_uid: "", extra: &std::collections::BTreeMap::new(), uid: UID };
+pub(crate) const CTX: Context<'static> = Context {
+    now: NOW,
+    user: "admin",
+    groups: &[],
+    user_uid: "",
+    sent: b"",
+    extra: &std::collections::BTreeMap::new(),
+    uid: UID,
+};
 
 /// The kind that a POST to a collection creates.
 pub(crate) fn kind_of(path: &str) -> Option<&'static Kind> {
@@ -57,6 +64,25 @@ pub(crate) fn checked(kind: &Kind, body: &str, namespace: &str) -> Result<(Value
     meta::validate_create(kind, &cursor, &mut errors);
     (kind.strategy.validate)(&cursor, &mut errors);
     Ok((object, errors))
+}
+
+/// The update of a subresource with what validation says of it.
+pub(crate) fn part_checked(
+    kind: &Kind,
+    rule: &SubresourceStrategy,
+    mut object: Value,
+    old: &Value,
+) -> (Value, ErrorList) {
+    defaults::apply_at(kind, &mut object, NOW);
+    if rule.name == "status" {
+        rules::reset_for_status_update(kind, &mut object, old);
+    }
+    (rule.prepare_for_update)(&mut object, old, &CTX);
+    let mut errors = ErrorList::new();
+    let (new, before) = (Cursor::root(&object), Cursor::root(old));
+    meta::validate_update(kind, &new, &before, &mut errors);
+    (rule.validate_update)(&new, &before, &mut errors);
+    (object, errors)
 }
 
 pub(crate) fn answer(kind: &Kind, object: Value, errors: &ErrorList) -> Result<Value, String> {

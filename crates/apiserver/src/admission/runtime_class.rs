@@ -7,7 +7,7 @@ use api::{Status, Value, quantity::Quantity};
 use super::{Context, Operation, Request, items, list_mut};
 
 fn class_name(pod: &Value) -> Option<&str> {
-    pod["spec"]["runtimeClassName"].as_str().filter(|name| !name.is_empty())
+    pod["spec"]["runtimeClassName"].as_str()
 }
 
 fn is_new_pod(request: &Request<'_>) -> bool {
@@ -16,6 +16,10 @@ fn is_new_pod(request: &Request<'_>) -> bool {
 
 fn find(request: &Request<'_>, pod: &Value, ctx: &Context<'_>) -> Result<Option<Arc<Value>>, Status> {
     let Some(name) = class_name(pod) else { return Ok(None) };
+    if name.is_empty() {
+        // Upstream asks for a class without a name, and passes on what its client says to that.
+        return Err(Status::unknown("resource name may not be empty"));
+    }
     match ctx.get("node.k8s.io", "runtimeclasses", "", name) {
         Some(class) => Ok(Some(class)),
         None => Err(request.forbidden(pod, &format!("pod rejected: RuntimeClass \"{name}\" not found"))),

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use api::json;
-use api::{ErrorList, Path, Value};
+use api::validate::net;
+use api::{Cursor, ErrorList, Path, Value, json};
 
 use super::Family;
 
@@ -104,7 +104,7 @@ pub(super) fn init(new: &mut Value, old: Option<&Value>, configured: Configured<
     if text(new, "type") == "ExternalName" || old.is_some_and(|old| is_settled_dual_stack(new, old)) {
         return Ok(());
     }
-    if policy(new).is_empty() {
+    if new["spec"]["ipFamilyPolicy"].is_null() {
         let default = match old.map(policy) {
             Some(before) if !before.is_empty() => before,
             _ if is_selectorless_headless(new) => "RequireDualStack",
@@ -252,7 +252,7 @@ fn related_fields(service: &Value) -> ErrorList {
             errors.duplicate(path, family.as_str());
         }
     }
-    if !policy(service).is_empty() && !POLICIES.contains(&policy(service)) {
+    if !POLICIES.contains(&policy(service)) {
         errors.not_supported(Path::new("spec.ipFamilyPolicy"), policy(service), &POLICIES);
     }
     let mut has_invalid = false;
@@ -262,10 +262,9 @@ fn related_fields(service: &Value) -> ErrorList {
                 has_invalid = true;
                 errors.invalid(ips_path.clone(), json!(ips), "'None' must be the first and only value");
             }
-        } else if ip.parse::<IpAddr>().is_err() {
-            has_invalid = true;
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.invalid(ips_path.index(i), ip.as_str(), detail);
+        } else {
+            let text = Value::from(ip.as_str());
+            has_invalid |= !net::ip(&Cursor::at(&text, ips_path.index(i)), &mut errors);
         }
     }
     if ips.len() > 2 {

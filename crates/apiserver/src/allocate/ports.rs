@@ -62,7 +62,7 @@ pub(super) enum PortError {
 pub(super) struct Operation<'a> {
     range: PortRange,
     used: &'a HashSet<u16>,
-    taken: HashSet<u16>,
+    taken: HashSet<i64>,
     dry_run: bool,
 }
 
@@ -71,22 +71,24 @@ impl<'a> Operation<'a> {
         Self { range, used, taken: HashSet::new(), dry_run }
     }
 
-    pub(super) fn allocate(&mut self, port: u16) -> Result<(), PortError> {
-        if self.used.contains(&port) || self.taken.contains(&port) {
+    /// Takes a port that a client asks for: any number, which may be none of a port.
+    pub(super) fn allocate(&mut self, port: i64) -> Result<(), PortError> {
+        let is_used = u16::try_from(port).is_ok_and(|port| self.used.contains(&port));
+        if is_used || self.taken.contains(&port) {
             return Err(PortError::Allocated);
         }
         // A dry run only looks for collisions.
-        if !self.dry_run && !(self.range.first..=self.range.last).contains(&port) {
+        if !self.dry_run && !(i64::from(self.range.first)..=i64::from(self.range.last)).contains(&port) {
             return Err(PortError::NotInRange(self.range));
         }
         self.taken.insert(port);
         Ok(())
     }
 
-    pub(super) fn allocate_next(&mut self, random: Random<'_>) -> Result<u16, PortError> {
+    pub(super) fn allocate_next(&mut self, random: Random<'_>) -> Result<i64, PortError> {
         if self.dry_run {
             // A placeholder outside of any range: nothing is decided in a dry run.
-            let port = self.taken.iter().max().map_or(32768, |last| last.saturating_add(1));
+            let port = self.taken.iter().max().map_or(32768, |last| (*last).max(0) + 1);
             self.taken.insert(port);
             return Ok(port);
         }
@@ -100,12 +102,14 @@ impl<'a> Operation<'a> {
         Ok(port)
     }
 
-    fn pick_between(&self, from: u32, to: u32, random: Random<'_>) -> Option<u16> {
+    fn pick_between(&self, from: u32, to: u32, random: Random<'_>) -> Option<i64> {
         let n = to.checked_sub(from).filter(|n| *n > 0)?;
         let start = random(u128::from(n)) as u32;
         (0..n)
             .filter_map(|i| u16::try_from(u32::from(self.range.first) + from + (start + i) % n).ok())
-            .find(|port| !self.used.contains(port) && !self.taken.contains(port))
+            .filter(|port| !self.used.contains(port))
+            .map(i64::from)
+            .find(|port| !self.taken.contains(port))
     }
 }
 
@@ -123,7 +127,7 @@ mod tests {
         let used = HashSet::new();
         let range = PortRange { first: 30000, last: 30019 };
         let mut operation = Operation::new(range, &used, false);
-        let order: Vec<u16> = std::iter::from_fn(|| operation.allocate_next(&mut |_| 0).ok()).collect();
+        let order: Vec<i64> = std::iter::from_fn(|| operation.allocate_next(&mut |_| 0).ok()).collect();
         assert_eq!(order.len(), 20);
         assert_eq!((order[0], order[3], order[4], order[19]), (30016, 30019, 30000, 30015));
     }

@@ -9,7 +9,7 @@ use super::{
     Cidr, Family, InUse, PortRange, Random,
     families::{self, NONE, strings},
     ports::{Operation, PortError},
-    usage::port_number,
+    usage::requested_port,
 };
 
 /// The ranges of a cluster.
@@ -253,7 +253,7 @@ fn port_values(service: &Value) -> Vec<Value> {
     service["spec"]["ports"].as_array().cloned().unwrap_or_default()
 }
 
-fn refuse_port(service: &Value, index: usize, port: u16, error: &PortError) -> Status {
+fn refuse_port(service: &Value, index: usize, port: i64, error: &PortError) -> Status {
     let mut errors = ErrorList::new();
     errors.invalid(Path::new("spec.ports").index(index).child("nodePort"), port, error.to_string());
     invalid(service, &errors)
@@ -263,9 +263,9 @@ fn refuse_port(service: &Value, index: usize, port: u16, error: &PortError) -> S
 fn init_node_ports(service: &mut Value, operation: &mut Operation<'_>, random: Random<'_>) -> Result<(), Status> {
     let allocates = allocates_node_ports(service);
     let mut ports = port_values(service);
-    let mut by_number: Vec<(Value, u16)> = Vec::new();
+    let mut by_number: Vec<(Value, i64)> = Vec::new();
     for i in 0..ports.len() {
-        let requested = port_number(&ports[i]["nodePort"]);
+        let requested = requested_port(&ports[i]["nodePort"]);
         if requested.is_none() && !allocates {
             continue;
         }
@@ -279,7 +279,7 @@ fn init_node_ports(service: &mut Value, operation: &mut Operation<'_>, random: R
                 own
             }
             (None, _) => {
-                let named = ports.iter().filter(|p| p["port"] == number).find_map(|p| port_number(&p["nodePort"]));
+                let named = ports.iter().filter(|p| p["port"] == number).find_map(|p| requested_port(&p["nodePort"]));
                 let port = match named {
                     Some(port) => {
                         operation.allocate(port).map_err(|e| refuse_port(service, i, port, &e))?;
@@ -291,13 +291,13 @@ fn init_node_ports(service: &mut Value, operation: &mut Operation<'_>, random: R
                 port
             }
         };
-        ports[i]["nodePort"] = json!(node_port);
+        ports[i]["nodePort"] = json!(node_port as i32);
     }
     service["spec"]["ports"] = Value::Array(ports);
     Ok(())
 }
 
-fn next_node_port(operation: &mut Operation<'_>, random: Random<'_>) -> Result<u16, Status> {
+fn next_node_port(operation: &mut Operation<'_>, random: Random<'_>) -> Result<i64, Status> {
     operation.allocate_next(random).map_err(|e| Status::internal(format!("failed to allocate a nodePort: {e}")))
 }
 
@@ -307,13 +307,13 @@ fn update_node_ports(
     operation: &mut Operation<'_>,
     random: Random<'_>,
 ) -> Result<(), Status> {
-    let kept: HashSet<u16> = port_values(old).iter().filter_map(|p| port_number(&p["nodePort"])).collect();
+    let kept: HashSet<i64> = port_values(old).iter().filter_map(|p| requested_port(&p["nodePort"])).collect();
     let allocates = allocates_node_ports(service);
     let mut ports = port_values(service);
-    let mut seen: HashSet<(String, u16)> = HashSet::new();
-    let mut taken: HashSet<u16> = HashSet::new();
+    let mut seen: HashSet<(String, i64)> = HashSet::new();
+    let mut taken: HashSet<i64> = HashSet::new();
     for (i, port) in ports.iter_mut().enumerate() {
-        let requested = port_number(&port["nodePort"]);
+        let requested = requested_port(&port["nodePort"]);
         if requested.is_none() && !allocates {
             continue;
         }
@@ -326,7 +326,7 @@ fn update_node_ports(
             }
             None => next_node_port(operation, random)?,
         };
-        port["nodePort"] = json!(node_port);
+        port["nodePort"] = json!(node_port as i32);
         let protocol = port["protocol"].as_str().unwrap_or_default().to_owned();
         if !seen.insert((protocol.clone(), node_port)) {
             return Err(Status::internal(format!("duplicate nodePort: {{{protocol} {node_port}}}")));
@@ -337,7 +337,7 @@ fn update_node_ports(
 }
 
 fn allocate_health_check(service: &mut Value, operation: &mut Operation<'_>, random: Random<'_>) -> Result<(), Status> {
-    match port_number(&service["spec"]["healthCheckNodePort"]) {
+    match requested_port(&service["spec"]["healthCheckNodePort"]) {
         Some(port) => operation
             .allocate(port)
             .map_err(|e| Status::internal(format!("failed to allocate requested HealthCheck NodePort {port}: {e}"))),
@@ -345,7 +345,7 @@ fn allocate_health_check(service: &mut Value, operation: &mut Operation<'_>, ran
             let port = operation
                 .allocate_next(random)
                 .map_err(|e| Status::internal(format!("failed to allocate a HealthCheck NodePort 0: {e}")))?;
-            service["spec"]["healthCheckNodePort"] = json!(port);
+            service["spec"]["healthCheckNodePort"] = json!(port as i32);
             Ok(())
         }
     }

@@ -77,8 +77,13 @@ impl InUse {
     }
 }
 
+/// The port that a field asks for, whether it can be one or not; 0 asks for any.
+pub(super) fn requested_port(value: &Value) -> Option<i64> {
+    value.as_i64().filter(|port| *port != 0)
+}
+
 pub(super) fn port_number(value: &Value) -> Option<u16> {
-    value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+    requested_port(value).and_then(|port| u16::try_from(port).ok())
 }
 
 /// The label of IPAddress objects that the allocator makes.

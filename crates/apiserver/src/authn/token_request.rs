@@ -188,7 +188,7 @@ fn bind(
             secret
         }
         _ => {
-            let text = format!("cannot bind token to object of type {}", api::status::gvk_text(group, version, kind));
+            let text = format!("cannot bind token to object of type {group}/{version}, Kind={kind}");
             return Err(Status::bad_request(text));
         }
     };
@@ -300,7 +300,7 @@ mod tests {
             "cannot bind token for serviceaccount \"sa\" to pod running with different serviceaccount name."
         );
         assert_eq!(refuse(bound("Pod", "none", "")), "pods \"none\" not found");
-        assert_eq!(refuse(bound("ConfigMap", "a", "")), "cannot bind token to object of type v1, Kind=ConfigMap");
+        assert_eq!(refuse(bound("ConfigMap", "a", "")), "cannot bind token to object of type /v1, Kind=ConfigMap");
         assert_eq!(
             refuse(bound("Pod", "p", "old")),
             "Operation cannot be fulfilled on Pod \"p\": the UID in the bound object reference (old) does not match the UID \

@@ -2,7 +2,9 @@
 //! and returns it with `status` filled in.
 
 use api::json;
-use api::{ErrorList, Path, Status, Text, Value};
+use api::selector::{FieldSelector, LabelSelector, Operator, Requirement};
+use api::validate::labels;
+use api::{Cursor, ErrorList, Path, Status, Text, Value};
 use serde::Deserialize;
 
 use super::{Authorizer, node::node_name};
@@ -13,11 +15,9 @@ const GROUP: &str = "authorization.k8s.io";
 /// Answers a SubjectAccessReview: what may the user in `spec` do?
 pub fn subject_access_review(authorizer: &Authorizer, mut review: Value) -> Result<Value, Status> {
     let spec = Spec::read(&review)?;
-    let mut errors = spec.attribute_errors();
-    if spec.user.is_empty() && spec.groups.is_empty() {
-        errors.invalid(Path::new("spec.user"), "", "at least one of user or group must be specified");
-    }
-    refuse(&review, errors)?;
+    let mut errors = spec.errors(&review, Asked::OfSomebody);
+    empty_metadata(&review, "must be empty", &mut errors);
+    refuse(&errors)?;
     answer(authorizer, &spec.subject(), &spec, &mut review);
     Ok(review)
 }
@@ -29,10 +29,8 @@ pub fn local_subject_access_review(
     mut review: Value,
 ) -> Result<Value, Status> {
     let spec = Spec::read(&review)?;
-    let mut errors = spec.attribute_errors();
-    if spec.user.is_empty() && spec.groups.is_empty() {
-        errors.invalid(Path::new("spec.user"), "", "at least one of user or group must be specified");
-    }
+    let mut errors = spec.errors(&review, Asked::OfSomebody);
+    empty_metadata(&review, "must be empty except for namespace", &mut errors);
     let asked = spec.resource_attributes.as_ref().map_or("", |a| a.namespace.as_str());
     if spec.resource_attributes.is_some() && asked != namespace {
         errors.invalid(Path::new("spec.resourceAttributes.namespace"), asked, "must match metadata.namespace");
@@ -41,14 +39,7 @@ pub fn local_subject_access_review(
         let path = Path::new("spec.nonResourceAttributes");
         errors.invalid(path, attributes.go_value(), "disallowed on this kind of request");
     }
-    let mut bare = review.clone();
-    if let Some(metadata) = bare.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("namespace");
-    }
-    refuse(&bare, errors)?;
-    if asked.is_empty() {
-        return Err(Status::bad_request("spec.resourceAttributes.namespace is required"));
-    }
+    refuse(&errors)?;
     answer(authorizer, &spec.subject(), &spec, &mut review);
     Ok(review)
 }
@@ -60,7 +51,9 @@ pub fn self_subject_access_review(
     mut review: Value,
 ) -> Result<Value, Status> {
     let spec = Spec::read(&review)?;
-    refuse(&review, spec.attribute_errors())?;
+    let mut errors = spec.errors(&review, Asked::OfOneself);
+    empty_metadata(&review, "must be empty", &mut errors);
+    refuse(&errors)?;
     answer(authorizer, user, &spec, &mut review);
     Ok(review)
 }
@@ -109,6 +102,7 @@ pub fn self_subject_rules_review(authorizer: &Authorizer, user: &UserInfo, mut r
         [one] => status["evaluationError"] = json!(one),
         many => status["evaluationError"] = json!(format!("[{}]", many.join(", "))),
     }
+    review["metadata"] = json!({});
     review["spec"] = json!({});
     review["status"] = status;
     Ok(review)
@@ -122,7 +116,7 @@ struct Spec {
     user: String,
     groups: Vec<String>,
     uid: String,
-    extra: std::collections::BTreeMap<String, Vec<String>>,
+    extra: std::collections::BTreeMap<String, Option<Vec<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -168,6 +162,39 @@ impl NonResourceAttributes {
     }
 }
 
+/// About whom a review asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    OfSomebody,
+    OfOneself,
+}
+
+impl SelectorRequirement {
+    /// Fields are compared with one value.
+    fn is_heeded_of_fields(&self) -> bool {
+        self.values.len() == 1 && matches!(self.operator.as_str(), "In" | "NotIn")
+    }
+
+    fn is_heeded_of_labels(&self) -> bool {
+        let operator = match self.operator.as_str() {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            _ => return false,
+        };
+        Requirement::new(&self.key, operator, self.values.clone()).is_ok()
+    }
+}
+
+fn field_requirement(requirement: &Cursor<'_>, errors: &mut ErrorList) {
+    let key = requirement.field("key");
+    if key.is_empty() {
+        key.required(errors, "must be specified");
+    }
+    labels::requirement_values(requirement, errors);
+}
+
 impl Spec {
     fn read(review: &Value) -> Result<Self, Status> {
         match review.get("spec") {
@@ -181,11 +208,11 @@ impl Spec {
             name: self.user.clone(),
             uid: self.uid.clone(),
             groups: self.groups.clone(),
-            extra: self.extra.clone(),
+            extra: self.extra.iter().map(|(key, values)| (key.clone(), values.clone().unwrap_or_default())).collect(),
         }
     }
 
-    fn attribute_errors(&self) -> ErrorList {
+    fn errors(&self, review: &Value, asked: Asked) -> ErrorList {
         let mut errors = ErrorList::new();
         match (&self.resource_attributes, &self.non_resource_attributes) {
             (Some(_), Some(other)) => errors.invalid(
@@ -199,6 +226,9 @@ impl Spec {
                 "exactly one of nonResourceAttributes or resourceAttributes must be specified",
             ),
             _ => {}
+        }
+        if asked == Asked::OfSomebody && self.user.is_empty() && self.groups.is_empty() {
+            errors.invalid(Path::new("spec.user"), "", "at least one of user or group must be specified");
         }
         if let Some(attributes) = &self.resource_attributes {
             let selectors =
@@ -217,9 +247,46 @@ impl Spec {
                     let detail = format!("when {path} is specified, requirements or rawSelector is required");
                     errors.required(path.child("requirements"), detail);
                 }
+                // Operators may be those of a newer client.
+                let sent = Cursor::root(review).fields(&["spec", "resourceAttributes", name, "requirements"]);
+                for requirement in sent.items() {
+                    match name {
+                        "fieldSelector" => field_requirement(&requirement, &mut errors),
+                        _ => labels::selector_requirement(&requirement, &mut errors),
+                    }
+                }
             }
         }
         errors
+    }
+
+    /// What is said of selectors that could not be heeded, in whole or in part.
+    fn ignored(&self) -> Vec<String> {
+        let Some(attributes) = &self.resource_attributes else { return Vec::new() };
+        let mut notes = Vec::new();
+        let mut note = |name: &str, n_heeded: usize| {
+            let how = if n_heeded > 0 { "partially ignored" } else { "ignored" };
+            notes.push(format!("spec.resourceAttributes.{name} {how} due to parse error"));
+        };
+        if let Some(selector) = &attributes.field_selector {
+            let n_heeded = selector.requirements.iter().filter(|r| r.is_heeded_of_fields()).count();
+            let is_raw = selector.requirements.is_empty();
+            if is_raw && FieldSelector::parse(&selector.raw_selector).is_err() {
+                note("fieldSelector", 0);
+            } else if n_heeded < selector.requirements.len() {
+                note("fieldSelector", n_heeded);
+            }
+        }
+        if let Some(selector) = &attributes.label_selector {
+            let n_heeded = selector.requirements.iter().filter(|r| r.is_heeded_of_labels()).count();
+            let is_raw = selector.requirements.is_empty();
+            if is_raw && LabelSelector::parse(&selector.raw_selector).is_err() {
+                note("labelSelector", 0);
+            } else if n_heeded < selector.requirements.len() {
+                note("labelSelector", n_heeded);
+            }
+        }
+        notes
     }
 
     fn action(&self) -> Action {
@@ -256,14 +323,17 @@ impl Spec {
 }
 
 /// Upstream names neither kind nor object in these refusals.
-fn refuse(review: &Value, mut errors: ErrorList) -> Result<(), Status> {
-    // Nothing but what the server itself has put there.
-    let is_own = |field: &Text| field == "managedFields";
+fn refuse(errors: &ErrorList) -> Result<(), Status> {
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(GROUP, "", "", errors)) }
+}
+
+/// A review is no object: it has no metadata but what the server itself has put there.
+fn empty_metadata(review: &Value, detail: &str, errors: &mut ErrorList) {
+    let is_own = |field: &Text| field == "managedFields" || (field == "namespace" && detail.ends_with("namespace"));
     let metadata = review.get("metadata").filter(|m| m.as_object().is_some_and(|fields| !fields.keys().all(is_own)));
     if let Some(metadata) = metadata {
-        errors.invalid(Path::new("metadata"), metadata.clone(), "must be empty");
+        errors.invalid(Path::new("metadata"), metadata.clone(), detail);
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(GROUP, "", "", &errors)) }
 }
 
 fn answer(authorizer: &Authorizer, user: &UserInfo, spec: &Spec, review: &mut Value) {
@@ -278,6 +348,10 @@ fn answer(authorizer: &Authorizer, user: &UserInfo, spec: &Spec, review: &mut Va
     let reason = decision.reason.text();
     if !reason.is_empty() {
         status["reason"] = json!(reason);
+    }
+    let ignored = spec.ignored();
+    if !ignored.is_empty() {
+        status["evaluationError"] = json!(ignored.join("; "));
     }
     review["status"] = status;
 }
@@ -335,7 +409,7 @@ mod tests {
         let answer = self_subject_rules_review(&authorizer(), &user, review).unwrap();
         assert_eq!(
             answer,
-            json!({"spec": {}, "status": {"resourceRules": [], "nonResourceRules": [], "incomplete": false}})
+            json!({"metadata": {}, "spec": {}, "status": {"resourceRules": [], "nonResourceRules": [], "incomplete": false}})
         );
     }
 }

@@ -1,7 +1,7 @@
-//! The object of a refused update as the client sent it. Decoding drops empty lists, as storing them would; upstream's messages show
-//! a list that was given empty otherwise (`[]`) than one that was not given (`null`).
+//! The object of a write as the client sent it. Decoding drops empty lists and maps, as storing them would; upstream's rules and messages
+//! tell a list that was given empty (`[]`) from one that was not given (`null`).
 
-use api::Value;
+use api::{FieldError, Value};
 
 use super::{Request, patch};
 
@@ -13,10 +13,33 @@ pub(super) fn body(request: &Request, old: &Value) -> Option<Value> {
     }
 }
 
-/// The object with the empty lists of another form of it, which decoding drops.
+/// A new object with the empty lists and maps of the client's body, where it has any.
+pub(super) fn created(request: &Request, object: &Value) -> Option<Value> {
+    let is_asked = request.kind.custom().is_none() && has_empty(&request.body);
+    let sent = is_asked.then(|| serde_json::from_slice(&request.body).ok())??;
+    Some(with_empty_lists(object, &sent))
+}
+
+/// Whether there is `[]` or `{}` in the text, with or without space between.
+fn has_empty(text: &[u8]) -> bool {
+    let mut end = None;
+    for byte in text {
+        match byte {
+            b'[' => end = Some(b']'),
+            b'{' => end = Some(b'}'),
+            byte if end == Some(*byte) => return true,
+            byte if byte.is_ascii_whitespace() => {}
+            _ => end = None,
+        }
+    }
+    false
+}
+
+/// The object with the empty lists and maps of another form of it, which decoding drops.
 pub(super) fn with_empty_lists(object: &Value, sent: &Value) -> Value {
     match (object, sent) {
         (Value::Null, Value::Array(list)) if list.is_empty() => sent.clone(),
+        (Value::Null, Value::Object(map)) if map.is_empty() => sent.clone(),
         (Value::Object(object), Value::Object(sent)) => {
             let mut out = object.clone();
             for (field, sent) in sent {
@@ -34,9 +57,14 @@ pub(super) fn with_empty_lists(object: &Value, sent: &Value) -> Value {
     }
 }
 
-/// Objects of the versioned types leave empty lists out when they are printed; those of internal types, whose fields begin with
-/// capitals, do not.
-pub(super) fn without_empty_lists(value: Value) -> Value {
+/// An error with its value as upstream prints it: objects of the versioned types leave empty lists out; those of internal types,
+/// whose fields begin with capitals, do not.
+pub(crate) fn without_empty_lists(mut error: FieldError) -> FieldError {
+    error.bad_value = shown(error.bad_value);
+    error
+}
+
+fn shown(value: Value) -> Value {
     let is_left_out = |field: &str, value: &Value| {
         field.starts_with(|c: char| c.is_lowercase()) && value.as_array().is_some_and(Vec::is_empty)
     };
@@ -44,9 +72,9 @@ pub(super) fn without_empty_lists(value: Value) -> Value {
         Value::Object(map) => map
             .into_iter()
             .filter(|(field, value)| !is_left_out(field, value))
-            .map(|(field, value)| (field, without_empty_lists(value)))
+            .map(|(field, value)| (field, shown(value)))
             .collect(),
-        Value::Array(list) => list.into_iter().map(without_empty_lists).collect(),
+        Value::Array(list) => list.into_iter().map(shown).collect(),
         scalar => scalar,
     }
 }
@@ -65,8 +93,9 @@ mod tests {
             with_empty_lists(&decoded, &sent),
             json!({"spec": {"name": "a", "rules": [{"x": 1, "y": []}, {}], "hosts": []}})
         );
-        let shown = json!({"Requests": [], "selector": {"matchExpressions": [], "matchLabels": {"a": "b"}}});
-        assert_eq!(without_empty_lists(shown), json!({"Requests": [], "selector": {"matchLabels": {"a": "b"}}}));
-        assert_eq!(without_empty_lists(json!([])), json!([]));
+        let printed = json!({"Requests": [], "selector": {"matchExpressions": [], "matchLabels": {"a": "b"}}});
+        assert_eq!(shown(printed), json!({"Requests": [], "selector": {"matchLabels": {"a": "b"}}}));
+        assert_eq!(shown(json!([])), json!([]));
+        assert!(has_empty(b"{\"a\": [ ]}") && !has_empty(b"[{\"a\": 1}]"));
     }
 }

@@ -1,13 +1,15 @@
 //! CREATE.
 
+use ::bytes::Bytes;
 use api::{Status, Value, meta, rules};
 
-use super::{Reply, Request, name};
+use super::{Reply, Request, as_sent, name};
 use crate::admit::{self, Operation};
 use crate::attributes::Action;
 use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
+use crate::namespace_demand;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
@@ -45,7 +47,7 @@ pub(crate) async fn create_object(
 ) -> Result<Reply, Status> {
     let kind = &request.kind;
     let moment = Moment::now();
-    let has_version = !meta::resource_version(&object).is_empty();
+    let version = meta::resource_version(&object).to_owned();
     let mut notes = Vec::new();
     deduplicate_owners(&mut object, &mut notes);
     let mut managed = ownership::settle_new(request, &moment, &mut object, ownership);
@@ -59,9 +61,13 @@ pub(crate) async fn create_object(
     prepare(request, &mut object, &moment);
     set_metadata(&mut object, "managedFields", managed);
     let allocated = gateway.allocations.on_create(gateway, request, &mut object).await?;
-    validate_create(kind, &object)?;
+    let unmet = namespace_demand::unmet(gateway, request, &object, None).await;
+    match as_sent::created(request, &object) {
+        Some(object) => validate_create(kind, &object, unmet)?,
+        None => validate_create(kind, &object, unmet)?,
+    }
     admit::validate(gateway, request, Operation::Create, &object, None, &mut admission).await?;
-    warnings(kind, &object, None, &mut notes);
+    warnings(request, &object, None, &mut notes);
     notes.append(&mut admission.warnings);
     let name = meta::name(&object).to_owned();
     let key = ObjectKey::new(kind, &request.namespace, &name);
@@ -70,10 +76,11 @@ pub(crate) async fn create_object(
         if gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?.is_some() {
             return Err(already_exists(request, &name, false));
         }
-        return Ok(Reply::object(201, ObjectBytes::unsaved(&stored).map_err(crate::error::from_read)?, notes));
+        let shown = with_version(stored, &version)?;
+        return Ok(Reply::object(201, ObjectBytes::unsaved(&shown).map_err(crate::error::from_read)?, notes));
     }
     // Said where it would be stored, as upstream: of an invalid object it is not the first thing to hear.
-    if has_version {
+    if !version.is_empty() {
         return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
     }
     allocated.reserve(gateway).await?;
@@ -88,6 +95,16 @@ pub(crate) async fn create_object(
             Err(already_exists(request, &name, deleting))
         }
     }
+}
+
+/// A dry run shows the version that the client sent, which nothing has replaced.
+fn with_version(stored: Bytes, version: &str) -> Result<Bytes, Status> {
+    if version.is_empty() {
+        return Ok(stored);
+    }
+    let mut object: Value = serde_json::from_slice(&stored).map_err(|error| Status::internal(error.to_string()))?;
+    set_metadata(&mut object, "resourceVersion", version.into());
+    Ok(object.to_string().into())
 }
 
 /// A write that turns out to be a create needs leave for that as well.

@@ -2,7 +2,7 @@
 //! refuses it; it never sees HTTP.
 
 mod apply;
-mod as_sent;
+pub(crate) mod as_sent;
 mod create;
 mod delete;
 mod delete_collection;

@@ -28,13 +28,14 @@ pub(crate) async fn create_named(gateway: &Gateway, request: &Request) -> Result
     let format = body_format(&request.content_type)?;
     let body = in_served_version(&request.body, format);
     let mut decoded = codec::decode(&body, format, subresource, field_validation(request)?)?;
+    decoded.warnings.drain(..).for_each(|text| request.notes.push(text));
     defaults::apply_at(subresource, &mut decoded.value, &Moment::now().now);
     settle_namespace(request, &mut decoded.value)?;
     admit::body(gateway, request, Operation::Create, &mut decoded.value, &Value::Null).await?;
     match request.subresource.as_str() {
         "binding" => bind(gateway, request, &request.name, decoded.value).await,
         "eviction" => evict(gateway, request, decoded.value).await,
-        "token" => token(gateway, request, decoded.value, decoded.warnings).await,
+        "token" => token(gateway, request, decoded.value).await,
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -175,11 +176,31 @@ fn set_condition(pod: &mut Value, now: &str, condition: Value) {
 }
 
 /// Deletes a pod if its disruption budget allows.
+/// What the delete in an eviction may not ask for.
+fn check_eviction_options(request: &Request, eviction: &Value) -> Result<(), Status> {
+    let options = Cursor::root(eviction).field("deleteOptions");
+    let ignores_errors = options.field("ignoreStoreReadErrorWithClusterBreakingPotential");
+    if ignores_errors.bool() {
+        let mut errors = ErrorList::new();
+        ignores_errors.invalid(&mut errors, "can not be set for pod eviction, try after removing the option");
+        return Err(Status::invalid("policy", "Eviction", &request.name, &errors));
+    }
+    let asked: Vec<&str> = request.query.all("dryRun").collect();
+    let named: Vec<&str> =
+        options.field("dryRun").value().as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !asked.is_empty() && !named.is_empty() && asked != named {
+        let (asked, named) = (asked.join(" "), named.join(" "));
+        let text = format!("Non-matching dry-run options in request and content: [{asked}] and [{named}]");
+        return Err(Status::unknown(text));
+    }
+    Ok(())
+}
+
 async fn evict(gateway: &Gateway, request: &Request, eviction: Value) -> Result<Reply, Status> {
-    let name = meta::name(&eviction);
-    if !name.is_empty() && name != request.name {
+    if meta::name(&eviction) != request.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
+    check_eviction_options(request, &eviction)?;
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, &request.name);
     let options =
@@ -333,18 +354,12 @@ async fn mark_disrupted(gateway: &Gateway, request: &Request, key: &ObjectKey, d
 }
 
 /// A token for a service account.
-async fn token(
-    gateway: &Gateway,
-    request: &Request,
-    review: Value,
-    mut warnings: Vec<String>,
-) -> Result<Reply, Status> {
+async fn token(gateway: &Gateway, request: &Request, review: Value) -> Result<Reply, Status> {
     // The account may have been created a moment ago.
     gateway.catch_up(&request.kind, "create").await?;
     let moment = Moment::now();
     let account = (request.namespace.as_str(), request.name.as_str());
     let when = (moment.timestamp, moment.uid.as_str());
     let issued = gateway.tokens.issuer.issue(gateway.cache.as_ref(), account, review, when, |_| Ok(()))?;
-    warnings.extend(issued.warnings);
-    Ok(Reply { warnings, ..Reply::document(201, issued.request) })
+    Ok(Reply { warnings: issued.warnings, ..Reply::document(201, issued.request) })
 }

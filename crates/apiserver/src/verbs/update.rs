@@ -12,6 +12,7 @@ use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::guaranteed::{Live, Target, Tried};
 use crate::http::options::parse_resource_version;
+use crate::namespace_demand;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
@@ -105,9 +106,10 @@ pub(super) async fn replace(
     ownership::restore(&mut object, managed, &old);
     let _serial = gateway.allocations.lock(kind).await;
     let allocated = gateway.allocations.on_update(gateway, request, &mut object, &old).await?;
-    validate(request, &object, &old)?;
+    let unmet = namespace_demand::unmet(gateway, request, &object, Some(&old)).await;
+    validate(request, &object, &old, &unmet)?;
     admit::validate(gateway, request, Operation::Update, &object, Some(&old), &mut admission).await?;
-    warnings(kind, &object, Some(&old), &mut notes);
+    warnings(request, &object, Some(&old), &mut notes);
     notes.append(&mut admission.warnings);
 
     let finished = is_finished(&object, &old);
@@ -205,18 +207,15 @@ fn prepare(request: &Request, object: &mut Value, old: &Value, moment: &Moment) 
     }
 }
 
-fn validate(request: &Request, object: &Value, old: &Value) -> Result<(), Status> {
-    validate_stored(request, object, old).map_err(|refused| {
+fn validate(request: &Request, object: &Value, old: &Value, unmet: &ErrorList) -> Result<(), Status> {
+    validate_stored(request, object, old, unmet).map_err(|refused| {
         // Custom resources are kept as they came.
         if request.kind.custom().is_some() {
             return refused;
         }
         // Said again of the object as it was sent: messages show an empty list that was given otherwise than none.
         let again = as_sent::with_empty_lists(object, &as_sent::body(request, old).unwrap_or_default());
-        let again = field_errors(request, &again, old).into_iter().map(|mut error| {
-            error.bad_value = as_sent::without_empty_lists(error.bad_value);
-            error
-        });
+        let again = field_errors(request, &again, old, unmet.clone()).into_iter().map(as_sent::without_empty_lists);
         let mut errors = ErrorList::new();
         again.for_each(|error| errors.push(error));
         let again = reject_invalid(&request.kind, meta::name(object), &errors).err();
@@ -228,7 +227,7 @@ fn validate(request: &Request, object: &Value, old: &Value) -> Result<(), Status
     })
 }
 
-fn validate_stored(request: &Request, object: &Value, old: &Value) -> Result<(), Status> {
+fn validate_stored(request: &Request, object: &Value, old: &Value, unmet: &ErrorList) -> Result<(), Status> {
     let kind = &request.kind;
     let mut errors = ErrorList::new();
     let (new, old) = (Cursor::root(object), Cursor::root(old));
@@ -245,13 +244,12 @@ fn validate_stored(request: &Request, object: &Value, old: &Value) -> Result<(),
         warnings.into_iter().for_each(|text| request.notes.push(text));
         return reject_invalid(kind, meta::name(object), &errors);
     }
-    reject_invalid(kind, meta::name(object), &field_errors(request, object, old.value()))
+    reject_invalid(kind, meta::name(object), &field_errors(request, object, old.value(), unmet.clone()))
 }
 
-/// What is wrong with the update of an object of a built-in kind.
-fn field_errors(request: &Request, object: &Value, old: &Value) -> ErrorList {
+/// What is wrong with the update of an object of a built-in kind, after `errors` that are known already.
+fn field_errors(request: &Request, object: &Value, old: &Value, mut errors: ErrorList) -> ErrorList {
     let kind = &request.kind;
-    let mut errors = ErrorList::new();
     let (new, old) = (Cursor::root(object), Cursor::root(old));
     meta::validate_update(kind, &new, &old, &mut errors);
     match kind.strategy.subresource(&request.subresource) {

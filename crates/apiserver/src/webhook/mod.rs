@@ -37,7 +37,7 @@ use hook::Hook;
 use review::Named;
 
 pub(crate) use expressions::{Authority, Inputs, Seen};
-pub(crate) use selection::{Selection, Surroundings};
+pub(crate) use selection::{Selection, Surroundings, read_namespace};
 
 const GROUP: &str = "admissionregistration.k8s.io";
 /// Kinds that no webhook sees.

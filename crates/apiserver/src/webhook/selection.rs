@@ -126,7 +126,8 @@ impl Surroundings {
     }
 }
 
-async fn read_namespace(gateway: &Gateway, name: &str) -> Result<Value, Status> {
+/// A namespace by name, also one that was made a moment ago.
+pub(crate) async fn read_namespace(gateway: &Gateway, name: &str) -> Result<Value, Status> {
     if let Some(namespace) = gateway.cache.get("", "namespaces", "", name).and_then(|stored| stored.parse()) {
         return Ok(namespace);
     }

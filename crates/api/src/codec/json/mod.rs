@@ -122,7 +122,10 @@ impl<'s> GoType<'s> {
     /// The type of the items of a list or map of this type.
     fn element(self) -> Self {
         match self {
-            Self::Named(name) => match name.strip_prefix("[]").or_else(|| name.strip_prefix("map[string]")) {
+            Self::Named(name) => match name
+                .strip_prefix("[]")
+                .or_else(|| name.strip_prefix("map[")?.split_once(']').map(|(_, element)| element))
+            {
                 Some(element) => Self::Named(element),
                 None => Self::Derived,
             },

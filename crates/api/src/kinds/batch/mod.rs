@@ -7,10 +7,10 @@ mod update;
 
 use crate::json;
 
-use crate::kinds::pod;
 use crate::kinds::replicationcontroller::labels_match;
+use crate::kinds::{carry, pod};
 use crate::strategy::{Context, SubresourceStrategy};
-use crate::validate::labels::selector;
+use crate::validate::labels::{selector, selector_matches};
 use crate::validate::names;
 use crate::validate::text::{domain_prefixed_path, nonnegative_fields, optional_enum};
 use crate::{Cursor, ErrorList, Path, Strategy, Text, Value, meta};
@@ -59,6 +59,7 @@ fn generate_selector(job: &mut Value, ctx: &Context<'_>) {
         uid => uid.to_owned(),
     };
     let name = meta::name(job).to_owned();
+    let shares_labels = shares_labels(job, ctx.sent);
     let Some(Value::Object(spec)) = job.get_mut("spec") else { return };
     let template = spec.entry("template").or_insert_with(|| json!({}));
     if let Some(labels) = object_at(template, &["metadata", "labels"]) {
@@ -69,12 +70,29 @@ fn generate_selector(job: &mut Value, ctx: &Context<'_>) {
             labels.entry(key).or_insert_with(|| value.as_str().into());
         }
         sort(labels);
+        let labels = labels.clone();
+        if shares_labels && let Some(metadata) = job.get_mut("metadata") {
+            carry::set(metadata, "labels", Value::Object(labels));
+        }
     }
+    let Some(Value::Object(spec)) = job.get_mut("spec") else { return };
     let selector = spec.entry("selector").or_insert_with(|| json!({}));
     if let Some(labels) = object_at(selector, &["matchLabels"]) {
         labels.entry(CONTROLLER_UID).or_insert_with(|| uid.as_str().into());
         sort(labels);
     }
+}
+
+/// Whether the job has the labels of its template because it came without any. Upstream they are then one and the same map, and
+/// what is added to one is added to both.
+fn shares_labels(job: &Value, sent: &[u8]) -> bool {
+    if job.pointer("/metadata/labels") != job.pointer("/spec/template/metadata/labels") {
+        return false;
+    }
+    let Ok(sent) = serde_json::from_slice::<Value>(sent) else { return false };
+    let labels = |at: &str| sent.pointer(at).and_then(Value::as_object);
+    labels("/metadata/labels").is_none_or(|labels| labels.is_empty())
+        && labels("/spec/template/metadata/labels").is_some()
 }
 
 /// Maps are stored sorted, as Go prints them.
@@ -108,7 +126,7 @@ fn generated_selector(job: &Cursor<'_>, errors: &mut ErrorList) {
     let labels = spec.field("template").field("metadata").field("labels");
     let (uid, name) = (metadata.field("uid").str(), metadata.field("name").str());
     for (key, expected) in
-        [(CONTROLLER_UID, uid), (JOB_NAME, name), (LEGACY_CONTROLLER_UID, uid), (LEGACY_JOB_NAME, name)]
+        [(LEGACY_CONTROLLER_UID, uid), (LEGACY_JOB_NAME, name), (CONTROLLER_UID, uid), (JOB_NAME, name)]
     {
         let label = labels.key(key);
         let detail = format!("must be '{expected}'");
@@ -118,7 +136,8 @@ fn generated_selector(job: &Cursor<'_>, errors: &mut ErrorList) {
             errors.invalid(label.path(), labels.value().clone(), detail);
         }
     }
-    if own.value() != &json!({"matchLabels": {CONTROLLER_UID: uid}}) {
+    let generated = json!({CONTROLLER_UID: uid, JOB_NAME: name, LEGACY_CONTROLLER_UID: uid, LEGACY_JOB_NAME: name});
+    if selector_matches(&own, &Cursor::root(&generated)) == Some(false) {
         own.invalid(errors, "`selector` not auto-generated");
     }
 }
@@ -190,7 +209,7 @@ fn completion_mode(spec: &Cursor<'_>, errors: &mut ErrorList) {
     optional_enum(&mode, &["NonIndexed", "Indexed"], errors);
     if mode.str() != "Indexed" {
         for limit in [field("backoffLimitPerIndex"), field("maxFailedIndexes")] {
-            if limit.is_set() && matches!(mode.str(), "" | "NonIndexed") {
+            if limit.is_set() && (!mode.is_set() || mode.str() == "NonIndexed") {
                 limit.invalid(errors, "requires indexed completion mode");
             }
         }
@@ -242,14 +261,7 @@ fn restart_policy(spec: &Cursor<'_>, errors: &mut ErrorList) {
 
 fn warnings(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
     if old.is_none() {
-        let messages = names::dns1123_label(new.field("metadata").field("name").str());
-        if !messages.is_empty() {
-            out.push(format!(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label \
-                 is recommended: [{}]",
-                messages.join(" ")
-            ));
-        }
+        pod::warnings::owner_name(new, out);
     }
     spec_warnings(&new.field("spec"), &Path::new("spec"), out);
 }
@@ -271,8 +283,15 @@ fn spec_warnings(spec: &Cursor<'_>, path: &Path, out: &mut Vec<String>) {
 mod tests {
     use super::*;
 
-    const CTX: Context<'static> =
-        Context { now: "", user: "", groups: &[], user_uid: "", extra: &std::collections::BTreeMap::new(), uid: "u-1" };
+    const CTX: Context<'static> = Context {
+        now: "",
+        user: "",
+        groups: &[],
+        user_uid: "",
+        sent: b"",
+        extra: &std::collections::BTreeMap::new(),
+        uid: "u-1",
+    };
 
     pub(super) fn job(changes: Value) -> Value {
         let mut job = json!({"metadata": {"name": "a", "uid": "u-1", "resourceVersion": "1"}, "spec": {
@@ -300,6 +319,20 @@ mod tests {
         assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u-1"}}));
         assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "a");
         assert_eq!(errors_of(json!({})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn labels_that_came_from_the_template_grow_with_it() {
+        let sent = json!({"metadata": {"name": "a"}, "spec": {"template": {"metadata": {"labels": {"app": "a"}}}}});
+        let mut job = job(json!({}));
+        for owner in ["/metadata", "/spec/template/metadata"] {
+            job.pointer_mut(owner).expect("metadata")["labels"] = json!({"app": "a"});
+        }
+        let mut shared = job.clone();
+        generate_selector(&mut shared, &Context { sent: sent.to_string().as_bytes(), ..CTX });
+        assert_eq!(shared["metadata"]["labels"], shared["spec"]["template"]["metadata"]["labels"]);
+        generate_selector(&mut job, &CTX);
+        assert_eq!(job["metadata"]["labels"], json!({"app": "a"}));
     }
 
     #[test]

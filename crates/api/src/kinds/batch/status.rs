@@ -111,7 +111,7 @@ fn completion_time(change: &Change<'_>, errors: &mut ErrorList) {
     let is_new = change.changes("startTime") || change.changes("completionTime");
     // Both are RFC 3339 in UTC with seconds, so text order is time order.
     if is_new && completion.is_set() && start.is_set() && completion.str() < start.str() {
-        completion.invalid(errors, "completionTime cannot be set before startTime");
+        completion.invalid(errors, "must be equal to or after `startTime`");
     }
 }
 

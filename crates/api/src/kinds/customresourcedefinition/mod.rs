@@ -330,11 +330,14 @@ fn stored_versions(object: &Cursor<'_>, errors: &mut ErrorList) {
         return;
     }
     let versions = object.field("spec").field("versions");
-    for version in versions.items().filter(|v| v.field("storage").bool()) {
+    // A name that is given twice is met once.
+    let mut unmet: Vec<&str> = stored.items().map(|version| version.str()).collect();
+    for version in versions.items() {
         let name = version.field("name").str();
-        if !stored.items().any(|s| s.str() == name) {
+        if version.field("storage").bool() && !unmet.contains(&name) {
             stored.invalid(errors, format!("must have the storage version {name}"));
         }
+        unmet.retain(|version| *version != name);
     }
     for version in stored.items() {
         let name = version.str();

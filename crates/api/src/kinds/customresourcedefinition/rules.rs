@@ -114,22 +114,24 @@ impl Compiler<'_> {
         let program = compile_to(env, text.str(), &Type::Bool);
         let cost = program.as_ref().ok().and_then(Program::cost_max).unwrap_or(0).saturating_mul(times);
         self.charge(text.path(), "estimated rule cost", cost);
-        let program = match program {
-            Ok(program) => program,
+        let uses_old = match &program {
+            Ok(program) => {
+                if !message.is_empty() {
+                    self.message(env, &message, shown);
+                }
+                program.uses("oldSelf")
+            }
             Err(Refusal::Compile(errors)) => {
                 self.errors.invalid(text.path(), shown, format!("compilation failed: {errors}"));
-                return;
+                false
             }
             Err(Refusal::Type) => {
                 self.errors.invalid(text.path(), shown, "cel expression must evaluate to a bool");
-                return;
+                false
             }
         };
-        if !message.is_empty() {
-            self.message(env, &message, shown);
-        }
         let optional = rule.field("optionalOldSelf");
-        if program.uses("oldSelf") {
+        if uses_old {
             if let Some(path) = uncorrelated {
                 let detail = format!(
                     "oldSelf cannot be used on the uncorrelatable portion of the schema within {}",

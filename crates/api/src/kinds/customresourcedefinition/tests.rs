@@ -137,8 +137,15 @@ fn names_are_fixed_once_established_and_stored_versions_stay() {
     assert_eq!(update_errors(&new, &established), ["spec.scope: Invalid value: \"Cluster\": field is immutable"]);
     let mut migrated = definition(json!({"versions": [
         {"name": "v2", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}));
-    let context =
-        crate::strategy::Context { now: "", user: "", groups: &[], user_uid: "", extra: &Default::default(), uid: "" };
+    let context = crate::strategy::Context {
+        now: "",
+        user: "",
+        groups: &[],
+        user_uid: "",
+        sent: b"",
+        extra: &Default::default(),
+        uid: "",
+    };
     (STRATEGY.prepare_for_update)(&mut migrated, &old, &context);
     assert_eq!(migrated["status"]["storedVersions"], json!(["v1", "v2"]));
     assert_eq!(

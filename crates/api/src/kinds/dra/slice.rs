@@ -1,12 +1,11 @@
 //! ResourceSlice: the devices of a pool, or the counters that they share.
 
-use crate::kinds::dra::{at_most, driver_name, qualified_name, unique_names};
+use crate::kinds::dra::{at_most, binding_conditions, driver_name, policy, pool_name, qualified_name, unique_names};
 use crate::validate::labels::{invalid_each, node_selector};
 use crate::validate::text::{formatted, required_enum, required_formatted};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Value};
 
-const POOL_NAME_MAX_BYTES: usize = 253;
 const DEVICES_MAX: usize = 128;
 const ATTRIBUTES_MAX: usize = 32;
 const ATTRIBUTE_MAX_BYTES: usize = 64;
@@ -55,30 +54,18 @@ fn counter_sets(sets: &Cursor<'_>, name_field: &str, max: usize, errors: &mut Er
         let counters = set.field("counters");
         if counters.is_empty() {
             counters.required(errors, "");
-        }
-        if counters.len() > COUNTERS_MAX {
+        } else if counters.len() > COUNTERS_MAX {
             errors.too_many(counters.path(), counters.len(), COUNTERS_MAX);
+            continue;
         }
-        for (counter, at) in counters.entries() {
-            invalid_each(errors, &at.path(), counter, names::dns1123_label(counter));
+        // Upstream reports a key at its map.
+        for (counter, _) in counters.entries() {
+            invalid_each(errors, &counters.path(), counter, names::dns1123_label(counter));
         }
         if seen.contains(&name.str()) {
             errors.duplicate(set.path(), name.str());
         }
         seen.push(name.str());
-    }
-}
-
-fn pool_name(name: &Cursor<'_>, errors: &mut ErrorList) {
-    if name.is_empty() {
-        name.required(errors, "");
-        return;
-    }
-    if name.str().len() > POOL_NAME_MAX_BYTES {
-        errors.too_long(name.path(), POOL_NAME_MAX_BYTES);
-    }
-    for part in name.str().split('/') {
-        invalid_each(errors, &name.path(), part, names::dns1123_subdomain(part));
     }
 }
 
@@ -166,8 +153,15 @@ fn slice_device(device: &Cursor<'_>, per_device_nodes: bool, errors: &mut ErrorL
         qualified_name(name, &attributes.path(), errors);
         device_attribute(&attribute, errors);
     }
-    for (name, _) in capacity.entries() {
+    let is_shared = device.field("allowMultipleAllocations").bool();
+    for (name, entry) in capacity.entries() {
         qualified_name(name, &capacity.path(), errors);
+        let policy = entry.field("requestPolicy");
+        if policy.is_set() && is_shared {
+            policy::check(&policy, &entry.field("value"), errors);
+        } else if policy.is_set() {
+            policy.forbidden(errors, "allowMultipleAllocations must be true");
+        }
     }
     let taints = device.field("taints");
     for taint in at_most(&taints, TAINTS_MAX, errors) {
@@ -179,16 +173,7 @@ fn slice_device(device: &Cursor<'_>, per_device_nodes: bool, errors: &mut ErrorL
     }
     counter_sets(&device.field("consumesCounters"), "counterSet", CONSUMED_SETS_MAX, errors);
     device_nodes(device, per_device_nodes, errors);
-    let (bound, failed) = (device.field("bindingConditions"), device.field("bindingFailureConditions"));
-    for list in [&bound, &failed] {
-        for condition in at_most(list, 4, errors) {
-            formatted(&condition, names::qualified_name, errors);
-        }
-    }
-    if bound.is_empty() != failed.is_empty() {
-        let missing = if bound.is_empty() { bound } else { failed };
-        missing.required(errors, "bindingConditions and bindingFailureConditions must be specified together");
-    }
+    binding_conditions(device, errors);
 }
 
 fn device_attribute(attribute: &Cursor<'_>, errors: &mut ErrorList) {
@@ -269,10 +254,7 @@ mod tests {
             json!([{"counterSet": "c", "counters": {}}, {"counterSet": "c", "counters": {"A": {"value": "1"}}}]);
         let errors = refused(json!({"devices": [{"name": "a", "consumesCounters": taken}]}));
         assert_eq!(errors[0], "devices[0].consumesCounters[0].counters: Required value");
-        assert!(
-            errors[1].starts_with("devices[0].consumesCounters[1].counters[A]: Invalid value: \"A\""),
-            "{errors:?}"
-        );
+        assert!(errors[1].starts_with("devices[0].consumesCounters[1].counters: Invalid value: \"A\""), "{errors:?}");
         assert_eq!(errors[2], "devices[0].consumesCounters[1]: Duplicate value: \"c\"");
     }
 

@@ -9,6 +9,7 @@ pub mod resources;
 pub mod scheduling;
 pub mod security;
 pub mod spec;
+mod status;
 pub mod update;
 pub mod warnings;
 
@@ -27,23 +28,10 @@ pub const STRATEGY: Strategy = Strategy {
     prepare_for_update: |new, old, _| carry::keep_status(new, old),
     validate_update: update::pod,
     warnings: warnings::pod,
-    subresources: &[STATUS, EPHEMERAL_CONTAINERS, RESIZE],
+    status_warnings: status::warnings,
+    subresources: &[status::STATUS, EPHEMERAL_CONTAINERS, RESIZE],
     grace_period: Some(grace_period),
     ..Strategy::DEFAULT
-};
-
-const STATUS: SubresourceStrategy = SubresourceStrategy {
-    name: "status",
-    prepare_for_update: |new, old, _| {
-        carry::keep_spec(new, old);
-        carry::keep_in(new, old, "metadata", "deletionTimestamp");
-        carry::keep_in(new, old, "metadata", "ownerReferences");
-        let has_class = new.pointer("/status/qosClass").is_some_and(|class| class != "");
-        if !has_class {
-            carry::keep_in(new, old, "status", "qosClass");
-        }
-    },
-    validate_update: update::status,
 };
 
 const EPHEMERAL_CONTAINERS: SubresourceStrategy = SubresourceStrategy {

@@ -9,6 +9,7 @@ const CTX: Context<'static> = Context {
     user: "",
     groups: &[],
     user_uid: "",
+    sent: b"",
     extra: &std::collections::BTreeMap::new(),
     uid: "",
 };

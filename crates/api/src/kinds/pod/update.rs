@@ -1,8 +1,8 @@
 //! What may change in a pod: on the pod itself, its status, its resources, and its ephemeral containers.
 
 use crate::kinds::pod::{containers, is_mirror, pod_annotations_update, qos_class, whole_pod};
-use crate::validate::text::{formatted, immutable, same};
-use crate::validate::{go, names, net, resources};
+use crate::validate::text::same;
+use crate::validate::{go, names, resources};
 use crate::{Cursor, ErrorList, Map, Path, Value, meta};
 
 const SPEC_IS_FIXED: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -194,147 +194,6 @@ fn only_additions(new: &Cursor<'_>, old: &Cursor<'_>) -> bool {
         let (new, old) = (new.field(list), old.field(list));
         new.len() >= old.len() && old.items().zip(new.items()).all(|(o, n)| same(o.value(), n.value()))
     })
-}
-
-/// An update of `status`.
-pub fn status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
-    meta::validate_update_again(new, old, errors);
-    pod_annotations_update(new, old, errors);
-    let (status, old_status) = (new.field("status"), old.field("status"));
-    // Upstream reports conditions below metadata, capitalised.
-    for (index, condition) in status.field("conditions").items().enumerate() {
-        let path = Path::new("metadata.conditions").index(index);
-        let kind = condition.field("type");
-        if !matches!(kind.str(), "PodScheduled" | "Ready" | "Initialized") {
-            formatted(&Cursor::at(kind.value(), path.child("Type")), names::qualified_name, errors);
-        }
-    }
-    if new.field("spec").field("nodeName").str() != old.field("spec").field("nodeName").str() {
-        errors.forbidden(status.path().child("nodeName"), "may not be changed directly");
-    }
-    nominated_node(new, old, errors);
-    immutable(&status.field("qosClass"), &old_status.field("qosClass"), errors);
-    container_states(new, old, errors);
-    claim_statuses(new, errors);
-    pod_ips(&status, errors);
-    host_ips(&status, errors);
-}
-
-fn nominated_node(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
-    let name = new.field("status").field("nominatedNodeName");
-    if name.is_empty() || name.str() == old.field("status").field("nominatedNodeName").str() {
-        return;
-    }
-    formatted(&name, names::dns1123_subdomain, errors);
-    if !new.field("spec").field("nodeName").is_empty() {
-        name.forbidden(errors, "may not be set for pods that are already bound to a node");
-    }
-}
-
-/// A terminated container may only run again where its restart policy says so.
-fn container_states(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
-    let spec = old.field("spec");
-    let pod_policy = spec.field("restartPolicy").str();
-    for (list, containers) in [
-        ("containerStatuses", "containers"),
-        ("initContainerStatuses", "initContainers"),
-        ("ephemeralContainerStatuses", "ephemeralContainers"),
-    ] {
-        let statuses = new.field("status").field(list);
-        for (index, before) in old.field("status").field(list).items().enumerate() {
-            let terminated = before.field("state").field("terminated");
-            let name = before.field("name").str();
-            let container = spec.field(containers).items().find(|c| c.field("name").str() == name);
-            let own = container.as_ref().map_or("", |c| c.field("restartPolicy").str());
-            let policy = match (list, own) {
-                ("ephemeralContainerStatuses", _) => "Never",
-                (_, "") => pod_policy,
-                (_, own) => own,
-            };
-            let has_rules = container.is_some_and(|c| !c.field("restartPolicyRules").is_empty());
-            let failed = terminated.field("exitCode").int() != 0;
-            let may_restart = policy == "Always" || (policy == "OnFailure" && failed) || has_rules;
-            if !terminated.is_set() || may_restart {
-                continue;
-            }
-            let runs_again =
-                |s: &Cursor<'_>| s.field("name").str() == name && !s.field("state").field("terminated").is_set();
-            if statuses.items().any(|s| runs_again(&s)) {
-                errors.forbidden(
-                    statuses.path().index(index).child("state"),
-                    "may not be transitioned to non-terminated state",
-                );
-            }
-        }
-    }
-}
-
-fn claim_statuses(pod: &Cursor<'_>, errors: &mut ErrorList) {
-    let claims = pod.field("spec").field("resourceClaims");
-    let mut seen: Vec<&str> = Vec::new();
-    for status in pod.field("status").field("resourceClaimStatuses").items() {
-        let name = status.field("name");
-        if !claims.items().any(|c| c.field("name").str() == name.str()) {
-            errors.invalid(name.path(), name.str(), "must match the name of an entry in `spec.resourceClaims`");
-        }
-        if seen.contains(&name.str()) {
-            errors.duplicate(name.path(), name.str());
-        } else {
-            seen.push(name.str());
-        }
-        let claim = status.field("resourceClaimName");
-        if claim.is_set() {
-            formatted(&Cursor::at(claim.value(), name.path()), names::dns1123_subdomain, errors);
-        }
-    }
-}
-
-fn pod_ips(status: &Cursor<'_>, errors: &mut ErrorList) {
-    let list = status.field("podIPs");
-    for item in list.items() {
-        net::ip(&Cursor::at(item.field("ip").value(), item.path()), errors);
-    }
-    if list.len() > 1 {
-        one_per_family(&list, "PodIP", errors);
-        unique_ips(&list, "PodIP", errors);
-    }
-}
-
-fn host_ips(status: &Cursor<'_>, errors: &mut ErrorList) {
-    let list = status.field("hostIPs");
-    if list.is_empty() {
-        return;
-    }
-    let first = list.index(0).field("ip");
-    if first.str() != status.field("hostIP").str() {
-        first.invalid(errors, "must be equal to `hostIP`");
-    }
-    for item in list.items() {
-        net::ip(&Cursor::at(item.field("ip").value(), item.path()), errors);
-    }
-    if list.len() > 1 {
-        unique_ips(&list, "HostIP", errors);
-        one_per_family(&list, "HostIP", errors);
-    }
-}
-
-fn one_per_family(list: &Cursor<'_>, type_name: &str, errors: &mut ErrorList) {
-    let dual = net::is_dual_stack(list.items().map(|i| i.field("ip").str()).collect::<Vec<_>>().into_iter());
-    if dual != Some(true) || list.len() > 2 {
-        let shown = go::list(type_name, list.value());
-        errors.invalid(list.path(), shown, "may specify no more than one IP for each IP family");
-    }
-}
-
-fn unique_ips(list: &Cursor<'_>, type_name: &str, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
-    for item in list.items() {
-        let ip = item.field("ip").str();
-        if seen.contains(&ip) {
-            errors.duplicate(item.path(), go::value(type_name, item.value()));
-        }
-        seen.push(ip);
-    }
 }
 
 /// An update through `ephemeralcontainers`: nothing that is there changes.

@@ -52,6 +52,18 @@ pub fn pod(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
     spec_and_annotations(&new.field("spec"), &metadata.field("annotations"), out);
 }
 
+/// Of objects whose pods are named, and their hosts with them, after themselves.
+pub fn owner_name(owner: &Cursor<'_>, out: &mut Vec<String>) {
+    let messages = names::dns1123_label(owner.field("metadata").field("name").str());
+    if !messages.is_empty() {
+        out.push(format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label \
+             is recommended: [{}]",
+            messages.join(" ")
+        ));
+    }
+}
+
 /// A pod template.
 pub fn template(template: &Cursor<'_>, out: &mut Vec<String>) {
     let (spec, annotations) = (template.field("spec"), template.field("metadata").field("annotations"));
