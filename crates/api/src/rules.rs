@@ -94,6 +94,11 @@ pub fn reset_for_create(kind: &Kind, new: &mut Value) {
     }
 }
 
+/// Removes fields of gates that are off from an object that had none of them before.
+pub fn drop_disabled(kind: &Kind, new: &mut Value) {
+    crate::gates::drop_disabled(kind, new, None);
+}
+
 /// Before a kind's `prepare_for_update`: takes `status` from the stored object.
 pub fn reset_for_update(kind: &Kind, new: &mut Value, old: &Value) {
     crate::gates::drop_disabled(kind, new, Some(old));

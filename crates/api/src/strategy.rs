@@ -44,6 +44,33 @@ pub struct NamespaceDemand {
     pub unread: &'static str,
 }
 
+/// A permission that a write of a status needs beyond that to write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permission {
+    /// The field that asks for it.
+    pub at: Path,
+    /// What it is about, as the refusal says.
+    pub changing: &'static str,
+    /// The part of the resource that nobody serves and roles name.
+    pub subresource: &'static str,
+    /// Any of them will do; never empty.
+    pub verbs: Vec<String>,
+    /// The name that the permission is for; empty: all of them.
+    pub name: String,
+    /// Asked for the whole cluster rather than for the object's namespace.
+    pub is_cluster_wide: bool,
+}
+
+/// Who writes, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    /// `update` or `patch`.
+    pub verb: &'a str,
+    pub name: &'a str,
+    /// What else authentication knows of the user.
+    pub extra: &'a std::collections::BTreeMap<String, Vec<String>>,
+}
+
 /// The rules of a subresource that writes its parent (`status`, `resize`, `ephemeralcontainers`, `finalize`, `approval`).
 pub struct SubresourceStrategy {
     pub name: &'static str,
@@ -65,6 +92,8 @@ pub struct Strategy {
     pub status_warnings: fn(new: &Cursor<'_>, out: &mut Vec<String>),
     /// What the object's namespace must be for this write; `old` is `None` on create.
     pub namespace_demand: fn(new: &Cursor<'_>, old: Option<&Cursor<'_>>) -> Option<NamespaceDemand>,
+    /// What who writes the status must be allowed to besides.
+    pub status_permissions: fn(new: &Cursor<'_>, old: &Cursor<'_>, writer: &Writer<'_>) -> Vec<Permission>,
     pub subresources: &'static [SubresourceStrategy],
     /// Seconds of grace for a delete that asked for `requested`; `None`: the kind is deleted at once.
     pub grace_period: Option<fn(object: &Value, requested: Option<i64>) -> i64>,
@@ -85,6 +114,7 @@ impl Strategy {
         warnings: |_, _, _| {},
         status_warnings: |_, _| {},
         namespace_demand: |_, _| None,
+        status_permissions: |_, _, _| Vec::new(),
         subresources: &[],
         grace_period: None,
         default_propagation_warning: None,

@@ -1,6 +1,7 @@
 //! ResourceClaim, ResourceClaimTemplate, DeviceClass, ResourceSlice: dynamic resource allocation. Source:
 //! `pkg/apis/resource/validation`.
 
+mod permissions;
 mod policy;
 mod slice;
 mod status;
@@ -29,6 +30,7 @@ pub const CLAIM: Strategy = Strategy {
         fixed_spec(new, old, "dra.ResourceClaimSpec", errors);
     },
     namespace_demand: admin_access_demand,
+    status_permissions: permissions::of_status,
     subresources: &[status::STATUS],
     ..Strategy::DEFAULT
 };

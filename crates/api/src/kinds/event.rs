@@ -74,6 +74,7 @@ fn reporting(event: &Cursor<'_>, field: &str, errors: &mut ErrorList) {
 }
 
 fn new_event(event: &Cursor<'_>, errors: &mut ErrorList) {
+    series(&event.field("series"), errors);
     if !event.field("eventTime").is_set() {
         event.field("eventTime").required(errors, "");
     }
@@ -92,7 +93,6 @@ fn new_event(event: &Cursor<'_>, errors: &mut ErrorList) {
             errors.invalid(Path::new(shown), "", "needs to be unset");
         }
     }
-    series(&event.field("series"), errors);
 }
 
 fn series(series: &Cursor<'_>, errors: &mut ErrorList) {

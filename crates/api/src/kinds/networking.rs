@@ -256,7 +256,9 @@ fn policy_port(port: &Cursor<'_>, errors: &mut ErrorList) {
         }
         return;
     }
-    port_number_or_name(&number, errors);
+    if number.opt_int().is_some() {
+        port_number(&number, errors);
+    }
     if let Some(last) = end.opt_int() {
         match number.opt_int() {
             None => end.invalid(errors, "may not be specified when `port` is non-numeric"),
@@ -268,6 +270,9 @@ fn policy_port(port: &Cursor<'_>, errors: &mut ErrorList) {
                 port_number(&end, errors);
             }
         }
+    }
+    if number.opt_int().is_none() {
+        port_number_or_name(&number, errors);
     }
 }
 

@@ -115,6 +115,10 @@ fn topologies(list: &Cursor<'_>, errors: &mut ErrorList) {
 pub const VOLUME_ATTACHMENT: Strategy = Strategy {
     validate: |attachment, errors| {
         attachment_rules(attachment, errors);
+        let name = attachment.fields(&["spec", "source", "persistentVolumeName"]);
+        if name.is_set() {
+            formatted(&name, names::dns1123_subdomain, errors);
+        }
     },
     validate_update: |new, old, errors| {
         attachment_rules(new, errors);
@@ -143,7 +147,6 @@ fn attachment_rules(attachment: &Cursor<'_>, errors: &mut ErrorList) {
             if name.is_empty() {
                 name.required(errors, "must specify non empty persistentVolumeName");
             }
-            formatted(&name, names::dns1123_subdomain, errors);
         }
         (true, false) => super::persistentvolume::inline_volume_spec(&inline, errors),
     }

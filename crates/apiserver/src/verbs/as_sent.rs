@@ -1,7 +1,7 @@
 //! The object of a write as the client sent it. Decoding drops empty lists and maps, as storing them would; upstream's rules and messages
 //! tell a list that was given empty (`[]`) from one that was not given (`null`).
 
-use api::{FieldError, Value};
+use api::{FieldError, Kind, Schema, Shape, Value, rules};
 
 use super::{Request, patch};
 
@@ -17,7 +17,9 @@ pub(super) fn body(request: &Request, old: &Value) -> Option<Value> {
 pub(super) fn created(request: &Request, object: &Value) -> Option<Value> {
     let is_asked = request.kind.custom().is_none() && has_empty(&request.body);
     let sent = is_asked.then(|| serde_json::from_slice(&request.body).ok())??;
-    Some(with_empty_lists(object, &sent))
+    let mut object = with_empty_lists(&request.kind, object, &sent);
+    rules::drop_disabled(&request.kind, &mut object);
+    Some(object)
 }
 
 /// Whether there is `[]` or `{}` in the text, with or without space between.
@@ -36,14 +38,22 @@ fn has_empty(text: &[u8]) -> bool {
 }
 
 /// The object with the empty lists and maps of another form of it, which decoding drops.
-pub(super) fn with_empty_lists(object: &Value, sent: &Value) -> Value {
+pub(super) fn with_empty_lists(kind: &Kind, object: &Value, sent: &Value) -> Value {
+    filled(&kind.schema, Shape::Ref(kind.type_id), object, sent)
+}
+
+fn filled(schema: &Schema, shape: Shape, object: &Value, sent: &Value) -> Value {
     match (object, sent) {
         (Value::Null, Value::Array(list)) if list.is_empty() => sent.clone(),
-        (Value::Null, Value::Object(map)) if map.is_empty() => sent.clone(),
+        (Value::Null, Value::Object(map)) if map.is_empty() && matches!(shape, Shape::Map(_)) => sent.clone(),
         (Value::Object(object), Value::Object(sent)) => {
             let mut out = object.clone();
             for (field, sent) in sent {
-                let filled = with_empty_lists(object.get(field).unwrap_or(&Value::Null), sent);
+                let known = shape.type_id().map_or(Some(schema.element_of(shape)), |owner| {
+                    schema.field(owner, field).map(|field| field.shape)
+                });
+                let Some(known) = known else { continue };
+                let filled = filled(schema, known, object.get(field).unwrap_or(&Value::Null), sent);
                 if !filled.is_null() {
                     out.insert(field.clone(), filled);
                 }
@@ -51,7 +61,8 @@ pub(super) fn with_empty_lists(object: &Value, sent: &Value) -> Value {
             Value::Object(out)
         }
         (Value::Array(list), Value::Array(sent)) if list.len() == sent.len() => {
-            list.iter().zip(sent).map(|(item, sent)| with_empty_lists(item, sent)).collect()
+            let item = schema.element_of(shape);
+            list.iter().zip(sent).map(|(object, sent)| filled(schema, item, object, sent)).collect()
         }
         _ => object.clone(),
     }
@@ -65,9 +76,14 @@ pub(crate) fn without_empty_lists(mut error: FieldError) -> FieldError {
 }
 
 fn shown(value: Value) -> Value {
-    let is_left_out = |field: &str, value: &Value| {
-        field.starts_with(|c: char| c.is_lowercase()) && value.as_array().is_some_and(Vec::is_empty)
+    let is_empty = |value: &Value| match value {
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
     };
+    // Names with a colon are those of managed fields.
+    let is_versioned = |field: &str| field.starts_with(|c: char| c.is_lowercase()) && !field.contains(':');
+    let is_left_out = |field: &str, value: &Value| is_versioned(field) && is_empty(value);
     match value {
         Value::Object(map) => map
             .into_iter()
@@ -87,14 +103,16 @@ mod tests {
 
     #[test]
     fn empty_lists_come_back_where_they_were_sent() {
-        let decoded = json!({"spec": {"name": "a", "rules": [{"x": 1}, {}]}});
-        let sent = json!({"spec": {"name": "b", "hosts": [], "rules": [{"x": 1, "y": []}, {"z": {"deep": []}}], "none": null}});
+        let pods = api::kinds::builtin().by_kind("", "v1", "Pod").expect("pods");
+        let decoded = json!({"spec": {"hostname": "a", "containers": [{"name": "c"}, {}]}});
+        let sent = json!({"spec": {"hostname": "b", "volumes": [], "nodeSelector": {}, "securityContext": {}, "none": [],
+            "containers": [{"name": "c", "env": []}, {"lifecycle": {"deep": []}}], "os": null}});
         assert_eq!(
-            with_empty_lists(&decoded, &sent),
-            json!({"spec": {"name": "a", "rules": [{"x": 1, "y": []}, {}], "hosts": []}})
+            with_empty_lists(pods, &decoded, &sent),
+            json!({"spec": {"hostname": "a", "containers": [{"name": "c", "env": []}, {}], "volumes": [], "nodeSelector": {}}})
         );
-        let printed = json!({"Requests": [], "selector": {"matchExpressions": [], "matchLabels": {"a": "b"}}});
-        assert_eq!(shown(printed), json!({"Requests": [], "selector": {"matchLabels": {"a": "b"}}}));
+        let printed = json!({"Requests": [], "selector": {"matchExpressions": [], "matchLabels": {}}, "f:spec": {}});
+        assert_eq!(shown(printed), json!({"Requests": [], "selector": {}, "f:spec": {}}));
         assert_eq!(shown(json!([])), json!([]));
         assert!(has_empty(b"{\"a\": [ ]}") && !has_empty(b"[{\"a\": 1}]"));
     }

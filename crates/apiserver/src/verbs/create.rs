@@ -7,9 +7,9 @@ use super::{Reply, Request, as_sent, name};
 use crate::admit::{self, Operation};
 use crate::attributes::Action;
 use crate::custom::conversion;
+use crate::demands;
 use crate::error::from_store;
 use crate::gateway::Gateway;
-use crate::namespace_demand;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
@@ -61,7 +61,7 @@ pub(crate) async fn create_object(
     prepare(request, &mut object, &moment);
     set_metadata(&mut object, "managedFields", managed);
     let allocated = gateway.allocations.on_create(gateway, request, &mut object).await?;
-    let unmet = namespace_demand::unmet(gateway, request, &object, None).await;
+    let unmet = demands::unmet(gateway, request, &object, None).await;
     match as_sent::created(request, &object) {
         Some(object) => validate_create(kind, &object, unmet)?,
         None => validate_create(kind, &object, unmet)?,

@@ -8,11 +8,11 @@ use super::create::{authorize, create_object};
 use super::{Reply, Request, as_sent};
 use crate::admit::{self, Operation};
 use crate::custom::conversion;
+use crate::demands;
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::guaranteed::{Live, Target, Tried};
 use crate::http::options::parse_resource_version;
-use crate::namespace_demand;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
@@ -106,7 +106,7 @@ pub(super) async fn replace(
     ownership::restore(&mut object, managed, &old);
     let _serial = gateway.allocations.lock(kind).await;
     let allocated = gateway.allocations.on_update(gateway, request, &mut object, &old).await?;
-    let unmet = namespace_demand::unmet(gateway, request, &object, Some(&old)).await;
+    let unmet = demands::unmet(gateway, request, &object, Some(&old)).await;
     validate(request, &object, &old, &unmet)?;
     admit::validate(gateway, request, Operation::Update, &object, Some(&old), &mut admission).await?;
     warnings(request, &object, Some(&old), &mut notes);
@@ -214,7 +214,7 @@ fn validate(request: &Request, object: &Value, old: &Value, unmet: &ErrorList) -
             return refused;
         }
         // Said again of the object as it was sent: messages show an empty list that was given otherwise than none.
-        let again = as_sent::with_empty_lists(object, &as_sent::body(request, old).unwrap_or_default());
+        let again = as_sent::with_empty_lists(&request.kind, object, &as_sent::body(request, old).unwrap_or_default());
         let again = field_errors(request, &again, old, unmet.clone()).into_iter().map(as_sent::without_empty_lists);
         let mut errors = ErrorList::new();
         again.for_each(|error| errors.push(error));

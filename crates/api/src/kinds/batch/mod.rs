@@ -59,7 +59,7 @@ fn generate_selector(job: &mut Value, ctx: &Context<'_>) {
         uid => uid.to_owned(),
     };
     let name = meta::name(job).to_owned();
-    let shares_labels = shares_labels(job, ctx.sent);
+    let shows_labels = shares_labels(job, ctx.sent) || is_labelled_when_read(job, &name);
     let Some(Value::Object(spec)) = job.get_mut("spec") else { return };
     let template = spec.entry("template").or_insert_with(|| json!({}));
     if let Some(labels) = object_at(template, &["metadata", "labels"]) {
@@ -71,7 +71,7 @@ fn generate_selector(job: &mut Value, ctx: &Context<'_>) {
         }
         sort(labels);
         let labels = labels.clone();
-        if shares_labels && let Some(metadata) = job.get_mut("metadata") {
+        if shows_labels && let Some(metadata) = job.get_mut("metadata") {
             carry::set(metadata, "labels", Value::Object(labels));
         }
     }
@@ -93,6 +93,13 @@ fn shares_labels(job: &Value, sent: &[u8]) -> bool {
     let labels = |at: &str| sent.pointer(at).and_then(Value::as_object);
     labels("/metadata/labels").is_none_or(|labels| labels.is_empty())
         && labels("/spec/template/metadata/labels").is_some()
+}
+
+/// Upstream fills in the labels of a job without any whenever it reads one; by then its template has some. Of a name that is no
+/// label that is not told here: such a job is refused.
+fn is_labelled_when_read(job: &Value, name: &str) -> bool {
+    let labels = job.pointer("/metadata/labels").and_then(Value::as_object);
+    labels.is_none_or(|labels| labels.is_empty()) && names::label_value(name).is_empty()
 }
 
 /// Maps are stored sorted, as Go prints them.

@@ -110,6 +110,8 @@ enum Code {
     SchemaMap,
     SchemaOrList,
     SchemaOrBool,
+    /// A map of schemas or lists of names.
+    Dependencies,
     Rules,
     Docs,
 }
@@ -148,7 +150,7 @@ const FIELDS: &[(&str, &str, Code)] = &[
     ("Properties", "properties", Code::SchemaMap),
     ("AdditionalProperties", "additionalProperties", Code::SchemaOrBool),
     ("PatternProperties", "patternProperties", Code::SchemaMap),
-    ("Dependencies", "dependencies", Code::Plain),
+    ("Dependencies", "dependencies", Code::Dependencies),
     ("AdditionalItems", "additionalItems", Code::SchemaOrBool),
     ("Definitions", "definitions", Code::SchemaMap),
     ("ExternalDocs", "externalDocs", Code::Docs),
@@ -162,9 +164,16 @@ const FIELDS: &[(&str, &str, Code)] = &[
     ("XValidations", "x-kubernetes-validations", Code::Rules),
 ];
 
+const POINTERS: &[&str] = &["$ref", "x-kubernetes-list-type", "x-kubernetes-map-type"];
+
 /// Go's names of the fields that a schema sets, in the order of the type.
 pub(super) fn set_fields(schema: &Value) -> impl Iterator<Item = &'static str> {
-    let is_set = |name: &str| schema.get(name).is_some_and(|v| !v.is_null() && *v != Value::Bool(false) && *v != "");
+    let is_set = |name: &str| match schema.get(name) {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        // An empty text behind a pointer is a text.
+        Some(Value::String(text)) => !text.is_empty() || POINTERS.contains(&name),
+        Some(_) => true,
+    };
     FIELDS.iter().filter(move |(_, name, _)| is_set(name)).map(|(go_name, _, _)| *go_name)
 }
 
@@ -195,6 +204,17 @@ fn go_field(code: Code, value: &Value) -> Value {
         (Code::SchemaOrList, _) => json!({"Schema": go_schema(value), "JSONSchemas": null}),
         (Code::SchemaOrBool, Value::Bool(allows)) => json!({"Allows": allows, "Schema": null}),
         (Code::SchemaOrBool, _) => json!({"Allows": true, "Schema": go_schema(value)}),
+        (Code::Dependencies, _) => {
+            let mut entries: Vec<_> = value.as_object().into_iter().flatten().collect();
+            entries.sort_by_key(|(name, _)| *name);
+            let printed = entries.into_iter().map(|(name, value)| {
+                let names = value.is_array();
+                let schema = if names { Value::Null } else { go_schema(value) };
+                let property = if names { value.clone() } else { Value::Null };
+                (name.clone(), json!({"Schema": schema, "Property": property}))
+            });
+            Value::Object(printed.collect())
+        }
         (Code::Rules, _) => go::list("crd.ValidationRule", value),
         (Code::Docs, _) => go::value("crd.ExternalDocumentation", value),
     }

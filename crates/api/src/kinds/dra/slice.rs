@@ -32,7 +32,7 @@ pub(super) fn spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
     slice_nodes(spec, errors);
     let (devices, counters) = (spec.field("devices"), spec.field("sharedCounters"));
-    if !devices.is_empty() && !counters.is_empty() {
+    if devices.is_set() && counters.is_set() {
         errors.invalid(spec.path(), "", "only one of `sharedCounters` or `devices` is allowed");
     }
     let is_advanced =

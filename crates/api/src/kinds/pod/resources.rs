@@ -80,7 +80,7 @@ pub fn qos_class(pod: &Value) -> &'static str {
     let root = Cursor::root(pod);
     let spec = root.field("spec");
     let own = spec.field("resources");
-    if !own.field("requests").is_empty() || !own.field("limits").is_empty() {
+    if own.is_set() {
         return class(std::iter::once(own));
     }
     let containers = ["initContainers", "containers"];
