@@ -36,7 +36,20 @@ pub fn validate_update(kind: &Kind, new: &Cursor<'_>, old: &Cursor<'_>, errors: 
     object_meta_update(new, old, errors);
 }
 
-/// What most kinds check once more in their own update rules; repeated causes are part of the answer.
+/// All of the metadata, by the rules of a create: what most kinds check once more in their own update rules, where repeated causes are
+/// part of the answer. Kinds whose finalizers need no domain use [`object_meta`].
+pub(crate) fn validate_whole_again(
+    new: &Cursor<'_>,
+    namespaced: bool,
+    name_rule: crate::strategy::NameRule,
+    errors: &mut ErrorList,
+) {
+    let metadata = new.field("metadata");
+    object_meta(&metadata, namespaced, name_rule, errors);
+    standard_finalizers(&metadata, errors);
+}
+
+/// What most kinds check once more in their own update rules, of what may change; see [`validate_whole_again`].
 pub fn validate_update_again(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     object_meta_update(new, old, errors);
     standard_finalizers(&new.field("metadata"), errors);
@@ -63,7 +76,13 @@ pub(crate) fn validate_embedded(metadata: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn object_meta(metadata: &Cursor<'_>, namespaced: bool, name_rule: crate::strategy::NameRule, errors: &mut ErrorList) {
+/// The rules that hold for the metadata of every object.
+pub(crate) fn object_meta(
+    metadata: &Cursor<'_>,
+    namespaced: bool,
+    name_rule: crate::strategy::NameRule,
+    errors: &mut ErrorList,
+) {
     let generate_name = metadata.field("generateName");
     if !generate_name.is_empty() {
         let messages = name_rule(generate_name.str(), true);

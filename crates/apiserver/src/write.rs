@@ -10,7 +10,7 @@ use store::Revision;
 
 use crate::gateway::Gateway;
 use crate::storage::{ObjectBytes, ObjectKey};
-use crate::verbs::{Request, as_sent};
+use crate::verbs::{Request, apply, as_sent};
 
 /// What one write knows about its moment: fixed at the start, so that all fields of one object agree.
 #[derive(Debug)]
@@ -76,11 +76,13 @@ pub(crate) fn options_error(request: &Request, errors: &ErrorList) -> Status {
 /// Checks the query parameters that every write takes.
 pub(crate) fn check_options(request: &Request) -> Result<(), Status> {
     let mut errors = ErrorList::new();
-    check_dry_run(&request.query.all("dryRun").collect::<Vec<_>>(), &mut errors);
-    let manager = request.query.text("fieldManager");
-    if manager.chars().count() > 128 {
-        errors.too_long(api::Path::new("fieldManager"), 128);
+    let is_apply = request.content_type == apply::MEDIA_TYPE;
+    if request.verb == "patch" && !is_apply && request.query.all("force").next().is_some() {
+        errors.forbidden(api::Path::new("force"), "may not be specified for non-apply patch");
     }
+    let manager = Value::from(request.query.text("fieldManager"));
+    meta::field_manager(&Cursor::at(&manager, api::Path::new("fieldManager")), &mut errors);
+    check_dry_run(&request.query.all("dryRun").collect::<Vec<_>>(), &mut errors);
     if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
 }
 
@@ -150,6 +152,19 @@ pub(crate) fn settle_namespace(request: &Request, object: &mut Value) -> Result<
         return Ok(());
     }
     Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+}
+
+/// The object's name must be that of the URL.
+pub(crate) fn check_name(object: &Value, wanted: &str) -> Result<(), Status> {
+    let name = meta::name(object);
+    if name == wanted {
+        return Ok(());
+    }
+    Err(Status::bad_request(if name.is_empty() {
+        format!("the name of the object ({wanted} based on URL) was undeterminable: name must be provided")
+    } else {
+        format!("the name of the object ({name}) does not match the name on the URL ({wanted})")
+    }))
 }
 
 /// The fields of an object's metadata; an object without any gets an empty one.

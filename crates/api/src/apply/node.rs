@@ -82,7 +82,9 @@ impl<'s> Node<'s> {
             }
             Shape::Ref(id) => {
                 let ty = self.schema.get(id);
-                let atomic = ty.is_atomic() || self.map_type() == MapType::Atomic;
+                // A field may say otherwise than its type.
+                let declared = self.merge.and_then(|m| m.map_type);
+                let atomic = declared.map_or_else(|| ty.is_atomic(), |map_type| map_type == MapType::Atomic);
                 let element = ty.keeps_unknown_fields.then(|| self.untyped(Untyped::Deduced));
                 Atom::Map { fields: Some(ty), element, atomic }
             }

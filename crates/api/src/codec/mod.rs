@@ -67,6 +67,14 @@ pub struct Decoded {
 #[error("{message}")]
 pub struct DecodeError {
     pub message: String,
+    /// The reason alone, without the kinds that did not meet: what a patch is refused with.
+    pub reason: String,
+}
+
+impl DecodeError {
+    fn plain(reason: String) -> Self {
+        Self { message: reason.clone(), reason }
+    }
 }
 
 impl From<DecodeError> for Status {
@@ -108,7 +116,7 @@ pub fn decode<'t>(
 /// holds are dropped and named in the result.
 pub fn normalize<'t>(value: &Value, target: impl Into<Target<'t>>) -> Result<Normalized, DecodeError> {
     let target = target.into();
-    let bytes = serde_json::to_vec(value).map_err(|e| DecodeError { message: e.to_string() })?;
+    let bytes = serde_json::to_vec(value).map_err(|e| DecodeError::plain(e.to_string()))?;
     match read(&bytes, &target, true) {
         Ok(read) => Ok(Normalized { value: read.value, strict_errors: read.strict_errors }),
         Err(failure) => Err(failure.explain(&target, &bytes)),
@@ -155,12 +163,12 @@ pub struct Normalized {
 /// The body of a DELETE: DeleteOptions of any group, as upstream accepts them.
 pub fn decode_delete_options(bytes: &[u8], format: Format) -> Result<Value, DecodeError> {
     let target = Target::delete_options();
-    let plain = |failure: Failure| DecodeError { message: failure.reason() };
+    let plain = |failure: Failure| DecodeError::plain(failure.reason());
     let owned;
     let json = match format {
         Format::Json => bytes,
         Format::Yaml => {
-            owned = yaml::to_json(bytes).map_err(|text| DecodeError { message: text })?;
+            owned = yaml::to_json(bytes).map_err(DecodeError::plain)?;
             &owned.bytes
         }
         Format::Protobuf => return protobuf::read(bytes, &target).map(|read| read.value).map_err(plain),
@@ -192,6 +200,9 @@ impl Failure {
     }
 
     fn explain(self, target: &Target<'_>, body: &[u8]) -> DecodeError {
+        let reason = match &self {
+            Self::Unrecognized(text) | Self::OtherVersion(text) | Self::Unfit { text, .. } => text.clone(),
+        };
         let message = match self {
             Self::OtherVersion(text) => text,
             Self::Unfit { kind, version, text } => {
@@ -203,7 +214,7 @@ impl Failure {
                 summarize(body)
             ),
         };
-        DecodeError { message }
+        DecodeError { message, reason }
     }
 }
 

@@ -20,15 +20,26 @@ const REVIEW_VERSIONS: &[&str] = &["v1", "v1beta1"];
 
 pub const VALIDATING_WEBHOOKS: Strategy = Strategy {
     validate: |object, errors| webhooks(object, false, errors),
-    validate_update: |new, _, errors| webhooks(new, false, errors),
+    validate_update: |new, _, errors| {
+        whole_again(new, errors);
+        webhooks(new, false, errors);
+    },
     ..Strategy::DEFAULT
 };
 
 pub const MUTATING_WEBHOOKS: Strategy = Strategy {
     validate: |object, errors| webhooks(object, true, errors),
-    validate_update: |new, _, errors| webhooks(new, true, errors),
+    validate_update: |new, _, errors| {
+        whole_again(new, errors);
+        webhooks(new, true, errors);
+    },
     ..Strategy::DEFAULT
 };
+
+/// Metadata is looked at again as that of a new object, and nothing of it is compared with the old.
+fn whole_again(new: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::object_meta(&new.field("metadata"), false, names::subdomain_name, errors);
+}
 
 fn webhooks(object: &Cursor<'_>, mutating: bool, errors: &mut ErrorList) {
     let mut seen: Vec<&str> = Vec::new();
@@ -293,8 +304,8 @@ fn match_conditions(list: &Cursor<'_>, params: bool, errors: &mut ErrorList) {
 
 pub const VALIDATING_POLICY: Strategy = Strategy {
     validate: |policy, errors| validating_policy(policy, errors),
-    validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+    validate_update: |new, _, errors| {
+        whole_again(new, errors);
         validating_policy(new, errors);
     },
     subresources: &[POLICY_STATUS],
@@ -513,8 +524,8 @@ fn audit_annotations(
 
 pub const VALIDATING_BINDING: Strategy = Strategy {
     validate: |binding, errors| validating_binding(&binding.field("spec"), errors),
-    validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+    validate_update: |new, _, errors| {
+        whole_again(new, errors);
         validating_binding(&new.field("spec"), errors);
     },
     ..Strategy::DEFAULT
@@ -587,6 +598,7 @@ const MUTATING_OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
 pub const MUTATING_POLICY: Strategy = Strategy {
     validate: |policy, errors| mutating_policy(&policy.field("spec"), errors),
     validate_update: |new, _, errors| {
+        whole_again(new, errors);
         mutating_policy(&new.field("spec"), errors);
     },
     ..Strategy::DEFAULT
@@ -661,6 +673,7 @@ fn policy_mutation(mutation: &Cursor<'_>, declared: Declarations, compiler: &mut
 pub const MUTATING_BINDING: Strategy = Strategy {
     validate: |binding, errors| mutating_binding(&binding.field("spec"), errors),
     validate_update: |new, _, errors| {
+        whole_again(new, errors);
         mutating_binding(&new.field("spec"), errors);
     },
     ..Strategy::DEFAULT

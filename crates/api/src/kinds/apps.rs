@@ -61,7 +61,12 @@ pub const DAEMON_SET: Strategy = Strategy {
         immutable_selector(new, old, errors);
         daemon_set_spec(&new.field("spec"), errors);
     },
-    warnings: template_warnings,
+    warnings: |new, old, out| {
+        // Of a set it is the template's own generation that counts.
+        if old.is_none_or(|old| template_generation(new.value()) != template_generation(old.value())) {
+            template_warnings(new, None, out);
+        }
+    },
     subresources: &[SubresourceStrategy {
         name: "status",
         prepare_for_update: |new, old, _| set_template_generation(new, template_generation(old)),
@@ -96,22 +101,25 @@ pub const STATEFUL_SET: Strategy = Strategy {
 };
 
 pub const CONTROLLER_REVISION: Strategy = Strategy {
-    validate: |object, errors| {
-        let data = object.field("data");
-        if !data.is_set() {
-            data.required(errors, "data is mandatory");
-        } else if !data.value().is_object() {
-            data.invalid(errors, "error parsing data");
-        }
-        nonnegative(&object.field("revision"), errors);
-    },
+    validate: controller_revision,
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
-        nonnegative(&new.field("revision"), errors);
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
+        controller_revision(new, errors);
         immutable(&new.field("data"), &old.field("data"), errors);
     },
     ..Strategy::DEFAULT
 };
+
+fn controller_revision(revision: &Cursor<'_>, errors: &mut ErrorList) {
+    let data = revision.field("data");
+    if !data.is_set() {
+        data.required(errors, "data is mandatory");
+    } else if !data.value().is_object() {
+        data.invalid(errors, "error parsing data");
+    }
+    nonnegative(&revision.field("revision"), errors);
+}
 
 /// A field of extensions/v1beta1, kept as an annotation: how often the template has changed.
 pub(crate) const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -129,8 +137,10 @@ fn set_template_generation(set: &mut Value, generation: i64) {
     annotations[TEMPLATE_GENERATION] = json!(generation.to_string());
 }
 
-fn template_warnings(new: &Cursor<'_>, _: Option<&Cursor<'_>>, out: &mut Vec<String>) {
-    pod::warnings::template(&new.field("spec").field("template"), out);
+fn template_warnings(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
+    if pod::warnings::is_worth_a_look(new, old) {
+        pod::warnings::template(&new.field("spec").field("template"), out);
+    }
 }
 
 fn owner_warnings(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {

@@ -5,6 +5,7 @@ use base64::Engine;
 
 use crate::kinds::{carry, volumes};
 use crate::strategy::{Context, SubresourceStrategy};
+use crate::validate::names;
 use crate::validate::text::supported;
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
@@ -51,7 +52,10 @@ pub const STRATEGY: Strategy = Strategy {
         carry::keep_spec(new, old);
         carry::keep_status(new, old);
     },
-    validate_update: meta::validate_update_again,
+    validate_update: |new, old, errors| {
+        whole_again(new, errors);
+        meta::validate_update_again(new, old, errors);
+    },
     subresources: &[STATUS, APPROVAL],
     ..Strategy::DEFAULT
 };
@@ -64,9 +68,10 @@ const STATUS: SubresourceStrategy = SubresourceStrategy {
         fill_times(new, old, ctx.now);
     },
     validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+        whole_again(new, errors);
         conditions(new, errors);
         certificate(new, old, errors);
+        meta::validate_update_again(new, old, errors);
     },
 };
 
@@ -83,7 +88,7 @@ const APPROVAL: SubresourceStrategy = SubresourceStrategy {
         fill_times(new, old, ctx.now);
     },
     validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+        whole_again(new, errors);
         conditions(new, errors);
         for kind in ["Approved", "Denied", "Failed"] {
             let list = new.field("status").field("conditions");
@@ -97,8 +102,14 @@ const APPROVAL: SubresourceStrategy = SubresourceStrategy {
                 _ => {}
             }
         }
+        meta::validate_update_again(new, old, errors);
     },
 };
+
+/// The metadata, as that of a new request.
+fn whole_again(new: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_whole_again(new, false, names::path_segment_name, errors);
+}
 
 /// Who asked is what the server knows, not what the client says.
 fn requester(request: &mut Value, ctx: &Context<'_>) {

@@ -18,6 +18,7 @@ pub const CONFIG_MAP: Strategy = Strategy {
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
         locked(new, old, &["data", "binaryData"], errors);
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
         config_map(new, errors);
     },
     ..Strategy::DEFAULT
@@ -34,6 +35,7 @@ pub const SECRET: Strategy = Strategy {
         meta::validate_update_again(new, old, errors);
         immutable(&new.field("type"), &old.field("type"), errors);
         locked(new, old, &["data"], errors);
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
         secret(new, errors);
     },
     warnings: |new, _, out| {
@@ -195,8 +197,8 @@ mod tests {
 
     #[test]
     fn a_locked_map_stays_locked() {
-        let old = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "immutable": true, "data": {"a": "x"}});
-        let new = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "data": {"a": "y"}});
+        let old = json!({"metadata": {"name": "a", "namespace": "d", "resourceVersion": "1"}, "immutable": true, "data": {"a": "x"}});
+        let new = json!({"metadata": {"name": "a", "namespace": "d", "resourceVersion": "1"}, "data": {"a": "y"}});
         let mut errors = ErrorList::new();
         (CONFIG_MAP.validate_update)(&Cursor::root(&new), &Cursor::root(&old), &mut errors);
         let text: Vec<String> = errors.iter().map(ToString::to_string).collect();

@@ -8,6 +8,7 @@ pub const STRATEGY: Strategy = Strategy {
     validate,
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
         validate(new, errors);
     },
     ..Strategy::DEFAULT

@@ -1,9 +1,9 @@
 //! Event, of core and of events.k8s.io. Both are one object; the newer form asks for more. Source:
 //! `pkg/apis/core/validation/events.go`. Errors carry core's field names and an empty value, as upstream's do.
 
-use crate::validate::names;
-use crate::validate::text::same;
-use crate::{Cursor, ErrorList, Path, Strategy};
+use crate::validate::text::{IMMUTABLE, same};
+use crate::validate::{go, names};
+use crate::{Cursor, ErrorList, Path, Strategy, Value, meta};
 
 const FIELD_MAX_BYTES: usize = 128;
 const NOTE_MAX_BYTES: usize = 1024;
@@ -107,29 +107,50 @@ fn series(series: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-/// Fields of an event that do not change, by their name in the request and in errors.
-const FIXED: &[(&str, &str)] = &[
-    ("regarding", "involvedObject"),
-    ("reason", "reason"),
-    ("note", "message"),
-    ("deprecatedSource", "source"),
-    ("deprecatedFirstTimestamp", "firstTimestamp"),
-    ("deprecatedLastTimestamp", "lastTimestamp"),
-    ("deprecatedCount", "count"),
-    ("type", "type"),
-    ("eventTime", "eventTime"),
-    ("action", "action"),
-    ("related", "related"),
-    ("reportingController", "reportingController"),
-    ("reportingInstance", "reportingInstance"),
+/// Fields of an event that do not change: by their name in the request, by that in errors, and their type as upstream prints it (see
+/// [`go`]). The reason is looked at twice.
+const FIXED: &[(&str, &str, &str)] = &[
+    ("regarding", "involvedObject", "ObjectReference"),
+    ("reason", "reason", TEXT),
+    ("note", "message", TEXT),
+    ("deprecatedSource", "source", "EventSource"),
+    ("deprecatedFirstTimestamp", "firstTimestamp", TIME),
+    ("deprecatedLastTimestamp", "lastTimestamp", TIME),
+    ("deprecatedCount", "count", NUMBER),
+    ("reason", "reason", TEXT),
+    ("type", "type", TEXT),
+    ("eventTime", "eventTime", TIME),
+    ("action", "action", TEXT),
+    ("related", "related", "*ObjectReference"),
+    ("reportingController", "reportingController", TEXT),
+    ("reportingInstance", "reportingInstance", TEXT),
 ];
 
+const TEXT: &str = "string";
+const NUMBER: &str = "int32";
+const TIME: &str = "time";
+
 fn new_event_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
-    for (field, shown) in FIXED {
-        let value = new.field(field);
-        if !same(value.value(), old.field(field).value()) {
-            errors.invalid(Path::new(*shown), value.value().clone(), "field is immutable");
+    meta::validate_update_again(new, old, errors);
+    if !same(new.field("series").value(), old.field("series").value()) {
+        series(&new.field("series"), errors);
+    }
+    for (field, shown, type_name) in FIXED {
+        let as_go = |event: &Cursor<'_>| shown_as(type_name, event.field(field).value());
+        if as_go(new) != as_go(old) {
+            errors.invalid(Path::new(*shown), as_go(new), IMMUTABLE);
         }
     }
-    series(&new.field("series"), errors);
+}
+
+fn shown_as(type_name: &str, value: &Value) -> Value {
+    match (type_name, value) {
+        (TEXT, Value::Null) => "".into(),
+        (NUMBER, Value::Null) => 0.into(),
+        (TEXT | NUMBER | TIME, value) => value.clone(),
+        (name, value) => match name.strip_prefix('*') {
+            Some(name) => go::pointer(name, value),
+            None => go::value(name, value),
+        },
+    }
 }

@@ -15,7 +15,10 @@ const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", 
 
 pub const FLOW_SCHEMA: Strategy = Strategy {
     validate: flow_schema,
-    validate_update: |new, _, errors| flow_schema(new, errors),
+    validate_update: |new, _, errors| {
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
+        flow_schema(new, errors);
+    },
     subresources: &[SubresourceStrategy {
         name: "status",
         prepare_for_update: |_, _, _| {},
@@ -244,7 +247,10 @@ fn url_rule(rule: &Cursor<'_>, errors: &mut ErrorList) {
 
 pub const PRIORITY_LEVEL: Strategy = Strategy {
     validate: priority_level,
-    validate_update: |new, _, errors| priority_level(new, errors),
+    validate_update: |new, _, errors| {
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
+        priority_level(new, errors);
+    },
     subresources: &[SubresourceStrategy {
         name: "status",
         prepare_for_update: |_, _, _| {},

@@ -15,7 +15,10 @@ pub const STRATEGY: Strategy = Strategy {
         }
     },
     validate,
-    validate_update: |new, _, errors| validate(new, errors),
+    validate_update: |new, _, errors| {
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
+        validate(new, errors);
+    },
     ..Strategy::DEFAULT
 };
 

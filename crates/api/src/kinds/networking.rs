@@ -25,6 +25,7 @@ pub const INGRESS: Strategy = Strategy {
     },
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
         ingress_spec(new, errors);
     },
     warnings: |new, old, out| {
@@ -177,7 +178,11 @@ pub const INGRESS_CLASS: Strategy = Strategy {
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
         let spec = new.field("spec");
-        immutable(&spec.field("controller"), &old.field("spec").field("controller"), errors);
+        let controller = spec.field("controller");
+        if controller.str() != old.field("spec").field("controller").str() {
+            errors.invalid(controller.path(), controller.str(), crate::validate::text::IMMUTABLE);
+        }
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
         ingress_class_spec(&spec, errors);
     },
     ..Strategy::DEFAULT
@@ -312,19 +317,12 @@ fn ip_block(block: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 pub const IP_ADDRESS: Strategy = Strategy {
-    name_rule: |name, _| {
-        let canonical = net::parse_ip_sloppy(name).map(|ip| ip.to_string());
-        match canonical {
-            Some(_) if !name.contains(':') && name.parse::<std::net::IpAddr>().is_err() => {
-                vec!["must not have leading 0s".to_owned()]
-            }
-            None => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
-            Some(text) if text != name => vec!["must be a canonical format IP address".to_owned()],
-            Some(_) => Vec::new(),
-        }
-    },
+    name_rule: ip_address_name,
     validate: |address, errors| parent_reference(&address.field("spec").field("parentRef"), errors),
     validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, false, ip_address_name, errors);
+        parent_reference(&new.field("spec").field("parentRef"), errors);
+        meta::validate_update_again(new, old, errors);
         let (parent, before) = (new.field("spec").field("parentRef"), old.field("spec").field("parentRef"));
         if !same(parent.value(), before.value()) {
             errors.invalid(
@@ -336,6 +334,19 @@ pub const IP_ADDRESS: Strategy = Strategy {
     },
     ..Strategy::DEFAULT
 };
+
+/// An address is named after itself.
+fn ip_address_name(name: &str, _: bool) -> Vec<String> {
+    let canonical = net::parse_ip_sloppy(name).map(|ip| ip.to_string());
+    match canonical {
+        Some(_) if !name.contains(':') && name.parse::<std::net::IpAddr>().is_err() => {
+            vec!["must not have leading 0s".to_owned()]
+        }
+        None => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+        Some(text) if text != name => vec!["must be a canonical format IP address".to_owned()],
+        Some(_) => Vec::new(),
+    }
+}
 
 fn parent_reference(parent: &Cursor<'_>, errors: &mut ErrorList) {
     if !parent.is_set() {
@@ -362,11 +373,12 @@ pub const SERVICE_CIDR: Strategy = Strategy {
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
         let (cidrs, before) = (new.field("spec").field("cidrs"), old.field("spec").field("cidrs"));
-        if cidrs.value() == before.value() {
-            return;
-        }
         // One family may become two; nothing else changes.
-        if before.len() == 1 && cidrs.len() == 2 {
+        if before.len() == cidrs.len() {
+            for (cidr, before) in cidrs.items().zip(before.items()) {
+                immutable(&cidr, &before, errors);
+            }
+        } else if before.len() == 1 && cidrs.len() == 2 {
             immutable(&cidrs.index(0), &before.index(0), errors);
             service_cidrs(&cidrs, errors);
         } else {
@@ -418,7 +430,7 @@ pub const ENDPOINT_SLICE: Strategy = Strategy {
     },
     prepare_for_update: |new, _, _| drop_topology(new),
     validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
         // Endpoints that stay as they are stay valid.
         let unchanged = same(new.field("endpoints").value(), old.field("endpoints").value());
         endpoint_slice(new, !unchanged, errors);

@@ -6,7 +6,7 @@ use crate::field::go_quote;
 use crate::kinds::carry;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::resources::{resource_value, taints};
-use crate::validate::{go, net};
+use crate::validate::{go, names, net};
 use crate::{Cursor, ErrorList, Path, Strategy, meta};
 
 /// Bytes of a declared feature's name, as of a DNS subdomain.
@@ -24,7 +24,11 @@ pub const STRATEGY: Strategy = Strategy {
             carry::remove(new, &["spec"], "configSource");
         }
     },
-    validate_update,
+    validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
+        validate(new, errors);
+        node_update(new, old, errors);
+    },
     warnings: |new, _, out| {
         let spec = new.field("spec");
         if spec.field("configSource").is_set() {
@@ -45,9 +49,7 @@ pub const STRATEGY: Strategy = Strategy {
                 carry::remove(new, &["status"], "config");
             }
         },
-        validate_update: |new, old, errors| {
-            validate_update(new, old, errors);
-        },
+        validate_update: node_update,
     }],
     ..Strategy::DEFAULT
 };
@@ -123,7 +125,7 @@ fn capacities(node: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+fn node_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     meta::validate_update_again(new, old, errors);
     capacities(new, errors);
     declared_features(new, errors);

@@ -4,10 +4,10 @@ use crate::json;
 
 use crate::kinds::{carry, persistentvolumeclaim as claim, volumes};
 use crate::strategy::SubresourceStrategy;
-use crate::validate::go;
 use crate::validate::labels::node_selector;
 use crate::validate::resources::{basic_resource, positive};
 use crate::validate::text::{IMMUTABLE, immutable, same, supported};
+use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Map, Path, Strategy, Value, meta};
 
 const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
@@ -176,7 +176,11 @@ fn source_of(spec: &Value) -> Value {
 
 fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     let (spec, old_spec) = (new.field("spec"), old.field("spec"));
-    volume_spec(&spec, new.field("metadata").field("name").str(), errors);
+    // The volume is looked at by the rules of all volumes, and again by those of an update.
+    for _ in 0..2 {
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
+        volume_spec(&spec, new.field("metadata").field("name").str(), errors);
+    }
     let (mut source, old_source) = (source_of(spec.value()), source_of(old_spec.value()));
     let had_expand_secret = old_spec.field("csi").field("controllerExpandSecretRef").is_set();
     if old_spec.field("csi").is_set() && !had_expand_secret {

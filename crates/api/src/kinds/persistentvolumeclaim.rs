@@ -168,6 +168,7 @@ fn data_source(source: &Cursor<'_>, errors: &mut ErrorList) {
 fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     meta::validate_update_again(new, old, errors);
     let (spec, old_spec) = (new.field("spec"), old.field("spec"));
+    meta::validate_whole_again(new, true, names::subdomain_name, errors);
     claim_spec(&spec, errors);
     let (munged, munged_old) = comparable_specs(new, old, errors);
     if !same(&munged, &munged_old) {
@@ -191,17 +192,22 @@ fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
         &old_spec.field("volumeMode"),
         errors,
     );
-    class_is_not_unset(&spec.field("volumeAttributesClassName"), &old_spec.field("volumeAttributesClassName"), errors);
+    class_is_not_unset(new, old, errors);
 }
 
+/// A class that volumes already have can be replaced, not taken away.
 fn class_is_not_unset(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
-    if !old.is_set() || new.value() == old.value() {
+    let class_of = |claim: &Cursor<'_>| claim.field("spec").field("volumeAttributesClassName").value().clone();
+    let has_one = old.field("status").field("currentVolumeAttributesClassName").is_set();
+    if !has_one || class_of(new) == class_of(old) {
         return;
     }
-    if !new.is_set() {
-        new.forbidden(errors, "update from non-nil value to nil is forbidden");
-    } else if new.is_empty() {
-        new.forbidden(errors, "update from non-nil value to an empty string is forbidden");
+    const WHEN: &str = "is forbidden when status.currentVolumeAttributesClassName is not nil";
+    let class = new.field("spec").field("volumeAttributesClassName");
+    if !class.is_set() {
+        class.forbidden(errors, format!("update to nil {WHEN}"));
+    } else if class.is_empty() {
+        class.forbidden(errors, format!("update to empty string {WHEN}"));
     }
 }
 

@@ -11,6 +11,7 @@ pub const ROLE: Strategy = Strategy {
     name_rule: names::path_segment_name,
     validate: |role, errors| rules(role, true, errors),
     validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, true, names::path_segment_name, errors);
         rules(new, true, errors);
         meta::validate_update_again(new, old, errors);
     },
@@ -21,6 +22,7 @@ pub const CLUSTER_ROLE: Strategy = Strategy {
     name_rule: names::path_segment_name,
     validate: cluster_role,
     validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, false, names::path_segment_name, errors);
         cluster_role(new, errors);
         meta::validate_update_again(new, old, errors);
     },
@@ -129,6 +131,7 @@ fn role_subject(subject: &Cursor<'_>, namespaced: bool, errors: &mut ErrorList) 
 }
 
 fn binding_update(new: &Cursor<'_>, old: &Cursor<'_>, namespaced: bool, errors: &mut ErrorList) {
+    meta::validate_whole_again(new, namespaced, names::path_segment_name, errors);
     role_binding(new, namespaced, errors);
     meta::validate_update_again(new, old, errors);
     let reference = new.field("roleRef");

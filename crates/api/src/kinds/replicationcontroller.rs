@@ -22,7 +22,9 @@ pub const CONTROLLER: Strategy = Strategy {
         if old.is_none() {
             pod::warnings::owner_name(new, out);
         }
-        pod::warnings::template(&new.field("spec").field("template"), out);
+        if pod::warnings::is_worth_a_look(new, old) {
+            pod::warnings::template(&new.field("spec").field("template"), out);
+        }
     },
     subresources: &[SubresourceStrategy {
         name: "status",
@@ -41,7 +43,11 @@ pub const POD_TEMPLATE: Strategy = Strategy {
         meta::validate_update_again(new, old, errors);
         pod::template(&new.field("template"), errors);
     },
-    warnings: |new, _, out| pod::warnings::template(&new.field("template"), out),
+    warnings: |new, old, out| {
+        if pod::warnings::is_worth_a_look(new, old) {
+            pod::warnings::template(&new.field("template"), out);
+        }
+    },
     ..Strategy::DEFAULT
 };
 
@@ -86,17 +92,19 @@ fn controller_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     // Of these labels nobody asks whether they could be labels.
     let labels = template.field("metadata").field("labels");
     if selector.entries().any(|(key, wanted)| labels.field(key).value() != wanted.value()) {
-        labels.invalid(errors, "`selector` does not match template `labels`");
+        labels.invalid(errors, MISMATCH);
     }
     pod::template(&template, errors);
     always_restarts(&template, "ReplicationController", errors);
 }
 
+const MISMATCH: &str = "`selector` does not match template `labels`";
+
 /// The template's labels must be selected by the owner's selector.
 pub fn labels_match(selector: &Cursor<'_>, template: &Cursor<'_>, errors: &mut ErrorList) {
     let labels = template.field("metadata").field("labels");
     if selector_matches(selector, &labels) == Some(false) {
-        labels.invalid(errors, "`selector` does not match template `labels`");
+        labels.invalid(errors, MISMATCH);
     }
 }
 

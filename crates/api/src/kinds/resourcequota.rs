@@ -40,7 +40,10 @@ pub const STRATEGY: Strategy = Strategy {
             new.field("spec").field("scopes").invalid(errors, IMMUTABLE);
         }
     },
-    warnings: |new, _, out| {
+    warnings: |new, old, out| {
+        if old.is_some() {
+            return;
+        }
         let hard = new.field("spec").field("hard");
         for name in ["cpu", "memory", "ephemeral-storage"] {
             let (request, limit) =

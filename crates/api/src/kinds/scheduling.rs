@@ -61,7 +61,9 @@ fn system_class_problem(class: &Cursor<'_>, name: &str) -> Option<String> {
 pub const RUNTIME_CLASS: Strategy = Strategy {
     validate: runtime_class,
     validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+        meta::object_meta(&new.field("metadata"), false, names::subdomain_name, errors);
+        runtime_class(new, errors);
+        meta::object_meta_update(new, old, errors);
         immutable(&new.field("handler"), &old.field("handler"), errors);
     },
     warnings: |new, _, out| {
@@ -112,7 +114,7 @@ pub const LEASE: Strategy = Strategy {
     },
     validate: |lease, errors| lease_spec(&lease.field("spec"), errors),
     validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+        meta::object_meta_update(new, old, errors);
         lease_spec(&new.field("spec"), errors);
     },
     ..Strategy::DEFAULT

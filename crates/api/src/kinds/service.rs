@@ -7,7 +7,7 @@ use crate::kinds::carry;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, labels};
 use crate::validate::text::{
-    formatted, optional_enum, port_number, port_number_or_name, required_enum, required_formatted,
+    formatted, optional_enum, port_number, port_number_or_name, required_enum, required_formatted, supported,
 };
 use crate::validate::{go, names, net};
 use crate::{Cursor, ErrorList, Map, Path, Strategy, Value, meta};
@@ -28,7 +28,7 @@ pub const STRATEGY: Strategy = Strategy {
         sync_cluster_ips(new, None);
         drop_traffic_policy(new);
     },
-    validate,
+    validate: |service, errors| validate(service, None, errors),
     prepare_for_update: |new, old, _| {
         carry::keep_status(new, old);
         drop_fields_of_former_type(new, old);
@@ -130,7 +130,7 @@ fn needs_health_check(service: &Value) -> bool {
 }
 
 fn keep_node_ports(new: &mut Value, old: &Value) {
-    let key = |port: &Value| (port.get("protocol").cloned(), port.get("port").cloned());
+    let name = |port: &Value| port.get("name").and_then(Value::as_str).unwrap_or("").to_owned();
     let old_ports = old.pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut used: Vec<Value> = Vec::new();
     let ports = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
@@ -138,7 +138,7 @@ fn keep_node_ports(new: &mut Value, old: &Value) {
     used.extend(ports.iter().filter_map(|p| p.get("nodePort").cloned()).filter(|p| p != 0));
     for port in ports {
         let has_own = port.get("nodePort").is_some_and(|p| p != 0);
-        let Some(before) = old_ports.iter().find(|p| key(p) == key(port)) else { continue };
+        let Some(before) = old_ports.iter().rev().find(|p| name(p) == name(port)) else { continue };
         let Some(node_port) = before.get("nodePort").filter(|p| !used.contains(p) && **p != 0) else { continue };
         if !has_own {
             used.push(node_port.clone());
@@ -164,7 +164,6 @@ fn drop_fields_of_former_type(new: &mut Value, old: &Value) {
         drop_unchanged(&["clusterIP", "clusterIPs"]);
         drop_unchanged(&["ipFamilies"]);
         drop_unchanged(&["ipFamilyPolicy"]);
-        drop_unchanged(&["internalTrafficPolicy"]);
     }
     let needs_ports = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
     if needs_ports(&old_type) && !needs_ports(&new_type) {
@@ -182,7 +181,8 @@ fn drop_fields_of_former_type(new: &mut Value, old: &Value) {
         }
     }
     let external = |s: &Value, t: &str| {
-        needs_ports(t) || s.pointer("/spec/externalIPs").is_some_and(|l| l.as_array().is_some_and(|l| !l.is_empty()))
+        let has_ips = s.pointer("/spec/externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        needs_ports(t) || (t == "ClusterIP" && has_ips)
     };
     if external(old, &old_type) && !external(new, &new_type) && unchanged(new, "externalTrafficPolicy") {
         carry::remove(new, &["spec"], "externalTrafficPolicy");
@@ -208,7 +208,7 @@ fn is_headless(service: &Cursor<'_>) -> bool {
     ips.len() == 1 && ips.index(0).str() == "None"
 }
 
-fn validate(service: &Cursor<'_>, errors: &mut ErrorList) {
+fn validate(service: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorList) {
     let spec = service.field("spec");
     let kind = spec.field("type").str();
     let headless = is_headless(service);
@@ -231,15 +231,16 @@ fn validate(service: &Cursor<'_>, errors: &mut ErrorList) {
     }
     labels(&spec.field("selector"), errors);
     session_affinity(&spec, errors);
-    cluster_ips(&spec, headless, errors);
+    cluster_ips(service, old, errors);
+    let known = Known::of(old, "externalIPs");
     for ip in spec.field("externalIPs").items() {
-        if net::ip(&ip, errors) {
+        if known.has(ip.str()) || net::ip(&ip, errors) {
             net::non_special_ip(&ip, errors);
         }
     }
     required_enum(&spec.field("type"), TYPES, errors);
     unique_ports(&ports, kind, errors);
-    source_ranges(service, kind, errors);
+    source_ranges(service, old, kind, errors);
     load_balancer_fields(&spec, kind, errors);
     traffic_policies(&spec, kind, errors);
 }
@@ -313,8 +314,22 @@ fn session_affinity(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
+/// Addresses that the old object has: an update may keep them even if a newer rule refuses them.
+struct Known<'a>(Vec<&'a str>);
+
+impl<'a> Known<'a> {
+    fn of(old: Option<&Cursor<'a>>, field: &str) -> Self {
+        Self(old.map(|old| old.field("spec").field(field).items().map(|a| a.str()).collect()).unwrap_or_default())
+    }
+
+    fn has(&self, address: &str) -> bool {
+        self.0.contains(&address)
+    }
+}
+
 /// Cluster addresses, families and policy, each alone and against each other.
-fn cluster_ips(spec: &Cursor<'_>, headless: bool, errors: &mut ErrorList) {
+pub fn cluster_ips(service: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorList) {
+    let (spec, known) = (service.field("spec"), Known::of(old, "clusterIPs"));
     if spec.field("type").str() == "ExternalName" {
         return;
     }
@@ -338,7 +353,10 @@ fn cluster_ips(spec: &Cursor<'_>, headless: bool, errors: &mut ErrorList) {
         }
         seen.push(family.str());
     }
-    optional_enum(&spec.field("ipFamilyPolicy"), &["PreferDualStack", "RequireDualStack", "SingleStack"], errors);
+    let policy = spec.field("ipFamilyPolicy");
+    if policy.is_set() {
+        supported(&policy, &["PreferDualStack", "RequireDualStack", "SingleStack"], errors);
+    }
     let mut all_valid = true;
     for (index, ip) in ips.items().enumerate() {
         if index == 0 && ip.str() == "None" {
@@ -348,7 +366,7 @@ fn cluster_ips(spec: &Cursor<'_>, headless: bool, errors: &mut ErrorList) {
             }
             continue;
         }
-        all_valid &= net::ip(&ip, errors);
+        all_valid &= known.has(ip.str()) || net::ip(&ip, errors);
     }
     if ips.len() > 2 {
         ips.invalid(errors, "may only hold up to 2 values");
@@ -362,7 +380,7 @@ fn cluster_ips(spec: &Cursor<'_>, headless: bool, errors: &mut ErrorList) {
             ips.invalid(errors, "may specify no more than one IP for each IP family");
         }
     }
-    if headless {
+    if is_headless(service) {
         return;
     }
     for (index, (ip, family)) in ips.items().zip(families.items()).enumerate() {
@@ -408,7 +426,7 @@ fn unique_ports(ports: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
     }
 }
 
-fn source_ranges(service: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
+fn source_ranges(service: &Cursor<'_>, old: Option<&Cursor<'_>>, kind: &str, errors: &mut ErrorList) {
     let ranges = service.field("spec").field("loadBalancerSourceRanges");
     let annotation = service.field("metadata").field("annotations").key(SOURCE_RANGES);
     let trimmed = |text: &str, path: Path, errors: &mut ErrorList| {
@@ -420,12 +438,19 @@ fn source_ranges(service: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
         if kind != "LoadBalancer" {
             errors.forbidden(path.clone(), ONLY_LOAD_BALANCER);
         }
+        let known: Vec<&str> = Known::of(old, "loadBalancerSourceRanges").0.into_iter().map(str::trim).collect();
         for (index, range) in ranges.items().enumerate() {
-            trimmed(range.str(), path.index(index), errors);
+            if !known.contains(&range.str().trim()) {
+                trimmed(range.str(), path.index(index), errors);
+            }
         }
     } else if annotation.is_set() {
         if kind != "LoadBalancer" {
             annotation.forbidden(errors, ONLY_LOAD_BALANCER);
+        }
+        let before = old.map(|old| old.field("metadata").field("annotations").key(SOURCE_RANGES).str());
+        if before == Some(annotation.str()) {
+            return;
         }
         for range in annotation.str().trim().split(',').filter(|_| !annotation.str().trim().is_empty()) {
             trimmed(range, annotation.path(), errors);
@@ -434,20 +459,24 @@ fn source_ranges(service: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
 }
 
 fn load_balancer_fields(spec: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
-    let (allocate, class) = (spec.field("allocateLoadBalancerNodePorts"), spec.field("loadBalancerClass"));
-    if kind == "LoadBalancer" {
-        if !allocate.is_set() {
-            errors.required(Path::new("allocateLoadBalancerNodePorts"), "");
-        }
-        if class.is_set() {
-            formatted(&class, names::qualified_name, errors);
-        }
+    let allocate = spec.field("allocateLoadBalancerNodePorts");
+    match (kind, allocate.is_set()) {
+        ("LoadBalancer", false) => errors.required(Path::new("allocateLoadBalancerNodePorts"), ""),
+        ("LoadBalancer", true) | (_, false) => {}
+        (_, true) => allocate.forbidden(errors, ONLY_LOAD_BALANCER),
+    }
+    load_balancer_class(spec, errors);
+}
+
+fn load_balancer_class(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    let class = spec.field("loadBalancerClass");
+    if !class.is_set() {
+        return;
+    }
+    if spec.field("type").str() == "LoadBalancer" {
+        formatted(&class, names::qualified_name, errors);
     } else {
-        for field in [allocate, class] {
-            if field.is_set() {
-                field.forbidden(errors, ONLY_LOAD_BALANCER);
-            }
-        }
+        class.forbidden(errors, ONLY_LOAD_BALANCER);
     }
 }
 
@@ -490,9 +519,7 @@ fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     if both_balanced && class.value() != old_class.value() {
         class.invalid(errors, "may not change once set");
     }
-    if both_balanced && class.is_set() {
-        formatted(&class, names::qualified_name, errors);
-    }
+    load_balancer_class(&spec, errors);
     let health = spec.field("healthCheckNodePort");
     if needs_health_check(old.value())
         && needs_health_check(new.value())
@@ -500,7 +527,7 @@ fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     {
         health.forbidden(errors, "field is immutable");
     }
-    validate(new, errors);
+    validate(new, Some(old), errors);
 }
 
 const SINGLE_STACK: &str = "SingleStack";
@@ -649,7 +676,7 @@ mod tests {
     fn errors_of(changes: Value) -> Vec<String> {
         let service = service(changes);
         let mut errors = ErrorList::new();
-        validate(&Cursor::root(&service), &mut errors);
+        validate(&Cursor::root(&service), None, &mut errors);
         errors.iter().map(ToString::to_string).collect()
     }
 

@@ -3,12 +3,16 @@
 use crate::json;
 
 use crate::strategy::Context;
+use crate::validate::names;
 use crate::{Strategy, Value, meta};
 
 pub const STRATEGY: Strategy = Strategy {
     prepare_for_create: names_only,
     prepare_for_update: |new, _, ctx| names_only(new, ctx),
-    validate_update: meta::validate_update_again,
+    validate_update: |new, old, errors| {
+        meta::validate_update_again(new, old, errors);
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
+    },
     ..Strategy::DEFAULT
 };
 

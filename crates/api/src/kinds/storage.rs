@@ -19,19 +19,12 @@ const ATTACH_ERROR_MAX_BYTES: usize = 1024;
 pub const STORAGE_CLASS: Strategy = Strategy {
     validate: storage_class,
     validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
-        let parameters = new.field("parameters");
-        if !same(parameters.value(), old.field("parameters").value()) {
-            parameters.forbidden(errors, "updates to parameters are forbidden.");
-        }
-        if new.field("provisioner").str() != old.field("provisioner").str() {
-            new.field("provisioner").forbidden(errors, "updates to provisioner are forbidden.");
-        }
-        if new.field("reclaimPolicy").value() != old.field("reclaimPolicy").value() {
-            new.field("reclaimPolicy").forbidden(errors, "updates to reclaimPolicy are forbidden.");
-        }
-        immutable(&new.field("volumeBindingMode"), &old.field("volumeBindingMode"), errors);
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
         storage_class(new, errors);
+        meta::validate_update_again(new, old, errors);
+        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            immutable(&new.field(field), &old.field(field), errors);
+        }
     },
     ..Strategy::DEFAULT
 };
@@ -121,6 +114,7 @@ pub const VOLUME_ATTACHMENT: Strategy = Strategy {
         }
     },
     validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
         attachment_rules(new, errors);
         let (spec, old_spec) = (new.field("spec"), old.field("spec"));
         if !same(spec.value(), old_spec.value()) {
@@ -176,9 +170,11 @@ fn attachment_status(status: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 pub const CSI_DRIVER: Strategy = Strategy {
-    warnings: |new, _, out| {
+    warnings: |new, old, out| {
         let spec = new.field("spec");
-        if !spec.field("tokenRequests").is_empty() && !spec.field("serviceAccountTokenInSecrets").is_set() {
+        let requests = spec.field("tokenRequests");
+        let is_new = old.is_none_or(|old| !same(old.field("spec").field("tokenRequests").value(), requests.value()));
+        if is_new && !requests.is_empty() && !spec.field("serviceAccountTokenInSecrets").is_set() {
             out.push(
                 "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent \
                  possible logging of tokens in volume attributes"
@@ -249,19 +245,22 @@ fn driver_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
 pub const CSI_NODE: Strategy = Strategy {
     validate: |node, errors| node_drivers(&node.field("spec").field("drivers"), errors),
     validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
         node_drivers(&new.field("spec").field("drivers"), errors);
         let drivers = new.field("spec").field("drivers");
         for before in old.field("spec").field("drivers").items() {
-            let same_name = drivers.items().find(|d| d.field("name").str() == before.field("name").str());
+            let same_name = drivers.items().filter(|d| d.field("name").str() == before.field("name").str());
             let fixed = |d: &Cursor<'_>| {
                 let mut out = d.value().clone();
                 crate::kinds::carry::remove(&mut out, &[], "allocatable");
                 out
             };
-            if let Some(driver) = same_name
-                && fixed(&driver) != fixed(&before)
-            {
-                errors.invalid(new.field("CSINode").path(), driver.value().clone(), IMMUTABLE);
+            for driver in same_name {
+                let fixed_driver = fixed(&driver);
+                if !same(&fixed_driver, &fixed(&before)) {
+                    let shown = go::pointer("storage.CSINodeDriver", &fixed_driver);
+                    errors.invalid(drivers.path(), shown, IMMUTABLE);
+                }
             }
         }
     },
@@ -305,8 +304,9 @@ fn node_drivers(drivers: &Cursor<'_>, errors: &mut ErrorList) {
 pub const CSI_STORAGE_CAPACITY: Strategy = Strategy {
     validate: capacity,
     validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
         capacity(new, errors);
+        meta::validate_update_again(new, old, errors);
         immutable(&new.field("nodeTopology"), &old.field("nodeTopology"), errors);
         immutable(&new.field("storageClassName"), &old.field("storageClassName"), errors);
     },
@@ -325,16 +325,7 @@ fn capacity(capacity: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 pub const VOLUME_ATTRIBUTES_CLASS: Strategy = Strategy {
-    validate: |class, errors| {
-        let driver = class.field("driverName");
-        if driver.is_empty() {
-            driver.required(errors, "");
-        } else {
-            let lower = driver.str().to_lowercase();
-            invalid_each(errors, &driver.path(), &lower, names::qualified_name(&lower));
-        }
-        parameters(&class.field("parameters"), false, errors);
-    },
+    validate: attributes_class,
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
         for field in ["driverName", "parameters"] {
@@ -342,6 +333,19 @@ pub const VOLUME_ATTRIBUTES_CLASS: Strategy = Strategy {
                 new.field(field).forbidden(errors, format!("updates to {field} are forbidden."));
             }
         }
+        meta::validate_whole_again(new, false, names::subdomain_name, errors);
+        attributes_class(new, errors);
     },
     ..Strategy::DEFAULT
 };
+
+fn attributes_class(class: &Cursor<'_>, errors: &mut ErrorList) {
+    let driver = class.field("driverName");
+    if driver.is_empty() {
+        driver.required(errors, "");
+    } else {
+        let lower = driver.str().to_lowercase();
+        invalid_each(errors, &driver.path(), &lower, names::qualified_name(&lower));
+    }
+    parameters(&class.field("parameters"), false, errors);
+}

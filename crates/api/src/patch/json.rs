@@ -72,6 +72,22 @@ pub(super) fn apply(original: &Value, operations: &Value) -> Result<Value, Patch
     Ok(document)
 }
 
+/// The objects on the way to what the operations name, as a tree of objects.
+pub(super) fn touched(operations: &Value) -> Value {
+    let mut root = json!({});
+    let named =
+        |operation: &Value| ["path", "from"].map(|name| operation.get(name).and_then(Value::as_str).map(str::to_owned));
+    for path in operations.as_array().into_iter().flatten().flat_map(named).flatten() {
+        let parts: Vec<String> = path.split('/').skip(1).map(unescape).collect();
+        let mut at = &mut root;
+        for part in parts.iter().take(parts.len().saturating_sub(1)) {
+            let Value::Object(map) = at else { break };
+            at = map.entry(part.as_str()).or_insert_with(|| json!({}));
+        }
+    }
+    root
+}
+
 fn apply_one(document: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), String> {
     let text = |name: &str| operation.get(name).and_then(Value::as_str);
     let path = || text("path").ok_or_else(|| "missing value: path".to_owned());

@@ -11,6 +11,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+use crate::codec::DecodeError;
 use crate::{Kind, Shape, Status, Value, gojson};
 
 pub use json::OPERATIONS_MAX;
@@ -132,14 +133,50 @@ impl Patch {
         self.apply(original, &NoSchema, ())
     }
 
+    /// Why a patched object does not decode, as the 422 says it. Of a strategic merge patch upstream makes the object without going
+    /// through JSON, and names no field.
+    pub fn refusal(&self, error: &DecodeError) -> String {
+        match self.patch_type {
+            PatchType::Json | PatchType::Merge => error.reason.clone(),
+            PatchType::Strategic => unconvertible(&error.reason).unwrap_or_else(|| error.reason.clone()),
+        }
+    }
+
     /// The bad value of the 422 `patch: Invalid value: …` when the patched object does not decode: the patched JSON, or for a
     /// strategic merge patch the patch as Go prints maps.
     pub fn shown(&self, patched: &Patched) -> String {
         match self.patch_type {
-            PatchType::Json | PatchType::Merge => sorted(&patched.object).to_string(),
+            PatchType::Merge => as_written(&patched.object, &self.document).to_string(),
+            PatchType::Json => as_written(&patched.object, &json::touched(&self.document)).to_string(),
             PatchType::Strategic => gojson::print(&self.document),
         }
     }
+}
+
+/// `json: cannot unmarshal KIND into Go struct field PATH of type TYPE` in the words of the conversion that knows no JSON. The text does
+/// not tell a struct from a string with a name of its own (`v1.PullPolicy`): what is no number or bool is taken for a struct.
+fn unconvertible(reason: &str) -> Option<String> {
+    let (kind, rest) = reason.strip_prefix("json: cannot unmarshal ")?.split_once(" into Go ")?;
+    let (_, wanted) = rest.rsplit_once(" of type ")?;
+    let kind = match kind {
+        "array" => "slice",
+        "object" => "map",
+        "number" => "int64",
+        other if other.starts_with("number ") => "float64",
+        other => other,
+    };
+    let is_map = wanted.contains("map[") || wanted == "v1.ResourceList";
+    Some(if is_map {
+        format!("cannot restore map from {kind}")
+    } else if wanted.starts_with("[]") {
+        format!("cannot restore slice from {kind}")
+    } else if wanted.contains('.') && matches!(kind, "string" | "map" | "slice") {
+        format!("cannot restore struct from: {kind}")
+    } else if matches!(kind, "map" | "slice") {
+        format!("unrecognized type: {wanted}")
+    } else {
+        format!("cannot convert {kind} to {wanted}")
+    })
 }
 
 /// A schema that knows no types.
@@ -155,15 +192,12 @@ impl PatchSchema for NoSchema {
     }
 }
 
-/// Go marshals maps with sorted keys.
-fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let mut entries: Vec<_> = map.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(entries.into_iter().collect())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
-        other => other.clone(),
-    }
+/// The object as the patch leaves it in bytes: where it reached (an object in `touched` too), Go made a map, which it writes with
+/// sorted keys; the rest is as it was.
+fn as_written(value: &Value, touched: &Value) -> Value {
+    let (Value::Object(map), Value::Object(touched)) = (value, touched) else { return value.clone() };
+    let mut entries: Vec<_> =
+        map.iter().map(|(k, v)| (k.clone(), as_written(v, touched.get(k.as_ref()).unwrap_or(&Value::Null)))).collect();
+    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    Value::Object(entries.into_iter().collect())
 }

@@ -101,8 +101,7 @@ pub fn selector_matches(selector: &Cursor<'_>, labels: &Cursor<'_>) -> Option<bo
             "In" => actual.is_some_and(listed),
             "NotIn" => !actual.is_some_and(listed),
             "Exists" => actual.is_some(),
-            "DoesNotExist" => actual.is_none(),
-            _ => return None,
+            _ => actual.is_none(),
         };
         if !matched {
             return Some(false);

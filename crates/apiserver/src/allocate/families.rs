@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use api::validate::net;
-use api::{Cursor, ErrorList, Path, Value, json};
+use api::json;
+use api::kinds::service;
+use api::{Cursor, ErrorList, Path, Value};
 
 use super::Family;
 
 pub(super) const NONE: &str = "None";
-const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
 
 /// Which families the cluster has ranges for, the default first.
 pub(super) type Configured<'a> = &'a [Family];
@@ -104,7 +104,7 @@ pub(super) fn init(new: &mut Value, old: Option<&Value>, configured: Configured<
     if text(new, "type") == "ExternalName" || old.is_some_and(|old| is_settled_dual_stack(new, old)) {
         return Ok(());
     }
-    if new["spec"]["ipFamilyPolicy"].is_null() {
+    if new.pointer("/spec/ipFamilyPolicy").is_none_or(Value::is_null) {
         let default = match old.map(policy) {
             Some(before) if !before.is_empty() => before,
             _ if is_selectorless_headless(new) => "RequireDualStack",
@@ -112,11 +112,11 @@ pub(super) fn init(new: &mut Value, old: Option<&Value>, configured: Configured<
         };
         new["spec"]["ipFamilyPolicy"] = json!(default);
     }
-    let errors = related_fields(new);
+    let mut errors = ErrorList::new();
+    service::cluster_ips(&Cursor::root(new), old.map(Cursor::root).as_ref(), &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
-    let mut errors = ErrorList::new();
     if let Some(old) = old {
         reduce(new, old, &mut errors);
     }
@@ -224,66 +224,6 @@ fn infer_families(new: &mut Value, configured: Configured<'_>, errors: &mut Erro
     if !families.is_empty() {
         new["spec"]["ipFamilies"] = json!(families);
     }
-}
-
-/// Upstream's `ValidateServiceClusterIPsRelatedFields`: the fields by themselves and against each other.
-fn related_fields(service: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let ips = strings(service, "clusterIPs");
-    let ip = text(service, "clusterIP");
-    let ips_path = Path::new("spec.clusterIPs");
-    match (ip.is_empty(), ips.first()) {
-        (false, None) => errors.required(ips_path.clone(), ""),
-        (false, Some(first)) if first != ip => {
-            errors.invalid(ips_path.clone(), json!(ips), "first value must match `clusterIP`");
-        }
-        (true, Some(_)) => {
-            errors.invalid(ips_path.clone(), json!(ips), "must be empty when `clusterIP` is not specified");
-        }
-        _ => {}
-    }
-    let families = strings(service, "ipFamilies");
-    for (i, family) in families.iter().enumerate() {
-        let path = Path::new("spec.ipFamilies").index(i);
-        if Family::from_name(family).is_none() {
-            errors.not_supported(path.clone(), family.as_str(), &["IPv4", "IPv6"]);
-        }
-        if families[..i].contains(family) {
-            errors.duplicate(path, family.as_str());
-        }
-    }
-    if !POLICIES.contains(&policy(service)) {
-        errors.not_supported(Path::new("spec.ipFamilyPolicy"), policy(service), &POLICIES);
-    }
-    let mut has_invalid = false;
-    for (i, ip) in ips.iter().enumerate() {
-        if i == 0 && ip == NONE {
-            if ips.len() > 1 {
-                has_invalid = true;
-                errors.invalid(ips_path.clone(), json!(ips), "'None' must be the first and only value");
-            }
-        } else {
-            let text = Value::from(ip.as_str());
-            has_invalid |= !net::ip(&Cursor::at(&text, ips_path.index(i)), &mut errors);
-        }
-    }
-    if ips.len() > 2 {
-        errors.invalid(ips_path.clone(), json!(ips), "may only hold up to 2 values");
-    }
-    if has_invalid {
-        return errors;
-    }
-    let parsed: Vec<IpAddr> = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
-    if parsed.len() > 1 && parsed[1..].iter().all(|other| Family::of(*other) == Family::of(parsed[0])) {
-        errors.invalid(ips_path.clone(), json!(ips), "may specify no more than one IP for each IP family");
-    }
-    for (i, (ip, family)) in parsed.iter().zip(&families).enumerate() {
-        if Family::from_name(family).is_some_and(|f| f != Family::of(*ip)) {
-            let detail = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
-            errors.invalid(ips_path.index(i), ips[i].as_str(), detail);
-        }
-    }
-    errors
 }
 
 pub(super) fn remove(service: &mut Value, field: &str) {

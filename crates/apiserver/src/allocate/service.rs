@@ -329,7 +329,7 @@ fn update_node_ports(
         port["nodePort"] = json!(node_port as i32);
         let protocol = port["protocol"].as_str().unwrap_or_default().to_owned();
         if !seen.insert((protocol.clone(), node_port)) {
-            return Err(Status::internal(format!("duplicate nodePort: {{{protocol} {node_port}}}")));
+            return Err(Status::unknown(format!("duplicate nodePort: {{{protocol} {node_port}}}")));
         }
     }
     service["spec"]["ports"] = Value::Array(ports);

@@ -13,9 +13,9 @@ use crate::gateway::Gateway;
 use crate::guaranteed::{Live, Tried};
 use crate::ownership::Ownership;
 use crate::storage::ObjectKey;
-use crate::write::{Moment, check_options, field_validation, group_resource, options_error, set_metadata};
+use crate::write::{Moment, check_name, check_options, field_validation, group_resource, options_error, set_metadata};
 
-pub(super) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
+pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
 
 pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let Configuration { config, duplicates } = configuration(request)?;
@@ -96,22 +96,16 @@ pub(super) fn applied(
 
 /// A patch leaves the object where the URL says it is.
 pub(super) fn check_identity(request: &Request, object: &mut Value) -> Result<(), Status> {
-    if request.kind.namespaced && meta::namespace(object).is_empty() {
+    if !request.kind.namespaced {
+        set_metadata(object, "namespace", Value::Null);
+    } else if meta::namespace(object).is_empty() {
         set_metadata(object, "namespace", request.namespace.clone().into());
     }
     if request.kind.namespaced && meta::namespace(object) != request.namespace {
         let text = "the namespace of the provided object does not match the namespace sent on the request";
         return Err(Status::bad_request(text));
     }
-    let (name, wanted) = (meta::name(object), &request.name);
-    if name == wanted {
-        return Ok(());
-    }
-    Err(Status::bad_request(if name.is_empty() {
-        format!("the name of the object ({wanted} based on URL) was undeterminable: name must be provided")
-    } else {
-        format!("the name of the object ({name}) does not match the name on the URL ({wanted})")
-    }))
+    check_name(object, &request.name)
 }
 
 /// The body of an apply.

@@ -74,6 +74,7 @@ pub(crate) async fn create_object(
     let stored = conversion::encode_for_store(gateway, kind, object).await?;
     if request.is_dry_run() {
         if gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?.is_some() {
+            notes.into_iter().for_each(|note| request.notes.push(note));
             return Err(already_exists(request, &name, false));
         }
         let shown = with_version(stored, &version)?;

@@ -1,7 +1,7 @@
 //! The verbs, generic over every kind: one file each. A verb takes a [`Request`] and gives a [`Reply`] or the [`Status`] that
 //! refuses it; it never sees HTTP.
 
-mod apply;
+pub(crate) mod apply;
 pub(crate) mod as_sent;
 mod create;
 mod delete;

@@ -77,13 +77,22 @@ pub(super) fn as_patched(request: &Request, old: &Value) -> Option<Value> {
 
 /// The result of a patch as a decoded object of `target`. What does not decode is 422: the patch is at fault.
 pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old: &Value) -> Result<Value, Status> {
-    let patched = patch.apply(old, target.schema, Shape::Ref(target.type_id)).map_err(|error| error.status())?;
+    let mut patched = patch.apply(old, target.schema, Shape::Ref(target.type_id)).map_err(|error| error.status())?;
+    if patch.patch_type() == PatchType::Strategic {
+        // It is merged into an object of its type, which no patch makes another.
+        for field in ["apiVersion", "kind"] {
+            if let (Some(value), Value::Object(object)) = (old.get(field), &mut patched.object) {
+                object.insert(field, value.clone());
+            }
+        }
+    }
     let refuse = |text: String| {
         let mut errors = ErrorList::new();
         errors.invalid(Path::new("patch"), patch.shown(&patched), text);
         Status::invalid("", "", "", &errors)
     };
-    let normalized = codec::normalize_changed(&patched.object, old, target).map_err(|error| refuse(error.message))?;
+    let normalized =
+        codec::normalize_changed(&patched.object, old, target).map_err(|error| refuse(patch.refusal(&error)))?;
     let mut unknown = normalized.strict_errors;
     unknown.sort();
     let strict: Vec<String> = patch.strict_errors().iter().cloned().chain(unknown).collect();

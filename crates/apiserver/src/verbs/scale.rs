@@ -18,8 +18,8 @@ use crate::guaranteed::Live;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
 use crate::write::{
-    Moment, body_format, check_options, failed_precondition, field_validation, from_storage, group_resource,
-    set_metadata,
+    Moment, body_format, check_name, check_options, failed_precondition, field_validation, from_storage,
+    group_resource, set_metadata,
 };
 
 pub(crate) async fn get_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
@@ -33,11 +33,7 @@ pub(crate) async fn update_scale(gateway: &Gateway, request: &Request) -> Result
     check_options(request)?;
     let format = body_format(&request.content_type)?;
     let decoded = codec::decode(&request.body, format, scale(request)?, field_validation(request)?)?;
-    let name = meta::name(&decoded.value);
-    if name != request.name {
-        let text = format!("the name of the object ({name}) does not match the name on the URL ({})", request.name);
-        return Err(Status::bad_request(if name.is_empty() { "name must be provided".to_owned() } else { text }));
-    }
+    check_name(&decoded.value, &request.name)?;
     decoded.warnings.into_iter().for_each(|warning| request.notes.push(warning));
     change(gateway, request, |_, _| Ok(Edited::of(decoded.value.clone()))).await
 }

@@ -16,8 +16,8 @@ use crate::http::options::parse_resource_version;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_options, decode_body, decode_stored, deduplicate_owners, failed_precondition, group_resource,
-    invalid_as_it_says, reject_invalid, set_metadata, settle_namespace, warnings, written,
+    Moment, check_name, check_options, decode_body, decode_stored, deduplicate_owners, failed_precondition,
+    group_resource, invalid_as_it_says, reject_invalid, set_metadata, settle_namespace, warnings, written,
 };
 
 pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
@@ -47,8 +47,8 @@ pub(crate) async fn update(gateway: &Gateway, request: &Request) -> Result<Reply
 fn object_of(request: &Request) -> Result<Value, Status> {
     let mut object = decode_body(request)?;
     ownership::keep_reset(&request.body, &mut object);
-    settle_name(request, &mut object)?;
     settle_namespace(request, &mut object)?;
+    check_name(&object, &request.name)?;
     Ok(object)
 }
 
@@ -66,21 +66,6 @@ async fn create_missing(gateway: &Gateway, request: &Request, mut object: Value)
     set_metadata(&mut object, "resourceVersion", Value::Null);
     authorize(gateway, request)?;
     create_object(gateway, request, object, Ownership::Track).await
-}
-
-/// The object's name must be that of the URL; an empty one is filled in.
-fn settle_name(request: &Request, object: &mut Value) -> Result<(), Status> {
-    let named = meta::name(object);
-    if named == request.name {
-        return Ok(());
-    }
-    if named.is_empty() {
-        return Err(Status::bad_request("name must be provided"));
-    }
-    Err(Status::bad_request(format!(
-        "the name of the object ({named}) does not match the name on the URL ({})",
-        request.name
-    )))
 }
 
 /// One try to put `object` (decoded and defaulted) in the place of `live`.

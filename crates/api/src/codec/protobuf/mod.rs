@@ -29,7 +29,7 @@ pub fn is_enveloped(bytes: &[u8]) -> bool {
 
 /// Reads an enveloped object of the kind that the envelope names: how upstream stores most objects.
 pub fn decode_object(bytes: &[u8]) -> Result<Value, DecodeError> {
-    envelope::object(bytes, 0).map_err(|WireError(message)| DecodeError { message })
+    envelope::object(bytes, 0).map_err(|WireError(message)| DecodeError::plain(message))
 }
 
 /// Reads an object that must be of one type.

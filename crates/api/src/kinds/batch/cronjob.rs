@@ -1,6 +1,7 @@
 //! CronJob: a schedule, and a job spec that is checked like a job's.
 
 use crate::kinds::batch::{job_spec_without_selector, spec_warnings};
+use crate::kinds::pod;
 use crate::validate::names;
 use crate::validate::text::{nonnegative_fields, required_enum};
 use crate::{Cursor, ErrorList, Strategy, meta, time};
@@ -23,16 +24,23 @@ pub const CRON_JOB: Strategy = Strategy {
         meta::validate_update_again(new, old, errors);
         spec(&new.field("spec"), Some(&old.field("spec")), errors);
     },
-    warnings: |new, _, out| {
+    warnings: |new, old, out| {
         let spec = new.field("spec");
-        if spec.field("schedule").str().contains("TZ") {
-            out.push(format!(
-                "{}: cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
-                spec.field("schedule").path()
-            ));
+        if old.is_none() {
+            pod::warnings::owner_name(new, out);
         }
-        let job = spec.field("jobTemplate").field("spec");
-        spec_warnings(&job, &job.path(), out);
+        if pod::warnings::is_worth_a_look(new, old) {
+            let job = spec.field("jobTemplate").field("spec");
+            spec_warnings(&job, &job.path(), out);
+        }
+        // Upstream names the path so.
+        if old.is_some() && spec.field("schedule").str().contains("TZ") {
+            out.push(
+                "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+                 https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
+                    .to_owned(),
+            );
+        }
     },
     ..Strategy::DEFAULT
 };

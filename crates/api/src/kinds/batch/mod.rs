@@ -270,7 +270,9 @@ fn warnings(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
     if old.is_none() {
         pod::warnings::owner_name(new, out);
     }
-    spec_warnings(&new.field("spec"), &Path::new("spec"), out);
+    if pod::warnings::is_worth_a_look(new, old) {
+        spec_warnings(&new.field("spec"), &Path::new("spec"), out);
+    }
 }
 
 /// Of jobs and of the template of a CronJob.

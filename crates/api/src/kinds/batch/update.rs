@@ -2,8 +2,8 @@
 
 use crate::kinds::batch::{generated_selector, indexed_host_names, job_spec};
 use crate::kinds::carry;
-use crate::validate::go;
 use crate::validate::text::{IMMUTABLE, immutable, same};
+use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Value, meta};
 
 /// Fields of the pod spec that may change while a job is suspended and has never run.
@@ -11,6 +11,7 @@ const SCHEDULING_FIELDS: &[&str] = &["nodeSelector", "tolerations", "schedulingG
 
 /// Everything that holds for a job, then what may change; the spec is checked in both, and reported twice.
 pub(super) fn job(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    meta::validate_whole_again(new, true, names::subdomain_name, errors);
     generated_selector(new, errors);
     let (spec, old_spec) = (new.field("spec"), old.field("spec"));
     job_spec(&spec, errors);
@@ -52,28 +53,18 @@ fn completions(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
 /// The template is fixed, except that a suspended job which has no pods may still be steered.
 fn template(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     let (template, old_template) = (new.field("spec").field("template"), old.field("spec").field("template"));
-    let mut expected = old_template.value().clone();
-    let mut shown_part = None;
-    if is_idle(old) {
-        for part in ["labels", "annotations"] {
-            if let Some(metadata) = expected.get_mut("metadata") {
-                carry::keep(metadata, template.field("metadata").value(), part);
-            } else if template.field("metadata").is_set() {
-                carry::set(&mut expected, "metadata", template.field("metadata").value().clone());
-            }
+    if !is_idle(old) {
+        if !same(template.value(), old_template.value()) {
+            errors.invalid(template.path(), go::value("PodTemplateSpec", template.value()), IMMUTABLE);
         }
-        if let Some(spec) = expected.get_mut("spec") {
-            free_scheduling_fields(spec, template.field("spec").value());
-        }
-        shown_part = (!same(&expected, template.value())).then(|| template.field("spec"));
-    }
-    if same(&expected, template.value()) {
         return;
     }
-    match shown_part {
-        // Metadata may change, so what differs is the spec.
-        Some(spec) => errors.invalid(spec.path(), go::value("PodSpec", spec.value()), IMMUTABLE),
-        None => errors.invalid(template.path(), go::value("PodTemplateSpec", template.value()), IMMUTABLE),
+    // Nobody looks at the metadata then.
+    let spec = template.field("spec");
+    let mut expected = old_template.field("spec").value().clone();
+    free_scheduling_fields(&mut expected, spec.value());
+    if !same(&expected, spec.value()) {
+        errors.invalid(spec.path(), go::value("PodSpec", spec.value()), IMMUTABLE);
     }
 }
 
@@ -90,7 +81,10 @@ fn free_scheduling_fields(spec: &mut Value, new: &Value) {
     for list in ["containers", "initContainers"] {
         let sent = new.get(list).and_then(Value::as_array);
         let own = spec.get_mut(list).and_then(Value::as_array_mut);
-        for (container, sent) in own.into_iter().flatten().zip(sent.into_iter().flatten()) {
+        let (Some(sent), Some(own)) = (sent, own) else { continue };
+        let is_same_number = sent.len() == own.len();
+        let pairs = own.iter_mut().zip(sent).filter(|_| is_same_number);
+        for (container, sent) in pairs.filter(|(container, sent)| container.get("name") == sent.get("name")) {
             carry::keep(container, sent, "resources");
         }
     }

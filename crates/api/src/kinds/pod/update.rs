@@ -13,6 +13,7 @@ const SPEC_IS_FIXED: &str = "pod updates may not change fields other than `spec.
 /// An update of the pod itself.
 pub fn pod(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     meta::validate_update_again(new, old, errors);
+    meta::validate_whole_again(new, true, names::subdomain_name, errors);
     whole_pod(new, errors);
     pod_annotations_update(new, old, errors);
     let (spec, old_spec) = (new.field("spec"), old.field("spec"));

@@ -32,19 +32,27 @@ pub fn deprecated_node_label(key: &str) -> Option<&'static str> {
     DEPRECATED_NODE_LABELS.iter().find(|(old, _)| *old == key).map(|(_, text)| *text)
 }
 
+/// Whether there may be something new to say of a workload's template: it is created, or its spec has changed.
+pub fn is_worth_a_look(new: &Cursor<'_>, old: Option<&Cursor<'_>>) -> bool {
+    let generation = |object: &Cursor<'_>| object.field("metadata").field("generation").int();
+    old.is_none_or(|old| generation(new) != generation(old))
+}
+
 /// A pod on create and update.
 pub fn pod(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
+    // Pods are updated often, and seldom by people.
+    if old.is_some() {
+        return;
+    }
     let metadata = new.field("metadata");
     let name = metadata.field("name").str();
-    if old.is_none() {
-        let messages = names::dns1123_label(name);
-        if !messages.is_empty() {
-            out.push(format!(
-                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
-                 recommended: [{}]",
-                messages.join(" ")
-            ));
-        }
+    let messages = names::dns1123_label(name);
+    if !messages.is_empty() {
+        out.push(format!(
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+             recommended: [{}]",
+            messages.join(" ")
+        ));
     }
     for (key, _) in metadata.field("annotations").entries().filter(|(key, _)| key.starts_with(APP_ARMOR)) {
         out.push(format!("{}: {APP_ARMOR_DEPRECATED}", metadata.field("annotations").path().key(key)));
