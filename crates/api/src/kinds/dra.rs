@@ -26,6 +26,7 @@ const OPAQUE_MAX_BYTES: usize = 10 * 1024;
 pub const CLAIM: Strategy = Strategy {
     validate: |claim, errors| device_claim(&claim.field("spec").field("devices"), errors),
     validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
         meta::validate_update_again(new, old, errors);
         fixed_spec(new, old, "dra.ResourceClaimSpec", errors);
     },
@@ -36,23 +37,28 @@ pub const CLAIM: Strategy = Strategy {
 };
 
 pub const CLAIM_TEMPLATE: Strategy = Strategy {
-    validate: |template, errors| {
-        let spec = template.field("spec");
-        meta::template_meta(&spec.field("metadata"), errors);
-        device_claim(&spec.field("spec").field("devices"), errors);
-    },
+    validate: claim_template,
     namespace_demand: admin_access_demand,
     validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, true, names::subdomain_name, errors);
+        claim_template(new, errors);
         meta::validate_update_again(new, old, errors);
         fixed_spec(new, old, "dra.ResourceClaimTemplateSpec", errors);
     },
     ..Strategy::DEFAULT
 };
 
+fn claim_template(template: &Cursor<'_>, errors: &mut ErrorList) {
+    let spec = template.field("spec");
+    meta::template_meta(&spec.field("metadata"), errors);
+    device_claim(&spec.field("spec").field("devices"), errors);
+}
+
 pub const DEVICE_CLASS: Strategy = Strategy {
     name_rule: names::long_name,
     validate: device_class,
     validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, false, names::long_name, errors);
         meta::validate_update_again(new, old, errors);
         device_class(new, errors);
     },

@@ -106,16 +106,10 @@ fn topologies(list: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 pub const VOLUME_ATTACHMENT: Strategy = Strategy {
-    validate: |attachment, errors| {
-        attachment_rules(attachment, errors);
-        let name = attachment.fields(&["spec", "source", "persistentVolumeName"]);
-        if name.is_set() {
-            formatted(&name, names::dns1123_subdomain, errors);
-        }
-    },
+    validate: attachment,
     validate_update: |new, old, errors| {
         meta::validate_whole_again(new, false, names::subdomain_name, errors);
-        attachment_rules(new, errors);
+        attachment(new, errors);
         let (spec, old_spec) = (new.field("spec"), old.field("spec"));
         if !same(spec.value(), old_spec.value()) {
             errors.invalid(spec.path(), go::value("storage.VolumeAttachmentSpec", spec.value()), IMMUTABLE);
@@ -128,6 +122,14 @@ pub const VOLUME_ATTACHMENT: Strategy = Strategy {
     }],
     ..Strategy::DEFAULT
 };
+
+fn attachment(attachment: &Cursor<'_>, errors: &mut ErrorList) {
+    attachment_rules(attachment, errors);
+    let name = attachment.fields(&["spec", "source", "persistentVolumeName"]);
+    if name.is_set() {
+        formatted(&name, names::dns1123_subdomain, errors);
+    }
+}
 
 fn attachment_rules(attachment: &Cursor<'_>, errors: &mut ErrorList) {
     let spec = attachment.field("spec");
