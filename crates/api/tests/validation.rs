@@ -3,6 +3,7 @@
 //! `validation.tsv` holds a line `=`, path of the collection, valid object for each object that is changed, and below it a line
 //! for each change: where (a JSON pointer), what is put there (nothing: it is removed), and one cell for each error. `status.tsv`
 //! holds statuses likewise: below each object as it is created, what is written to its status, and one cell for each error.
+//! `update.tsv` holds changes of objects that are stored, as `validation.tsv` those of new ones.
 
 mod write;
 
@@ -95,6 +96,32 @@ fn what_is_wrong_in_a_status_is_told_as_recorded() {
         let ours = status_errors(kind, object, status);
         if ours != theirs {
             different.push(format!("{}: {} {status}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1, kind.kind));
+        }
+    }
+    assert!(different.is_empty(), "{} rows differ\n{}", different.len(), different.join("\n"));
+}
+
+#[test]
+fn what_may_not_change_is_told_as_recorded() {
+    let mut current = None;
+    let mut different = Vec::new();
+    for (index, line) in include_str!("update.tsv").lines().enumerate() {
+        if let Some(text) = line.strip_prefix("=\t") {
+            current = Some(base(text));
+            continue;
+        }
+        let Base { kind, object } = current.as_ref().expect("an object above its changes");
+        let mut cells = line.split('\t');
+        let (Some(pointer), Some(value)) = (cells.next(), cells.next()) else { panic!("line {}: {line}", index + 1) };
+        let old = codec::decode(object.to_string().as_bytes(), Format::Json, *kind, FieldValidation::Ignore);
+        let old = old.expect("a stored object").value;
+        let ours: Vec<String> = match write::updated(kind, &changed(object, pointer, value).to_string(), &old) {
+            Ok((_, errors)) => errors.iter().map(|error| error.to_string().replace(['\t', '\n'], " ")).collect(),
+            Err(message) => vec![message],
+        };
+        let theirs: Vec<&str> = cells.collect();
+        if ours != theirs {
+            different.push(format!("{}: {} {pointer}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1, kind.kind));
         }
     }
     assert!(different.is_empty(), "{} rows differ\n{}", different.len(), different.join("\n"));

@@ -66,6 +66,38 @@ pub(crate) fn checked(kind: &Kind, body: &str, namespace: &str) -> Result<(Value
     Ok((object, errors))
 }
 
+/// The update of an object with what validation says of it, or why it could not be read.
+pub(crate) fn updated(kind: &Kind, body: &str, old: &Value) -> Result<(Value, ErrorList), String> {
+    let decoded =
+        codec::decode(body.as_bytes(), Format::Json, kind, FieldValidation::Ignore).map_err(|e| e.to_string())?;
+    let mut object = decoded.value;
+    defaults::apply_at(kind, &mut object, NOW);
+    let before = |field: &str| old.get("metadata").and_then(|m| m.get(field)).cloned().unwrap_or(Value::Null);
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        object["metadata"] = Value::Object(api::Map::new());
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in ["generation", "creationTimestamp", "resourceVersion"] {
+            metadata.insert(field, before(field));
+        }
+        for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+            if metadata.get(field).is_none_or(Value::is_null) {
+                metadata.insert(field, before(field));
+            }
+        }
+        if kind.namespaced {
+            metadata.insert("namespace", before("namespace"));
+        }
+    }
+    rules::reset_for_update(kind, &mut object, old);
+    (kind.strategy.prepare_for_update)(&mut object, old, &CTX);
+    let mut errors = ErrorList::new();
+    let (new, before) = (Cursor::root(&object), Cursor::root(old));
+    meta::validate_update(kind, &new, &before, &mut errors);
+    (kind.strategy.validate_update)(&new, &before, &mut errors);
+    Ok((object, errors))
+}
+
 /// The update of a subresource with what validation says of it.
 pub(crate) fn part_checked(
     kind: &Kind,
