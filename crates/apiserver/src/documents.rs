@@ -274,6 +274,8 @@ impl About<'_> {
         let schemas: Vec<(&Kind, Value)> = self.snapshot.kinds().map(|kind| with_schema(kind)).collect();
         let custom: Vec<CustomKind<'_>> = schemas.iter().map(|(kind, schema)| CustomKind { kind, schema }).collect();
         let document = openapi::v2_document(&discovery::builtin(), &custom);
+        let (aggregation, source) = (&self.gateway.aggregation, self.gateway.cache.as_ref());
+        let document = aggregation.merge_openapi_v2(source, &document).unwrap_or(document);
         let document = if wants_protobuf { openapi::v2_protobuf(&document) } else { document };
         Ok(tagged(respond(200, content_type, body::full(document))))
     }
@@ -282,7 +284,8 @@ impl About<'_> {
     fn v2_hash(&self) -> String {
         let builtin = self.builtin_hashes().iter().map(|(_, hash)| hash.clone());
         let custom = self.snapshot.group_versions().map(|(group, version)| self.v3_hash(group, version));
-        openapi::hash(builtin.chain(custom).collect::<String>().as_bytes())
+        let elsewhere = self.gateway.aggregation.openapi_v2_hash(self.gateway.cache.as_ref());
+        openapi::hash(builtin.chain(custom).chain([elsewhere]).collect::<String>().as_bytes())
     }
 
     /// Every document of OpenAPI v3 with its hash. The documents themselves are not kept: together they are large. Those of

@@ -29,6 +29,10 @@ async fn extension(ca: &Ca, up: Arc<AtomicBool>) -> std::net::SocketAddr {
                     "resources": [{"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list"]}]})),
                 "/openapi/v3" => respond(200, json!({"paths": {"apis/things.example.com/v1":
                     {"serverRelativeURL": "/openapi/v3/apis/things.example.com/v1?hash=A"}}})),
+                "/openapi/v2" => respond(200, json!({"swagger": "2.0",
+                    "paths": {"/apis/things.example.com/v1/namespaces/{namespace}/things": {"get": {"schema": {"$ref": "#/definitions/com.example.Thing"}}},
+                        "/version": {"get": {"description": "not ours"}}},
+                    "definitions": {"com.example.Thing": {"description": "A thing."}, "com.example.Unused": {}}})),
                 path if path.contains("things") && path.contains("/namespaces/") => respond(200, json!({
                     "kind": "Seen", "path": path, "user": header("x-remote-user"), "groups": header("x-remote-group"),
                     "authorization": header("authorization"), "vouched": client.is_some()})),
@@ -115,8 +119,17 @@ async fn another_servers_group_is_served_through_this_one() {
         "/openapi/v3/apis/things.example.com/v1?hash=A"
     );
 
+    let swagger = cluster.until("/openapi/v2", |reply| reply.text.contains("things.example.com")).await;
+    let definitions = &swagger.body["definitions"];
+    assert_eq!(definitions["com.example.Thing"]["description"], "A thing.");
+    assert_eq!(
+        (&definitions["com.example.Unused"], &swagger.body["paths"]["/version"]["description"]),
+        (&Value::Null, &Value::Null)
+    );
+
     assert_eq!(cluster.request(Method::DELETE, &path, &Value::Null).await.code, 200);
     cluster.until(things, |reply| reply.code == 404).await;
+    cluster.until("/openapi/v2", |reply| !reply.text.contains("things.example.com")).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use api::json;
 use api::{Map, Value};
 
 use super::proxy::{self, Asked};
-use super::{Aggregation, ApiService};
+use super::{Aggregation, ApiService, openapi};
 use crate::gateway::Gateway;
 use crate::outbound::Limits;
 use crate::source::ObjectSource;
@@ -28,6 +28,8 @@ pub(super) struct Served {
     stale: bool,
     /// Path of its OpenAPI v3 document with the hash, as its server's index has it.
     openapi: Option<String>,
+    /// Its part in the document of OpenAPI v2.
+    pub(super) swagger: Option<openapi::Part>,
     fetched: Instant,
     /// The server it was fetched from: another one is asked at once.
     remote: super::Remote,
@@ -52,11 +54,14 @@ pub(super) async fn refresh(gateway: &Gateway, service: &ApiService, available: 
         (Err(_), Some(known)) => known.version.clone(),
         (Err(_), None) => json!({"version": service.version}),
     };
-    let openapi = match (stale, current) {
-        (true, known) => known.and_then(|known| known.openapi.clone()),
-        (false, _) => openapi_path(gateway, service).await,
+    let (openapi, swagger) = match (stale, current) {
+        (true, known) => known.map(|known| (known.openapi.clone(), known.swagger.clone())).unwrap_or_default(),
+        (false, _) => {
+            let path = openapi_path(gateway, service).await;
+            (path, Box::pin(openapi::fetch(gateway, service, FETCH)).await)
+        }
     };
-    let served = Served { version, stale, openapi, fetched: Instant::now(), remote: remote.clone() };
+    let served = Served { version, stale, openapi, swagger, fetched: Instant::now(), remote: remote.clone() };
     gateway.aggregation.served.lock().insert(service.name.clone(), served);
 }
 

@@ -7,6 +7,7 @@
 
 mod availability;
 mod discovery;
+mod openapi;
 mod proxy;
 mod registration;
 

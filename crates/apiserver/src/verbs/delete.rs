@@ -16,8 +16,8 @@ use crate::guaranteed::{Live, Target, Tried};
 use crate::http::options::parse_resource_version;
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, body_format, check_dry_run, check_options, encode_for_storage, options_error, rfc3339, set_metadata,
-    written,
+    Moment, body_format, check_dry_run, check_options, encode_for_storage, group_resource, options_error, rfc3339,
+    set_metadata, written,
 };
 
 const ORPHAN: &str = "orphan";
@@ -101,25 +101,30 @@ impl DeleteOptions {
         request.kind.strategy.default_propagation_warning.filter(|_| !chosen).map(str::to_owned)
     }
 
-    /// The preconditions against an object; upstream names the kind here, not the resource.
+    /// The preconditions against an object. Upstream names the kind here, not the resource, but for a kind that is marked first and
+    /// removed by somebody else, which looks at them itself.
     fn check(&self, request: &Request, object: &Value, revision: Revision) -> Result<(), Status> {
-        let kind = api::status::GroupResource { group: request.kind.stored_group(), resource: &request.kind.kind };
+        let differs = |what: &str, wanted: &str, found: &str, happened: &str| {
+            if request.kind.strategy.begin_delete.is_some() {
+                let text =
+                    format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                return Status::conflict(group_resource(request), &request.name, &text);
+            }
+            let kind = api::status::GroupResource { group: request.kind.stored_group(), resource: &request.kind.kind };
+            let text = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have \
+                 been {happened}"
+            );
+            Status::conflict(kind, &request.name, &text)
+        };
         let uid = meta::uid(object);
         if let Some(wanted) = self.precondition_uid.as_deref().filter(|wanted| *wanted != uid) {
-            let text = format!(
-                "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been \
-                 deleted and then recreated"
-            );
-            return Err(Status::conflict(kind, &request.name, &text));
+            return Err(differs("UID", wanted, uid, "deleted and then recreated"));
         }
         if let Some(wanted) = &self.precondition_resource_version
             && parse_resource_version(wanted) != Ok(revision)
         {
-            let text = format!(
-                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record \
-                 ({revision}). The object might have been modified"
-            );
-            return Err(Status::conflict(kind, &request.name, &text));
+            return Err(differs("ResourceVersion", wanted, &revision.to_string(), "modified"));
         }
         Ok(())
     }
