@@ -1,6 +1,6 @@
 //! PATCH: read, patch, and replace what was read; again when somebody else was faster.
 
-use api::codec::{self, FieldValidation, Target};
+use api::codec::{self, FieldValidation, Target, yaml};
 use api::patch::{Patch, PatchType};
 use api::{ErrorList, Path, Shape, Status, Value, defaults};
 use futures::FutureExt;
@@ -67,9 +67,12 @@ fn patched_object(request: &Request, patch: &Patch, old: &Value) -> Result<Value
     Ok(object)
 }
 
-/// What a patch makes of an object, not yet decoded by schema; `None` for an apply, which makes nothing of it here.
+/// What a patch makes of an object, not yet decoded by schema; of an apply, the configuration.
 pub(super) fn as_patched(request: &Request, old: &Value) -> Option<Value> {
-    let patch = (request.content_type != apply::MEDIA_TYPE).then(|| decode_patch(request))?.ok()?;
+    if request.content_type == apply::MEDIA_TYPE {
+        return yaml::parse(&request.body).ok().map(|document| document.value);
+    }
+    let patch = decode_patch(request).ok()?;
     let kind = request.kind.as_ref();
     let target = Target::from(kind);
     Some(patch.apply(old, target.schema, Shape::Ref(target.type_id)).ok()?.object)
