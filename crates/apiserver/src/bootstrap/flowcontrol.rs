@@ -192,7 +192,6 @@ const SCHEMAS: &[Schema] = &[
     },
 ];
 
-/// What has to change so that the defaults hold.
 /// FlowSchemas whose condition `Dangling` does not say whether their priority level exists, as they should be.
 pub fn with_conditions(source: &dyn ObjectSource, now: &str) -> Vec<Value> {
     source
@@ -223,6 +222,7 @@ fn with_condition(source: &dyn ObjectSource, mut schema: Value, now: &str) -> Op
     Some(schema)
 }
 
+/// What has to change so that the defaults hold.
 pub fn plan(source: &dyn ObjectSource) -> Vec<Change> {
     let levels = LEVELS.iter().map(|l| ("prioritylevelconfigurations", l.mandatory, l.object()));
     let schemas = SCHEMAS.iter().map(|s| ("flowschemas", s.mandatory, s.object()));
