@@ -28,6 +28,7 @@ use crate::fairness::{Admission, Fairness};
 use crate::health::{self, Health};
 use crate::http::accept::{Accept, Forms, Shape, negotiate, negotiate_for};
 use crate::http::body::{self, ResponseBody};
+use crate::http::gzip;
 use crate::http::path::{ResourcePath, Target, parse};
 use crate::http::query::Query;
 use crate::inflight::{InFlight, too_many_requests};
@@ -390,6 +391,12 @@ impl Gateway {
                 presented.inspect_err(|_| notes.into_iter().for_each(|note| request.notes.push(note)))
             }
             Err(status) => Err(status),
+        };
+        let presented = match presented {
+            Ok(response) if matches!(request.verb, "get" | "list") => {
+                Ok(gzip::where_large(&call.headers, response).await)
+            }
+            presented => presented,
         };
         presented.or_else(|status| {
             let mut response = respond_status(&status, header(&call.headers, ACCEPT.as_str()));

@@ -3,6 +3,7 @@
 
 pub(crate) mod accept;
 pub mod body;
+pub(crate) mod gzip;
 pub(crate) mod options;
 pub(crate) mod path;
 pub(crate) mod query;
