@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use api::codec;
 use api::patch::{Patch, PatchType};
-use api::{Cursor, ErrorList, Kind, Value, defaults, meta, rules};
-use write::{CTX, NOW, UID, answer, create, kind_of, part_checked};
+use api::{Cursor, Kind, Value};
+use write::{UID, answer, create, kind_of, part_checked, replaced};
 
 /// Answers that need the server around this crate, by scenario, with what decides them.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -38,14 +38,8 @@ fn shared(path: &str) -> Option<Value> {
 fn update(kind: &Kind, old: &Value, patch_type: PatchType, patch: &str) -> Result<Value, String> {
     let patch = Patch::decode(patch_type, patch.as_bytes(), true).map_err(|e| e.to_string())?;
     let patched = patch.apply_to(kind, old).map_err(|e| e.to_string())?;
-    let mut object = codec::normalize(&patched.object, kind).map_err(|e| e.to_string())?.value;
-    defaults::apply_at(kind, &mut object, NOW);
-    rules::reset_for_update(kind, &mut object, old);
-    (kind.strategy.prepare_for_update)(&mut object, old, &CTX);
-    let mut errors = ErrorList::new();
-    let (new, before) = (Cursor::root(&object), Cursor::root(old));
-    meta::validate_update(kind, &new, &before, &mut errors);
-    (kind.strategy.validate_update)(&new, &before, &mut errors);
+    let object = codec::normalize(&patched.object, kind).map_err(|e| e.to_string())?.value;
+    let (object, errors) = replaced(kind, object, old);
     answer(kind, object, &errors)
 }
 

@@ -9,7 +9,7 @@ mod write;
 
 use api::codec::{self, FieldValidation, Format};
 use api::kinds::builtin;
-use api::{Kind, Value};
+use api::{ErrorList, Kind, Value};
 
 struct Base {
     kind: &'static Kind,
@@ -42,89 +42,68 @@ fn changed(object: &Value, pointer: &str, value: &str) -> Value {
     changed
 }
 
-#[test]
-fn what_is_wrong_in_one_place_is_told_as_recorded() {
+/// Says what `ours` says of each row, given the object above it and the row's first `n` cells; the others are what a real server said.
+fn said_alike(rows: &str, n: usize, ours: impl Fn(&Base, &[&str]) -> Vec<String>) {
     let mut current = None;
     let mut different = Vec::new();
-    for (index, line) in include_str!("validation.tsv").lines().enumerate() {
+    for (index, line) in rows.lines().enumerate() {
         if let Some(text) = line.strip_prefix("=\t") {
             current = Some(base(text));
             continue;
         }
-        let Base { kind, object } = current.as_ref().expect("an object above its changes");
-        let mut cells = line.split('\t');
-        let (Some(pointer), Some(value)) = (cells.next(), cells.next()) else { panic!("line {}: {line}", index + 1) };
-        let body = changed(object, pointer, value).to_string();
-        let ours: Vec<String> = match write::checked(kind, &body, "d") {
-            Ok((_, errors)) => errors.iter().map(|error| error.to_string().replace(['\t', '\n'], " ")).collect(),
-            Err(message) => vec![message],
-        };
-        let theirs: Vec<&str> = cells.collect();
+        let base = current.as_ref().expect("an object above its rows");
+        let cells: Vec<&str> = line.split('\t').collect();
+        assert!(cells.len() >= n, "line {}: {line}", index + 1);
+        let (given, theirs) = cells.split_at(n);
+        let ours = ours(base, given);
         if ours != theirs {
-            different.push(format!("{}: {} {pointer}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1, kind.kind));
+            let (kind, at) = (&base.kind.kind, given[0]);
+            different.push(format!("{}: {kind} {at}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1));
         }
     }
     assert!(different.is_empty(), "{} rows differ\n{}", different.len(), different.join("\n"));
 }
 
-/// What is said of a status, written to the object as it was created.
-fn status_errors(kind: &Kind, object: &Value, status: &str) -> Vec<String> {
-    let rule = kind.strategy.subresource("status").expect("rules for the status");
-    let (mut old, errors) = write::checked(kind, &object.to_string(), "d").expect("an object");
-    assert!(errors.is_empty(), "{errors:?}");
-    old["metadata"]["resourceVersion"] = "1".into();
-    let mut body = old.clone();
-    body["status"] = serde_json::from_str(status).expect("a status");
-    let decoded = codec::decode(body.to_string().as_bytes(), Format::Json, kind, FieldValidation::Ignore);
-    let new = decoded.expect("an object of the kind").value;
-    let (_, errors) = write::part_checked(kind, rule, new, &old);
+/// Errors as the cells have them.
+fn texts(errors: &ErrorList) -> Vec<String> {
     errors.iter().map(|error| error.to_string().replace(['\t', '\n'], " ")).collect()
 }
 
+fn answered(answer: Result<(Value, ErrorList), String>) -> Vec<String> {
+    answer.map_or_else(|message| vec![message], |(_, errors)| texts(&errors))
+}
+
+fn decoded(kind: &Kind, object: &Value) -> Value {
+    let decoded = codec::decode(object.to_string().as_bytes(), Format::Json, kind, FieldValidation::Ignore);
+    decoded.expect("an object of the kind").value
+}
+
 #[test]
-fn what_is_wrong_in_a_status_is_told_as_recorded() {
-    let mut current = None;
-    let mut different = Vec::new();
-    for (index, line) in include_str!("status.tsv").lines().enumerate() {
-        if let Some(text) = line.strip_prefix("=\t") {
-            current = Some(base(text));
-            continue;
-        }
-        let Base { kind, object } = current.as_ref().expect("an object above its statuses");
-        let (status, theirs) = line.split_once('\t').expect("a status and its errors");
-        let theirs: Vec<&str> = theirs.split('\t').collect();
-        let ours = status_errors(kind, object, status);
-        if ours != theirs {
-            different.push(format!("{}: {} {status}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1, kind.kind));
-        }
-    }
-    assert!(different.is_empty(), "{} rows differ\n{}", different.len(), different.join("\n"));
+fn what_is_wrong_in_one_place_is_told_as_recorded() {
+    said_alike(include_str!("validation.tsv"), 2, |Base { kind, object }, cells| {
+        answered(write::checked(kind, &changed(object, cells[0], cells[1]).to_string(), "d"))
+    });
 }
 
 #[test]
 fn what_may_not_change_is_told_as_recorded() {
-    let mut current = None;
-    let mut different = Vec::new();
-    for (index, line) in include_str!("update.tsv").lines().enumerate() {
-        if let Some(text) = line.strip_prefix("=\t") {
-            current = Some(base(text));
-            continue;
-        }
-        let Base { kind, object } = current.as_ref().expect("an object above its changes");
-        let mut cells = line.split('\t');
-        let (Some(pointer), Some(value)) = (cells.next(), cells.next()) else { panic!("line {}: {line}", index + 1) };
-        let old = codec::decode(object.to_string().as_bytes(), Format::Json, *kind, FieldValidation::Ignore);
-        let old = old.expect("a stored object").value;
-        let ours: Vec<String> = match write::updated(kind, &changed(object, pointer, value).to_string(), &old) {
-            Ok((_, errors)) => errors.iter().map(|error| error.to_string().replace(['\t', '\n'], " ")).collect(),
-            Err(message) => vec![message],
-        };
-        let theirs: Vec<&str> = cells.collect();
-        if ours != theirs {
-            different.push(format!("{}: {} {pointer}\n   ours {ours:#?}\n   them {theirs:#?}", index + 1, kind.kind));
-        }
-    }
-    assert!(different.is_empty(), "{} rows differ\n{}", different.len(), different.join("\n"));
+    said_alike(include_str!("update.tsv"), 2, |Base { kind, object }, cells| {
+        answered(write::updated(kind, &changed(object, cells[0], cells[1]).to_string(), &decoded(kind, object)))
+    });
+}
+
+/// Statuses are written to the object as it was created.
+#[test]
+fn what_is_wrong_in_a_status_is_told_as_recorded() {
+    said_alike(include_str!("status.tsv"), 1, |Base { kind, object }, cells| {
+        let rule = kind.strategy.subresource("status").expect("rules for the status");
+        let (mut old, errors) = write::checked(kind, &object.to_string(), "d").expect("an object");
+        assert!(errors.is_empty(), "{errors:?}");
+        old["metadata"]["resourceVersion"] = "1".into();
+        let mut body = old.clone();
+        body["status"] = serde_json::from_str(cells[0]).expect("a status");
+        texts(&write::part_checked(kind, rule, decoded(kind, &body), &old).1)
+    });
 }
 
 #[test]

@@ -107,10 +107,13 @@ pub(crate) fn decode_body(request: &Request) -> Result<Value, Status> {
 
 /// What upstream's storage says when an object is not the one that the writer means; `field` is `UID` or `ResourceVersion`.
 pub(crate) fn failed_precondition(key: &ObjectKey, field: &str, wanted: &str, found: &str) -> String {
-    format!(
-        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
-         {field} in precondition: {wanted}, {field} in object meta: {found}"
-    )
+    let unmet = unmet_precondition(field, wanted, found);
+    format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {unmet}")
+}
+
+/// A precondition that does not hold, in the words of those who look at it themselves.
+pub(crate) fn unmet_precondition(field: &str, wanted: &str, found: &str) -> String {
+    format!("Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}")
 }
 
 /// Owner references to the same uid are kept once; the client is told.
@@ -213,9 +216,7 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value, mut errors: ErrorList
     }
     meta::validate_create(kind, &cursor, &mut errors);
     (kind.strategy.validate)(&cursor, &mut errors);
-    let mut shown = ErrorList::new();
-    errors.into_iter().map(as_sent::without_empty_lists).for_each(|error| shown.push(error));
-    reject_invalid(kind, meta::name(object), &shown)
+    reject_invalid(kind, meta::name(object), &as_sent::without_empty_lists(errors))
 }
 
 /// An object as it is stored: in storage version and canonical form, without a resourceVersion.

@@ -163,7 +163,7 @@ pub struct Normalized {
 /// The body of a DELETE: DeleteOptions of any group, as upstream accepts them.
 pub fn decode_delete_options(bytes: &[u8], format: Format) -> Result<Value, DecodeError> {
     let target = Target::delete_options();
-    let plain = |failure: Failure| DecodeError::plain(failure.reason());
+    let plain = |failure: Failure| DecodeError::plain(failure.reason().to_owned());
     let owned;
     let json = match format {
         Format::Json => bytes,
@@ -193,16 +193,14 @@ enum Failure {
 }
 
 impl Failure {
-    fn reason(self) -> String {
+    fn reason(&self) -> &str {
         match self {
             Self::Unrecognized(text) | Self::OtherVersion(text) | Self::Unfit { text, .. } => text,
         }
     }
 
     fn explain(self, target: &Target<'_>, body: &[u8]) -> DecodeError {
-        let reason = match &self {
-            Self::Unrecognized(text) | Self::OtherVersion(text) | Self::Unfit { text, .. } => text.clone(),
-        };
+        let reason = self.reason().to_owned();
         let message = match self {
             Self::OtherVersion(text) => text,
             Self::Unfit { kind, version, text } => {

@@ -4,7 +4,7 @@
 use crate::strategy::SubresourceStrategy;
 use crate::validate::names;
 use crate::validate::resources::{container_resource_name, quantity};
-use crate::validate::text::{NEGATIVE, formatted, nonnegative_fields, supported};
+use crate::validate::text::{NEGATIVE, formatted, nonnegative_fields, required_formatted, supported};
 use crate::{Cursor, ErrorList, Strategy, meta};
 
 const METRIC_TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
@@ -186,11 +186,7 @@ fn described_object(target: &Cursor<'_>, errors: &mut ErrorList) {
 fn named_object(target: &Cursor<'_>, errors: &mut ErrorList) {
     for field in ["kind", "name"] {
         let value = target.field(field);
-        if value.is_empty() {
-            value.required(errors, "");
-        } else {
-            formatted(&value, names::path_segment, errors);
-        }
+        required_formatted(&value, names::path_segment, errors);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::text::{
     domain_prefixed_path, formatted, formatted_if_present, formatted_if_set, immutable, optional_enum, port_number,
-    port_number_or_name, same, supported,
+    port_number_or_name, required_formatted, same, supported,
 };
 use crate::validate::{go, names, net};
 use crate::{Cursor, ErrorList, Path, Strategy, json, meta};
@@ -142,11 +142,7 @@ fn ingress_backend(backend: &Cursor<'_>, errors: &mut ErrorList) {
         }
         (true, false) => {
             let (name, port) = (service.field("name"), service.field("port"));
-            if name.is_empty() {
-                name.required(errors, "");
-            } else {
-                formatted(&name, names::dns1123_label, errors);
-            }
+            required_formatted(&name, names::dns1123_label, errors);
             match (port.field("name").is_empty(), port.field("number").int()) {
                 (true, 0) => backend.required(errors, "port name or number is required"),
                 (false, 0) => formatted(&port.field("name"), names::port_name, errors),
@@ -201,11 +197,7 @@ fn ingress_class_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     formatted_if_present(&parameters.field("apiGroup"), names::dns1123_subdomain, errors);
     for field in ["kind", "name"] {
         let value = parameters.field(field);
-        if value.is_empty() {
-            value.required(errors, "");
-        } else {
-            formatted(&value, names::path_segment, errors);
-        }
+        required_formatted(&value, names::path_segment, errors);
     }
     let (scope, namespace) = (parameters.field("scope"), parameters.field("namespace"));
     if !scope.is_set() {
@@ -356,11 +348,7 @@ fn parent_reference(parent: &Cursor<'_>, errors: &mut ErrorList) {
     formatted_if_set(&parent.field("group"), names::dns1123_subdomain, errors);
     for field in ["resource", "name"] {
         let value = parent.field(field);
-        if value.is_empty() {
-            value.required(errors, "");
-        } else {
-            formatted(&value, names::path_segment, errors);
-        }
+        required_formatted(&value, names::path_segment, errors);
     }
     let namespace = parent.field("namespace");
     if !namespace.is_empty() {

@@ -2,7 +2,7 @@
 
 use crate::validate::labels::selector;
 use crate::validate::names;
-use crate::validate::text::{formatted, supported};
+use crate::validate::text::{formatted, required_formatted, supported};
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -98,11 +98,7 @@ fn role_binding(binding: &Cursor<'_>, namespaced: bool, errors: &mut ErrorList) 
     if !kinds.contains(&kind.str()) {
         kind.not_supported(errors, kinds);
     }
-    if name.is_empty() {
-        name.required(errors, "");
-    } else {
-        formatted(&name, names::path_segment, errors);
-    }
+    required_formatted(&name, names::path_segment, errors);
     for subject in binding.field("subjects").items() {
         role_subject(&subject, namespaced, errors);
     }

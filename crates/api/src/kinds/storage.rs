@@ -30,13 +30,7 @@ pub const STORAGE_CLASS: Strategy = Strategy {
 };
 
 fn storage_class(class: &Cursor<'_>, errors: &mut ErrorList) {
-    let provisioner = class.field("provisioner");
-    if provisioner.is_empty() {
-        provisioner.required(errors, "");
-    } else {
-        let lower = provisioner.str().to_lowercase();
-        invalid_each(errors, &provisioner.path(), &lower, names::qualified_name(&lower));
-    }
+    provisioner(&class.field("provisioner"), errors);
     parameters(&class.field("parameters"), true, errors);
     let policy = class.field("reclaimPolicy");
     if !policy.is_empty() {
@@ -49,6 +43,16 @@ fn storage_class(class: &Cursor<'_>, errors: &mut ErrorList) {
         supported(&mode, &["Immediate", "WaitForFirstConsumer"], errors);
     }
     topologies(&class.field("allowedTopologies"), errors);
+}
+
+/// Who makes or changes volumes: a qualified name in any case.
+fn provisioner(name: &Cursor<'_>, errors: &mut ErrorList) {
+    if name.is_empty() {
+        name.required(errors, "");
+    } else {
+        let lower = name.str().to_lowercase();
+        invalid_each(errors, &name.path(), &lower, names::qualified_name(&lower));
+    }
 }
 
 fn parameters(map: &Cursor<'_>, may_be_empty: bool, errors: &mut ErrorList) {
@@ -342,12 +346,6 @@ pub const VOLUME_ATTRIBUTES_CLASS: Strategy = Strategy {
 };
 
 fn attributes_class(class: &Cursor<'_>, errors: &mut ErrorList) {
-    let driver = class.field("driverName");
-    if driver.is_empty() {
-        driver.required(errors, "");
-    } else {
-        let lower = driver.str().to_lowercase();
-        invalid_each(errors, &driver.path(), &lower, names::qualified_name(&lower));
-    }
+    provisioner(&class.field("driverName"), errors);
     parameters(&class.field("parameters"), false, errors);
 }

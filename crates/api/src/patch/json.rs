@@ -75,14 +75,15 @@ pub(super) fn apply(original: &Value, operations: &Value) -> Result<Value, Patch
 /// The objects on the way to what the operations name, as a tree of objects.
 pub(super) fn touched(operations: &Value) -> Value {
     let mut root = json!({});
-    let named =
-        |operation: &Value| ["path", "from"].map(|name| operation.get(name).and_then(Value::as_str).map(str::to_owned));
-    for path in operations.as_array().into_iter().flatten().flat_map(named).flatten() {
-        let parts: Vec<String> = path.split('/').skip(1).map(unescape).collect();
-        let mut at = &mut root;
-        for part in parts.iter().take(parts.len().saturating_sub(1)) {
-            let Value::Object(map) = at else { break };
-            at = map.entry(part.as_str()).or_insert_with(|| json!({}));
+    for operation in operations.as_array().into_iter().flatten() {
+        for path in ["path", "from"].into_iter().filter_map(|name| operation.get(name)?.as_str()) {
+            let mut parts = parts(path);
+            parts.pop();
+            let mut at = &mut root;
+            for part in parts {
+                let Value::Object(map) = at else { break };
+                at = map.entry(part).or_insert_with(|| json!({}));
+            }
         }
     }
     root
@@ -125,7 +126,7 @@ fn apply_one(document: &mut Value, operation: &Value, copied_bytes: &mut usize) 
 
 /// The container a path ends in, and the last key; `None` when the path does not lead anywhere.
 fn container<'d>(document: &'d mut Value, path: &str) -> Option<(&'d mut Value, String)> {
-    let mut parts: Vec<String> = path.split('/').skip(1).map(unescape).collect();
+    let mut parts = parts(path);
     let key = parts.pop()?;
     let mut current = document;
     for part in parts {
@@ -139,6 +140,11 @@ fn container<'d>(document: &'d mut Value, path: &str) -> Option<(&'d mut Value, 
         };
     }
     matches!(current, Value::Object(_) | Value::Array(_)).then_some((current, key))
+}
+
+/// The segments of a path.
+fn parts(path: &str) -> Vec<String> {
+    path.split('/').skip(1).map(unescape).collect()
 }
 
 fn unescape(part: &str) -> String {

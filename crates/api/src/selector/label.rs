@@ -22,6 +22,19 @@ pub enum Operator {
     LessThan,
 }
 
+impl Operator {
+    /// From its name in a `meta/v1` LabelSelector.
+    pub fn of_object(name: &str) -> Option<Self> {
+        Some(match name {
+            "In" => Self::In,
+            "NotIn" => Self::NotIn,
+            "Exists" => Self::Exists,
+            "DoesNotExist" => Self::DoesNotExist,
+            _ => return None,
+        })
+    }
+}
+
 /// One condition on one label. Values of the string form are sorted and unique.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requirement {
@@ -135,16 +148,10 @@ impl LabelSelector {
         }
         for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
             let text = |name: &str| expression.get(name).and_then(Value::as_str).unwrap_or("");
-            let operator = match text("operator") {
-                "In" => Operator::In,
-                "NotIn" => Operator::NotIn,
-                "Exists" => Operator::Exists,
-                "DoesNotExist" => Operator::DoesNotExist,
-                other => {
-                    let quoted = crate::field::go_quote(other);
-                    return Err(SelectorError(format!("{quoted} is not a valid label selector operator")));
-                }
-            };
+            let operator = Operator::of_object(text("operator")).ok_or_else(|| {
+                let quoted = crate::field::go_quote(text("operator"));
+                SelectorError(format!("{quoted} is not a valid label selector operator"))
+            })?;
             let values = expression.get("values").and_then(Value::as_array);
             let values = values.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
             requirements.push(Requirement::new(text("key"), operator, values)?);

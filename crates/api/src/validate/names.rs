@@ -351,13 +351,13 @@ pub fn subdomain_name(name: &str, prefix: bool) -> Messages {
     dns1123_subdomain(&masked(name, prefix))
 }
 
-/// Name rule of namespaces, services, stateful sets.
 /// Upstream's format `k8s-long-name`: it looks at names alone, not at what names are generated from, and counts bytes.
 pub fn long_name(name: &str, prefix: bool) -> Messages {
     let messages = if prefix { Vec::new() } else { subdomain_name(name, false) };
     messages.into_iter().map(|m| m.replace("no more than 253 characters", "no more than 253 bytes")).collect()
 }
 
+/// Name rule of namespaces, services, stateful sets.
 pub fn label_name(name: &str, prefix: bool) -> Messages {
     dns1123_label(&masked(name, prefix))
 }

@@ -71,7 +71,6 @@ pub(crate) fn updated(kind: &Kind, body: &str, old: &Value) -> Result<(Value, Er
     let decoded =
         codec::decode(body.as_bytes(), Format::Json, kind, FieldValidation::Ignore).map_err(|e| e.to_string())?;
     let mut object = decoded.value;
-    defaults::apply_at(kind, &mut object, NOW);
     let before = |field: &str| old.get("metadata").and_then(|m| m.get(field)).cloned().unwrap_or(Value::Null);
     if !object.get("metadata").is_some_and(Value::is_object) {
         object["metadata"] = Value::Object(api::Map::new());
@@ -89,13 +88,19 @@ pub(crate) fn updated(kind: &Kind, body: &str, old: &Value) -> Result<(Value, Er
             metadata.insert("namespace", before("namespace"));
         }
     }
+    Ok(replaced(kind, object, old))
+}
+
+/// A decoded object in the place of `old`, with what validation says of it.
+pub(crate) fn replaced(kind: &Kind, mut object: Value, old: &Value) -> (Value, ErrorList) {
+    defaults::apply_at(kind, &mut object, NOW);
     rules::reset_for_update(kind, &mut object, old);
     (kind.strategy.prepare_for_update)(&mut object, old, &CTX);
     let mut errors = ErrorList::new();
     let (new, before) = (Cursor::root(&object), Cursor::root(old));
     meta::validate_update(kind, &new, &before, &mut errors);
     (kind.strategy.validate_update)(&new, &before, &mut errors);
-    Ok((object, errors))
+    (object, errors)
 }
 
 /// The update of a subresource with what validation says of it.

@@ -75,13 +75,7 @@ async fn fetch(gateway: &Gateway, service: &ApiService) -> Result<Value, String>
         let document: Value = serde_json::from_slice(response.body()).map_err(|error| error.to_string())?;
         return Ok(version_of(&document, service).unwrap_or_else(|| json!({"version": service.version})));
     }
-    let path = service.root();
-    let asked = Asked { path: &path, accept: "application/json", etag: None };
-    let response = proxy::ask(gateway, service, &authority, asked, FETCH).await?;
-    if response.status() != 200 {
-        return Err(format!("failed to download legacy discovery for {path}: {}", response.status()));
-    }
-    let document: Value = serde_json::from_slice(response.body()).map_err(|error| error.to_string())?;
+    let document = proxy::document(gateway, service, &service.root(), FETCH).await?;
     Ok(from_resource_list(&service.version, &document))
 }
 
@@ -127,11 +121,7 @@ fn from_resource_list(version: &str, document: &Value) -> Value {
 
 /// Where the server's own index says its OpenAPI v3 document is.
 async fn openapi_path(gateway: &Gateway, service: &ApiService) -> Option<String> {
-    let remote = service.remote.as_ref()?;
-    let authority = gateway.services.resolve(&remote.namespace, &remote.name, remote.port).ok()?;
-    let asked = Asked { path: "/openapi/v3", accept: "application/json", etag: None };
-    let response = proxy::ask(gateway, service, &authority, asked, FETCH).await.ok()?;
-    let index: Value = serde_json::from_slice(response.body()).ok().filter(|_| response.status() == 200)?;
+    let index = proxy::document(gateway, service, "/openapi/v3", FETCH).await.ok()?;
     let path = service.root().trim_start_matches('/').to_owned();
     index["paths"][&path]["serverRelativeURL"].as_str().map(str::to_owned)
 }

@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ::bytes::Bytes;
 use api::{Map, Value, json, openapi};
 
-use super::proxy::{self, Asked};
-use super::{Aggregation, ApiService};
+use super::{Aggregation, ApiService, proxy};
 use crate::gateway::Gateway;
 use crate::outbound::Limits;
 use crate::source::ObjectSource;
@@ -23,11 +22,7 @@ pub(super) struct Part {
 
 /// Asks a server for its document; `None` where it has none that can be read.
 pub(super) async fn fetch(gateway: &Gateway, service: &ApiService, limits: Limits) -> Option<Part> {
-    let remote = service.remote.as_ref()?;
-    let authority = gateway.services.resolve(&remote.namespace, &remote.name, remote.port).ok()?;
-    let asked = Asked { path: "/openapi/v2", accept: "application/json", etag: None };
-    let response = proxy::ask(gateway, service, &authority, asked, limits).await.ok()?;
-    let document: Value = serde_json::from_slice(response.body()).ok().filter(|_| response.status() == 200)?;
+    let document = proxy::document(gateway, service, "/openapi/v2", limits).await.ok()?;
     let json = Bytes::from(of_group(&document, &service.group).to_string());
     Some(Part { hash: openapi::hash(&json), json })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ::bytes::Bytes;
+use api::Value;
 use http::{HeaderName, HeaderValue, Response};
 
 use super::ApiService;
@@ -101,6 +102,23 @@ pub(crate) struct Asked<'a> {
     pub path: &'a str,
     pub accept: &'a str,
     pub etag: Option<&'a str>,
+}
+
+/// A JSON document of an API server, read by the aggregator itself.
+pub(super) async fn document(
+    gateway: &Gateway,
+    service: &ApiService,
+    path: &str,
+    limits: Limits,
+) -> Result<Value, String> {
+    let remote = service.remote.as_ref().ok_or("the APIService is local")?;
+    let authority = gateway.services.resolve(&remote.namespace, &remote.name, remote.port)?;
+    let asked = Asked { path, accept: "application/json", etag: None };
+    let response = ask(gateway, service, &authority, asked, limits).await?;
+    if response.status() != 200 {
+        return Err(format!("failed to download {path}: {}", response.status()));
+    }
+    serde_json::from_slice(response.body()).map_err(|error| error.to_string())
 }
 
 /// Asks as the aggregator itself, which may read everything.

@@ -16,7 +16,7 @@ const GROUP: &str = "authorization.k8s.io";
 pub fn subject_access_review(authorizer: &Authorizer, mut review: Value) -> Result<Value, Status> {
     let spec = Spec::read(&review)?;
     let mut errors = spec.errors(&review, Asked::OfSomebody);
-    empty_metadata(&review, "must be empty", &mut errors);
+    empty_metadata(&review, &[], "must be empty", &mut errors);
     refuse(&errors)?;
     answer(authorizer, &spec.subject(), &spec, &mut review);
     Ok(review)
@@ -30,7 +30,7 @@ pub fn local_subject_access_review(
 ) -> Result<Value, Status> {
     let spec = Spec::read(&review)?;
     let mut errors = spec.errors(&review, Asked::OfSomebody);
-    empty_metadata(&review, "must be empty except for namespace", &mut errors);
+    empty_metadata(&review, &["namespace"], "must be empty except for namespace", &mut errors);
     let asked = spec.resource_attributes.as_ref().map_or("", |a| a.namespace.as_str());
     if spec.resource_attributes.is_some() && asked != namespace {
         errors.invalid(Path::new("spec.resourceAttributes.namespace"), asked, "must match metadata.namespace");
@@ -52,7 +52,7 @@ pub fn self_subject_access_review(
 ) -> Result<Value, Status> {
     let spec = Spec::read(&review)?;
     let mut errors = spec.errors(&review, Asked::OfOneself);
-    empty_metadata(&review, "must be empty", &mut errors);
+    empty_metadata(&review, &[], "must be empty", &mut errors);
     refuse(&errors)?;
     answer(authorizer, user, &spec, &mut review);
     Ok(review)
@@ -169,6 +169,25 @@ enum Asked {
     OfOneself,
 }
 
+impl SelectorAttributes {
+    /// How much of the selector could not be heeded; `None` where all of it could.
+    fn ignored(
+        &self,
+        is_heeded: fn(&SelectorRequirement) -> bool,
+        is_readable: impl Fn(&str) -> bool,
+    ) -> Option<&'static str> {
+        if self.requirements.is_empty() {
+            return (!is_readable(&self.raw_selector)).then_some("ignored");
+        }
+        let n_heeded = self.requirements.iter().filter(|requirement| is_heeded(requirement)).count();
+        match n_heeded {
+            0 => Some("ignored"),
+            n if n < self.requirements.len() => Some("partially ignored"),
+            _ => None,
+        }
+    }
+}
+
 impl SelectorRequirement {
     /// Fields are compared with one value.
     fn is_heeded_of_fields(&self) -> bool {
@@ -176,14 +195,8 @@ impl SelectorRequirement {
     }
 
     fn is_heeded_of_labels(&self) -> bool {
-        let operator = match self.operator.as_str() {
-            "In" => Operator::In,
-            "NotIn" => Operator::NotIn,
-            "Exists" => Operator::Exists,
-            "DoesNotExist" => Operator::DoesNotExist,
-            _ => return false,
-        };
-        Requirement::new(&self.key, operator, self.values.clone()).is_ok()
+        let operator = Operator::of_object(&self.operator);
+        operator.is_some_and(|operator| Requirement::new(&self.key, operator, self.values.clone()).is_ok())
     }
 }
 
@@ -263,30 +276,17 @@ impl Spec {
     /// What is said of selectors that could not be heeded, in whole or in part.
     fn ignored(&self) -> Vec<String> {
         let Some(attributes) = &self.resource_attributes else { return Vec::new() };
-        let mut notes = Vec::new();
-        let mut note = |name: &str, n_heeded: usize| {
-            let how = if n_heeded > 0 { "partially ignored" } else { "ignored" };
-            notes.push(format!("spec.resourceAttributes.{name} {how} due to parse error"));
+        let fields = attributes.field_selector.as_ref().and_then(|selector| {
+            selector.ignored(SelectorRequirement::is_heeded_of_fields, |raw| FieldSelector::parse(raw).is_ok())
+        });
+        let labels = attributes.label_selector.as_ref().and_then(|selector| {
+            selector.ignored(SelectorRequirement::is_heeded_of_labels, |raw| LabelSelector::parse(raw).is_ok())
+        });
+        let selectors = [("fieldSelector", fields), ("labelSelector", labels)];
+        let note = |(name, how): (&str, Option<&str>)| {
+            how.map(|how| format!("spec.resourceAttributes.{name} {how} due to parse error"))
         };
-        if let Some(selector) = &attributes.field_selector {
-            let n_heeded = selector.requirements.iter().filter(|r| r.is_heeded_of_fields()).count();
-            let is_raw = selector.requirements.is_empty();
-            if is_raw && FieldSelector::parse(&selector.raw_selector).is_err() {
-                note("fieldSelector", 0);
-            } else if n_heeded < selector.requirements.len() {
-                note("fieldSelector", n_heeded);
-            }
-        }
-        if let Some(selector) = &attributes.label_selector {
-            let n_heeded = selector.requirements.iter().filter(|r| r.is_heeded_of_labels()).count();
-            let is_raw = selector.requirements.is_empty();
-            if is_raw && LabelSelector::parse(&selector.raw_selector).is_err() {
-                note("labelSelector", 0);
-            } else if n_heeded < selector.requirements.len() {
-                note("labelSelector", n_heeded);
-            }
-        }
-        notes
+        selectors.into_iter().filter_map(note).collect()
     }
 
     fn action(&self) -> Action {
@@ -327,9 +327,9 @@ fn refuse(errors: &ErrorList) -> Result<(), Status> {
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(GROUP, "", "", errors)) }
 }
 
-/// A review is no object: it has no metadata but what the server itself has put there.
-fn empty_metadata(review: &Value, detail: &str, errors: &mut ErrorList) {
-    let is_own = |field: &Text| field == "managedFields" || (field == "namespace" && detail.ends_with("namespace"));
+/// A review is no object: it has no metadata but what is allowed and what the server itself has put there.
+fn empty_metadata(review: &Value, allowed: &[&str], detail: &str, errors: &mut ErrorList) {
+    let is_own = |field: &Text| field == "managedFields" || allowed.contains(&field.as_str());
     let metadata = review.get("metadata").filter(|m| m.as_object().is_some_and(|fields| !fields.keys().all(is_own)));
     if let Some(metadata) = metadata {
         errors.invalid(Path::new("metadata"), metadata.clone(), detail);

@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use futures::stream::{self, StreamExt};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, VARY};
 use http::{HeaderMap, HeaderValue, Response};
+use http_body::Body;
 use http_body_util::{BodyExt, BodyStream};
 
 use super::body::{self, BoxError, ResponseBody};
@@ -15,10 +16,11 @@ use super::body::{self, BoxError, ResponseBody};
 /// Smaller answers are not worth the time.
 const THRESHOLD_BYTES: usize = 128 * 1024;
 
-/// The answer as it was, or compressed where it is large and the client takes that. Looks at the beginning of the body for it, no
-/// more than a little above the threshold.
+/// The answer as it was, or compressed where it is large and the client takes that. Of a body that does not know its size the beginning
+/// is read for it, no more than a little above the threshold.
 pub(crate) async fn where_large(headers: &HeaderMap, response: Response<ResponseBody>) -> Response<ResponseBody> {
-    if !is_taken(headers) {
+    let is_small = response.body().size_hint().upper().is_some_and(|n_bytes| n_bytes <= THRESHOLD_BYTES as u64);
+    if is_small || !is_taken(headers) {
         return response;
     }
     let (mut parts, mut rest) = response.into_parts();

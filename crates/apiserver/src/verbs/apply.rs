@@ -13,7 +13,9 @@ use crate::gateway::Gateway;
 use crate::guaranteed::{Live, Tried};
 use crate::ownership::Ownership;
 use crate::storage::ObjectKey;
-use crate::write::{Moment, check_name, check_options, field_validation, group_resource, options_error, set_metadata};
+use crate::write::{
+    Moment, check_name, check_options, field_validation, group_resource, options_error, set_metadata, settle_namespace,
+};
 
 pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
 
@@ -96,15 +98,7 @@ pub(super) fn applied(
 
 /// A patch leaves the object where the URL says it is.
 pub(super) fn check_identity(request: &Request, object: &mut Value) -> Result<(), Status> {
-    if !request.kind.namespaced {
-        set_metadata(object, "namespace", Value::Null);
-    } else if meta::namespace(object).is_empty() {
-        set_metadata(object, "namespace", request.namespace.clone().into());
-    }
-    if request.kind.namespaced && meta::namespace(object) != request.namespace {
-        let text = "the namespace of the provided object does not match the namespace sent on the request";
-        return Err(Status::bad_request(text));
-    }
+    settle_namespace(request, object)?;
     check_name(object, &request.name)
 }
 

@@ -1,7 +1,7 @@
 //! The object of a write as the client sent it. Decoding drops empty lists and maps, as storing them would; upstream's rules and messages
 //! tell a list that was given empty (`[]`) from one that was not given (`null`).
 
-use api::{FieldError, Kind, Schema, Shape, Value, rules};
+use api::{ErrorList, Kind, Schema, Shape, Value, rules};
 
 use super::{Request, patch};
 
@@ -68,11 +68,15 @@ fn filled(schema: &Schema, shape: Shape, object: &Value, sent: &Value) -> Value 
     }
 }
 
-/// An error with its value as upstream prints it: objects of the versioned types leave empty lists out; those of internal types,
+/// The errors with their values as upstream prints them: objects of the versioned types leave empty lists out; those of internal types,
 /// whose fields begin with capitals, do not.
-pub(crate) fn without_empty_lists(mut error: FieldError) -> FieldError {
-    error.bad_value = shown(error.bad_value);
-    error
+pub(crate) fn without_empty_lists(errors: ErrorList) -> ErrorList {
+    let mut printed = ErrorList::new();
+    for mut error in errors {
+        error.bad_value = shown(error.bad_value);
+        printed.push(error);
+    }
+    printed
 }
 
 fn shown(value: Value) -> Value {

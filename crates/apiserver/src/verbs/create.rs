@@ -62,10 +62,9 @@ pub(crate) async fn create_object(
     set_metadata(&mut object, "managedFields", managed);
     let allocated = gateway.allocations.on_create(gateway, request, &mut object).await?;
     let unmet = demands::unmet(gateway, request, &object, None).await;
-    match as_sent::created(request, &object) {
-        Some(object) => validate_create(kind, &object, unmet)?,
-        None => validate_create(kind, &object, unmet)?,
-    }
+    let sent = as_sent::created(request, &object);
+    validate_create(kind, sent.as_ref().unwrap_or(&object), unmet)?;
+    drop(sent);
     admit::validate(gateway, request, Operation::Create, &object, None, &mut admission).await?;
     warnings(request, &object, None, &mut notes);
     notes.append(&mut admission.warnings);

@@ -17,7 +17,7 @@ use crate::http::options::parse_resource_version;
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
     Moment, body_format, check_dry_run, check_options, encode_for_storage, group_resource, options_error, rfc3339,
-    set_metadata, written,
+    set_metadata, unmet_precondition, written,
 };
 
 const ORPHAN: &str = "orphan";
@@ -106,8 +106,7 @@ impl DeleteOptions {
     fn check(&self, request: &Request, object: &Value, revision: Revision) -> Result<(), Status> {
         let differs = |what: &str, wanted: &str, found: &str, happened: &str| {
             if request.kind.strategy.begin_delete.is_some() {
-                let text =
-                    format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                let text = unmet_precondition(what, wanted, found);
                 return Status::conflict(group_resource(request), &request.name, &text);
             }
             let kind = api::status::GroupResource { group: request.kind.stored_group(), resource: &request.kind.kind };

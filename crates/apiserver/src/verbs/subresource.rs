@@ -175,7 +175,6 @@ fn set_condition(pod: &mut Value, now: &str, condition: Value) {
     }
 }
 
-/// Deletes a pod if its disruption budget allows.
 /// What the delete in an eviction may not ask for.
 fn check_eviction_options(request: &Request, eviction: &Value) -> Result<(), Status> {
     let options = Cursor::root(eviction).field("deleteOptions");
@@ -196,6 +195,7 @@ fn check_eviction_options(request: &Request, eviction: &Value) -> Result<(), Sta
     Ok(())
 }
 
+/// Deletes a pod if its disruption budget allows.
 async fn evict(gateway: &Gateway, request: &Request, eviction: Value) -> Result<Reply, Status> {
     if meta::name(&eviction) != request.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));

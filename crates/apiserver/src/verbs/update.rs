@@ -200,9 +200,7 @@ fn validate(request: &Request, object: &Value, old: &Value, unmet: &ErrorList) -
         }
         // Said again of the object as it was sent: messages show an empty list that was given otherwise than none.
         let again = as_sent::with_empty_lists(&request.kind, object, &as_sent::body(request, old).unwrap_or_default());
-        let again = field_errors(request, &again, old, unmet.clone()).into_iter().map(as_sent::without_empty_lists);
-        let mut errors = ErrorList::new();
-        again.for_each(|error| errors.push(error));
+        let errors = as_sent::without_empty_lists(field_errors(request, &again, old, unmet.clone()));
         let again = reject_invalid(&request.kind, meta::name(object), &errors).err();
         let fields = |status: &Status| -> Vec<String> {
             let details = status.details.iter();

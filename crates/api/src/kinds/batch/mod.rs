@@ -59,7 +59,7 @@ fn generate_selector(job: &mut Value, ctx: &Context<'_>) {
         uid => uid.to_owned(),
     };
     let name = meta::name(job).to_owned();
-    let shows_labels = shares_labels(job, ctx.sent) || is_labelled_when_read(job, &name);
+    let shows_labels = is_labelled_when_read(job, &name) || shares_labels(job, ctx.sent);
     let Some(Value::Object(spec)) = job.get_mut("spec") else { return };
     let template = spec.entry("template").or_insert_with(|| json!({}));
     if let Some(labels) = object_at(template, &["metadata", "labels"]) {

@@ -4,7 +4,7 @@ use crate::kinds::pod::each_container;
 use crate::validate::labels::invalid_each;
 use crate::validate::names;
 use crate::validate::resources::{is_huge_page, quantity};
-use crate::validate::text::{formatted, path_no_backsteps};
+use crate::validate::text::{formatted, path_no_backsteps, required_formatted};
 use crate::{Cursor, ErrorList};
 
 /// Fields of a pod that a variable can take, sorted.
@@ -53,11 +53,7 @@ const RESOURCE_PATHS: &[&str] = &[
 pub fn env(list: &Cursor<'_>, errors: &mut ErrorList) {
     for variable in list.items() {
         let name = variable.field("name");
-        if name.is_empty() {
-            name.required(errors, "");
-        } else {
-            formatted(&name, names::env_var_name, errors);
-        }
+        required_formatted(&name, names::env_var_name, errors);
         value_from(&variable, errors);
     }
 }
@@ -208,25 +204,13 @@ fn divisor(selector: &Cursor<'_>, name: &str, is_huge_pages: bool, errors: &mut 
 fn key_selector(selector: &Cursor<'_>, errors: &mut ErrorList) {
     formatted(&selector.field("name"), names::dns1123_subdomain, errors);
     let key = selector.field("key");
-    if key.is_empty() {
-        key.required(errors, "");
-    } else {
-        formatted(&key, names::config_map_key, errors);
-    }
+    required_formatted(&key, names::config_map_key, errors);
 }
 
 fn file_key_selector(selector: &Cursor<'_>, errors: &mut ErrorList) {
     let (key, volume, path) = (selector.field("key"), selector.field("volumeName"), selector.field("path"));
-    if key.is_empty() {
-        key.required(errors, "");
-    } else {
-        formatted(&key, names::env_var_name, errors);
-    }
-    if volume.is_empty() {
-        volume.required(errors, "");
-    } else {
-        formatted(&volume, names::dns1123_label, errors);
-    }
+    required_formatted(&key, names::env_var_name, errors);
+    required_formatted(&volume, names::dns1123_label, errors);
     if path.is_empty() {
         path.required(errors, "");
     } else {

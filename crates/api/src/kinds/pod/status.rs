@@ -7,7 +7,7 @@ use crate::kinds::carry;
 use crate::kinds::pod::pod_annotations_update;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::invalid_each;
-use crate::validate::text::{formatted, immutable, supported};
+use crate::validate::text::{formatted, immutable, required_formatted, supported};
 use crate::validate::{go, names, net};
 use crate::{Cursor, ErrorList, Value, meta};
 
@@ -241,11 +241,7 @@ fn extended_resource_claim(status: &Cursor<'_>, spec: &Cursor<'_>, errors: &mut 
         seen.push(key);
     }
     let claim = status.field("resourceClaimName");
-    if claim.is_empty() {
-        claim.required(errors, "");
-    } else {
-        formatted(&claim, names::dns1123_subdomain, errors);
-    }
+    required_formatted(&claim, names::dns1123_subdomain, errors);
 }
 
 fn pod_ips(list: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {

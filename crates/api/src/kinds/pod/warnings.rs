@@ -45,15 +45,7 @@ pub fn pod(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
         return;
     }
     let metadata = new.field("metadata");
-    let name = metadata.field("name").str();
-    let messages = names::dns1123_label(name);
-    if !messages.is_empty() {
-        out.push(format!(
-            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
-             recommended: [{}]",
-            messages.join(" ")
-        ));
-    }
+    no_label(new, "the Pod's hostname", out);
     for (key, _) in metadata.field("annotations").entries().filter(|(key, _)| key.starts_with(APP_ARMOR)) {
         out.push(format!("{}: {APP_ARMOR_DEPRECATED}", metadata.field("annotations").path().key(key)));
     }
@@ -62,11 +54,15 @@ pub fn pod(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
 
 /// Of objects whose pods are named, and their hosts with them, after themselves.
 pub fn owner_name(owner: &Cursor<'_>, out: &mut Vec<String>) {
-    let messages = names::dns1123_label(owner.field("metadata").field("name").str());
+    no_label(owner, "Pod names and hostnames", out);
+}
+
+/// A name that is no DNS label, and where it is used.
+fn no_label(object: &Cursor<'_>, used_in: &str, out: &mut Vec<String>) {
+    let messages = names::dns1123_label(object.field("metadata").field("name").str());
     if !messages.is_empty() {
         out.push(format!(
-            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label \
-             is recommended: [{}]",
+            "metadata.name: this is used in {used_in}, which can result in surprising behavior; a DNS label is recommended: [{}]",
             messages.join(" ")
         ));
     }
