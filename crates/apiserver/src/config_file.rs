@@ -4,17 +4,32 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::{Text, Value};
+use api::{Map, Text, Value};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::serve::stopped;
 
 /// How often a watched file is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The object of a file, if it is of this kind and one of these versions (`group/version`), without fields that are not known.
 pub(crate) fn decode<T: DeserializeOwned>(text: &str, kind: &str, versions: &[&str]) -> Result<T, String> {
+    let (found_kind, found_version, object) = object(text)?;
+    if found_kind.is_empty() {
+        return Err("Object 'Kind' is missing in the file".to_owned());
+    }
+    if found_version.is_empty() {
+        return Err("Object 'apiVersion' is missing in the file".to_owned());
+    }
+    if found_kind != kind || !versions.contains(&found_version.as_str()) {
+        return Err(format!("no kind {found_kind:?} is registered for version {found_version:?}"));
+    }
+    api::value::from_value(Value::Object(object)).map_err(|error| strict(&error.to_string()))
+}
+
+/// Kind and version of an object in YAML or JSON, empty if it does not say them, and the rest of it.
+pub(crate) fn object(text: &str) -> Result<(Text, Text, Map), String> {
     let document = api::codec::yaml::parse(text.as_bytes())?;
     if let Some(duplicate) = document.duplicates.first() {
         return Err(format!("strict decoding error: {duplicate}"));
@@ -26,17 +41,8 @@ pub(crate) fn decode<T: DeserializeOwned>(text: &str, kind: &str, versions: &[&s
         Some(Value::String(text)) => text,
         _ => Text::default(),
     };
-    let (found_kind, found_version) = (text_of("kind"), text_of("apiVersion"));
-    if found_kind.is_empty() {
-        return Err("Object 'Kind' is missing in the file".to_owned());
-    }
-    if found_version.is_empty() {
-        return Err("Object 'apiVersion' is missing in the file".to_owned());
-    }
-    if found_kind != kind || !versions.contains(&found_version.as_str()) {
-        return Err(format!("no kind {found_kind:?} is registered for version {found_version:?}"));
-    }
-    api::value::from_value(Value::Object(object)).map_err(|error| strict(&error.to_string()))
+    let (kind, version) = (text_of("kind"), text_of("apiVersion"));
+    Ok((kind, version, object))
 }
 
 /// What serde says of an unknown field, as Kubernetes says it.
@@ -70,7 +76,7 @@ pub(crate) async fn follow(
     }
 }
 
-async fn read(path: &Path) -> std::io::Result<String> {
+pub(crate) async fn read(path: &Path) -> std::io::Result<String> {
     let path = path.to_owned();
     tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await.map_err(std::io::Error::other)?
 }

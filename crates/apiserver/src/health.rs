@@ -1,10 +1,14 @@
 //! /healthz, /livez and /readyz: named checks, each also reachable by itself.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use http::Response;
 
 use crate::gateway::{Gateway, text};
 use crate::http::ResponseBody;
 use crate::http::query::Query;
+use crate::storage::Sealing;
 
 /// The three endpoints and which checks they run.
 const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
@@ -23,6 +27,10 @@ enum State {
     Store,
     /// The first complete copy of the registry is in the cache, which everything reads that upstream has informers for.
     Cache,
+    /// The plugins that seal values at rest are well. Only where there are some, or may be.
+    Plugins,
+    /// The configuration of what is sealed is followed. Only where it is.
+    Reload,
     /// What the control plane creates for itself exists.
     Bootstrap,
     Shutdown,
@@ -41,17 +49,19 @@ const fn check(name: &'static str, state: State) -> Check {
 }
 
 /// All checks, in upstream's order.
-const CHECKS: [Check; 38] = [
+const CHECKS: [Check; 40] = [
     check("ping", State::Alive),
     check("log", State::Alive),
     Check { name: "loopback-serving-certificate", state: State::Alive, not_in: &["readyz"] },
     Check { name: "etcd", state: State::Store, not_in: &["readyz"] },
+    Check { name: "kms-providers", state: State::Plugins, not_in: &["livez"] },
     Check { name: "informer-sync", state: State::Cache, not_in: &["livez", "healthz"] },
     check("poststarthook/start-apiserver-admission-initializer", State::Alive),
     check("poststarthook/generic-apiserver-start-informers", State::Cache),
     check("poststarthook/priority-and-fairness-config-consumer", State::Cache),
     check("poststarthook/priority-and-fairness-filter", State::Alive),
     check("poststarthook/storage-object-count-tracker-hook", State::Alive),
+    check("poststarthook/start-encryption-provider-config-automatic-reload", State::Reload),
     check("poststarthook/start-apiextensions-informers", State::Cache),
     check("poststarthook/start-apiextensions-controllers", State::Cache),
     check("poststarthook/crd-informer-synced", State::Cache),
@@ -82,8 +92,9 @@ const CHECKS: [Check; 38] = [
     Check { name: "shutdown", state: State::Shutdown, not_in: &["livez", "healthz"] },
 ];
 
-fn checks_of(endpoint: &str) -> Vec<&'static Check> {
-    CHECKS.iter().filter(|check| !check.not_in.contains(&endpoint)).collect()
+/// The checks of an endpoint, among those that there are.
+fn checks_of(endpoint: &str, exists: impl Fn(State) -> bool) -> Vec<&'static Check> {
+    CHECKS.iter().filter(|check| !check.not_in.contains(&endpoint) && exists(check.state)).collect()
 }
 
 /// Knows how far start-up has come.
@@ -91,15 +102,31 @@ fn checks_of(endpoint: &str) -> Vec<&'static Check> {
 pub(crate) struct Health {
     pub(crate) started: jiff::Timestamp,
     bootstrapped: tokio::sync::watch::Sender<bool>,
+    /// What seals values, and whether its configuration is followed.
+    sealing: Option<(Arc<Sealing>, bool)>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { started: jiff::Timestamp::now(), bootstrapped: tokio::sync::watch::Sender::default() }
+        Self { started: jiff::Timestamp::now(), bootstrapped: tokio::sync::watch::Sender::default(), sealing: None }
     }
 }
 
 impl Health {
+    pub(crate) fn with_sealing(self, sealing: Arc<Sealing>, is_followed: bool) -> Self {
+        Self { sealing: Some((sealing, is_followed)), ..self }
+    }
+
+    fn exists(&self, state: State) -> bool {
+        match state {
+            State::Plugins => {
+                self.sealing.as_ref().is_some_and(|(sealing, is_followed)| *is_followed || sealing.has_plugins())
+            }
+            State::Reload => self.sealing.as_ref().is_some_and(|(_, is_followed)| *is_followed),
+            State::Alive | State::Store | State::Cache | State::Bootstrap | State::Shutdown => true,
+        }
+    }
+
     /// The objects of the control plane exist.
     pub(crate) fn set_bootstrapped(&self) {
         self.bootstrapped.send_replace(true);
@@ -118,7 +145,7 @@ impl Health {
         if !ENDPOINTS.contains(&endpoint) {
             return None;
         }
-        let checks = checks_of(endpoint);
+        let checks = checks_of(endpoint, |state| self.exists(state));
         if !name.is_empty() {
             let check = checks.iter().find(|check| check.name == name)?;
             return Some(match self.run(gateway, check.state).await {
@@ -137,7 +164,7 @@ impl Health {
             match self.run(gateway, check.state).await {
                 Ok(()) => lines.push_str(&format!("[+]{} ok\n", check.name)),
                 Err(reason) => {
-                    tracing::info!(endpoint, check = check.name, reason, "health check failed");
+                    tracing::info!(endpoint, check = check.name, %reason, "health check failed");
                     lines.push_str(&format!("[-]{} failed: reason withheld\n", check.name));
                     failed.push(check.name);
                 }
@@ -157,20 +184,25 @@ impl Health {
         })
     }
 
-    async fn run(&self, gateway: &Gateway, state: State) -> Result<(), &'static str> {
-        match state {
-            State::Alive => Ok(()),
+    async fn run(&self, gateway: &Gateway, state: State) -> Result<(), Cow<'static, str>> {
+        let reason = match state {
+            State::Alive | State::Reload => return Ok(()),
             State::Store => match gateway.objects.store().current_revision().await {
-                Ok(_) => Ok(()),
-                Err(_) => Err("the store does not answer"),
+                Ok(_) => return Ok(()),
+                Err(_) => "the store does not answer",
             },
-            State::Cache if gateway.cache.is_ready() => Ok(()),
-            State::Cache => Err("the cache has no complete copy yet"),
-            State::Bootstrap if *self.bootstrapped.borrow() => Ok(()),
-            State::Bootstrap => Err("not finished"),
-            State::Shutdown if *gateway.shutdown.borrow() => Err("process is shutting down"),
-            State::Shutdown => Ok(()),
-        }
+            State::Plugins => {
+                let Some((sealing, _)) = &self.sealing else { return Ok(()) };
+                return sealing.check_plugins().await.map_err(Cow::Owned);
+            }
+            State::Cache if gateway.cache.is_ready() => return Ok(()),
+            State::Cache => "the cache has no complete copy yet",
+            State::Bootstrap if *self.bootstrapped.borrow() => return Ok(()),
+            State::Bootstrap => "not finished",
+            State::Shutdown if *gateway.shutdown.borrow() => "process is shutting down",
+            State::Shutdown => return Ok(()),
+        };
+        Err(Cow::Borrowed(reason))
     }
 }
 
@@ -180,12 +212,19 @@ mod tests {
 
     #[test]
     fn each_endpoint_has_upstreams_checks() {
-        let names = |endpoint| checks_of(endpoint).into_iter().map(|check| check.name).collect::<Vec<_>>();
+        let health = Health::default();
+        let of = |endpoint, exists: &dyn Fn(State) -> bool| {
+            checks_of(endpoint, exists).into_iter().map(|check| check.name).collect::<Vec<_>>()
+        };
+        let names = |endpoint| of(endpoint, &|state| health.exists(state));
         let (ready, live) = (names("readyz"), names("livez"));
         assert_eq!(ready[..3], ["ping", "log", "informer-sync"]);
         assert_eq!(ready.last(), Some(&"shutdown"));
         assert_eq!(live[..4], ["ping", "log", "loopback-serving-certificate", "etcd"]);
         assert_eq!(live, names("healthz"));
         assert_eq!((ready.len(), live.len()), (36, 36));
+        // With plugins, upstream's live endpoint does without them.
+        let has_plugins = |endpoint| of(endpoint, &|_| true).contains(&"kms-providers");
+        assert_eq!(["healthz", "livez", "readyz"].map(has_plugins), [true, false, true]);
     }
 }

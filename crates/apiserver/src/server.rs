@@ -159,14 +159,14 @@ impl ApiServer {
         let registry = api::kinds::builtin();
         let (shutdown, stopped) = watch::channel(false);
         let metrics = Metrics::new();
+        let mut health = Health::default();
         let objects = match config.encryption {
             None => Objects::new(config.store, config.event_ttl),
             Some((encryption, file)) => {
                 let sealing = Arc::new(Sealing::new(encryption, registry));
                 metrics.extend(|registry| sealing.register(registry));
-                if file.reload {
-                    tokio::spawn(Arc::clone(&sealing).follow(file, stopped.clone()));
-                }
+                health = health.with_sealing(Arc::clone(&sealing), file.reload);
+                sealing.start(file, stopped.clone());
                 Objects::sealed(SealedStore::new(config.store, sealing), config.event_ttl)
             }
         };
@@ -205,7 +205,7 @@ impl ApiServer {
             services: ServiceResolver::new(Arc::clone(&source), config.service_routing, config.secure_port),
             allocations: Allocations::new(allocator),
             documents: Documents::default(),
-            health: Health::default(),
+            health,
             fairness: config.flow_control.fairness.then(|| config.flow_control.fairness()),
             in_flight: (!config.flow_control.fairness).then(|| config.flow_control.in_flight()),
             flags: config.flags,

@@ -282,8 +282,8 @@ pub(super) fn duration_text(nanos: i64) -> String {
     print_duration(nanos.unsigned_abs().into(), nanos < 0)
 }
 
-/// The nanoseconds of a duration in printed form.
-pub(crate) fn duration_nanos(text: &str) -> Option<i64> {
+/// The nanoseconds of a duration in printed form (`1h30m`, `-2s`); `None` if it is not one, or longer than 292 years.
+pub fn duration_nanos(text: &str) -> Option<i64> {
     let (nanos, negative) = parse_duration(text).ok()?;
     i64::try_from(if negative { -nanos } else { nanos }).ok()
 }

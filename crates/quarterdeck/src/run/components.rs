@@ -20,6 +20,7 @@ use apiserver::storage::{Encryption, EncryptionFile};
 use apiserver::{ApiServer, Config, KubeletConfig, Tokens};
 use client::{Connection, InformerFactory, LeaderConfig, Shutdown};
 use controllers::{ClusterSigner, ControllerManager, ManagerConfig, Selection, TokenMaker};
+use sha2::{Digest as _, Sha256};
 use store::{Pem, RemoteStore, RemoteTls, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -146,7 +147,26 @@ fn encryption(flags: &ApiServerFlags) -> Result<Option<(Encryption, EncryptionFi
     let encryption = Encryption::parse(&text)
         .map_err(|error| anyhow::anyhow!(error))
         .with_context(|| format!("--encryption-provider-config {}", path.display()))?;
-    Ok(Some((encryption, EncryptionFile { path: path.clone(), text, reload })))
+    let server_id = server_id(&elect::host_name());
+    Ok(Some((encryption, EncryptionFile { path: path.clone(), text, reload, server_id })))
+}
+
+/// What upstream calls an API server on this host: `apiserver-` and half a SHA-256 in base 32.
+fn server_id(host: &str) -> String {
+    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut said = Vec::new();
+    for part in [host.as_bytes(), b"kube-apiserver"] {
+        said.extend_from_slice(&u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
+        said.extend_from_slice(part);
+    }
+    let hash = Sha256::digest(&said);
+    let bits: Vec<u8> = hash[..16].iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
+    // 128 bits are 26 digits, the last of them padded.
+    let digit = |bits: &[u8]| {
+        let value = bits.iter().fold(0_usize, |value, bit| value << 1 | usize::from(*bit)) << (5 - bits.len());
+        char::from(DIGITS[value])
+    };
+    format!("apiserver-{}", bits.chunks(5).map(digit).collect::<String>())
 }
 
 /// What front proxies are known by; `None` when there are none.

@@ -6,28 +6,39 @@
 //! | aescbc | `k8s:enc:aescbc:v1:KEY:` | initialisation vector of 16 bytes, ciphertext padded as PKCS #7 |
 //! | secretbox | `k8s:enc:secretbox:v1:KEY:` | nonce of 24 bytes, tag of 16, ciphertext |
 //! | identity | none | the value |
+//! | kms | `k8s:enc:kms:v2:PLUGIN:` | a protobuf object ([`super::plugin`]) |
+
+use std::sync::Arc;
 
 use aes::{Aes128, Aes192, Aes256};
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes128Gcm, Aes256Gcm, AesGcm};
-use bytes::Bytes;
 use cbc::cipher::block_padding::Pkcs7;
 use cbc::cipher::consts::U12;
 use cbc::cipher::{BlockDecryptMut, BlockEncryptMut, KeyIvInit};
 use crypto_secretbox::XSalsa20Poly1305;
 use rand::Rng as _;
 
+use super::plugin::Plugin;
+
 const GCM_NONCE_BYTES: usize = 12;
 const CBC_IV_BYTES: usize = 16;
 const SECRETBOX_NONCE_BYTES: usize = 24;
 
-/// One key of a provider, or the identity.
+/// One key of a provider, or a plugin, or the identity.
 #[derive(Clone, Debug)]
 pub(super) struct Provider {
     /// `k8s:enc:aesgcm:v1:key1:`; empty for the identity.
     pub prefix: Vec<u8>,
-    /// `None`: values are left as they are.
-    pub cipher: Option<Cipher>,
+    pub sealer: Sealer,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Sealer {
+    /// Values are left as they are.
+    Identity,
+    Key(Cipher),
+    Plugin(Arc<Plugin>),
 }
 
 #[derive(Clone)]
@@ -50,18 +61,6 @@ impl std::fmt::Debug for Cipher {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NotOurs;
 
-impl Provider {
-    /// A value as it is stored.
-    pub(super) fn seal(&self, key: &[u8], value: &[u8]) -> Bytes {
-        let mut out = self.prefix.clone();
-        match &self.cipher {
-            None => out.extend_from_slice(value),
-            Some(cipher) => cipher.seal(key, value, &mut out),
-        }
-        out.into()
-    }
-}
-
 impl Cipher {
     /// AES-GCM of 16, 24 or 32 bytes.
     pub(super) fn gcm(secret: &[u8]) -> Option<Self> {
@@ -83,7 +82,8 @@ impl Cipher {
         Some(Self::Secretbox(Box::new(XSalsa20Poly1305::new_from_slice(secret).ok()?)))
     }
 
-    fn seal(&self, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    /// Appends a value as it is stored, behind the prefix.
+    pub(super) fn seal(&self, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Gcm128(gcm) => seal_gcm(gcm.as_ref(), key, value, out),
             Self::Gcm192(gcm) => seal_gcm(gcm.as_ref(), key, value, out),

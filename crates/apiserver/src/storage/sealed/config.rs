@@ -1,6 +1,9 @@
 //! The configuration file: which resources are sealed by what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use api::Value;
 use api::field::{ErrorList, Path};
@@ -10,15 +13,25 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
 use super::GroupResource;
-use super::cipher::{Cipher, Provider};
+use super::cipher::{Cipher, Provider, Sealer};
+use super::plugin::{self, Plugin};
 use crate::config_file;
+use crate::http::path::percent_decode;
 
 const AES_KEY_SIZES: &[usize] = &[16, 24, 32];
 const SECRETBOX_KEY_SIZES: &[usize] = &[32];
+/// Of a call to a plugin, where the configuration says nothing.
+const TIMEOUT: &str = "3s";
+const KMS_V1_IS_OFF: &str = "KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead.  Set \
+                             --feature-gates=KMSv1=true to use the deprecated KMSv1 feature.";
 
 /// A configuration in force: providers by resource, the writing one first.
-#[derive(Debug)]
-pub struct Encryption(HashMap<GroupResource, Vec<Provider>>);
+#[derive(Debug, Default)]
+pub struct Encryption {
+    providers: HashMap<GroupResource, Vec<Provider>>,
+    /// In the order of the file.
+    plugins: Vec<Arc<Plugin>>,
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,16 +66,40 @@ struct Identity {}
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Kms {
-    #[serde(default, rename = "apiVersion")]
-    _api_version: Option<String>,
+    #[serde(default)]
+    api_version: String,
     #[serde(default)]
     name: String,
-    #[serde(default, rename = "endpoint")]
-    _endpoint: String,
-    #[serde(default, rename = "timeout")]
-    _timeout: Option<String>,
-    #[serde(default, rename = "cachesize")]
-    _cache_size: Option<i32>,
+    #[serde(default)]
+    endpoint: String,
+    timeout: Option<String>,
+    #[serde(rename = "cachesize")]
+    cache_size: Option<i32>,
+}
+
+impl Kms {
+    fn is_v1(&self) -> bool {
+        matches!(self.api_version.as_str(), "" | "v1")
+    }
+
+    /// `None`: not a duration.
+    fn timeout(&self) -> Option<i64> {
+        api::codec::duration_nanos(self.timeout.as_deref().unwrap_or(TIMEOUT))
+    }
+
+    /// The path of the endpoint's socket; one that begins with a NUL is a name of Linux without a file.
+    fn socket(&self) -> PathBuf {
+        let rest = self.endpoint.strip_prefix("unix:").unwrap_or_default();
+        let path = match rest.strip_prefix("//") {
+            Some(rest) => rest.find('/').map_or("", |at| &rest[at..]),
+            None => rest,
+        };
+        let path = percent_decode(path).unwrap_or_else(|| path.to_owned());
+        match path.strip_prefix("/@") {
+            Some(name) => PathBuf::from(format!("\0{name}")),
+            None => PathBuf::from(path),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -105,9 +142,13 @@ impl Encryption {
     }
 
     pub(super) fn providers(&self, of: &GroupResource) -> Option<&[Provider]> {
-        let any_in_group = || self.0.get(&GroupResource::new(&of.group, "*"));
-        let any = || self.0.get(&GroupResource::new("*", "*"));
-        self.0.get(of).or_else(any_in_group).or_else(any).map(Vec::as_slice)
+        let any_in_group = || self.providers.get(&GroupResource::new(&of.group, "*"));
+        let any = || self.providers.get(&GroupResource::new("*", "*"));
+        self.providers.get(of).or_else(any_in_group).or_else(any).map(Vec::as_slice)
+    }
+
+    pub(super) fn plugins(&self) -> &[Arc<Plugin>] {
+        &self.plugins
     }
 }
 
@@ -118,10 +159,14 @@ fn group_resource(text: &str) -> GroupResource {
 }
 
 fn build(configuration: Configuration) -> Result<Encryption, String> {
-    let mut all: HashMap<GroupResource, Vec<Provider>> = HashMap::new();
+    let (mut all, mut plugins) = (HashMap::<GroupResource, Vec<Provider>>::new(), Vec::new());
     for resources in configuration.resources.unwrap_or_default() {
         let providers = resources.providers.unwrap_or_default();
         let providers: Vec<Provider> = providers.iter().map(provider).collect::<Result<Vec<_>, _>>()?.concat();
+        plugins.extend(providers.iter().filter_map(|provider| match &provider.sealer {
+            Sealer::Plugin(plugin) => Some(Arc::clone(plugin)),
+            Sealer::Identity | Sealer::Key(_) => None,
+        }));
         for text in resources.resources.unwrap_or_default() {
             let of = group_resource(&text);
             let masks = [(GroupResource::new(&of.group, "*"), format!("*.{}", of.group))];
@@ -136,7 +181,7 @@ fn build(configuration: Configuration) -> Result<Encryption, String> {
             all.entry(of).or_default().extend(providers.iter().cloned());
         }
     }
-    Ok(Encryption(all))
+    Ok(Encryption { providers: all, plugins })
 }
 
 /// Makes a cipher of a key, if it is of a size that fits.
@@ -146,13 +191,10 @@ type MakeCipher = fn(&[u8]) -> Option<Cipher>;
 fn provider(configuration: &ProviderConfiguration) -> Result<Vec<Provider>, String> {
     let ProviderConfiguration { aesgcm, aescbc, secretbox, identity, kms } = configuration;
     if let Some(kms) = kms {
-        return Err(format!(
-            "could not configure KMS plugin {:?}: the kms provider is not supported by this server",
-            kms.name
-        ));
+        return kms_provider(kms).map(|provider| vec![provider]);
     }
     if identity.is_some() {
-        return Ok(vec![Provider { prefix: Vec::new(), cipher: None }]);
+        return Ok(vec![Provider { prefix: Vec::new(), sealer: Sealer::Identity }]);
     }
     let tables: [(&str, &Option<KeysConfiguration>, MakeCipher); 3] =
         [("aesgcm", aesgcm, Cipher::gcm), ("aescbc", aescbc, Cipher::cbc), ("secretbox", secretbox, Cipher::secretbox)];
@@ -163,10 +205,27 @@ fn provider(configuration: &ProviderConfiguration) -> Result<Vec<Provider>, Stri
             let cipher = cipher(&secret)
                 .ok_or_else(|| format!("error while creating cipher for named key {}: invalid key size", key.name))?;
             let prefix = format!("k8s:enc:{name}:v1:{}:", key.name).into_bytes();
-            providers.push(Provider { prefix, cipher: Some(cipher) });
+            providers.push(Provider { prefix, sealer: Sealer::Key(cipher) });
         }
     }
     Ok(providers)
+}
+
+fn kms_provider(kms: &Kms) -> Result<Provider, String> {
+    if kms.is_v1() {
+        return Err(format!("error while building transformers: {KMS_V1_IS_OFF}"));
+    }
+    let settings = plugin::Settings {
+        name: kms.name.clone(),
+        socket: kms.socket(),
+        timeout: kms
+            .timeout()
+            .and_then(|nanos| u64::try_from(nanos).ok())
+            .map(Duration::from_nanos)
+            .unwrap_or_default(),
+    };
+    let prefix = format!("k8s:enc:kms:v2:{}:", kms.name).into_bytes();
+    Ok(Provider { prefix, sealer: Sealer::Plugin(Arc::new(Plugin::new(settings))) })
 }
 
 fn validate(configuration: &Configuration) -> ErrorList {
@@ -177,6 +236,7 @@ fn validate(configuration: &Configuration) -> ErrorList {
         errors.required(root, "at least one resources is required");
         return errors;
     }
+    let mut plugins = HashSet::new();
     for (at, one) in resources.iter().enumerate() {
         let (names_path, providers_path) = (root.index(at).child("resources"), root.index(at).child("providers"));
         let names = one.resources.as_deref().unwrap_or_default();
@@ -194,7 +254,12 @@ fn validate(configuration: &Configuration) -> ErrorList {
             errors.required(providers_path.clone(), format!("at least one {} is required", providers_path.as_str()));
         }
         for (at, provider) in providers.iter().enumerate() {
-            validate_provider(provider, &providers_path.index(at), &mut errors);
+            let path = providers_path.index(at);
+            validate_provider(provider, &path, &mut errors);
+            if let Some(kms) = &provider.kms {
+                validate_kms(kms, &path.child("kms"), &plugins, &mut errors);
+                plugins.insert(kms.name.as_str());
+            }
         }
     }
     errors
@@ -267,6 +332,69 @@ fn validate_provider(provider: &ProviderConfiguration, path: &Path, errors: &mut
         if let Some(keys) = keys {
             validate_keys(keys, &path.child(name).child("keys"), sizes, errors);
         }
+    }
+}
+
+fn validate_kms(kms: &Kms, path: &Path, others: &HashSet<&str>, errors: &mut ErrorList) {
+    let Kms { api_version, name, endpoint, timeout, cache_size } = kms;
+    if name.is_empty() {
+        errors.required(path.child("name"), "name is a mandatory field for a provider");
+    }
+    if !kms.is_v1() && name.contains(':') {
+        let text = format!("invalid KMS provider name {name}, must not contain ':'");
+        errors.invalid(path.child("name"), name.clone(), text);
+    }
+    if !kms.is_v1() && others.contains(name.as_str()) {
+        let text = format!("duplicate KMS provider name {name}, names must be unique");
+        errors.invalid(path.child("name"), name.clone(), text);
+    }
+    if kms.timeout().is_none_or(|nanos| nanos <= 0) {
+        errors.invalid(
+            path.child("timeout"),
+            timeout.clone().unwrap_or_default(),
+            "timeout should be a positive value",
+        );
+    }
+    validate_endpoint(endpoint, path.child("endpoint"), errors);
+    match cache_size {
+        Some(size) if !kms.is_v1() => {
+            errors.invalid(path.child("cachesize"), i64::from(*size), "cachesize is not supported in v2");
+        }
+        Some(0) => {
+            let text = "cachesize should be a positive value, or negative to disable";
+            errors.invalid(path.child("cachesize"), 0_i64, text);
+        }
+        Some(_) | None => {}
+    }
+    if !kms.is_v1() && api_version != "v2" {
+        // The field's name where upstream means its value.
+        let text = "unsupported apiVersion apiVersion for KMS provider, only v1 and v2 are supported";
+        errors.invalid(path.child("apiVersion"), api_version.clone(), text);
+    }
+}
+
+fn validate_endpoint(endpoint: &str, path: Path, errors: &mut ErrorList) {
+    if endpoint.is_empty() {
+        errors.invalid(path, "", "endpoint is a mandatory field for a kms");
+        return;
+    }
+    let scheme = match endpoint.split_once(':') {
+        Some(("", _)) => {
+            let text = format!(
+                "invalid endpoint for kms provider, error: parse {}: missing protocol scheme",
+                api::field::go_quote(endpoint)
+            );
+            errors.invalid(path, endpoint, text);
+            return;
+        }
+        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) => {
+            scheme.to_ascii_lowercase()
+        }
+        Some(_) | None => String::new(),
+    };
+    if scheme != "unix" {
+        let text = format!("unsupported scheme {scheme:?} for KMS provider, only unix is supported");
+        errors.invalid(path, endpoint, text);
     }
 }
 

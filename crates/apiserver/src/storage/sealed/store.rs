@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::field::go_quote;
 use async_trait::async_trait;
 use store::{
     Alarm, AuthRequest, AuthResponse, Credentials, Downgrade, Hash, HashKv, KeyValue, LeaseId, LeaseStatus, Member, Op,
@@ -9,7 +10,10 @@ use store::{
     Txn, TxnResponse, WatchBatch, WatchRequest, WatchSink,
 };
 
-use super::{Opened, Sealing};
+use super::{Opened, Patience, Sealing};
+
+/// Why a watch ends when a plugin has come back.
+const READABLE: &str = "values that were sealed have become readable";
 
 /// Seals values before they reach the store behind it, and opens what comes back. Nothing may compare values.
 #[derive(Clone, Debug)]
@@ -25,51 +29,75 @@ impl SealedStore {
 
     /// One key's newest version, and whether it should be sealed anew.
     pub(crate) async fn get(&self, request: RangeRequest) -> Result<Option<(KeyValue, bool)>, StoreError> {
-        let kv = self.inner.range(request).await?.kvs.pop();
-        Ok(kv.map(|kv| {
-            let Opened { value, is_stale } = self.sealing.open(&kv.key, kv.value.clone());
-            (KeyValue { value, ..kv }, is_stale)
-        }))
+        let Some(kv) = self.inner.range(request).await?.kvs.pop() else { return Ok(None) };
+        self.sealing.primed().await;
+        let opened = self.sealing.open(&kv.key, kv.value.clone(), Patience::Ask).await;
+        let Opened { value, is_stale } = opened.map_err(|fault| StoreError::Remote(fault.text))?;
+        Ok(Some((KeyValue { value, ..kv }, is_stale)))
     }
 
-    fn seal_all(&self, ops: &mut [Op]) {
+    fn seal_all(&self, ops: &mut [Op]) -> Result<(), StoreError> {
         for op in ops {
             match op {
                 Op::Put(put) if !put.ignore_value => {
-                    put.value = self.sealing.seal(&put.key, std::mem::take(&mut put.value));
+                    let sealed = self.sealing.seal(&put.key, std::mem::take(&mut put.value));
+                    put.value = sealed.map_err(|fault| StoreError::Remote(fault.text))?;
                 }
-                Op::Txn(txn) => self.seal_txn(txn),
+                Op::Txn(txn) => self.seal_txn(txn)?,
                 Op::Put(_) | Op::Range(_) | Op::Delete(_) => {}
             }
         }
+        Ok(())
     }
 
-    fn seal_txn(&self, txn: &mut Txn) {
-        self.seal_all(&mut txn.success);
-        self.seal_all(&mut txn.failure);
+    fn seal_txn(&self, txn: &mut Txn) -> Result<(), StoreError> {
+        self.seal_all(&mut txn.success)?;
+        self.seal_all(&mut txn.failure)
     }
 
-    fn open_response(&self, response: &mut OpResponse) {
+    async fn open_response(&self, response: &mut OpResponse) {
         match response {
-            OpResponse::Range(range) => self.sealing.open_each(&mut range.kvs),
-            OpResponse::Put { prev_kv } => self.sealing.open_each(prev_kv.as_mut_slice()),
-            OpResponse::Delete { prev_kvs, .. } => self.sealing.open_each(prev_kvs),
-            OpResponse::Txn(txn) => txn.responses.iter_mut().for_each(|response| self.open_response(response)),
+            OpResponse::Range(range) => self.sealing.open_each(&mut range.kvs).await,
+            OpResponse::Put { prev_kv } => self.sealing.open_each(prev_kv.as_mut_slice()).await,
+            OpResponse::Delete { prev_kvs, .. } => self.sealing.open_each(prev_kvs).await,
+            OpResponse::Txn(txn) => {
+                for response in &mut txn.responses {
+                    Box::pin(self.open_response(response)).await;
+                }
+            }
         }
     }
 }
 
 impl Sealing {
-    fn open_each(&self, kvs: &mut [KeyValue]) {
+    /// What cannot be opened stays as it is.
+    async fn open_each(&self, kvs: &mut [KeyValue]) {
         for kv in kvs.iter_mut().filter(|kv| !kv.value.is_empty()) {
-            kv.value = self.open(&kv.key, std::mem::take(&mut kv.value)).value;
+            if let Ok(opened) = self.open(&kv.key, kv.value.clone(), Patience::Moment).await {
+                kv.value = opened.value;
+            }
         }
     }
 
-    fn open_batch(&self, batch: &mut WatchBatch) {
+    /// An error when a plugin is away: who reads all of something is to ask again, rather than to know a part of it.
+    async fn open_all(&self, kvs: &mut [KeyValue]) -> Result<(), StoreError> {
+        for kv in kvs.iter_mut().filter(|kv| !kv.value.is_empty()) {
+            match self.open(&kv.key, kv.value.clone(), Patience::Moment).await {
+                Ok(opened) => kv.value = opened.value,
+                Err(fault) if fault.is_absence() => {
+                    let key = go_quote(&String::from_utf8_lossy(&kv.key));
+                    return Err(StoreError::Remote(format!("unable to transform key {key}: {}", fault.text)));
+                }
+                Err(_stays_sealed) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_batch(&self, batch: &mut WatchBatch) {
         for event in &mut batch.events {
-            self.open_each(std::slice::from_mut(&mut event.kv));
-            self.open_each(event.prev_kv.as_mut_slice());
+            self.open_each(std::slice::from_mut(&mut event.kv)).await;
+            self.open_each(event.prev_kv.as_mut_slice()).await;
         }
     }
 }
@@ -78,18 +106,22 @@ impl Sealing {
 impl Store for SealedStore {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         let mut response = self.inner.range(request).await?;
-        self.sealing.open_each(&mut response.kvs);
+        self.sealing.open_all(&mut response.kvs).await?;
         Ok(response)
     }
 
     async fn txn(&self, mut txn: Txn) -> Result<TxnResponse, StoreError> {
-        self.seal_txn(&mut txn);
+        self.sealing.primed().await;
+        self.seal_txn(&mut txn)?;
         let mut response = self.inner.txn(txn).await?;
-        response.responses.iter_mut().for_each(|response| self.open_response(response));
+        for response in &mut response.responses {
+            self.open_response(response).await;
+        }
         Ok(response)
     }
 
     async fn watch_into(&self, request: WatchRequest, sink: WatchSink) -> Result<ProgressRequester, StoreError> {
+        let mut readable = self.sealing.readable();
         let mut inner = self.inner.watch(request).await?;
         let (requester, mut wanted) = ProgressRequester::channel();
         let (sealing, progress) = (Arc::clone(&self.sealing), inner.progress_requester());
@@ -98,10 +130,13 @@ impl Store for SealedStore {
             loop {
                 tokio::select! {
                     batch = inner.next() => {
-                        let opened = batch.unwrap_or(Err(StoreError::Stopped)).map(|mut batch| {
-                            sealing.open_batch(&mut batch);
-                            batch.into()
-                        });
+                        let opened = match batch.unwrap_or(Err(StoreError::Stopped)) {
+                            Ok(mut batch) => {
+                                sealing.open_batch(&mut batch).await;
+                                Ok(batch.into())
+                            }
+                            Err(error) => Err(error),
+                        };
                         let is_over = opened.is_err();
                         if !sink.send(opened).await || is_over {
                             return;
@@ -111,6 +146,11 @@ impl Store for SealedStore {
                         Some(()) => progress.request(),
                         None => return,
                     },
+                    // Values went by sealed that would not now: whoever watches has to read again.
+                    Ok(()) = readable.changed() => {
+                        let _nobody_watches = sink.send(Err(StoreError::Remote(READABLE.to_owned()))).await;
+                        return;
+                    }
                     () = sink.closed() => return,
                 }
             }

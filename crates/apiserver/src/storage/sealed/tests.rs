@@ -1,5 +1,6 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use futures::FutureExt as _;
 
 use super::*;
 
@@ -7,6 +8,15 @@ const KEY: &[u8] = b"/registry/secrets/default/a";
 
 fn sealing(text: &str) -> Sealing {
     Sealing::new(Encryption::parse(text).unwrap(), api::kinds::builtin())
+}
+
+fn seal(sealing: &Sealing, key: &[u8], value: &'static [u8]) -> Bytes {
+    sealing.seal(key, Bytes::from_static(value)).unwrap()
+}
+
+fn open(sealing: &Sealing, key: &[u8], value: Bytes) -> Opened {
+    // Nobody is asked for a key that the configuration has.
+    sealing.open(key, value, Patience::Ask).now_or_never().expect("at once").unwrap()
 }
 
 /// A configuration for these resources with these providers, written as YAML's flow style.
@@ -28,12 +38,12 @@ fn the_first_provider_writes_and_every_provider_reads() {
     for (first, prefix) in
         [(GCM, "k8s:enc:aesgcm:v1:key1:"), (CBC, "k8s:enc:aescbc:v1:key1:"), (SECRETBOX, "k8s:enc:secretbox:v1:key1:")]
     {
-        let written = sealing(&file("secrets", first)).seal(KEY, Bytes::from_static(b"{\"kind\":\"Secret\"}"));
+        let written = seal(&sealing(&file("secrets", first)), KEY, b"{\"kind\":\"Secret\"}");
         assert!(written.starts_with(prefix.as_bytes()), "{written:?}");
         assert!(!written.windows(6).any(|part| part == b"Secret"));
-        let opened = sealing(&file("secrets", &format!("{first}, {IDENTITY}"))).open(KEY, written.clone());
+        let opened = open(&sealing(&file("secrets", &format!("{first}, {IDENTITY}"))), KEY, written.clone());
         assert_eq!((opened.value.as_ref(), opened.is_stale), (b"{\"kind\":\"Secret\"}".as_slice(), false));
-        let opened = sealing(&file("secrets", &format!("{IDENTITY}, {GCM_2}, {first}"))).open(KEY, written);
+        let opened = open(&sealing(&file("secrets", &format!("{IDENTITY}, {GCM_2}, {first}"))), KEY, written);
         assert_eq!((opened.value.as_ref(), opened.is_stale), (b"{\"kind\":\"Secret\"}".as_slice(), true));
     }
 }
@@ -43,7 +53,7 @@ fn values_sealed_elsewhere_are_opened() {
     // Made with OpenSSL and libsodium.
     for (provider, sealed) in VECTORS {
         let value = [provider.1.as_bytes(), &BASE64_STANDARD.decode(sealed).unwrap()].concat();
-        let opened = sealing(&file("secrets", provider.0)).open(KEY, value.into());
+        let opened = open(&sealing(&file("secrets", provider.0)), KEY, value.into());
         assert_eq!(opened.value.as_ref(), b"{\"kind\":\"Secret\",\"a\":1}", "{}", provider.1);
     }
 }
@@ -51,27 +61,26 @@ fn values_sealed_elsewhere_are_opened() {
 #[test]
 fn a_value_is_bound_to_its_key_under_gcm() {
     let sealing = sealing(&file("secrets", GCM));
-    let written = sealing.seal(KEY, Bytes::from_static(b"{}"));
-    let moved = sealing.open(b"/registry/secrets/default/b", written);
+    let written = seal(&sealing, KEY, b"{}");
+    let moved = open(&sealing, b"/registry/secrets/default/b", written);
     assert!(moved.value.starts_with(SEALED));
 }
 
 #[test]
 fn what_has_no_provider_stays_in_the_clear() {
     let sealing = sealing(&file("secrets", GCM));
-    let pod = sealing.seal(b"/registry/pods/default/a", Bytes::from_static(b"{}"));
+    let pod = seal(&sealing, b"/registry/pods/default/a", b"{}");
     assert_eq!(pod.as_ref(), b"{}");
     // In the clear where only sealed values are expected: not readable.
-    assert!(sealing.open(KEY, Bytes::from_static(b"{}")).value.starts_with(SEALED));
-    let lease = sealing.seal(b"/registry/masterleases/10.0.0.1", Bytes::from_static(b"{}"));
+    assert!(open(&sealing, KEY, Bytes::from_static(b"{}")).value.starts_with(SEALED));
+    let lease = seal(&sealing, b"/registry/masterleases/10.0.0.1", b"{}");
     assert_eq!(lease.as_ref(), b"{}");
 }
 
 #[test]
 fn wildcards_cover_groups_and_definitions() {
-    let is_sealed = |resources: &str, key: &str| {
-        sealing(&file(resources, GCM)).seal(key.as_bytes(), Bytes::from_static(b"{}")).starts_with(SEALED)
-    };
+    let is_sealed =
+        |resources: &str, key: &str| seal(&sealing(&file(resources, GCM)), key.as_bytes(), b"{}").starts_with(SEALED);
     assert!(is_sealed("'*.'", "/registry/services/specs/default/a"));
     assert!(!is_sealed("'*.'", "/registry/deployments/default/a"));
     assert!(is_sealed("'*.apps'", "/registry/deployments/default/a"));
@@ -101,7 +110,24 @@ fn a_wrong_configuration_is_refused_in_upstreams_words() {
         "resources[0].resources[0]: Invalid value: \"*\": use '*.' to encrypt all the resources from core API group or *.* to \
          encrypt all resources"
     );
-    assert!(refused(&file("secrets", "{kms: {apiVersion: v2, name: p, endpoint: 'unix:///p'}}")).contains("kms"));
+    let kms = |fields: &str| refused(&file("secrets", &format!("{{kms: {{{fields}}}}}")));
+    assert_eq!(
+        kms("name: p, endpoint: 'unix:///p'"),
+        "error while building transformers: KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 \
+         instead.  Set --feature-gates=KMSv1=true to use the deprecated KMSv1 feature."
+    );
+    assert_eq!(
+        kms("apiVersion: v2, name: 'a:b', endpoint: 'tcp://p', timeout: 0s, cachesize: 3"),
+        "[resources[0].providers[0].kms.name: Invalid value: \"a:b\": invalid KMS provider name a:b, must not contain ':', \
+         resources[0].providers[0].kms.timeout: Invalid value: \"0s\": timeout should be a positive value, \
+         resources[0].providers[0].kms.endpoint: Invalid value: \"tcp://p\": unsupported scheme \"tcp\" for KMS provider, only \
+         unix is supported, resources[0].providers[0].kms.cachesize: Invalid value: 3: cachesize is not supported in v2]"
+    );
+    assert_eq!(
+        kms("apiVersion: v3, name: a, endpoint: 'unix:///p'"),
+        "resources[0].providers[0].kms.apiVersion: Invalid value: \"v3\": unsupported apiVersion apiVersion for KMS provider, \
+         only v1 and v2 are supported"
+    );
     assert!(refused(&file("secrets", "{pandas: {}}")).contains("strict decoding error: unknown field \"pandas\""));
     assert!(refused("kind: Encryption\napiVersion: apiserver.config.k8s.io/v1").contains("no kind \"Encryption\""));
 }
