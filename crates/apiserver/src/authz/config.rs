@@ -10,11 +10,12 @@ use api::field::{ErrorList, Path};
 use api::validate::names;
 use serde::Deserialize;
 
+use super::abac::Policies;
 use super::webhook::WebhookConfig;
 use crate::config_file;
 use crate::outbound::RemoteEndpoint;
 
-const TYPES: [&str; 5] = ["AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
+const TYPES: [&str; 6] = ["ABAC", "AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
 const CONDITIONS_MAX: usize = 64;
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
@@ -23,21 +24,26 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 pub enum Mode {
     AlwaysAllow,
     AlwaysDeny,
+    Abac(Arc<Policies>),
     Node,
     Rbac,
     Webhook(Arc<WebhookConfig>),
 }
 
 impl Mode {
-    /// A mode by its name; `webhook` gives what the mode of that name needs.
-    pub fn parse(name: &str, webhook: impl FnOnce() -> Result<WebhookConfig, String>) -> Result<Self, String> {
+    /// A mode by its name; `webhook` and `policies` give what the modes of these names need.
+    pub fn parse(
+        name: &str,
+        webhook: impl FnOnce() -> Result<WebhookConfig, String>,
+        policies: impl FnOnce() -> Result<Arc<Policies>, String>,
+    ) -> Result<Self, String> {
         Ok(match name {
             "AlwaysAllow" => Self::AlwaysAllow,
             "AlwaysDeny" => Self::AlwaysDeny,
             "Node" => Self::Node,
             "RBAC" => Self::Rbac,
             "Webhook" => Self::Webhook(Arc::new(webhook()?)),
-            "ABAC" => return Err("authorization mode ABAC is not supported by this server".to_owned()),
+            "ABAC" => Self::Abac(policies()?),
             other => return Err(format!("authorization-mode {other:?} is not a valid mode")),
         })
     }
@@ -92,11 +98,13 @@ struct Condition {
     expression: String,
 }
 
-/// Reads and checks a configuration file. `read` opens the kubeconfigs that it names, `duration` reads Go's notation.
+/// Reads and checks a configuration file. `read` opens the kubeconfigs that it names, `duration` reads Go's notation, `policies`
+/// gives those of the ABAC authorizer, which are not in the file.
 pub fn parse(
     text: &str,
     read: &dyn Fn(&FilePath) -> Result<String, String>,
     duration: &dyn Fn(&str) -> Result<Duration, String>,
+    policies: &dyn Fn() -> Result<Arc<Policies>, String>,
 ) -> Result<Vec<Mode>, String> {
     let versions = ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1"];
     let file: File = config_file::decode(text, "AuthorizationConfiguration", &versions)?;
@@ -107,7 +115,7 @@ pub fn parse(
         errors.required(root.clone(), "at least one authorization mode must be defined");
     }
     let (mut types, mut seen): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
-    let mut modes = Vec::new();
+    let (mut modes, mut wants_policies) = (Vec::new(), false);
     for (at, authorizer) in authorizers.iter().enumerate() {
         let path = root.index(at);
         let kind = authorizer.r#type.as_str();
@@ -140,8 +148,13 @@ pub fn parse(
             (_, Some(_)) => {
                 errors.invalid(path.child("webhook"), "non-null", "may only be specified when type=Webhook");
             }
-            (name, None) => modes.extend(Mode::parse(name, || Err(String::new()))),
+            ("ABAC", None) => wants_policies = true,
+            (name, None) => modes.extend(Mode::parse(name, || Err(String::new()), || Err(String::new()))),
         }
+    }
+    if errors.is_empty() && wants_policies {
+        let at = authorizers.iter().position(|authorizer| authorizer.r#type == "ABAC").unwrap_or_default();
+        modes.insert(at, Mode::Abac(policies()?));
     }
     if errors.is_empty() { Ok(modes) } else { Err(errors.aggregate_message()) }
 }
@@ -291,7 +304,8 @@ mod tests {
         let open = |_: &FilePath| Ok(kubeconfig.to_owned());
         let seconds =
             |text: &str| text.trim_end_matches('s').parse().map(Duration::from_secs).map_err(|_| text.to_owned());
-        parse(&format!("{head}{text}"), &open, &seconds)
+        let policies = || Policies::parse("p", "{\"user\":\"a\"}").map(Arc::new);
+        parse(&format!("{head}{text}"), &open, &seconds, &policies)
     }
 
     const WEBHOOK: &str = "timeout: 3s, authorizedTTL: 30s, unauthorizedTTL: 30s, subjectAccessReviewVersion: v1, \
@@ -304,10 +318,12 @@ mod tests {
                           {expression: 'request.resourceAttributes.namespace == \"x\"'}]";
         let modes = read(&format!(
             "authorizers:\n- {{type: Webhook, name: w, webhook: {{{WEBHOOK}, {conditions}}}}}\n- {{type: Node, name: node}}\n\
-             - {{type: RBAC, name: rbac}}\n"
+             - {{type: ABAC, name: abac}}\n- {{type: RBAC, name: rbac}}\n"
         ))
         .unwrap();
-        assert!(matches!(&modes[..], [Mode::Webhook(hook), Mode::Node, Mode::Rbac] if hook.conditions.len() == 2));
+        assert!(
+            matches!(&modes[..], [Mode::Webhook(hook), Mode::Node, Mode::Abac(_), Mode::Rbac] if hook.conditions.len() == 2)
+        );
     }
 
     #[test]

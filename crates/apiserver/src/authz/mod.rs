@@ -4,6 +4,7 @@
 //! Everything is decided from the [`ObjectSource`] alone; what is derived from it (parsed roles, node relations) is kept as long
 //! as the source reports no change. An authorizer never denies what another one may still allow.
 
+pub mod abac;
 pub mod aggregate;
 pub mod config;
 pub mod escalation;
@@ -82,6 +83,15 @@ impl Decision {
 /// Requirements `field = value` of the request's field selector. The node authorizer reads them.
 pub type FieldEquals<'a> = &'a [(String, String)];
 
+/// What somebody may do, for reviews.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    pub rules: Vec<PolicyRule>,
+    /// There may be more.
+    pub is_incomplete: bool,
+    pub errors: Vec<String>,
+}
+
 /// The chain of authorizers of one API server.
 pub struct Authorizer {
     node: NodeAuthorizer,
@@ -95,6 +105,7 @@ pub struct Authorizer {
 enum Link {
     AlwaysAllow,
     AlwaysDeny,
+    Abac(Arc<abac::Policies>),
     Node,
     Rbac,
     Webhook(Webhook),
@@ -105,6 +116,7 @@ impl From<Mode> for Link {
         match mode {
             Mode::AlwaysAllow => Self::AlwaysAllow,
             Mode::AlwaysDeny => Self::AlwaysDeny,
+            Mode::Abac(policies) => Self::Abac(policies),
             Mode::Node => Self::Node,
             Mode::Rbac => Self::Rbac,
             Mode::Webhook(config) => Self::Webhook(Webhook::new(config)),
@@ -154,6 +166,7 @@ impl Authorizer {
             let decision = match link {
                 Link::AlwaysAllow => Decision::allow(),
                 Link::AlwaysDeny => Decision::pass("Everything is forbidden."),
+                Link::Abac(policies) => policies.authorize(user, action),
                 Link::Node => self.node.authorize(user, action, fields),
                 Link::Rbac => self.rbac.authorize(user, action),
                 Link::Webhook(webhook) => webhook.authorize(user, action, fields),
@@ -167,6 +180,36 @@ impl Authorizer {
             }
         }
         Decision::pass(reasons.join("\n"))
+    }
+
+    /// What the user may do in a namespace, as far as the chain can list it.
+    pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
+        let chain = Arc::clone(&self.chain.read());
+        let mut all = Rules::default();
+        let unlisted = |all: &mut Rules, who: &str| {
+            all.is_incomplete = true;
+            all.errors.push(format!("{who} authorizer does not support user rule resolution"));
+        };
+        for link in chain.iter() {
+            match link {
+                Link::AlwaysAllow => all.rules.extend(PolicyRule::full_authority()),
+                Link::AlwaysDeny => {}
+                Link::Abac(policies) => all.rules.extend(policies.rules_for(user, namespace)),
+                Link::Node if node::node_name(user).is_some() => unlisted(&mut all, "node"),
+                Link::Node => {}
+                Link::Rbac => {
+                    let (rules, errors) = self.rbac.rules_for(user, namespace);
+                    all.rules.extend(rules);
+                    match errors.as_slice() {
+                        [] => {}
+                        [one] => all.errors.push(one.clone()),
+                        many => all.errors.push(format!("[{}]", many.join(", "))),
+                    }
+                }
+                Link::Webhook(_) => unlisted(&mut all, "webhook"),
+            }
+        }
+        all
     }
 
     /// Authorizes, or answers with the 403 that upstream sends.

@@ -7,7 +7,7 @@ use api::validate::labels;
 use api::{Cursor, ErrorList, Path, Status, Text, Value};
 use serde::Deserialize;
 
-use super::{Authorizer, node::node_name};
+use super::{Authorizer, Rules};
 use crate::attributes::{Action, UserInfo};
 
 const GROUP: &str = "authorization.k8s.io";
@@ -64,18 +64,8 @@ pub fn self_subject_rules_review(authorizer: &Authorizer, user: &UserInfo, mut r
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    // The group of superusers is let through before RBAC and has no rules to show.
-    let (rules, errors) = authorizer.rbac().rules_for(user, &namespace);
-    let is_node = node_name(user).is_some();
-    let mut messages: Vec<String> = Vec::new();
-    if is_node {
-        messages.push("node authorizer does not support user rule resolution".into());
-    }
-    match errors.as_slice() {
-        [] => {}
-        [one] => messages.push(one.clone()),
-        many => messages.push(format!("[{}]", many.join(", "))),
-    }
+    // The group of superusers is let through before the chain and has no rules to show.
+    let Rules { rules, is_incomplete, errors: messages } = authorizer.rules_for(user, &namespace);
     let resource_rules: Vec<Value> = rules
         .iter()
         .filter(|r| !r.resources.is_empty())
@@ -96,7 +86,8 @@ pub fn self_subject_rules_review(authorizer: &Authorizer, user: &UserInfo, mut r
         .filter(|r| !r.non_resource_urls.is_empty())
         .map(|r| json!({"verbs": r.verbs, "nonResourceURLs": r.non_resource_urls}))
         .collect();
-    let mut status = json!({"resourceRules": resource_rules, "nonResourceRules": other_rules, "incomplete": is_node});
+    let mut status =
+        json!({"resourceRules": resource_rules, "nonResourceRules": other_rules, "incomplete": is_incomplete});
     match messages.as_slice() {
         [] => {}
         [one] => status["evaluationError"] = json!(one),

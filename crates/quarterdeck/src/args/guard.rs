@@ -51,12 +51,15 @@ pub(crate) struct GuardFlags {
     /// How long the webhook's answers are kept.
     #[arg(long, default_value = "2m0s", value_parser = crate::duration::parse)]
     pub authentication_token_webhook_cache_ttl: Duration,
-    /// Authorizers in the order in which they are asked: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny; Node and RBAC if not given.
+    /// Authorizers in the order in which they are asked: Node, RBAC, ABAC, Webhook, AlwaysAllow, AlwaysDeny; Node and RBAC if not given.
     #[arg(long, value_delimiter = ',', conflicts_with = "authorization_config")]
     pub authorization_mode: Vec<String>,
     /// The same as a file (AuthorizationConfiguration, apiserver.config.k8s.io/v1); read again when it changes.
     #[arg(long, conflicts_with = "authorization_webhook_config_file")]
     pub authorization_config: Option<PathBuf>,
+    /// Policies of the mode ABAC, one JSON object a line; read once.
+    #[arg(long)]
+    pub authorization_policy_file: Option<PathBuf>,
     /// Kubeconfig of the webhook of the mode Webhook.
     #[arg(long)]
     pub authorization_webhook_config_file: Option<PathBuf>,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use apiserver::authn::AnonymousAccess;
 use apiserver::authn::outside::{AuthenticationFile, OidcFlags, OutsideConfig, TokenFile, TokenWebhook};
+use apiserver::authz::abac::Policies;
 use apiserver::authz::config::parse;
 use apiserver::authz::{Mode, WebhookConfig};
 use apiserver::{Authorization, FlowControl};
@@ -17,6 +19,9 @@ use crate::duration;
 
 /// Time for one question to the webhook of a mode; upstream's number.
 const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Upstream's words for a changed file that wants policies where the first did not.
+const NO_POLICIES: &str = "authorizer type ABAC is not allowed if it was not enabled at initial server startup";
 
 pub(super) fn outside(flags: &GuardFlags) -> Result<OutsideConfig> {
     let refused = |error: String| anyhow!(error);
@@ -70,28 +75,50 @@ fn oidc(flags: &GuardFlags, issuer_url: &str) -> Result<OidcFlags> {
 pub(super) fn authorization(flags: &GuardFlags) -> Result<Authorization> {
     if let Some(path) = &flags.authorization_config {
         let text = tls::read(path)?;
-        let modes = read_modes(&text).map_err(|error| anyhow!(error));
+        let modes = read_modes(&text, &|| policies(flags)).map_err(|error| anyhow!(error));
         let modes = modes.with_context(|| format!("--authorization-config {}", path.display()))?;
-        return Ok(Authorization { modes, follow: Some((path.clone(), text, Box::new(read_modes))) });
+        // The policies of ABAC are read once: a later file has them if this one had.
+        let known = modes.iter().find_map(|mode| match mode {
+            Mode::Abac(policies) => Some(Arc::clone(policies)),
+            _ => None,
+        });
+        let again = move |text: &str| {
+            let policies = || known.clone().ok_or_else(|| NO_POLICIES.to_owned());
+            read_modes(text, &policies)
+        };
+        return Ok(Authorization { modes, follow: Some((path.clone(), text, Box::new(again))) });
     }
     let mut modes = Vec::new();
     let names = &flags.authorization_mode;
     for (at, name) in names.iter().enumerate() {
         ensure!(!names[..at].contains(name), "authorization-mode {name:?} is given more than once");
-        let mode = Mode::parse(name, || webhook(flags).map_err(|error| format!("{error:#}")));
+        let webhook = || webhook(flags).map_err(|error| format!("{error:#}"));
+        let mode = Mode::parse(name, webhook, || policies(flags));
         modes.push(mode.map_err(|error| anyhow!(error)).context("--authorization-mode")?);
     }
-    let asks_webhook = names.iter().any(|name| name == "Webhook");
+    let has = |mode: &str| names.iter().any(|name| name == mode);
     ensure!(
-        asks_webhook || flags.authorization_webhook_config_file.is_none(),
+        has("ABAC") || flags.authorization_policy_file.is_none(),
+        "cannot specify --authorization-policy-file without mode ABAC"
+    );
+    ensure!(
+        has("Webhook") || flags.authorization_webhook_config_file.is_none(),
         "cannot specify --authorization-webhook-config-file without mode Webhook"
     );
     Ok(Authorization { modes, follow: None })
 }
 
-fn read_modes(text: &str) -> Result<Vec<Mode>, String> {
+fn read_modes(text: &str, policies: &dyn Fn() -> Result<Arc<Policies>, String>) -> Result<Vec<Mode>, String> {
     let read = |path: &Path| tls::read(path).map_err(|error| format!("{error:#}"));
-    parse(text, &read, &duration::parse)
+    parse(text, &read, &duration::parse, policies)
+}
+
+/// `--authorization-policy-file`.
+fn policies(flags: &GuardFlags) -> Result<Arc<Policies>, String> {
+    let path = flags.authorization_policy_file.as_deref();
+    let path = path.ok_or("authorization-mode ABAC's authorization policy file not passed")?;
+    let text = tls::read(path).map_err(|error| format!("{error:#}"))?;
+    Policies::parse(&path.display().to_string(), &text).map(Arc::new)
 }
 
 fn webhook(flags: &GuardFlags) -> Result<WebhookConfig> {
