@@ -3,12 +3,12 @@
 use crate::certificates::{approve, clean, sign};
 use crate::spec::ControllerSpec;
 use crate::{
-    attach_detach, bootstrap, cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice,
-    endpoint_slice_mirroring, endpoints, ephemeral_volume, garbage_collector, horizontal_pod_autoscaler, job,
-    legacy_token_cleaner, namespace, node_ipam, node_lifecycle, pod_gc, pv_protection, pvc_protection, replica_set,
-    resource_claim, resource_quota, root_ca, service_account, service_account_token, service_cidr, stateful_set,
-    taint_eviction, ttl, ttl_after_finished, vac_protection, validating_admission_policy_status, volume_binder,
-    volume_expander,
+    attach_detach, bootstrap, cluster_role_aggregation, cron_job, daemon_set, deployment, device_taint_eviction,
+    disruption, endpoint_slice, endpoint_slice_mirroring, endpoints, ephemeral_volume, garbage_collector,
+    horizontal_pod_autoscaler, job, legacy_token_cleaner, namespace, node_ipam, node_lifecycle, pod_gc, pv_protection,
+    pvc_protection, replica_set, resource_claim, resource_quota, root_ca, service_account, service_account_token,
+    service_cidr, stateful_set, taint_eviction, ttl, ttl_after_finished, vac_protection,
+    validating_admission_policy_status, volume_binder, volume_expander,
 };
 
 /// In upstream's order of start.
@@ -40,6 +40,7 @@ pub const CONTROLLERS: &[ControllerSpec] = &[
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
+    device_taint_eviction::CONTROLLER,
     cluster_role_aggregation::CONTROLLER,
     volume_binder::CONTROLLER,
     attach_detach::CONTROLLER,

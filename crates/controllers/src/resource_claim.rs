@@ -62,7 +62,7 @@ async fn run(ctx: Ctx) {
         let (pod_queue, claim_queue, claims) = (pod_queue.clone(), claim_queue.clone(), claims.clone());
         move |event| {
             let pod = event.object();
-            if pod.spec.as_ref().is_none_or(|spec| spec.resource_claims.is_none()) {
+            if pod.spec.as_ref().is_none_or(|spec| spec.resource_claims.is_none()) && special_of(pod).is_none() {
                 return;
             }
             pod_queue.add(ObjectKey::of(pod.as_ref()));
@@ -141,12 +141,24 @@ fn claim_name<'a>(pod: &'a Pod, entry: &'a PodResourceClaim) -> ClaimName<'a> {
     }
 }
 
-fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> {
+/// The claims that a pod's entries name.
+pub(crate) fn named_by(pod: &Pod) -> impl Iterator<Item = ObjectKey> {
     let namespace = namespace(&pod.metadata);
     pod_claims(pod).filter_map(move |entry| match claim_name(pod, entry) {
         ClaimName::Known { name, .. } => Some(ObjectKey::new(namespace, name)),
         _ => None,
     })
+}
+
+/// The claim that the scheduler made for a pod's extended resources.
+fn special_of(pod: &Pod) -> Option<ObjectKey> {
+    let status = pod.status.as_ref()?.extended_resource_claim_status.as_ref()?;
+    Some(ObjectKey::new(namespace(&pod.metadata), &status.resource_claim_name))
+}
+
+/// All claims of a pod.
+fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> {
+    named_by(pod).chain(special_of(pod))
 }
 
 fn templates_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> {
@@ -374,7 +386,7 @@ impl Claims {
         if let Some(status) = &mut changed.status {
             status.reserved_for = Some(valid.to_vec()).filter(|valid| !valid.is_empty());
             if valid.is_empty() && is_ours {
-                status.allocation = None;
+                (status.allocation, status.devices) = (None, None);
             }
         }
         if changed.status != claim.status {

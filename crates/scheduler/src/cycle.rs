@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rand::{Rng, RngCore};
 
-use crate::framework::{Code, CycleState, Narrowed, PostFilterInput, PostFilterResult, Scoring, Status};
+use crate::framework::{Code, CycleState, Narrowed, PostFilterInput, PostFilterResult, Scoring, Status, Undo};
 use crate::model::{NodeInfo, PodInfo};
 use crate::nominator::Nominator;
 use crate::profile::Profile;
@@ -57,8 +57,8 @@ pub struct Diagnosis {
     /// Set when the pod was refused before any node was looked at.
     pub pre_filter_message: String,
     pub post_filter_message: String,
-    /// A claim of the pod whose allocation is to be taken back.
-    pub take_back: Option<String>,
+    /// A claim of the pod, and what of it is to be taken back.
+    pub take_back: Option<(String, Undo)>,
     /// Plugins that refused anything; their events bring the pod back.
     pub plugins: BTreeSet<&'static str>,
     /// Plugins that wait for something outside the scheduler.
@@ -167,8 +167,8 @@ impl<'a> Cycle<'a> {
                     remedy = PostFilterResult::NotNow { message: message.clone() };
                     messages.push(message);
                 }
-                PostFilterResult::TakeBack { claim, message } => {
-                    take_back = Some(claim);
+                PostFilterResult::TakeBack { claim, undo, message } => {
+                    take_back = Some((claim, undo));
                     messages.push(message);
                 }
                 nominated @ PostFilterResult::Nominated { .. } => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use client::{Connection, EventRecorder, EventType, Informer, InformerFactory, LeaderElection, Object, Shutdown};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
     Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
@@ -91,12 +92,15 @@ impl Scheduler {
             .collect();
         let seed = self.config.seed.unwrap_or_else(rand::random);
         let driver = Driver {
-            engine: Engine::with_backoff(profiles, self.config.backoff, seed),
+            engine: Engine::with_backoff(profiles, self.config.backoff, seed).since(Timestamp::now()),
             hands: Hands {
-                context: BindContext { client: self.connection.client() },
+                context: BindContext {
+                    client: self.connection.client(),
+                    recorders: Arc::new(recorders),
+                    metrics: self.config.metrics.clone(),
+                },
                 permits: Arc::new(Semaphore::new(self.config.concurrent_requests_max.max(1))),
                 inbox,
-                recorders: Arc::new(recorders),
                 metrics: self.config.metrics.clone(),
             },
             started: Instant::now(),
@@ -407,7 +411,6 @@ struct Hands {
     context: BindContext,
     permits: Arc<Semaphore>,
     inbox: mpsc::UnboundedSender<Event>,
-    recorders: Arc<std::collections::HashMap<String, EventRecorder>>,
     metrics: Metrics,
 }
 
@@ -473,10 +476,10 @@ impl Hands {
         if let Err(error) = report::update_pod(client, &failure).await {
             debug!(pod = pod.key(), %error, "pod condition not written");
         }
-        if let Some(claim) = &failure.take_back
-            && let Err(error) = report::take_back(client, pod, claim).await
+        if let Some((claim, undo)) = &failure.take_back
+            && let Err(error) = report::take_back(client, pod, claim, *undo).await
         {
-            warn!(pod = pod.key(), claim, %error, "allocation not taken back");
+            warn!(pod = pod.key(), claim, %error, "claim not taken back");
         }
         for other in &failure.displaced {
             if let Err(error) = report::clear_nomination(client, other).await {
@@ -501,7 +504,7 @@ impl Hands {
 
     /// Records about `about` in the name of the scheduler of `pod`.
     fn record_for(&self, pod: &PodInfo, about: &PodInfo, kind: EventType, reason: &str, note: String) {
-        if let Some(recorder) = self.recorders.get(pod.scheduler_name()) {
+        if let Some(recorder) = self.context.recorders.get(pod.scheduler_name()) {
             recorder.event(&*about.pod, kind, reason, note);
         }
     }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
@@ -17,8 +18,8 @@ use rand::rngs::SmallRng;
 use crate::cache::Cache;
 use crate::cycle::{Cycle, ScheduleError};
 use crate::framework::{
-    ActionType, ClusterEvent, Code, CycleState, EventObject, EventResource, PostFilterResult, Status, node_change,
-    pod_change,
+    ActionType, ClusterEvent, Code, CycleState, EventObject, EventResource, PostFilterResult, Status, Undo,
+    node_change, pod_change,
 };
 use crate::model::devices::{self, DeviceClaim, Slice};
 use crate::model::labels::Selector;
@@ -108,8 +109,8 @@ pub struct Failure {
     pub victims: Vec<Arc<PodInfo>>,
     /// Less important pods that were promised the nominated node and no longer are.
     pub displaced: Vec<Arc<PodInfo>>,
-    /// A claim of the pod whose allocation is to be taken back.
-    pub take_back: Option<String>,
+    /// A claim of the pod, and what of it is to be taken back.
+    pub take_back: Option<(String, Undo)>,
 }
 
 /// Reason of the condition when no node fits.
@@ -127,6 +128,8 @@ pub struct Engine {
     nominator: Nominator,
     start_index: usize,
     rng: SmallRng,
+    /// The time at which `now` was zero.
+    epoch: Timestamp,
 }
 
 impl Engine {
@@ -145,7 +148,14 @@ impl Engine {
             nominator: Nominator::default(),
             start_index: 0,
             rng: SmallRng::seed_from_u64(seed),
+            epoch: Timestamp::UNIX_EPOCH,
         }
+    }
+
+    /// The same, whose `now` counts from this time.
+    #[must_use]
+    pub fn since(self, epoch: Timestamp) -> Engine {
+        Engine { epoch, ..self }
     }
 
     pub fn pending(&self) -> Pending {
@@ -216,6 +226,7 @@ impl Engine {
             return Some(Outcome::Skipped);
         }
         self.cache.snapshot.settle();
+        self.cache.snapshot.now = self.epoch.checked_add(now).unwrap_or(Timestamp::MAX);
         let found = Cycle {
             profile: &profile,
             snapshot: &self.cache.snapshot,
@@ -435,6 +446,7 @@ impl Engine {
         let key = |meta: &ObjectMeta| claim_key(meta.namespace.as_deref().unwrap_or_default(), &name(meta));
         let (resource, action) = match change {
             DeviceChange::ClaimApplied(claim) => {
+                devices.see(&claim);
                 let old = devices.claims.insert(key(&claim.metadata), Arc::new(DeviceClaim::new(&claim)));
                 (EventResource::ResourceClaim, applied(old.is_none()))
             }
@@ -448,6 +460,7 @@ impl Engine {
             }
             // What the claim held is free.
             DeviceChange::ClaimDeleted(claim) => {
+                devices.see(&claim);
                 devices.claims.remove(&key(&claim.metadata));
                 (EventResource::ResourceClaim, ActionType::DELETE)
             }

@@ -31,6 +31,20 @@ struct Tries {
     attempts: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDriver {
+    profile: String,
+    driver: String,
+    status: &'static str,
+}
+
+/// How a binding that waited for devices ended.
+pub(crate) struct Waited<'a> {
+    pub profile: &'a str,
+    pub status: &'static str,
+    pub seconds: f64,
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// Cheap to clone; clones count together.
@@ -43,11 +57,14 @@ pub struct Metrics {
     waited: Histograms<Tries>,
     preemptions: Counter,
     victims: Histogram,
+    device_allocations: Family<ByDriver, Counter>,
+    device_waits: Histograms<ByDriver>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let device_waits: fn() -> Histogram = || Histogram::new(exponential_buckets(0.1, 2.0, 14));
         let waits: fn() -> Histogram = || Histogram::new(exponential_buckets(0.01, 2.0, 20));
         Self {
             attempts: Family::default(),
@@ -57,6 +74,8 @@ impl Default for Metrics {
             waited: Family::new_with_constructor(waits),
             preemptions: Counter::default(),
             victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
+            device_allocations: Family::default(),
+            device_waits: Family::new_with_constructor(device_waits),
         }
     }
 }
@@ -95,6 +114,34 @@ impl Metrics {
             "Number of selected preemption victims",
             self.victims.clone(),
         );
+        registry.register(
+            "scheduler_dra_bindingconditions_allocations",
+            "Number of allocations using devices with BindingConditions, counted per driver per scheduling attempt",
+            self.device_allocations.clone(),
+        );
+        registry.register(
+            "scheduler_dra_bindingconditions_wait_duration_seconds",
+            "Time in seconds spent waiting for BindingConditions to be satisfied during PreBind",
+            self.device_waits.clone(),
+        );
+    }
+
+    /// A binding waited for devices: of these drivers, and of these with conditions.
+    pub(crate) fn waited_for_devices<'a>(
+        &self,
+        waited: &Waited<'_>,
+        drivers: impl Iterator<Item = &'a str>,
+        conditional: impl Iterator<Item = &'a str>,
+    ) {
+        let labels = |driver: &str| ByDriver {
+            profile: waited.profile.to_owned(),
+            driver: driver.to_owned(),
+            status: waited.status,
+        };
+        drivers.for_each(|driver| self.device_waits.get_or_create(&labels(driver)).observe(waited.seconds));
+        for driver in conditional {
+            self.device_allocations.get_or_create(&labels(driver)).inc();
+        }
     }
 
     pub(crate) fn pending(&self, pending: &Pending) {

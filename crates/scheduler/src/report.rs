@@ -8,7 +8,9 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions
 use serde_json::{Value, json};
 
 use crate::engine::Failure;
+use crate::framework::Undo;
 use crate::model::PodInfo;
+use crate::plugins::discard;
 
 /// Writes the condition and the nominated node of a pod that stays pending. Nothing is sent when nothing would change.
 pub(crate) async fn update_pod(client: &Client, failure: &Failure) -> Result<(), kube::Error> {
@@ -41,15 +43,18 @@ pub(crate) async fn evict(client: &Client, preemptor: &PodInfo, victim: &PodInfo
     ignore_missing(pods.delete(&victim.name, &params).await.map(drop))
 }
 
-/// Takes the allocation of a claim back, unless somebody else uses it meanwhile. The finalizer goes with the controller.
-pub(crate) async fn take_back(client: &Client, pod: &PodInfo, claim: &str) -> Result<(), kube::Error> {
+/// Takes a claim or its allocation back, unless somebody else uses it meanwhile. The finalizer goes with the controller.
+pub(crate) async fn take_back(client: &Client, pod: &PodInfo, claim: &str, undo: Undo) -> Result<(), kube::Error> {
     let claims: Api<ResourceClaim> = Api::namespaced(client.clone(), &pod.namespace);
+    if undo == Undo::Claim {
+        return ignore_missing(discard(&claims, claim).await);
+    }
     let Some(mut found) = claims.get_opt(claim).await? else { return Ok(()) };
     let Some(status) = found.status.as_mut() else { return Ok(()) };
     if status.reserved_for.iter().flatten().any(|user| *user.uid != *pod.uid) {
         return Ok(());
     }
-    (status.reserved_for, status.allocation) = (None, None);
+    (status.reserved_for, status.allocation, status.devices) = (None, None, None);
     // Whoever wrote in between decides anew: the next attempt of the pod sees it.
     match claims.replace_status(claim, &PostParams::default(), &found).await {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),

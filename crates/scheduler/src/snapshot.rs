@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::model::devices::Devices;
 use crate::model::labels::{Labels, Selector};
 use crate::model::storage::{Storage, claim_key};
@@ -45,6 +47,8 @@ pub struct Snapshot {
     pub owner_selectors: HashMap<String, Selector>,
     pub storage: Arc<Storage>,
     pub devices: Arc<Devices>,
+    /// The time of the cycle.
+    pub now: Timestamp,
     /// How many pods on nodes use a claim (`namespace/name`).
     claim_users: HashMap<String, u32>,
 }

@@ -345,6 +345,27 @@ fn arguments(args: &mut PluginArgs, plugin: PluginConfig) -> Result<()> {
             }
         }
         "NodeResourcesFit" => fit(args, given)?,
+        "DynamicResources" => {
+            #[derive(Deserialize)]
+            #[serde(rename_all = "camelCase", deny_unknown_fields)]
+            struct Args {
+                filter_timeout: Option<String>,
+                binding_timeout: Option<String>,
+            }
+            let given: Args = strict(given, "args")?;
+            if let Some(text) = given.filter_timeout {
+                // A search for devices ends after so many steps here, and never takes that long.
+                duration::parse(&text).map_err(|error| anyhow::anyhow!("filterTimeout: {error}"))?;
+            }
+            if let Some(text) = given.binding_timeout {
+                let timeout = duration::parse(&text).map_err(|error| anyhow::anyhow!("bindingTimeout: {error}"))?;
+                ensure!(
+                    timeout >= Duration::from_secs(1),
+                    "bindingTimeout: Invalid value: {text:?}: must be at least 1 second"
+                );
+                args.dynamic_resources.binding_timeout = timeout;
+            }
+        }
         "VolumeBinding" => {
             #[derive(Deserialize)]
             #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -9,7 +9,10 @@ mod points;
 mod state;
 mod status;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use client::{EventRecorder, EventType};
 
 use futures::future::BoxFuture;
 use rand::RngCore;
@@ -22,6 +25,7 @@ pub use state::{CycleState, StateData};
 pub use status::{Code, Reasons, Status, api_text};
 
 use crate::cycle::Diagnosis;
+use crate::metrics::Metrics;
 use crate::model::{NodeInfo, PodInfo};
 use crate::nominator::Nominator;
 use crate::profile::Profile;
@@ -96,11 +100,19 @@ pub enum PostFilterResult {
     Unhelpful { message: String },
     /// Nothing is to be done now, and a node promised before stays promised.
     NotNow { message: String },
-    /// As `NotNow`, and the allocation of the pod's claim of this name is to be taken back: nobody uses it, and it is
-    /// for nodes that cannot run the pod.
-    TakeBack { claim: String, message: String },
+    /// As `NotNow`, and something of the pod's claim of this name is to be taken back.
+    TakeBack { claim: String, undo: Undo, message: String },
     /// The pod fits on `node` once the victims (uids) are gone.
     Nominated { node: String, victims: Vec<String> },
+}
+
+/// What is taken back of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undo {
+    /// The allocation: nobody uses it, and it is for nodes or devices that cannot serve the pod.
+    Allocation,
+    /// The claim itself: a scheduler made it, for an attempt that failed.
+    Claim,
 }
 
 /// Asked when no node passed the filters.
@@ -142,6 +154,18 @@ pub trait Permit: Plugin {
 #[derive(Clone)]
 pub struct BindContext {
     pub client: kube::Client,
+    /// By scheduler name.
+    pub recorders: Arc<HashMap<String, EventRecorder>>,
+    pub metrics: Metrics,
+}
+
+impl BindContext {
+    /// Records an event about a pod in the name of its scheduler.
+    pub fn record(&self, pod: &PodInfo, kind: EventType, reason: &str, note: String) {
+        if let Some(recorder) = self.recorders.get(pod.scheduler_name()) {
+            recorder.event(&*pod.pod, kind, reason, note);
+        }
+    }
 }
 
 /// Prepares a node for a pod, for instance by attaching storage.

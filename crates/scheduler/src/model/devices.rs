@@ -5,12 +5,18 @@ use std::sync::Arc;
 
 use api::cel::policy::Compiled;
 use api::cel::{Bindings, Environment, Key, MapVal, PER_CALL_LIMIT, Text, Type, Val};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::resource::v1 as resource;
 use serde_json::Value;
 
 use super::labels::{Labels, NodeTerm};
 use super::shares::{self, Amounts, Capacity, Counters, Holding, Taken};
+
+/// On claims that the scheduler makes for extended resources.
+pub const SPECIAL_CLAIM_ANNOTATION: &str = "resource.kubernetes.io/extended-resource-claim";
+/// Before the name of a class: the extended resource that it stands behind without saying so.
+pub const IMPLICIT_RESOURCE_PREFIX: &str = "deviceclass.resource.kubernetes.io/";
 
 /// Driver, pool and name of a device.
 pub type DeviceId = (String, String, String);
@@ -40,6 +46,8 @@ pub struct DeviceClaim {
     pub key: String,
     pub uid: String,
     pub is_going: bool,
+    /// Made by a scheduler for a pod's extended resources.
+    pub is_special: bool,
     /// The uid of the pod that controls it.
     pub owner: Option<String>,
     pub requests: Vec<Request>,
@@ -59,6 +67,8 @@ pub struct Request {
 pub struct Alternative {
     /// The request's name in results: `request` or `request/subrequest`.
     pub name: String,
+    /// One of several, `firstAvailable`.
+    pub is_sub_request: bool,
     pub class: String,
     pub selectors: Vec<DeviceSelector>,
     /// `None`: all that match.
@@ -106,6 +116,11 @@ impl DeviceClaim {
             ),
             uid: meta.uid.clone().unwrap_or_default(),
             is_going: meta.deletion_timestamp.is_some(),
+            is_special: meta
+                .annotations
+                .as_ref()
+                .and_then(|annotations| annotations.get(SPECIAL_CLAIM_ANNOTATION))
+                .is_some_and(|value| value == "true"),
             owner: owners
                 .into_iter()
                 .find(|owner| owner.controller == Some(true) && owner.kind == "Pod")
@@ -134,6 +149,7 @@ impl Request {
         };
         let exact = request.exactly.iter().map(|exact| Alternative {
             name: request.name.clone(),
+            is_sub_request: false,
             class: exact.device_class_name.clone(),
             selectors: selectors(exact.selectors.as_ref()),
             count: count(exact.allocation_mode.as_deref(), exact.count),
@@ -143,6 +159,7 @@ impl Request {
         });
         let first = request.first_available.iter().flatten().map(|sub| Alternative {
             name: format!("{}/{}", request.name, sub.name),
+            is_sub_request: true,
             class: sub.device_class_name.clone(),
             selectors: selectors(sub.selectors.as_ref()),
             count: count(sub.allocation_mode.as_deref(), sub.count),
@@ -159,6 +176,9 @@ impl Request {
 pub struct DeviceClass {
     pub selectors: Vec<DeviceSelector>,
     pub config: Vec<resource::DeviceClassConfiguration>,
+    /// The extended resource that it stands behind.
+    pub resource: Option<String>,
+    created: Option<Timestamp>,
 }
 
 impl DeviceClass {
@@ -166,6 +186,8 @@ impl DeviceClass {
         DeviceClass {
             selectors: selectors(class.spec.selectors.as_ref()),
             config: class.spec.config.clone().unwrap_or_default(),
+            resource: class.spec.extended_resource_name.clone(),
+            created: class.metadata.creation_timestamp.as_ref().map(|time| time.0),
         }
     }
 }
@@ -187,6 +209,9 @@ pub struct Device {
     pub capacity: BTreeMap<String, Capacity>,
     /// What it takes of the pool's counters while somebody has it.
     pub counters: Counters,
+    /// What has to be true of it before a pod may be bound that has it, and what says that it will not be.
+    pub binding_conditions: Vec<String>,
+    pub binding_failure_conditions: Vec<String>,
 }
 
 /// Where a device can be used.
@@ -291,6 +316,8 @@ impl Device {
             is_shared: device.allow_multiple_allocations == Some(true),
             capacity: Capacity::all_of(device),
             counters: shares::consumed_counters(device),
+            binding_conditions: device.binding_conditions.clone().unwrap_or_default(),
+            binding_failure_conditions: device.binding_failure_conditions.clone().unwrap_or_default(),
         }
     }
 }
@@ -344,6 +371,8 @@ pub struct Devices {
     pub classes: HashMap<String, Arc<DeviceClass>>,
     /// By name.
     pub slices: BTreeMap<String, Arc<Slice>>,
+    /// The newest version of any claim that was seen.
+    pub revision: u64,
 }
 
 /// A pool in its newest generation.
@@ -358,6 +387,21 @@ pub struct Pool {
 }
 
 impl Devices {
+    /// The class that stands behind an extended resource: the one that is named after it, else the newest that names it.
+    pub fn class_behind(&self, resource: &str) -> Option<&str> {
+        if let Some(class) = resource.strip_prefix(IMPLICIT_RESOURCE_PREFIX) {
+            return self.classes.get_key_value(class).map(|(name, _)| name.as_str());
+        }
+        let naming = self.classes.iter().filter(|(_, class)| class.resource.as_deref() == Some(resource));
+        naming.max_by_key(|(name, class)| (class.created, std::cmp::Reverse(*name))).map(|(name, _)| name.as_str())
+    }
+
+    /// Notes the version of a claim.
+    pub fn see(&mut self, claim: &resource::ResourceClaim) {
+        let version = claim.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+        self.revision = self.revision.max(version.unwrap_or(0));
+    }
+
     /// What claims hold.
     pub fn taken(&self) -> Taken {
         let mut taken = Taken::default();

@@ -25,6 +25,8 @@ mod volume_zone;
 use crate::framework::ExtensionPoints;
 
 pub use default_preemption::DefaultPreemptionArgs;
+pub use dynamic_resources::DynamicResourcesArgs;
+pub(crate) use dynamic_resources::discard;
 pub use inter_pod_affinity::InterPodAffinityArgs;
 pub use node_affinity::NodeAffinityArgs;
 pub use node_resources_balanced_allocation::NodeResourcesBalancedAllocationArgs;
@@ -40,6 +42,7 @@ pub struct PluginArgs {
     pub default_preemption: DefaultPreemptionArgs,
     pub node_resources_balanced_allocation: NodeResourcesBalancedAllocationArgs,
     pub volume_binding: VolumeBindingArgs,
+    pub dynamic_resources: DynamicResourcesArgs,
 }
 
 /// A plugin a profile can name.
@@ -71,7 +74,7 @@ pub const REGISTRY: &[Entry] = &[
     entry(volume_zone::NAME, 0, volume_zone::extend),
     entry(pod_topology_spread::NAME, 2, pod_topology_spread::extend),
     entry(inter_pod_affinity::NAME, 2, inter_pod_affinity::extend),
-    entry(dynamic_resources::NAME, 0, dynamic_resources::extend),
+    entry(dynamic_resources::NAME, 2, dynamic_resources::extend),
     entry(default_preemption::NAME, 0, default_preemption::extend),
     entry(node_resources_balanced_allocation::NAME, 1, node_resources_balanced_allocation::extend),
     entry(image_locality::NAME, 1, image_locality::extend),

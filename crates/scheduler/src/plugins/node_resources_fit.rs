@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::PluginArgs;
 use crate::framework::{
     ActionType, Code, CycleState, EventHint, EventObject, EventResource, ExtensionPoints, Filter, Hint, MAX_NODE_SCORE,
-    Plugin, Reasons, Score, Status,
+    Narrowed, Plugin, PreFilter, Reasons, Score, Status,
 };
 use crate::model::{NodeInfo, PodInfo};
 use crate::snapshot::Snapshot;
@@ -69,7 +69,7 @@ struct NodeResourcesFit {
 
 pub(super) fn extend(args: &PluginArgs, points: &mut ExtensionPoints) {
     let plugin = Arc::new(NodeResourcesFit { args: args.node_resources_fit.clone() });
-    points.listen(&plugin).at_filter(&plugin).at_score(&plugin);
+    points.listen(&plugin).at_pre_filter(&plugin).at_filter(&plugin).at_score(&plugin);
 }
 
 impl Plugin for NodeResourcesFit {
@@ -84,6 +84,7 @@ impl Plugin for NodeResourcesFit {
             EventHint::any(EventResource::AssignedPod, freed),
             EventHint::any(EventResource::TargetPod, ActionType::UPDATE_POD_SCALE_DOWN),
             EventHint::judged(EventResource::Node, node, node_is_large_enough),
+            EventHint::any(EventResource::DeviceClass, ActionType::ADD.and(ActionType::UPDATE_OTHER)),
         ]
     }
 }
@@ -95,8 +96,25 @@ fn node_is_large_enough(pod: &PodInfo, event: EventObject<'_>) -> Hint {
         && want.milli_cpu <= have.milli_cpu
         && want.memory <= have.memory
         && want.ephemeral_storage <= have.ephemeral_storage
-        && want.scalar.iter().all(|(name, amount)| *amount <= have.amount(name));
+        // What the node does not have itself, devices may give.
+        && want.scalar.iter().all(|(name, amount)| have.amount(name) == 0 || *amount <= have.amount(name));
     if fits { Hint::Queue } else { Hint::Skip }
+}
+
+/// Extended resources of the pod that device classes stand behind: nodes that do not have them may have the devices, which is
+/// for DynamicResources to say.
+#[derive(Clone, Default)]
+struct Delegated(Vec<Arc<str>>);
+
+impl PreFilter for NodeResourcesFit {
+    fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot) -> Result<Narrowed, Status> {
+        let backed = |name: &&Arc<str>| snapshot.devices.class_behind(name).is_some();
+        let backed: Vec<_> = pod.requests.scalar.keys().filter(backed).cloned().collect();
+        if !backed.is_empty() {
+            state.set(Delegated(backed));
+        }
+        Ok(Narrowed::No)
+    }
 }
 
 /// Reasons a node is too full, and whether even an empty node would be.
@@ -122,7 +140,7 @@ impl NodeResourcesFit {
             || self.args.ignored_resource_groups.iter().any(|prefix| prefix == group)
     }
 
-    fn shortage(&self, pod: &PodInfo, node: &NodeInfo) -> Shortage {
+    fn shortage(&self, delegated: &[Arc<str>], pod: &PodInfo, node: &NodeInfo) -> Shortage {
         let (want, used, have) = (&pod.requests, &node.requested, &node.facts.allocatable);
         let mut shortage = Shortage::default();
         if i64::try_from(node.pods.len()).unwrap_or(i64::MAX).saturating_add(1) > have.pods {
@@ -137,7 +155,8 @@ impl NodeResourcesFit {
             have.ephemeral_storage,
         );
         for (name, amount) in &want.scalar {
-            if !self.ignores(name) {
+            let is_delegated = have.amount(name) == 0 && delegated.contains(name);
+            if !is_delegated && !self.ignores(name) {
                 shortage.check(|| format!("Insufficient {name}").into(), *amount, used.amount(name), have.amount(name));
             }
         }
@@ -146,8 +165,9 @@ impl NodeResourcesFit {
 }
 
 impl Filter for NodeResourcesFit {
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Status> {
-        let shortage = self.shortage(pod, node);
+    fn filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Status> {
+        let delegated = state.get::<Delegated>().map_or(&[][..], |delegated| &delegated.0);
+        let shortage = self.shortage(delegated, pod, node);
         if shortage.reasons.is_empty() {
             return Ok(());
         }
@@ -240,6 +260,23 @@ mod tests {
     fn plugin(strategy: ScoringStrategy) -> NodeResourcesFit {
         NodeResourcesFit {
             args: NodeResourcesFitArgs { scoring_strategy: strategy, ..NodeResourcesFitArgs::default() },
+        }
+    }
+
+    #[test]
+    fn what_a_class_stands_behind_is_left_to_devices() {
+        let mut snapshot = cluster(&[machine("1", "1Gi")]);
+        let class = json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "example.com/gpu"}});
+        let mut devices = crate::model::devices::Devices::default();
+        let class = crate::model::devices::DeviceClass::new(&serde_json::from_value(class).unwrap());
+        devices.classes.insert("gpu".into(), Arc::new(class));
+        let fit = plugin(ScoringStrategy::LeastAllocated);
+        let wish = asking(json!({"example.com/gpu": "1"}));
+        for (devices, expected) in [(crate::model::devices::Devices::default(), false), (devices, true)] {
+            snapshot.devices = Arc::new(devices);
+            let mut state = CycleState::default();
+            assert_eq!(fit.pre_filter(&mut state, &wish, &snapshot), Ok(Narrowed::No));
+            assert_eq!(fit.filter(&state, &wish, snapshot.at(0)).is_ok(), expected);
         }
     }
 

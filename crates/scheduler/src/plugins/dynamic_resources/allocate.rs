@@ -26,6 +26,18 @@ pub(super) struct Given {
     pub claim: Arc<DeviceClaim>,
     pub result: resource::AllocationResult,
     pub holdings: Vec<Holding>,
+    /// Who uses it, when it is the claim for the pod's extended resources.
+    pub mappings: Vec<core::ContainerExtendedResourceRequest>,
+    /// The version that was written of that claim.
+    pub written: Option<u64>,
+}
+
+impl Given {
+    /// Does the node have to wait for any of the devices?
+    pub(super) fn has_conditions(&self) -> bool {
+        let results = self.result.devices.iter().flat_map(|devices| devices.results.iter().flatten());
+        results.into_iter().any(|result| result.binding_conditions.is_some())
+    }
 }
 
 /// Where devices are looked for.
@@ -151,8 +163,10 @@ impl Search<'_> {
         let candidates: Vec<&Arc<Device>> = match &need.only {
             Some(device) => vec![device],
             None => {
-                let sound = self.pools.iter().filter(|pool| !pool.is_unsound);
-                sound.flat_map(|pool| &pool.devices).collect()
+                // Pools whose devices have to be waited for come last.
+                let (later, sooner): (Vec<&Pool>, Vec<&Pool>) =
+                    self.pools.iter().filter(|pool| !pool.is_unsound).partition(|pool| self.has_conditions(pool));
+                sooner.into_iter().chain(later).flat_map(|pool| &pool.devices).collect()
             }
         };
         for device in candidates {
@@ -183,6 +197,11 @@ impl Search<'_> {
             picks.pop();
         }
         Ok(false)
+    }
+
+    fn has_conditions(&self, pool: &Pool) -> bool {
+        let mut conditional = pool.devices.iter().filter(|device| !device.binding_conditions.is_empty());
+        conditional.any(|device| device.place.is_on(self.node, self.labels))
     }
 
     /// Whoever administers a device may have it beside its user, but not twice in one claim.
@@ -262,7 +281,8 @@ impl Search<'_> {
                     share.iter().map(|(name, amount)| (name.clone(), Quantity(amount.to_string()))).collect()
                 }),
                 share_id: pick.share.as_ref().map(|_| Uuid::new_v4().to_string()),
-                ..resource::DeviceRequestAllocationResult::default()
+                binding_conditions: listed(&pick.device.binding_conditions),
+                binding_failure_conditions: listed(&pick.device.binding_failure_conditions),
             }
         });
         let results: Vec<_> = results.collect();
@@ -270,6 +290,8 @@ impl Search<'_> {
         Given {
             claim: claim.clone(),
             holdings: Holding::all_of(&results),
+            mappings: Vec::new(),
+            written: None,
             result: resource::AllocationResult {
                 allocation_timestamp: None,
                 devices: Some(resource::DeviceAllocationResult {
@@ -345,6 +367,10 @@ impl Search<'_> {
         let is_bound = all.match_expressions.is_some() || all.match_fields.is_some();
         is_bound.then(|| core::NodeSelector { node_selector_terms: vec![all] })
     }
+}
+
+fn listed(conditions: &[String]) -> Option<Vec<String>> {
+    (!conditions.is_empty()).then(|| conditions.to_vec())
 }
 
 fn selects(selector: &DeviceSelector, seen: &Val<'static>) -> Result<bool, String> {
