@@ -3,9 +3,10 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::{Map, Value};
+use crate::Value;
+use crate::value::{Fields, Text};
 
 /// Duplicates remembered per document; a hostile body cannot make the error long.
 const DUPLICATES_MAX: usize = 100;
@@ -21,7 +22,7 @@ pub struct Document {
 pub fn parse(bytes: &[u8]) -> Result<Document, String> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Seed { path: String::new(), duplicates: &mut duplicates };
+    let seed = Seed { place: Place::Root, duplicates: &mut duplicates };
     let parsed = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
     match parsed {
         Ok(value) => Ok(Document { value, duplicates }),
@@ -133,8 +134,27 @@ fn marshal_text(text: &str, out: &mut String) {
     }
 }
 
+/// Where a value is in its document: written out only of a field that is given twice.
+#[derive(Clone, Copy)]
+enum Place<'p> {
+    Root,
+    Field { of: &'p Place<'p>, name: &'p str },
+    Item { of: &'p Place<'p>, at: usize },
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field { of: Place::Root, name } => f.write_str(name),
+            Self::Field { of, name } => write!(f, "{of}.{name}"),
+            Self::Item { of, at } => write!(f, "{of}[{at}]"),
+        }
+    }
+}
+
 struct Seed<'d> {
-    path: String,
+    place: Place<'d>,
     duplicates: &'d mut Vec<String>,
 }
 
@@ -176,8 +196,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         loop {
-            let path = format!("{}[{}]", self.path, items.len());
-            match seq.next_element_seed(Seed { path, duplicates: &mut *self.duplicates })? {
+            let place = Place::Item { of: &self.place, at: items.len() };
+            match seq.next_element_seed(Seed { place, duplicates: &mut *self.duplicates })? {
                 Some(item) => items.push(item),
                 None => return Ok(Value::Array(items)),
             }
@@ -185,25 +205,19 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = access.next_key_seed(Key)? {
-            let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
-            if map.contains_key(&key) && self.duplicates.len() < DUPLICATES_MAX && !self.duplicates.contains(&path) {
-                self.duplicates.push(path.clone());
+        let mut fields = Fields::default();
+        while let Some(name) = access.next_key::<Text>()? {
+            let place = Place::Field { of: &self.place, name: &name };
+            if fields.contains(&name) && self.duplicates.len() < DUPLICATES_MAX {
+                let path = place.to_string();
+                if !self.duplicates.contains(&path) {
+                    self.duplicates.push(path);
+                }
             }
-            let value = access.next_value_seed(Seed { path, duplicates: &mut *self.duplicates })?;
-            map.insert(key, value);
+            let value = access.next_value_seed(Seed { place, duplicates: &mut *self.duplicates })?;
+            fields.insert(name, value);
         }
-        Ok(Value::Object(map))
-    }
-}
-
-struct Key;
-
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = String;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        String::deserialize(deserializer)
+        Ok(Value::Object(fields.into_map()))
     }
 }
 

@@ -32,7 +32,7 @@ use crate::http::gzip;
 use crate::http::path::{ResourcePath, Target, parse};
 use crate::http::query::Query;
 use crate::inflight::{InFlight, too_many_requests};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RequestLabel};
 use crate::outbound::{Outbound, ServiceResolver};
 use crate::policy::Policies;
 use crate::relay::forward::Raw;
@@ -150,9 +150,8 @@ impl Gateway {
         let started = Instant::now();
         let query = Query::parse(call.uri.query());
         let accept_header = header(&call.headers, ACCEPT.as_str()).map(str::to_owned);
-        let method = call.method.clone();
         let target = parse(call.uri.path());
-        let label = target.as_ref().map(|t| self.metric_label(t, &method, &query)).unwrap_or_default();
+        let label = self.metric_label(target.as_ref(), &call, &query);
         let audit_id = audit::id(&call.headers);
         let mut asides = Asides::default();
         let mut response = match self.answer(peer, call, target, query, (&audit_id, &mut asides)).await {
@@ -169,7 +168,7 @@ impl Gateway {
         if let Ok(id) = HeaderValue::from_str(&audit_id) {
             response.headers_mut().insert(audit::AUDIT_ID, id);
         }
-        self.metrics.observe(&label, &method, response.status().as_u16(), started.elapsed());
+        self.metrics.observe(&label, response.status().as_u16(), started.elapsed());
         response
     }
 
@@ -531,19 +530,13 @@ impl Gateway {
         self.catalog.kind(group, version, resource).ok_or_else(Status::unknown_endpoint)
     }
 
-    fn metric_label(&self, target: &Target, method: &Method, query: &Query) -> crate::metrics::RequestLabel {
-        match target {
-            Target::Other(_) => crate::metrics::RequestLabel::default(),
-            Target::Resource(path) => {
-                let known = self.catalog.kind(&path.group, &path.version, &path.resource).is_some();
-                let watching = path.watch_prefix || query.flag("watch");
-                let verb = verb(method, !path.name.is_empty(), watching).unwrap_or("other");
-                if known {
-                    crate::metrics::RequestLabel::new(path, verb)
-                } else {
-                    crate::metrics::RequestLabel::default()
-                }
-            }
+    fn metric_label(&self, target: Option<&Target>, call: &Call, query: &Query) -> RequestLabel {
+        let method = &call.method;
+        let Some(Target::Resource(path)) = target else { return RequestLabel::other(method) };
+        let is_apply = header(&call.headers, CONTENT_TYPE.as_str()) == Some(verbs::apply::MEDIA_TYPE);
+        match self.catalog.kind(&path.group, &path.version, &path.resource) {
+            Some(kind) => RequestLabel::new(&kind, path, method, query, is_apply),
+            None => RequestLabel::other(method),
         }
     }
 }

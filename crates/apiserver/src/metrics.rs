@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Kind;
+use api::kind::Str;
 use http::Method;
 use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,47 +15,78 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::http::path::ResourcePath;
+use crate::http::query::Query;
 
-/// What a request was for, bounded: only served resources are named.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// What a request was for, bounded: only served resources are named. Labels and values are upstream's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RequestLabel {
-    group: String,
-    version: String,
-    resource: String,
+    component: &'static str,
+    dry_run: &'static str,
+    group: Str,
+    resource: Str,
+    scope: &'static str,
     subresource: String,
     verb: &'static str,
+    version: Str,
 }
 
 impl RequestLabel {
-    pub(crate) fn new(path: &ResourcePath, verb: &'static str) -> Self {
+    /// A request to a path that is no resource's, or not a served one's.
+    pub(crate) fn other(method: &Method) -> Self {
+        Self { component: COMPONENT, verb: method_label(method), ..Self::default() }
+    }
+
+    pub(crate) fn new(kind: &Kind, path: &ResourcePath, method: &Method, query: &Query, is_apply: bool) -> Self {
+        let is_watch = path.watch_prefix || query.flag("watch");
+        let verb = match (method, path.name.is_empty()) {
+            (&Method::GET | &Method::HEAD, _) if is_watch => WATCH,
+            (&Method::GET | &Method::HEAD, true) => "LIST",
+            (&Method::PATCH, _) if is_apply => "APPLY",
+            (&Method::DELETE, true) => "DELETECOLLECTION",
+            _ => method_label(method),
+        };
+        let scope = match (path.name.is_empty() && method != Method::POST, path.namespace.is_empty()) {
+            (false, _) => "resource",
+            (true, false) => "namespace",
+            (true, true) => "cluster",
+        };
+        // Unknown subresources are 404 for everybody; their names are not worth a series.
+        let subresource = if path.subresource.len() > 32 { String::new() } else { path.subresource.clone() };
         Self {
-            group: path.group.clone(),
-            version: path.version.clone(),
-            resource: path.resource.clone(),
-            // Unknown subresources are 404 for everybody; their names are not worth a series.
-            subresource: if path.subresource.len() > 32 { String::new() } else { path.subresource.clone() },
+            component: COMPONENT,
+            dry_run: if query.text("dryRun") == "All" { "All" } else { "" },
+            group: kind.group.clone(),
+            resource: kind.resource.clone(),
+            scope,
+            subresource,
             verb,
+            version: kind.version.clone(),
         }
+    }
+}
+
+const COMPONENT: &str = "apiserver";
+const WATCH: &str = "WATCH";
+
+/// Clients can send any word as a method.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET | Method::HEAD => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        _ => "other",
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestTotal {
     code: u16,
-    group: String,
-    resource: String,
-    subresource: String,
-    verb: String,
-    version: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestDuration {
-    group: String,
-    resource: String,
-    subresource: String,
-    verb: String,
-    version: String,
+    #[prometheus(flatten)]
+    request: RequestLabel,
 }
 
 /// Upstream's buckets of apiserver_request_duration_seconds.
@@ -66,7 +99,7 @@ const DURATION_BUCKETS: [f64; 22] = [
 pub(crate) struct Metrics {
     registry: Arc<RwLock<Registry>>,
     requests: Family<RequestTotal, Counter>,
-    durations: Family<RequestDuration, Histogram, fn() -> Histogram>,
+    durations: Family<RequestLabel, Histogram, fn() -> Histogram>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -85,7 +118,7 @@ impl Metrics {
             requests.clone(),
         );
         let make: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS);
-        let durations = Family::<RequestDuration, Histogram, fn() -> Histogram>::new_with_constructor(make);
+        let durations = Family::<RequestLabel, Histogram, fn() -> Histogram>::new_with_constructor(make);
         registry.register(
             "apiserver_request_duration_seconds",
             "Response latency distribution in seconds for each verb, group, version and resource",
@@ -94,28 +127,10 @@ impl Metrics {
         Self { registry: Arc::new(RwLock::new(registry)), requests, durations }
     }
 
-    pub(crate) fn observe(&self, label: &RequestLabel, method: &Method, code: u16, elapsed: Duration) {
-        let verb = if label.verb.is_empty() { method.as_str().to_owned() } else { label.verb.to_ascii_uppercase() };
-        self.requests
-            .get_or_create(&RequestTotal {
-                code,
-                group: label.group.clone(),
-                resource: label.resource.clone(),
-                subresource: label.subresource.clone(),
-                verb: verb.clone(),
-                version: label.version.clone(),
-            })
-            .inc();
-        if label.verb != "watch" {
-            self.durations
-                .get_or_create(&RequestDuration {
-                    group: label.group.clone(),
-                    resource: label.resource.clone(),
-                    subresource: label.subresource.clone(),
-                    verb,
-                    version: label.version.clone(),
-                })
-                .observe(elapsed.as_secs_f64());
+    pub(crate) fn observe(&self, request: &RequestLabel, code: u16, elapsed: Duration) {
+        self.requests.get_or_create(&RequestTotal { code, request: request.clone() }).inc();
+        if request.verb != WATCH {
+            self.durations.get_or_create(request).observe(elapsed.as_secs_f64());
         }
     }
 

@@ -29,6 +29,12 @@ pub trait ObjectSource: Send + Sync + 'static {
     fn parsed(&self, object: &Arc<StoredObject>) -> Option<Arc<api::Value>> {
         object.parse().map(Arc::new)
     }
+
+    /// The value of a label of an object; implementations may know it without the object.
+    fn label(&self, group: &str, resource: &str, namespace: &str, name: &str, label: &str) -> Option<String> {
+        let object = self.parsed(&self.get(group, resource, namespace, name)?)?;
+        object.pointer("/metadata/labels")?.get(label)?.as_str().map(str::to_owned)
+    }
 }
 
 impl StoredObject {

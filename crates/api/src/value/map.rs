@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::{Index, IndexMut};
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
@@ -15,9 +16,16 @@ const SEARCHED_MAX: usize = 24;
 
 /// An object's fields in the order they were put in. Every name is there once.
 ///
-/// The fields lie in one vector. Names of up to 24 bytes lie in it, without an allocation of their own.
+/// A clone shares the fields until one of the two is changed, so that the many versions of an object that a write looks at (stored,
+/// patched, prepared) are one tree but for what differs, and comparing them stops at what they share.
 #[derive(Clone, Default)]
-pub struct Map {
+pub struct Map(Option<Arc<Fields>>);
+
+/// The fields lie in one vector. Names of up to 24 bytes lie in it, without an allocation of their own.
+///
+/// What makes an object field by field makes this first: of a [`Map`] it would be asked each time whether it is shared.
+#[derive(Clone, Default)]
+pub(crate) struct Fields {
     fields: Vec<(Text, Value)>,
     /// Where each field is, of an object with more than [`SEARCHED_MAX`].
     index: Option<Box<Positions>>,
@@ -51,26 +59,13 @@ impl Positions {
     }
 }
 
-impl Map {
-    pub const fn new() -> Self {
-        Self { fields: Vec::new(), index: None }
-    }
-
-    pub fn with_capacity(fields: usize) -> Self {
+impl Fields {
+    pub(crate) fn with_capacity(fields: usize) -> Self {
         Self { fields: Vec::with_capacity(fields), index: None }
     }
 
-    pub fn len(&self) -> usize {
-        self.fields.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.fields.is_empty()
-    }
-
-    pub fn clear(&mut self) {
-        self.fields.clear();
-        self.index = None;
+    pub(crate) fn into_map(self) -> Map {
+        if self.fields.is_empty() { Map::new() } else { Map(Some(Arc::new(self))) }
     }
 
     fn position(&self, name: &str) -> Option<usize> {
@@ -80,26 +75,12 @@ impl Map {
         }
     }
 
-    /// The index again, after fields moved.
-    fn reindex(&mut self) {
-        self.index = (self.fields.len() > SEARCHED_MAX).then(|| Positions::of(&self.fields));
-    }
-
-    pub fn contains_key(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         self.position(name).is_some()
     }
 
-    pub fn get(&self, name: &str) -> Option<&Value> {
-        self.position(name).map(|at| &self.fields[at].1)
-    }
-
-    pub fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
-        self.position(name).map(|at| &mut self.fields[at].1)
-    }
-
-    /// Sets a field, in its place or behind all others; what it was before comes back.
-    pub fn insert(&mut self, name: impl Into<Text>, value: Value) -> Option<Value> {
-        let name = name.into();
+    /// As [`Map::insert`].
+    pub(crate) fn insert(&mut self, name: Text, value: Value) -> Option<Value> {
         match self.position(&name) {
             Some(at) => Some(std::mem::replace(&mut self.fields[at].1, value)),
             None => {
@@ -109,7 +90,7 @@ impl Map {
         }
     }
 
-    /// Adds a field behind all others that the caller knows not to be there.
+    /// As [`Map::push`].
     pub(crate) fn push(&mut self, name: impl Into<Text>, value: Value) -> &mut Value {
         let at = self.fields.len();
         self.fields.push((name.into(), value));
@@ -121,18 +102,9 @@ impl Map {
         &mut self.fields[at].1
     }
 
-    /// Puts a new field, or an old one, at a place.
-    pub fn shift_insert(&mut self, at: usize, name: impl Into<Text>, value: Value) -> Option<Value> {
-        let name = name.into();
-        let old = self.remove(&name);
-        self.fields.insert(at, (name, value));
-        self.reindex();
-        old
-    }
-
-    /// Takes a field out; the others keep their order.
-    pub fn remove(&mut self, name: &str) -> Option<Value> {
-        self.position(name).map(|at| self.remove_at(at))
+    /// The index again, after fields moved.
+    fn reindex(&mut self) {
+        self.index = (self.fields.len() > SEARCHED_MAX).then(|| Positions::of(&self.fields));
     }
 
     fn remove_at(&mut self, at: usize) -> Value {
@@ -141,6 +113,82 @@ impl Map {
             self.reindex();
         }
         value
+    }
+}
+
+impl Map {
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    pub fn with_capacity(fields: usize) -> Self {
+        if fields == 0 { Self::new() } else { Self(Some(Arc::new(Fields::with_capacity(fields)))) }
+    }
+
+    fn fields(&self) -> &[(Text, Value)] {
+        self.0.as_ref().map_or(&[], |shared| &shared.fields)
+    }
+
+    /// The fields for a change, no longer shared.
+    fn fields_mut(&mut self) -> &mut Fields {
+        Arc::make_mut(self.0.get_or_insert_default())
+    }
+
+    pub fn len(&self) -> usize {
+        self.fields().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.fields().is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.0.as_ref()?.position(name)
+    }
+
+    pub fn contains_key(&self, name: &str) -> bool {
+        self.position(name).is_some()
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.position(name).map(|at| &self.fields()[at].1)
+    }
+
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
+        self.position(name).map(|at| self.value_mut(at))
+    }
+
+    fn value_mut(&mut self, at: usize) -> &mut Value {
+        &mut self.fields_mut().fields[at].1
+    }
+
+    /// Sets a field, in its place or behind all others; what it was before comes back.
+    pub fn insert(&mut self, name: impl Into<Text>, value: Value) -> Option<Value> {
+        self.fields_mut().insert(name.into(), value)
+    }
+
+    /// Adds a field behind all others that the caller knows not to be there.
+    pub(crate) fn push(&mut self, name: impl Into<Text>, value: Value) -> &mut Value {
+        self.fields_mut().push(name, value)
+    }
+
+    /// Puts a new field, or an old one, at a place.
+    pub fn shift_insert(&mut self, at: usize, name: impl Into<Text>, value: Value) -> Option<Value> {
+        let name = name.into();
+        let old = self.remove(&name);
+        let own = self.fields_mut();
+        own.fields.insert(at, (name, value));
+        own.reindex();
+        old
+    }
+
+    /// Takes a field out; the others keep their order.
+    pub fn remove(&mut self, name: &str) -> Option<Value> {
+        self.position(name).map(|at| self.fields_mut().remove_at(at))
     }
 
     pub fn entry(&mut self, name: impl Into<Text>) -> Entry<'_> {
@@ -153,39 +201,48 @@ impl Map {
 
     /// Keeps the fields that `keep` wants.
     pub fn retain(&mut self, mut keep: impl FnMut(&Text, &mut Value) -> bool) {
-        let before = self.fields.len();
-        self.fields.retain_mut(|(name, value)| keep(name, value));
-        if self.fields.len() != before && self.index.is_some() {
-            self.reindex();
+        if self.is_empty() {
+            return;
+        }
+        let own = self.fields_mut();
+        let before = own.fields.len();
+        own.fields.retain_mut(|(name, value)| keep(name, value));
+        if own.fields.len() != before && own.index.is_some() {
+            own.reindex();
         }
     }
 
     /// Puts the fields in the order of their names.
     pub fn sort_keys(&mut self) {
-        self.fields.sort_by(|(a, _), (b, _)| a.cmp(b));
-        if self.index.is_some() {
-            self.reindex();
+        if self.fields().is_sorted_by(|(a, _), (b, _)| a <= b) {
+            return;
+        }
+        let own = self.fields_mut();
+        own.fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if own.index.is_some() {
+            own.reindex();
         }
     }
 
     pub fn iter(&self) -> Iter<'_> {
-        Iter(self.fields.iter())
+        Iter(self.fields().iter())
     }
 
     pub fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = (&Text, &mut Value)> + ExactSizeIterator {
-        self.fields.iter_mut().map(|(name, value)| (&*name, value))
+        let fields: &mut [(Text, Value)] = if self.is_empty() { &mut [] } else { &mut self.fields_mut().fields };
+        fields.iter_mut().map(|(name, value)| (&*name, value))
     }
 
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Text> + ExactSizeIterator + Clone {
-        self.fields.iter().map(|(name, _)| name)
+        self.fields().iter().map(|(name, _)| name)
     }
 
     pub fn values(&self) -> impl DoubleEndedIterator<Item = &Value> + ExactSizeIterator + Clone {
-        self.fields.iter().map(|(_, value)| value)
+        self.fields().iter().map(|(_, value)| value)
     }
 
     pub fn values_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Value> + ExactSizeIterator {
-        self.fields.iter_mut().map(|(_, value)| value)
+        self.iter_mut().map(|(_, value)| value)
     }
 }
 
@@ -227,7 +284,7 @@ impl IntoIterator for Map {
     type IntoIter = std::vec::IntoIter<(Text, Value)>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.fields.into_iter()
+        self.0.map(Arc::unwrap_or_clone).unwrap_or_default().fields.into_iter()
     }
 }
 
@@ -242,17 +299,24 @@ impl<N: Into<Text>, V: Into<Value>> Extend<(N, V)> for Map {
 impl<N: Into<Text>, V: Into<Value>> FromIterator<(N, V)> for Map {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(fields: I) -> Self {
         let fields = fields.into_iter();
-        let mut map = Self::with_capacity(fields.size_hint().0);
-        map.extend(fields);
-        map
+        let mut own = Fields::with_capacity(fields.size_hint().0);
+        for (name, value) in fields {
+            own.insert(name.into(), value.into());
+        }
+        own.into_map()
     }
 }
 
 /// Objects with the same fields are equal, whatever their order.
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
+        if let (Some(a), Some(b)) = (&self.0, &other.0)
+            && Arc::ptr_eq(a, b)
+        {
+            return true;
+        }
         self.len() == other.len()
-            && (self.fields == other.fields || self.iter().all(|(name, value)| other.get(name) == Some(value)))
+            && (self.fields() == other.fields() || self.iter().all(|(name, value)| other.get(name) == Some(value)))
     }
 }
 
@@ -325,15 +389,15 @@ impl<'a> Entry<'a> {
 
 impl<'a> OccupiedEntry<'a> {
     pub fn get(&self) -> &Value {
-        &self.map.fields[self.at].1
+        &self.map.fields()[self.at].1
     }
 
     pub fn get_mut(&mut self) -> &mut Value {
-        &mut self.map.fields[self.at].1
+        self.map.value_mut(self.at)
     }
 
     pub fn into_mut(self) -> &'a mut Value {
-        &mut self.map.fields[self.at].1
+        self.map.value_mut(self.at)
     }
 
     pub fn insert(&mut self, value: Value) -> Value {
@@ -341,7 +405,7 @@ impl<'a> OccupiedEntry<'a> {
     }
 
     pub fn remove(self) -> Value {
-        self.map.remove_at(self.at)
+        self.map.fields_mut().remove_at(self.at)
     }
 }
 

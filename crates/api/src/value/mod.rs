@@ -1,8 +1,8 @@
 //! JSON in memory: what a decoded object is.
 //!
 //! The reading and writing of text is serde_json's; the tree is our own, because every write of the API server makes and drops
-//! a few. A value takes 32 bytes and an object one allocation, where serde_json's ordered maps take 72 bytes for each value and
-//! hash each name; names and short texts lie in the tree itself.
+//! a few. A value takes 32 bytes, where serde_json's ordered maps take 72 and hash each name; names and short texts lie in the tree
+//! itself, and clones of an object share it until they differ.
 
 mod convert;
 mod index;
@@ -16,6 +16,7 @@ use std::fmt;
 
 pub use index::ValueIndex;
 pub use make::to_value;
+pub(crate) use map::Fields;
 pub use map::{Entry, Map, OccupiedEntry, VacantEntry};
 pub use read::from_value;
 pub use serde_json::Number;

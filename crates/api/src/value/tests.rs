@@ -10,7 +10,7 @@ fn map(names: impl IntoIterator<Item = usize>) -> Map {
 #[test]
 fn a_value_is_small() {
     assert_eq!(size_of::<Value>(), 32);
-    assert_eq!(size_of::<Map>(), 32);
+    assert_eq!(size_of::<Map>(), 8);
 }
 
 #[test]
@@ -31,6 +31,31 @@ fn many_fields_are_found_as_few_are() {
     for n in (0..1000).filter(|n| n % 2 == 0 && *n != 500) {
         assert_eq!(fields.get(&format!("field-{n}")), Some(&n.into()));
     }
+}
+
+#[test]
+fn a_clone_is_the_same_tree_until_one_of_the_two_changes() {
+    let original = json!({"metadata": {"name": "a"}, "spec": {"list": [{"a": 1}]}});
+    let mut changed = original.clone();
+    let at = |value: &Value, path: &str| value.pointer(path).map(std::ptr::from_ref);
+    assert_eq!(at(&original, "/spec/list/0/a"), at(&changed, "/spec/list/0/a"));
+    changed["metadata"]["name"] = "b".into();
+    assert_eq!(original["metadata"]["name"], "a");
+    assert_eq!(at(&original, "/spec/list/0/a"), at(&changed, "/spec/list/0/a"));
+    assert_ne!(original, changed);
+    changed["spec"]["list"][0]["a"] = 2.into();
+    assert_eq!(original["spec"]["list"][0]["a"], 1);
+}
+
+#[test]
+fn looking_for_nothing_to_change_changes_nothing() {
+    let original = map(0..3);
+    let mut same = original.clone();
+    same.retain(|_, _| true);
+    same.sort_keys();
+    assert_eq!(same.get_mut("absent"), None);
+    assert_eq!(same, original);
+    assert_eq!(Map::new().iter_mut().count(), 0);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use super::map::Fields;
 use super::{Map, Number, Text, Value};
 
 /// An unknown number of items is taken on trust up to here.
@@ -117,10 +118,10 @@ impl<'de> Visitor<'de> for AnyMap {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Map, A::Error> {
-        let mut map = Map::with_capacity(fields.size_hint().unwrap_or(0).min(CAPACITY_MAX));
+        let mut own = Fields::with_capacity(fields.size_hint().unwrap_or(0).min(CAPACITY_MAX));
         while let Some((name, value)) = fields.next_entry::<Text, Value>()? {
-            map.insert(name, value);
+            own.insert(name, value);
         }
-        Ok(map)
+        Ok(own.into_map())
     }
 }

@@ -136,6 +136,10 @@ impl<'a> Context<'a> {
         self.source.parsed(&self.source.get(group, resource, namespace, name)?)
     }
 
+    fn label(&self, group: &str, resource: &str, namespace: &str, name: &str, label: &str) -> Option<String> {
+        self.source.label(group, resource, namespace, name, label)
+    }
+
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
         let objects = self.source.list(group, resource, namespace);
         objects.iter().filter_map(|stored| self.source.parsed(stored)).collect()

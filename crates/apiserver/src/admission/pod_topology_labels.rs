@@ -18,11 +18,10 @@ pub(super) fn admit(request: &Request<'_>, object: &mut Value, ctx: &mut Context
     };
     let Some(node) = node.as_str().filter(|name| !name.is_empty()) else { return Ok(()) };
     // A node that is not known yet has nothing to pass on.
-    let Some(node) = ctx.get("", "nodes", "", node) else { return Ok(()) };
-    for label in LABELS {
-        let value = &node["metadata"]["labels"][label];
-        if !value.is_null() {
-            object["metadata"]["labels"][label] = value.clone();
+    let passed_on = LABELS.map(|label| ctx.label("", "nodes", "", node, label));
+    for (label, value) in LABELS.into_iter().zip(passed_on) {
+        if let Some(value) = value {
+            object["metadata"]["labels"][label] = value.into();
         }
     }
     Ok(())

@@ -37,8 +37,8 @@ pub struct Cache {
     store: Arc<dyn Store>,
     /// By storage prefix (`pods`, `services/specs`).
     by_prefix: RwLock<HashMap<String, Arc<ResourceCache>>>,
-    /// By group and plural name; several versions of a resource share an entry.
-    by_resource: RwLock<HashMap<(String, String), Arc<ResourceCache>>>,
+    /// By group, then plural name, so that neither is copied to look one up; several versions of a resource share an entry.
+    by_resource: RwLock<HashMap<String, HashMap<String, Arc<ResourceCache>>>>,
     revision: watch::Sender<Revision>,
     progress: RwLock<Option<ProgressRequester>>,
     /// What the feed is asked to do, and the end that it takes.
@@ -95,7 +95,8 @@ impl Cache {
                 .entry(kind.storage_prefix.to_string())
                 .or_insert_with(|| Arc::new(ResourceCache::new(Arc::clone(kind)))),
         );
-        self.by_resource.write().insert((kind.group.to_string(), kind.resource.to_string()), resource);
+        let mut groups = self.by_resource.write();
+        groups.entry(kind.group.to_string()).or_default().insert(kind.resource.to_string(), resource);
     }
 
     /// Keeps a resource that came at run time, or one whose objects look different from now on. Returns when its objects are
@@ -118,14 +119,21 @@ impl Cache {
     }
 
     fn replace(&self, kind: &Kind, resource: Option<Arc<ResourceCache>>) {
-        let name = (kind.group.to_string(), kind.resource.to_string());
         let former = match resource {
             Some(resource) => {
-                self.by_resource.write().insert(name, Arc::clone(&resource));
+                let mut groups = self.by_resource.write();
+                let group = groups.entry(kind.group.to_string()).or_default();
+                group.insert(kind.resource.to_string(), Arc::clone(&resource));
                 self.by_prefix.write().insert(kind.storage_prefix.to_string(), resource)
             }
             None => {
-                self.by_resource.write().remove(&name);
+                let mut groups = self.by_resource.write();
+                if let Some(group) = groups.get_mut(kind.group.as_ref()) {
+                    group.remove(kind.resource.as_ref());
+                    if group.is_empty() {
+                        groups.remove(kind.group.as_ref());
+                    }
+                }
                 self.by_prefix.write().remove(kind.storage_prefix.as_ref())
             }
         };
@@ -218,10 +226,14 @@ impl ObjectSource for Cache {
     fn parsed(&self, object: &Arc<StoredObject>) -> Option<Arc<api::Value>> {
         self.parsed.get(object)
     }
+
+    fn label(&self, group: &str, resource: &str, namespace: &str, name: &str, label: &str) -> Option<String> {
+        self.source(group, resource)?.get(namespace, name)?.indexed.label(label).map(str::to_owned)
+    }
 }
 
 impl Cache {
     fn source(&self, group: &str, resource: &str) -> Option<Arc<ResourceCache>> {
-        self.by_resource.read().get(&(group.to_owned(), resource.to_owned())).cloned()
+        self.by_resource.read().get(group)?.get(resource).cloned()
     }
 }

@@ -12,6 +12,7 @@ use super::base64;
 use super::time::{self, Precision};
 use crate::quantity::Quantity;
 use crate::schema::{Field, Omit, Schema, Shape, Type, TypeId};
+use crate::value::Fields;
 use crate::value::Number;
 use crate::{Map, Value};
 
@@ -286,7 +287,7 @@ impl<'s, 't> Reader<'s, 't> {
         // Most types have many more fields than an object of theirs sets, and a field takes a hundred bytes.
         let is_there = |(field, slot): &(&Field, &Option<Value>)| slot.is_some() || field.omit == Omit::Never;
         let n_fields = ty.fields.iter().zip(&self.slots[base..]).filter(is_there).count();
-        let mut out = Map::with_capacity(n_fields);
+        let mut out = Fields::with_capacity(n_fields);
         for (field, slot) in ty.fields.iter().zip(self.slots.drain(base..)) {
             let value = match slot {
                 Some(value) => present(self.schema, ty, field, value),
@@ -296,7 +297,7 @@ impl<'s, 't> Reader<'s, 't> {
                 out.push(&*field.name, value);
             }
         }
-        Value::Object(out)
+        Value::Object(out.into_map())
     }
 
     fn list(&mut self, element: Shape, go: GoType<'s>) -> Result<Value> {
