@@ -185,7 +185,7 @@ impl Gateway {
         let target =
             target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
         let fields = equalities(&query);
-        let action = action(&target, &call.method, &query, &fields);
+        let action = Arc::new(action(&target, &call.method, &query, &fields));
         let head = Head { id: audit_id, uri: &call.uri, headers: &call.headers, peer: peer.address() };
         let user = match user {
             Ok(user) => user,

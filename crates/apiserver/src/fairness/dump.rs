@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::level::{Level, Queue, Request};
+use super::level::{About, Level, Queue};
 use crate::attributes::Action;
 
+/// Go's zero time.
+const NOT_STARTED: &str = "0001-01-01T00:00:00Z";
 const PREFIX: &str = "/debug/api_priority_and_fairness/dump_";
 
 pub(super) fn page(levels: &BTreeMap<String, Arc<Level>>, path: &str, details: bool) -> Option<String> {
@@ -102,38 +104,46 @@ fn requests(levels: &BTreeMap<String, Arc<Level>>, details: bool) -> Vec<Vec<Str
     }
     let mut rows = vec![head(&names)];
     for level in levels.values() {
+        let mut show = |(queue, place): (isize, isize), width: usize, about: &About, start: &dyn ToString| {
+            let mut cells = row([
+                &level.name,
+                &about.schema,
+                &queue,
+                &place,
+                &about.distinguisher,
+                &about.arrived,
+                &width,
+                &0,
+                &"0s",
+                start,
+            ]);
+            if details {
+                cells.extend(what(about));
+            }
+            rows.push(cells);
+        };
+        let executions = level.executions();
         level.with_queues(|queues| {
-            for (index, queue) in queues.iter().enumerate() {
-                for (place, request) in queue.requests.iter().enumerate() {
-                    let mut cells = row([
-                        &level.name,
-                        &request.schema,
-                        &index,
-                        &place,
-                        &request.distinguisher,
-                        &request.arrived,
-                        &request.width,
-                        &0,
-                        &"0s",
-                        // Go's zero time: it has not started.
-                        &"0001-01-01T00:00:00Z",
-                    ]);
-                    if details {
-                        cells.extend(what(request));
-                    }
-                    rows.push(cells);
+            for (index, queue) in (0..).zip(queues) {
+                for (place, request) in (0..).zip(&queue.requests) {
+                    show((index, place), request.width, &request.about, &NOT_STARTED);
                 }
+                let of_queue = executions.iter().filter(|one| one.queue.is_some_and(|at| at as isize == index));
+                of_queue.for_each(|one| show((index, -1), one.width, &one.about, &one.started));
             }
         });
+        // Those who found seats at once have not been in a queue.
+        let at_once = executions.iter().filter(|one| one.queue.is_none());
+        at_once.for_each(|one| show((-1, -1), one.width, &one.about, &one.started));
     }
     rows
 }
 
-fn what(request: &Request) -> Vec<String> {
+fn what(request: &About) -> Vec<String> {
     let none = String::new;
-    match &request.action {
+    match request.action.as_ref() {
         Action::NonResource { verb, path } => {
-            vec![request.user.clone(), verb.clone(), path.clone(), none(), none(), none(), none(), none()]
+            vec![request.user.to_string(), verb.clone(), path.clone(), none(), none(), none(), none(), none()]
         }
         Action::Resource { verb, group, version, resource, subresource, namespace, name } => {
             let api_version = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
@@ -149,7 +159,7 @@ fn what(request: &Request) -> Vec<String> {
                 }
             }
             vec![
-                request.user.clone(),
+                request.user.to_string(),
                 verb.clone(),
                 path,
                 namespace.clone(),

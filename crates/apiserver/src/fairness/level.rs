@@ -13,9 +13,11 @@ use api::Value;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::metrics::Counts;
+use super::executing::{Executing, Executions};
+use super::metrics::{Counts, Courses};
 use super::seats::{Demand, Limits};
 use super::shuffle::{deal, flow_hash};
+use super::timing::Meter;
 use crate::attributes::Action;
 
 /// What one request is thought to take before it is known: upstream's 3 ms.
@@ -36,8 +38,10 @@ pub(super) struct Level {
     in_use: AtomicUsize,
     executing: AtomicUsize,
     waiting: AtomicUsize,
-    /// Most seats wanted at once since the last lending.
-    high: AtomicUsize,
+    /// Seats in use and wanted by those who wait.
+    demand: Meter,
+    executions: Executions,
+    courses: Courses,
     pub dispatched: AtomicU64,
     pub rejected: AtomicU64,
     pub timed_out: AtomicU64,
@@ -51,7 +55,6 @@ struct State {
     queues: Vec<Queue>,
     hand: usize,
     length_max: usize,
-    waiting_seats: usize,
     /// Seconds of service that a queue which always waited would have had.
     virtual_time: f64,
     next_ticket: u64,
@@ -73,54 +76,52 @@ pub(super) struct Request {
     ticket: u64,
     pub width: usize,
     turn: oneshot::Sender<usize>,
-    pub arrived: jiff::Timestamp,
-    pub schema: String,
-    pub distinguisher: String,
-    pub user: String,
-    pub action: Action,
+    pub about: About,
 }
 
-/// A request that is about to wait.
-#[derive(Debug)]
-pub(super) struct Waiting<'a> {
-    pub schema: &'a str,
-    pub distinguisher: &'a str,
-    pub user: &'a str,
-    pub action: &'a Action,
-    pub counts: &'a Counts,
+/// A request, as dumps show it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    pub arrived: jiff::Timestamp,
+    pub schema: Arc<str>,
+    pub distinguisher: Arc<str>,
+    pub user: Arc<str>,
+    pub action: Arc<Action>,
+    pub counts: Counts,
 }
 
 /// Seats held by a request.
 #[derive(Debug)]
-pub(crate) struct Place {
-    level: Option<Arc<Level>>,
+pub(crate) struct Place(Option<Held>);
+
+#[derive(Debug)]
+struct Held {
+    level: Arc<Level>,
     width: usize,
     /// The queue it came from.
     queue: Option<usize>,
     since: Instant,
-    counts: Option<Counts>,
+    /// Among the level's executions.
+    execution: usize,
 }
 
 impl Place {
     /// Of a request that takes no seat.
     pub(super) fn free() -> Self {
-        Self { level: None, width: 0, queue: None, since: Instant::now(), counts: None }
+        Self(None)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(level) = self.level.take() {
-            if let Some(counts) = &self.counts {
-                counts.ended(self.width);
-            }
-            level.leave(self.width, self.queue, self.since.elapsed());
+        if let Some(held) = self.0.take() {
+            held.level.leave(&held);
         }
     }
 }
 
 impl Level {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str, courses: Courses) -> Self {
         Self {
             name: name.to_owned(),
             exempt: AtomicBool::new(false),
@@ -129,7 +130,9 @@ impl Level {
             in_use: AtomicUsize::new(0),
             executing: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            high: AtomicUsize::new(0),
+            demand: Meter::default(),
+            executions: Executions::default(),
+            courses,
             dispatched: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             timed_out: AtomicU64::new(0),
@@ -159,7 +162,15 @@ impl Level {
         if state.queues.len() < wanted {
             state.queues.resize_with(wanted, Queue::default);
         }
+        let places = wanted.max(1) * state.length_max.max(1);
+        self.courses.bounds(places, self.seats.load(SeqCst), Instant::now());
         self.dispatch(&mut state);
+    }
+
+    /// Requests that may wait here, as far as there are queues.
+    pub(super) fn places(&self) -> usize {
+        let state = self.state.lock();
+        state.queues.len() * state.length_max
     }
 
     pub(super) fn is_exempt(&self) -> bool {
@@ -176,8 +187,11 @@ impl Level {
         (self.state.lock().limits, self.seats.load(SeqCst))
     }
 
-    pub(super) fn set_seats(self: &Arc<Self>, seats: usize) {
+    /// Other seats; `denominator` is what takes their place in ratios when there are none.
+    pub(super) fn set_seats(self: &Arc<Self>, seats: usize, denominator: usize) {
         self.seats.store(seats, SeqCst);
+        let places = self.places().max(1);
+        self.courses.bounds(places, if seats == 0 { denominator } else { seats }, Instant::now());
         if self.waiting.load(SeqCst) > 0 {
             self.dispatch(&mut self.state.lock());
         }
@@ -185,55 +199,64 @@ impl Level {
 
     /// What was wanted since this was last asked.
     pub(super) fn demand(&self) -> Demand {
+        let course = self.demand.take(Instant::now());
         let mut state = self.state.lock();
-        let now = self.in_use.load(SeqCst) + state.waiting_seats;
-        let high = self.high.swap(now, SeqCst).max(now);
-        state.smoothed_demand =
-            (high as f64).max(PAST_WEIGHT * state.smoothed_demand + (1.0 - PAST_WEIGHT) * high as f64);
-        Demand { is_exempt: self.is_exempt(), limits: state.limits, high, smoothed: state.smoothed_demand }
+        if course.seconds > 0.0 {
+            let envelope = course.average + course.deviation;
+            let past = PAST_WEIGHT * state.smoothed_demand + (1.0 - PAST_WEIGHT) * envelope;
+            state.smoothed_demand = envelope.max(past);
+        }
+        Demand { is_exempt: self.is_exempt(), limits: state.limits, course, smoothed: state.smoothed_demand }
+    }
+
+    fn demands(&self, seats: f64, now: Instant) {
+        self.demand.add(seats, now);
+        self.courses.demands(seats, now);
     }
 
     /// Seats for a request, if there are some and nobody waits for them.
-    pub(super) fn take(self: &Arc<Self>, width: usize, counts: &Counts) -> Option<Place> {
-        if !self.is_exempt() && (self.waiting.load(SeqCst) > 0 || !self.try_seats(width)) {
+    pub(super) fn take(self: &Arc<Self>, width: usize, about: &About) -> Option<Place> {
+        if self.is_exempt() {
+            self.in_use.fetch_add(width, SeqCst);
+        } else if self.waiting.load(SeqCst) > 0 || !self.try_seats(width) {
             return None;
         }
-        if self.is_exempt() {
-            let in_use = self.in_use.fetch_add(width, SeqCst) + width;
-            self.high.fetch_max(in_use, SeqCst);
-        }
-        Some(self.begin(width, None, counts))
+        let now = Instant::now();
+        self.demands(width as f64, now);
+        Some(self.begin(width, None, about.clone(), now))
     }
 
     /// A request wider than the level has the level for itself.
     fn try_seats(&self, width: usize) -> bool {
         let seats = self.seats.load(SeqCst);
         let fits = |in_use: usize| (in_use + width <= seats || (in_use == 0 && seats > 0)).then_some(in_use + width);
-        match self.in_use.fetch_update(SeqCst, SeqCst, fits) {
-            Ok(before) => {
-                self.high.fetch_max(before + width, SeqCst);
-                true
-            }
-            Err(_) => false,
-        }
+        self.in_use.fetch_update(SeqCst, SeqCst, fits).is_ok()
     }
 
-    fn begin(self: &Arc<Self>, width: usize, queue: Option<usize>, counts: &Counts) -> Place {
+    fn begin(self: &Arc<Self>, width: usize, queue: Option<usize>, about: About, since: Instant) -> Place {
         self.executing.fetch_add(1, SeqCst);
         self.dispatched.fetch_add(1, SeqCst);
-        counts.begun(width);
-        let (since, counts) = (Instant::now(), Some(counts.clone()));
-        Place { level: Some(Arc::clone(self)), width, queue, since, counts }
+        about.counts.begun(width);
+        self.courses.executes(&about.action, width, 1.0, since);
+        let execution = self.executions.begin(Executing { about, width, queue, started: jiff::Timestamp::now() });
+        Place(Some(Held { level: Arc::clone(self), width, queue, since, execution }))
     }
 
-    fn leave(self: &Arc<Self>, width: usize, queue: Option<usize>, took: Duration) {
+    fn leave(self: &Arc<Self>, held: &Held) {
+        let (now, width) = (Instant::now(), held.width);
+        let took = now.saturating_duration_since(held.since);
+        if let Some(executing) = self.executions.end(held.execution) {
+            executing.about.counts.ended(&executing.about.action, width, took);
+            self.courses.executes(&executing.about.action, width, -1.0, now);
+        }
+        self.demands(-(width as f64), now);
         self.executing.fetch_sub(1, SeqCst);
         self.in_use.fetch_sub(width, SeqCst);
-        if queue.is_none() && self.waiting.load(SeqCst) == 0 {
+        if held.queue.is_none() && self.waiting.load(SeqCst) == 0 {
             return;
         }
         let mut state = self.state.lock();
-        if let Some(queue) = queue.and_then(|at| state.queues.get_mut(at)) {
+        if let Some(queue) = held.queue.and_then(|at| state.queues.get_mut(at)) {
             queue.executing = queue.executing.saturating_sub(1);
             queue.seats_in_use = queue.seats_in_use.saturating_sub(width);
             // It was charged for what it was thought to take.
@@ -246,15 +269,15 @@ impl Level {
     pub(super) async fn wait(
         self: &Arc<Self>,
         width: usize,
-        waiting: Waiting<'_>,
+        about: About,
         patience: Duration,
     ) -> Result<Place, &'static str> {
         let started = Instant::now();
         let (turn, mut called) = oneshot::channel();
-        let counts = waiting.counts;
+        let counts = &about.counts;
         let (at, ticket) = {
             let mut state = self.state.lock();
-            let Some(at) = state.shortest(flow_hash(waiting.schema, waiting.distinguisher)) else {
+            let Some(at) = state.shortest(flow_hash(&about.schema, &about.distinguisher)) else {
                 self.rejected.fetch_add(1, SeqCst);
                 return Err("concurrency-limit");
             };
@@ -270,21 +293,11 @@ impl Level {
             if queue.requests.is_empty() && queue.executing == 0 {
                 queue.next_start = queue.next_start.max(virtual_time);
             }
-            queue.requests.push_back(Request {
-                ticket,
-                width,
-                turn,
-                arrived: jiff::Timestamp::now(),
-                schema: waiting.schema.to_owned(),
-                distinguisher: waiting.distinguisher.to_owned(),
-                user: waiting.user.to_owned(),
-                action: waiting.action.clone(),
-            });
-            counts.queued(queue.requests.len());
-            state.waiting_seats += width;
+            queue.requests.push_back(Request { ticket, width, turn, about: about.clone() });
+            counts.queued(queue.requests.len(), width);
             self.waiting.fetch_add(1, SeqCst);
-            let wanted = self.in_use.load(SeqCst) + state.waiting_seats;
-            self.high.fetch_max(wanted, SeqCst);
+            self.courses.waits(&about.action, 1.0, started);
+            self.demands(width as f64, started);
             self.dispatch(&mut state);
             (at, ticket)
         };
@@ -295,10 +308,13 @@ impl Level {
             Err(_) if self.give_up(at, ticket) => Err("time-out"),
             Err(_) => called.try_recv().map_err(|_| "time-out"),
         };
-        counts.waited(started.elapsed(), outcome.is_ok());
+        let now = Instant::now();
+        counts.waited(now.saturating_duration_since(started), width, outcome.is_ok());
+        self.courses.waits(&about.action, -1.0, now);
         match outcome {
-            Ok(queue) => Ok(self.begin(width, Some(queue), counts)),
+            Ok(queue) => Ok(self.begin(width, Some(queue), about, now)),
             Err(reason) => {
+                self.demands(-(width as f64), now);
                 self.timed_out.fetch_add(1, SeqCst);
                 Err(reason)
             }
@@ -310,8 +326,7 @@ impl Level {
         let mut state = self.state.lock();
         let Some(queue) = state.queues.get_mut(at) else { return false };
         let Some(place) = queue.requests.iter().position(|request| request.ticket == ticket) else { return false };
-        let width = queue.requests.remove(place).map_or(0, |request| request.width);
-        state.waiting_seats -= width;
+        queue.requests.remove(place);
         self.waiting.fetch_sub(1, SeqCst);
         true
     }
@@ -319,17 +334,20 @@ impl Level {
     /// Calls those who are next, as far as there are seats.
     fn dispatch(&self, state: &mut State) {
         while let Some(at) = state.next() {
-            let Some(width) = state.queues[at].requests.front().map(|request| request.width) else { return };
+            let Some(first) = state.queues[at].requests.front() else { return };
+            let width = first.width;
             if !self.try_seats(width) {
-                return;
+                return first.about.counts.not_accommodated();
             }
+            let (next, discounted) = state.bounds();
             let queue = &mut state.queues[at];
             let Some(request) = queue.requests.pop_front() else { return };
             state.virtual_time = state.virtual_time.max(queue.next_start);
+            self.courses.moved(state.virtual_time);
+            self.courses.called(state.virtual_time, queue.next_start, next, discounted);
             queue.next_start += SERVICE_SECONDS * width as f64;
             queue.executing += 1;
             queue.seats_in_use += width;
-            state.waiting_seats -= width;
             self.waiting.fetch_sub(1, SeqCst);
             if request.turn.send(at).is_err() {
                 // Nobody is there any more.
@@ -343,6 +361,11 @@ impl Level {
     /// Requests waiting and executing.
     pub(super) fn load(&self) -> (usize, usize) {
         (self.waiting.load(SeqCst), self.executing.load(SeqCst))
+    }
+
+    /// Requests that are worked on.
+    pub(super) fn executions(&self) -> Vec<Executing> {
+        self.executions.all()
     }
 
     /// Looks at the queues.
@@ -359,6 +382,19 @@ impl State {
             queue.requests.iter().map(|request| request.width).sum::<usize>() + queue.seats_in_use
         };
         deal(hash, self.queues.len(), self.hand).into_iter().min_by_key(load)
+    }
+
+    /// Least and most, over the queues where somebody waits, of the virtual time at which the first of them is due; and the same less
+    /// the work that is under way.
+    fn bounds(&self) -> ([f64; 2], [f64; 2]) {
+        let (mut next, mut discounted) = ([f64::INFINITY, f64::NEG_INFINITY], [f64::INFINITY, f64::NEG_INFINITY]);
+        for queue in self.queues.iter().filter(|queue| !queue.requests.is_empty()) {
+            let under_way = SERVICE_SECONDS * queue.seats_in_use as f64;
+            for (bounds, start) in [(&mut next, queue.next_start), (&mut discounted, queue.next_start - under_way)] {
+                *bounds = [bounds[0].min(start), bounds[1].max(start)];
+            }
+        }
+        (next, discounted)
     }
 
     /// The queue whose turn it is.

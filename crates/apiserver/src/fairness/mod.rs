@@ -7,6 +7,7 @@
 //! "API Priority and Fairness".
 
 mod dump;
+mod executing;
 mod level;
 mod metrics;
 mod schema;
@@ -14,6 +15,7 @@ mod seats;
 mod shuffle;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use crate::bootstrap::flowcontrol::GROUP;
 use crate::gateway::Gateway;
 use crate::serve::stopped;
 use crate::source::ObjectSource;
-use level::{Level, Place, Waiting};
+use level::{About, Level, Place};
 use metrics::Metrics;
 use schema::Schema;
 
@@ -92,7 +94,12 @@ impl Fairness {
     }
 
     /// Finds a place for a request, now or after a while. `count` says how many objects a list would look at.
-    pub(crate) async fn admit(&self, user: &UserInfo, action: &Action, count: impl FnOnce() -> usize) -> Admission {
+    pub(crate) async fn admit(
+        &self,
+        user: &UserInfo,
+        action: &Arc<Action>,
+        count: impl FnOnce() -> usize,
+    ) -> Admission {
         if is_long(action) {
             return Admission { uids: None, place: Some(Place::free()) };
         }
@@ -104,17 +111,19 @@ impl Fairness {
         let uids = Some((schema.uid.clone(), schema.level_uid.clone()));
         let level = &schema.level;
         let width = if level.is_exempt() { 1 } else { width(action, level, count) };
-        if let Some(place) = level.take(width, &schema.counts) {
+        schema.counts.came(width);
+        let about = About {
+            arrived: jiff::Timestamp::now(),
+            schema: Arc::clone(&schema.name),
+            distinguisher: schema.distinguisher(user, action).into(),
+            user: user.name.as_str().into(),
+            action: Arc::clone(action),
+            counts: schema.counts.clone(),
+        };
+        if let Some(place) = level.take(width, &about) {
             return Admission { uids, place: Some(place) };
         }
-        let waiting = Waiting {
-            schema: &schema.name,
-            distinguisher: schema.distinguisher(user, action),
-            user: &user.name,
-            action,
-            counts: &schema.counts,
-        };
-        match level.wait(width, waiting, WAIT_MAX).await {
+        match level.wait(width, about, WAIT_MAX).await {
             Ok(place) => Admission { uids, place: Some(place) },
             Err(reason) => {
                 self.metrics.rejected(&level.name, &schema.name, reason);
@@ -133,12 +142,17 @@ impl Fairness {
         let limits = seats::nominal(&objects, self.seats);
         for (object, limits) in objects.iter().zip(limits) {
             let name = api::meta::name(object).to_owned();
-            let level = former.levels.get(&name).cloned().unwrap_or_else(|| Arc::new(Level::new(&name)));
+            let level = former.levels.get(&name).cloned();
+            let level = level.unwrap_or_else(|| Arc::new(Level::new(&name, self.metrics.courses(&name))));
             level.configure(object, limits);
             self.metrics.limits(&name, &level.limits());
             uids.insert(name.clone(), uid(object));
             levels.insert(name, level);
         }
+        let limited = || levels.values().filter(|level| !level.is_exempt());
+        let (places, seats) =
+            (limited().map(|level| level.places()).sum(), limited().map(|level| level.limits().0.nominal).sum());
+        self.metrics.bounds(places, seats);
         let mut schemas: Vec<Schema> = Vec::new();
         for object in parsed("flowschemas") {
             let level = object["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or("");
@@ -156,10 +170,12 @@ impl Fairness {
         let snapshot = Arc::clone(&self.snapshot.read());
         let levels: Vec<_> = snapshot.levels.values().collect();
         let demands: Vec<_> = levels.iter().map(|level| level.demand()).collect();
-        let fair = seats::lend(self.seats, &demands);
-        for (level, seats) in levels.iter().zip(fair) {
-            level.set_seats(seats);
+        let lending = seats::lend(self.seats, &demands);
+        self.metrics.fair_fraction(lending.fraction);
+        for (at, level) in levels.iter().enumerate() {
+            level.set_seats(lending.seats[at], (self.seats / 10).max(1));
             self.metrics.limits(&level.name, &level.limits());
+            self.metrics.lent(&level.name, &demands[at].course, demands[at].smoothed, lending.targets[at]);
         }
     }
 

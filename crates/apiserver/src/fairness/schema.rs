@@ -13,7 +13,7 @@ use crate::authn::service_account::user_name;
 /// One FlowSchema, read once per change.
 #[derive(Debug)]
 pub(super) struct Schema {
-    pub name: String,
+    pub name: Arc<str>,
     pub uid: HeaderValue,
     pub precedence: i64,
     pub level: Arc<Level>,
@@ -161,7 +161,7 @@ impl Schema {
                 .collect(),
         });
         Self {
-            name: api::meta::name(object).to_owned(),
+            name: api::meta::name(object).into(),
             uid,
             precedence: spec["matchingPrecedence"].as_i64().unwrap_or(0),
             level,

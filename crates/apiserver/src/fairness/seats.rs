@@ -2,6 +2,8 @@
 
 use api::Value;
 
+use super::timing::Course;
+
 /// Bounds on the seats of a level.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Limits {
@@ -18,10 +20,28 @@ pub(super) struct Limits {
 pub(super) struct Demand {
     pub is_exempt: bool,
     pub limits: Limits,
-    /// Most seats wanted at once since the last lending.
-    pub high: usize,
-    /// The same, smoothed over time.
+    /// Seats wanted since the last lending.
+    pub course: Course,
+    /// Average and deviation of that together, smoothed over time.
     pub smoothed: f64,
+}
+
+impl Demand {
+    /// Most seats wanted at once.
+    fn high(&self) -> usize {
+        self.course.max.round() as usize
+    }
+}
+
+/// Who gets what.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Lending {
+    /// By level, as the demands were given.
+    pub seats: Vec<usize>,
+    /// What each aims at.
+    pub targets: Vec<f64>,
+    /// Of its target everybody gets this much, within limits; nothing when there is not enough for what is kept.
+    pub fraction: f64,
 }
 
 /// Exempt and limited levels name their shares in different places.
@@ -50,11 +70,11 @@ pub(super) fn nominal(levels: &[Value], seats: usize) -> Vec<Limits> {
 }
 
 /// Divides the seats by demand, within limits: every level has the same fraction of what it wants, unless a limit says otherwise.
-pub(super) fn lend(seats: usize, demands: &[Demand]) -> Vec<usize> {
-    let exempt: f64 = demands.iter().filter(|d| d.is_exempt).map(|d| d.high.max(d.limits.lower) as f64).sum();
+pub(super) fn lend(seats: usize, demands: &[Demand]) -> Lending {
+    let exempt: f64 = demands.iter().filter(|d| d.is_exempt).map(|d| d.high().max(d.limits.lower) as f64).sum();
     let required = (seats as f64 - exempt).max(0.0);
     let limited = || demands.iter().filter(|demand| !demand.is_exempt);
-    let wanted = |demand: &Demand| demand.limits.lower.max(demand.limits.nominal.min(demand.high)) as f64;
+    let wanted = |demand: &Demand| demand.limits.lower.max(demand.limits.nominal.min(demand.high())) as f64;
     // What is in use by right is kept, if there is enough for everybody's.
     let keeps_use = limited().map(wanted).sum::<f64>() <= required;
     let bounds = |demand: &Demand| {
@@ -78,5 +98,9 @@ pub(super) fn lend(seats: usize, demands: &[Demand]) -> Vec<usize> {
         }
         high
     };
-    demands.iter().map(|demand| at(fraction, demand).round() as usize).collect()
+    Lending {
+        seats: demands.iter().map(|demand| at(fraction, demand).round() as usize).collect(),
+        targets: demands.iter().map(|demand| bounds(demand).1).collect(),
+        fraction: if keeps_use { fraction } else { 0.0 },
+    }
 }

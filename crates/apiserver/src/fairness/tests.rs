@@ -2,6 +2,7 @@ use api::json;
 
 use super::seats::{Demand, Limits, lend, nominal};
 use super::shuffle::deal;
+use super::timing::Course;
 use super::*;
 use crate::bootstrap::flowcontrol;
 use crate::source::testing::MemorySource;
@@ -42,7 +43,7 @@ fn fairness(seats: usize, more: &[(&str, api::Value)]) -> Fairness {
 
 fn schema_of(fairness: &Fairness, user: &UserInfo, action: &Action) -> String {
     let snapshot = Arc::clone(&fairness.snapshot.read());
-    snapshot.schemas.iter().find(|schema| schema.matches(user, action)).map(|schema| schema.name.clone()).unwrap()
+    snapshot.schemas.iter().find(|schema| schema.matches(user, action)).map(|schema| schema.name.to_string()).unwrap()
 }
 
 #[test]
@@ -72,12 +73,16 @@ fn shares_are_divided_and_rounded_up() {
 #[test]
 fn idle_seats_are_lent_to_the_level_that_needs_them() {
     let limits = |nominal, lower, upper| Limits { nominal, lower, upper };
-    let of = |limits, high: usize| Demand { is_exempt: false, limits, high, smoothed: high as f64 };
-    let lent = lend(100, &[of(limits(50, 10, 200), 0), of(limits(50, 50, 200), 90)]);
+    let of = |limits, high: f64| {
+        let course = Course { seconds: 10.0, average: high, deviation: 0.0, max: high };
+        Demand { is_exempt: false, limits, course, smoothed: high }
+    };
+    let lend = |seats, demands: &[Demand]| lend(seats, demands).seats;
+    let lent = lend(100, &[of(limits(50, 10, 200), 0.0), of(limits(50, 50, 200), 90.0)]);
     assert_eq!(lent, [10, 90]);
-    let both = lend(100, &[of(limits(50, 10, 200), 50), of(limits(50, 50, 200), 90)]);
+    let both = lend(100, &[of(limits(50, 10, 200), 50.0), of(limits(50, 50, 200), 90.0)]);
     assert_eq!(both, [50, 50]);
-    let bounded = lend(100, &[of(limits(50, 10, 200), 0), of(limits(50, 50, 60), 90)]);
+    let bounded = lend(100, &[of(limits(50, 10, 200), 0.0), of(limits(50, 50, 60), 90.0)]);
     assert_eq!(bounded, [40, 60]);
 }
 
@@ -122,7 +127,7 @@ async fn who_finds_no_seat_waits_for_one_and_who_finds_no_queue_is_sent_away() {
     // One share among 246 of 246 seats.
     let fairness = Arc::new(fairness(246, &small_level(1, 1)));
     let jane = user("jane", &["small"]);
-    let get = action("get", "pods", "x");
+    let get = Arc::new(action("get", "pods", "x"));
     let first = fairness.admit(&jane, &get, || 0).await;
     assert!(first.place.is_some());
     let mut headers = HeaderMap::new();
@@ -135,7 +140,11 @@ async fn who_finds_no_seat_waits_for_one_and_who_finds_no_queue_is_sent_away() {
     };
     tokio::task::yield_now().await;
     let shown = fairness.dump("/debug/api_priority_and_fairness/dump_requests", true).unwrap();
-    assert!(shown.contains("jane") && shown.contains("/api/v1/namespaces/x/pods"), "{shown}");
+    let rows: Vec<Vec<&str>> = shown.lines().skip(1).map(|line| line.split(',').map(str::trim).collect()).collect();
+    // One that waits, and the one that is worked on and has not been in a queue.
+    let places: Vec<_> = rows.iter().map(|cells| (cells[2], cells[3], cells[9].starts_with("0001"))).collect();
+    assert_eq!(places, [("0", "0", true), ("-1", "-1", false)], "{shown}");
+    assert_eq!(rows[0][10..13], ["jane", "get", "/api/v1/namespaces/x/pods"]);
     assert!(fairness.admit(&jane, &get, || 0).await.place.is_none(), "the queue is full");
     drop(first);
     let second = waits.await.unwrap();
@@ -148,10 +157,42 @@ async fn who_finds_no_seat_waits_for_one_and_who_finds_no_queue_is_sent_away() {
     assert_eq!(cells, ["small", "0", "false", "false", "0", "1", "2", "1", "1", "0"]);
 }
 
+#[tokio::test]
+async fn what_happens_over_time_is_measured_by_upstreams_names() {
+    let fairness = fairness(246, &small_level(1, 1));
+    let mut registry = prometheus_client::registry::Registry::default();
+    fairness.register(&mut registry);
+    let watch = Arc::new(action("watch", "pods", "x"));
+    let held = fairness.admit(&user("jane", &["small"]), &watch, || 0).await;
+    fairness.lend();
+    let shown = |registry: &prometheus_client::registry::Registry| {
+        let mut out = String::new();
+        prometheus_client::encoding::text::encode(&mut out, registry).unwrap();
+        out
+    };
+    let text = shown(&registry);
+    let value = |text: &str, series: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("apiserver_flowcontrol_{series} ")));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .unwrap_or_else(|| panic!("{series} in {text}"))
+    };
+    assert!(value(&text, "priority_level_seat_utilization_sum{phase=\"executing\",priority_level=\"small\"}") > 0.0);
+    assert!(value(&text, "priority_level_request_utilization_sum{phase=\"executing\",priority_level=\"small\"}") > 0.0);
+    assert!(value(&text, "read_vs_write_current_requests_sum{phase=\"executing\",request_kind=\"readOnly\"}") > 0.0);
+    assert_eq!(value(&text, "read_vs_write_current_requests_sum{phase=\"waiting\",request_kind=\"mutating\"}"), 0.0);
+    assert!(value(&text, "demand_seats_count{priority_level=\"small\"}") > 0.0);
+    assert_eq!(value(&text, "demand_seats_high_watermark{priority_level=\"small\"}"), 1.0);
+    let schema = "priority_level=\"small\",flow_schema=\"small\"";
+    assert_eq!(value(&text, &format!("work_estimated_seats_count{{{schema}}}")), 1.0);
+    assert_eq!(value(&text, &format!("request_execution_seconds_count{{{schema},type=\"watch\"}}")), 0.0);
+    drop(held);
+    assert_eq!(value(&shown(&registry), &format!("request_execution_seconds_count{{{schema},type=\"watch\"}}")), 1.0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_flow_that_floods_does_not_keep_another_waiting() {
     let fairness = Arc::new(fairness(246, &small_level(64, 50)));
-    let get = action("get", "pods", "x");
+    let get = Arc::new(action("get", "pods", "x"));
     let held = fairness.admit(&user("flood", &["small"]), &get, || 0).await;
     let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let mut tasks = tokio::task::JoinSet::new();
