@@ -91,6 +91,77 @@ async fn an_issuer_vouches_for_its_users() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn groups_are_fetched_from_where_the_token_says_that_they_are() {
+    let ca = Ca::new();
+    let key = SigningKey::from_pem(&KeyPair::generate().expect("key").serialize_pem()).expect("key");
+    let (jwk, signs) = (key.public().jwk().expect("a key"), key.clone());
+    let answer = move |seen: Seen| -> Answer {
+        let host = seen.request.headers()["host"].to_str().expect("text").to_owned();
+        let issuer = format!("https://{host}");
+        let shown = seen.request.headers().get("authorization").map(|value| value.to_str().expect("text").to_owned());
+        let claims = |roles: Value| json!({"iss": issuer, "aud": "me", "exp": jiff::Timestamp::now().as_second() + 600, "roles": roles});
+        let (code, body) = match seen.request.uri().path() {
+            "/.well-known/openid-configuration" => {
+                (200, json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")}).to_string())
+            }
+            "/keys" => (200, json!({"keys": [jwk.clone()]}).to_string()),
+            "/roles" if shown.as_deref() == Some("Bearer open") => {
+                (200, signs.sign(&claims(json!(["ops"]))).expect("a token"))
+            }
+            _ => (403, String::new()),
+        };
+        Box::pin(async move { respond(code, body) })
+    };
+    let address = stub(&ca, &[], answer).await;
+    let url = format!("https://{address}");
+    let indented = ca.pem.replace('\n', "\n      ");
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {url}\n    audiences: \
+         [me]\n    certificateAuthority: |\n      {indented}\n  claimMappings:\n    username: {{claim: sub, prefix: ''}}\n    \
+         groups: {{claim: roles, prefix: 'x:'}}\n"
+    );
+    let file = AuthenticationFile::parse(&text, false).expect("a configuration");
+    let cluster = Cluster::start_with(|config| {
+        config.outside = OutsideConfig { authentication: Some(file), ..OutsideConfig::default() };
+    })
+    .await;
+    let token = |sources: Value| {
+        let claims = json!({"iss": url, "aud": "me", "sub": "jane", "exp": jiff::Timestamp::now().as_second() + 600,
+            "_claim_names": {"roles": "src"}, "_claim_sources": sources});
+        key.sign(&claims).expect("a token")
+    };
+    let endpoint = format!("{url}/roles");
+    let good = token(json!({"src": {"endpoint": endpoint, "access_token": "open"}}));
+    let found = async {
+        loop {
+            let status = review_of(&cluster, &good).await;
+            if status["authenticated"] == true {
+                return status;
+            }
+            assert!(status["error"].as_str().is_some_and(|error| error.contains("not initialized")), "{status}");
+            tokio::task::yield_now().await;
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(20), found).await.expect("the issuer is found");
+    assert_eq!(status["user"]["groups"], json!(["x:ops", "system:authenticated"]));
+    let error = async |sources: Value| {
+        let status = review_of(&cluster, &token(sources)).await;
+        status["error"].as_str().unwrap_or_default().trim_start_matches("[invalid bearer token, ").to_owned()
+    };
+    assert_eq!(
+        error(json!({"src": {"endpoint": endpoint, "access_token": "shut"}})).await,
+        "oidc: could not expand distributed claims: while getting distributed claim \"roles\": error while getting distributed \
+         claim JWT: 403 Forbidden]"
+    );
+    assert_eq!(
+        error(json!({"other": {"endpoint": endpoint}})).await,
+        "oidc: could not expand distributed claims: id token _claim_names contained a source src missing in _claims_sources]"
+    );
+    let status = review_of(&cluster, &token(json!({"src": {"JWT": "aggregated"}}))).await;
+    assert_eq!(status["user"]["groups"], json!(["system:authenticated"]), "aggregated claims are not followed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_knows_tokens_and_is_asked_once() {
     let ca = Ca::new();
     let asked = Arc::new(AtomicUsize::new(0));

@@ -1,140 +1,146 @@
-//! One issuer of JSON web tokens: its keys, fetched and kept, and its tokens, checked.
+//! One issuer of JSON web tokens: its tokens, checked, and claims of them that are elsewhere.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ::bytes::Bytes;
 use api::Value;
 use api::field::go_quote;
-use http::header::{ACCEPT, USER_AGENT};
-use http::{HeaderValue, Request, Uri};
 use jiff::Timestamp;
-use parking_lot::RwLock;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use parking_lot::Mutex;
+use serde::Deserialize;
 
 use super::super::signed_token::SignedToken;
 use super::config::IssuerConfig;
-use super::keys::KeySet;
+use super::provider::Provider;
 use crate::attributes::UserInfo;
-use crate::outbound::{self, Limits, Outbound, Tls};
+use crate::outbound::Tls;
 
-const WELL_KNOWN: &str = "/.well-known/openid-configuration";
-/// Time for one document.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of one document.
-const DOCUMENT_BYTES_MAX: usize = 1 << 20;
-/// An issuer that cannot be reached is tried again after this.
-const INIT_RETRY: Duration = Duration::from_secs(10);
-/// Keys are not fetched more often, however many tokens name unknown ones.
-const REFETCH_MIN: Duration = Duration::from_secs(1);
 /// Clocks may differ by this much about when a token begins; the OIDC library's number.
 const NOT_BEFORE_LEEWAY_SECONDS: i64 = 300;
+/// Issuers of distributed claims that are known at once. Who they are is said by those whom the issuer names: few in earnest.
+const CLAIM_ISSUERS_MAX: usize = 64;
+/// OIDC Core 1.0, section 5.6.2.
+const CLAIM_NAMES: &str = "_claim_names";
+const CLAIM_SOURCES: &str = "_claim_sources";
 
 #[derive(Debug)]
 pub(super) struct Issuer {
     config: IssuerConfig,
-    outbound: Outbound,
     tls: Tls,
-    /// `None` until the issuer has been reached.
-    jwks_uri: RwLock<Option<String>>,
-    keys: RwLock<Arc<KeySet>>,
-    /// When keys were fetched last; held while they are.
-    fetched: Mutex<Option<Instant>>,
+    provider: Arc<Provider>,
+    /// Issuers of distributed claims, by URL.
+    claim_issuers: Mutex<HashMap<String, Arc<Provider>>>,
+}
+
+/// Where a distributed claim is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ClaimSource {
+    endpoint: String,
+    access_token: String,
 }
 
 impl Issuer {
     /// Begins to look for the issuer, until it is found or nobody asks any more.
     pub(super) fn start(config: IssuerConfig) -> Arc<Self> {
         let tls = Tls { ca_pem: config.certificate_authority.clone().into(), ..Tls::default() };
-        let issuer = Arc::new(Self {
-            config,
-            outbound: Outbound::default(),
-            tls,
-            jwks_uri: RwLock::default(),
-            keys: RwLock::default(),
-            fetched: Mutex::default(),
-        });
-        let found = Arc::downgrade(&issuer);
-        tokio::spawn(async move {
-            while let Some(issuer) = found.upgrade() {
-                match issuer.discover().await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::error!(issuer = issuer.config.url, error, "oidc authenticator: initializing plugin");
-                    }
-                }
-                drop(issuer);
-                tokio::time::sleep(INIT_RETRY).await;
-            }
-        });
-        issuer
-    }
-
-    async fn discover(&self) -> Result<(), String> {
-        let url = match &self.config.discovery_url {
-            Some(url) => url.clone(),
-            None => format!("{}{WELL_KNOWN}", self.config.url.trim_end_matches('/')),
-        };
-        let document = self.fetch(&url).await?;
-        let said = document["issuer"].as_str().unwrap_or("");
-        if said != self.config.url {
-            return Err(format!(
-                "oidc: issuer did not match the issuer returned by provider, expected {} got {}",
-                go_quote(&self.config.url),
-                go_quote(said)
-            ));
-        }
-        let uri = document["jwks_uri"].as_str().filter(|uri| !uri.is_empty());
-        let uri = uri.ok_or("provider did not return JWKS URL")?.to_owned();
-        *self.jwks_uri.write() = Some(uri);
-        Ok(())
-    }
-
-    async fn fetch(&self, url: &str) -> Result<Value, String> {
-        let uri: Uri = url.parse().map_err(|error| format!("parse {url:?}: {error}"))?;
-        if uri.scheme_str() != Some("https") {
-            return Err(format!("{url:?}: URL scheme must be https"));
-        }
-        let mut request = Request::new(Bytes::new());
-        *request.uri_mut() = uri;
-        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
-        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(outbound::USER_AGENT));
-        let limits = Limits { timeout: FETCH_TIMEOUT, response_bytes_max: DOCUMENT_BYTES_MAX };
-        let response = self.outbound.call(Some(&self.tls), request, limits).await;
-        let response = response.map_err(|error| outbound::url_error(&http::Method::GET, url, &error))?;
-        if !response.status().is_success() {
-            return Err(format!("{}: {}", response.status(), String::from_utf8_lossy(response.body())));
-        }
-        serde_json::from_slice(response.body()).map_err(|error| format!("{url:?} is not JSON: {error}"))
-    }
-
-    /// Fetches the keys, unless somebody has just done so.
-    async fn refresh(&self, uri: &str) -> Result<(), String> {
-        let asked = Instant::now();
-        let mut fetched = self.fetched.lock().await;
-        if fetched.is_some_and(|at| at > asked || at.elapsed() < REFETCH_MIN) {
-            return Ok(());
-        }
-        let document = self.fetch(uri).await;
-        // A failure counts as well: the issuer is not asked all the time.
-        *fetched = Some(Instant::now());
-        *self.keys.write() = Arc::new(KeySet::parse(&document?));
-        Ok(())
+        let provider = Provider::start(&config.url, config.discovery_url.clone(), tls.clone());
+        Arc::new(Self { config, tls, provider, claim_issuers: Mutex::default() })
     }
 
     /// `Ok(None)`: the token is of another issuer.
     pub(super) async fn authenticate(&self, text: &str, now: Timestamp) -> Result<Option<UserInfo>, String> {
-        let Some(token) = SignedToken::parse(text) else { return Ok(None) };
+        let Some(mut token) = SignedToken::parse(text) else { return Ok(None) };
         if claimed_issuer(&token.claims) != self.config.url {
             return Ok(None);
         }
-        let uri = self.jwks_uri.read().clone().ok_or("oidc: authenticator not initialized")?;
-        self.verify(&token, &uri, now).await.map_err(|error| format!("oidc: verify token: {error}"))?;
+        if !self.provider.is_found() {
+            return Err("oidc: authenticator not initialized".to_owned());
+        }
+        let verified = self.verify(&self.provider, &token, now).await;
+        verified.map_err(|error| format!("oidc: verify token: {error}"))?;
+        if let Some(claim) = self.config.mapping.groups_claim() {
+            let expanded = self.expand(claim, &mut token.claims, now).await;
+            expanded.map_err(|error| format!("oidc: could not expand distributed claims: {error}"))?;
+        }
         self.config.mapping.user(&token.claims).map(Some)
     }
 
-    async fn verify(&self, token: &SignedToken<'_>, jwks_uri: &str, now: Timestamp) -> Result<(), String> {
+    /// Fetches the claim if the token says where it is instead of what it is.
+    async fn expand(&self, claim: &str, claims: &mut Value, now: Timestamp) -> Result<(), String> {
+        let has = |name: &str| claims.get(name).is_some();
+        if has(claim) || !has(CLAIM_NAMES) {
+            return Ok(());
+        }
+        let names: HashMap<String, String> = api::value::from_value(claims[CLAIM_NAMES].clone())
+            .map_err(|error| format!("oidc: error parsing distributed claim names: {error}"))?;
+        if !has(CLAIM_SOURCES) {
+            return Err("oidc: no claim sources".to_owned());
+        }
+        let mut sources: HashMap<String, ClaimSource> = api::value::from_value(claims[CLAIM_SOURCES].clone())
+            .map_err(|error| format!("oidc: could not parse claim sources: {error}"))?;
+        let Some(name) = names.get(claim) else { return Ok(()) };
+        let Some(source) = sources.remove(name) else {
+            return Err(format!("id token _claim_names contained a source {name} missing in _claims_sources"));
+        };
+        // An aggregated claim has no endpoint, and is not followed.
+        if !source.endpoint.is_empty() {
+            claims[claim] = self.resolve(claim, &source, now).await?;
+        }
+        Ok(())
+    }
+
+    /// The value of a claim that is in a token of its own.
+    async fn resolve(&self, claim: &str, source: &ClaimSource, now: Timestamp) -> Result<Value, String> {
+        let endpoint = &source.endpoint;
+        let text = self.claim_token(source).await;
+        let text = text.map_err(|error| format!("while getting distributed claim {claim:?}: {error}"))?;
+        let Some(token) = SignedToken::parse(&text) else {
+            return Err(format!(
+                "getting untrusted issuer from endpoint {endpoint} failed for claim {claim:?}: malformed token"
+            ));
+        };
+        let issuer = claimed_issuer(&token.claims);
+        let provider = self.claim_issuer(issuer);
+        let provider = provider.map_err(|error| format!("verifying untrusted issuer {issuer} failed: {error}"))?;
+        let verified = self.verify(&provider, &token, now).await;
+        verified.map_err(|error| format!("verify distributed claim token: {error}"))?;
+        token.claims.get(claim).cloned().ok_or_else(|| {
+            format!("jwt returned by distributed claim endpoint {endpoint:?} did not contain claim: {claim}")
+        })
+    }
+
+    async fn claim_token(&self, source: &ClaimSource) -> Result<String, String> {
+        let response = self.provider.get(&source.endpoint, &source.access_token).await?;
+        if !response.status().is_success() {
+            return Err(format!("error while getting distributed claim JWT: {}", response.status()));
+        }
+        let text = String::from_utf8(response.into_body().to_vec());
+        text.map_err(|_| "could not decode distributed claim response".to_owned())
+    }
+
+    /// The issuer of a distributed claim, if it is known by now. One that is not is looked for.
+    fn claim_issuer(&self, url: &str) -> Result<Arc<Provider>, String> {
+        let mut known = self.claim_issuers.lock();
+        if !known.contains_key(url) {
+            if known.len() >= CLAIM_ISSUERS_MAX {
+                return Err(format!("more than {CLAIM_ISSUERS_MAX} issuers of distributed claims"));
+            }
+            let provider = match url == self.config.url {
+                true => Arc::clone(&self.provider),
+                false => Provider::start(url, None, self.tls.clone()),
+            };
+            known.insert(url.to_owned(), provider);
+        }
+        let provider = Arc::clone(&known[url]);
+        match provider.is_found() {
+            true => Ok(provider),
+            false => Err(format!("verifier not initialized for issuer: {url:?}")),
+        }
+    }
+
+    /// Is the token meant for us, of this time, and signed by the provider?
+    async fn verify(&self, provider: &Provider, token: &SignedToken<'_>, now: Timestamp) -> Result<(), String> {
         let claims = &token.claims;
         let audiences: Vec<&str> = match &claims["aud"] {
             Value::String(one) => vec![one],
@@ -168,14 +174,7 @@ impl Issuer {
                 self.config.algorithms.join(" ")
             ));
         }
-        let keys = Arc::clone(&self.keys.read());
-        if keys.verify(token) {
-            return Ok(());
-        }
-        let failed = |text: &str| format!("failed to verify signature: {text}");
-        self.refresh(jwks_uri).await.map_err(|error| failed(&format!("fetching keys {error}")))?;
-        let keys = Arc::clone(&self.keys.read());
-        if keys.verify(token) { Ok(()) } else { Err(failed("failed to verify id token signature")) }
+        provider.verify(token).await
     }
 }
 

@@ -67,6 +67,14 @@ fn evaluate(program: &Program, text: &str, variable: &'static str, value: &Value
 }
 
 impl Mapping {
+    /// The claim that groups are in, when it is a claim as such.
+    pub(super) fn groups_claim(&self) -> Option<&str> {
+        match &self.groups {
+            Some(Source::Claim { name, .. }) => Some(name.as_str()),
+            Some(Source::Expression(_)) | None => None,
+        }
+    }
+
     /// The user of a token with these claims.
     pub(super) fn user(&self, claims: &Value) -> Result<UserInfo, String> {
         let mut user = UserInfo { name: self.username(claims)?, ..UserInfo::default() };

@@ -8,6 +8,7 @@ mod config;
 mod issuer;
 mod keys;
 mod mapping;
+mod provider;
 #[cfg(test)]
 mod tests;
 mod token_file;
