@@ -29,29 +29,8 @@ pub struct ApiVersion<'k> {
     pub stale: bool,
 }
 
-/// The two versions of the aggregated form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aggregated {
-    V2,
-    V2Beta1,
-}
-
-impl Aggregated {
-    pub fn api_version(self) -> &'static str {
-        match self {
-            Self::V2 => "apidiscovery.k8s.io/v2",
-            Self::V2Beta1 => "apidiscovery.k8s.io/v2beta1",
-        }
-    }
-
-    /// The Content-Type of a response in this form.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            Self::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
-        }
-    }
-}
+/// The Content-Type of the aggregated form.
+pub const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// All built-in groups, the core group first.
 pub fn builtin() -> Vec<ApiGroup<'static>> {
@@ -145,7 +124,7 @@ fn resource(kind: &Kind) -> Value {
 }
 
 /// The aggregated form of `/api` (`core`: only the core group) or of `/apis` (every other group).
-pub fn aggregated(form: Aggregated, core: bool, groups: &[ApiGroup<'_>]) -> Bytes {
+pub fn aggregated(core: bool, groups: &[ApiGroup<'_>]) -> Bytes {
     let items: Vec<Value> = groups
         .iter()
         .filter(|group| group.name.is_empty() == core)
@@ -156,7 +135,9 @@ pub fn aggregated(form: Aggregated, core: bool, groups: &[ApiGroup<'_>]) -> Byte
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
-    bytes(&json!({"kind": "APIGroupDiscoveryList", "apiVersion": form.api_version(), "metadata": {}, "items": items}))
+    bytes(
+        &json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items}),
+    )
 }
 
 fn aggregated_version(version: &ApiVersion<'_>) -> Value {
@@ -278,7 +259,7 @@ mod tests {
     #[test]
     fn the_aggregated_form_lists_what_upstream_lists() {
         let Some(want) = shared_json("testdata/discovery/aggregated_v2.json") else { return };
-        let got = read(&aggregated(Aggregated::V2, false, &builtin()));
+        let got = read(&aggregated(false, &builtin()));
         assert_eq!(got["apiVersion"], want["apiVersion"]);
         for item in got["items"].as_array().expect("items") {
             let items = want["items"].as_array().expect("items");
@@ -294,8 +275,8 @@ mod tests {
 
     #[test]
     fn the_core_group_has_a_document_of_its_own() {
-        let got = read(&aggregated(Aggregated::V2Beta1, true, &builtin()));
-        assert_eq!(got["apiVersion"], "apidiscovery.k8s.io/v2beta1");
+        let got = read(&aggregated(true, &builtin()));
+        assert_eq!(got["apiVersion"], "apidiscovery.k8s.io/v2");
         assert_eq!(got["items"].as_array().map(Vec::len), Some(1));
         assert_eq!(got["items"][0]["versions"][0]["version"], "v1");
         let list = read(&group_list(&builtin()));

@@ -2,10 +2,12 @@
 //! of duplicate fields. Values come out as ordinary [`Value`]s; the last of two duplicate fields wins.
 
 use std::fmt;
+use std::num::{IntErrorKind, ParseIntError};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::Value;
+use crate::field::go_quote;
 use crate::value::{Fields, Text};
 
 /// Duplicates remembered per document; a hostile body cannot make the error long.
@@ -413,12 +415,23 @@ impl Scanner<'_> {
             b'\'' => "'\\''".to_owned(),
             b'"' => "'\"'".to_owned(),
             c => {
-                let quoted = crate::field::go_quote(&(c as char).to_string());
+                let quoted = go_quote(&(c as char).to_string());
                 format!("'{}'", quoted.trim_matches('"'))
             }
         };
         Err(format!("invalid character {shown} {context}"))
     }
+}
+
+/// A decimal number as Go's `strconv.ParseInt` reads it, with its words for what is none.
+pub fn parse_int(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|error: ParseIntError| {
+        let what = match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        format!("strconv.ParseInt: parsing {}: {what}", go_quote(text))
+    })
 }
 
 #[cfg(test)]

@@ -132,6 +132,16 @@ impl Kind {
         format!("{}List", self.kind)
     }
 
+    /// Go's name of the type of an object, or of its list, as upstream's messages show it: `core.PodList`.
+    pub fn go_type(&self, is_list: bool) -> String {
+        let list = if is_list { "List" } else { "" };
+        if self.custom().is_some() {
+            return format!("unstructured.Unstructured{list}");
+        }
+        let package = self.stored_group().split('.').next().filter(|name| !name.is_empty()).unwrap_or("core");
+        format!("{package}.{}{list}", self.kind)
+    }
+
     /// Objects of this kind are kept in the store (reviews and bindings are not).
     pub fn is_stored(&self) -> bool {
         !self.storage_prefix.is_empty()

@@ -3,7 +3,7 @@
 use crate::validate::labels::{annotations, invalid_each, labels};
 use crate::validate::text::{immutable, nonnegative};
 use crate::validate::{names, text};
-use crate::{Cursor, ErrorList, Kind, Value};
+use crate::{Cursor, ErrorList, Kind, Map, Schema, Value};
 
 pub use crate::validate::names::{mask_trailing_dash, subdomain_name as dns1123_subdomain_name};
 
@@ -308,6 +308,20 @@ pub fn metadata_str<'a>(object: &'a Value, field: &str) -> &'a str {
 /// Deletion has been asked for and waits for grace or finalizers.
 pub fn is_being_deleted(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null())
+}
+
+/// Puts the fields of an object's metadata in the order of their type, wherever they were added.
+pub fn put_in_order(object: &mut Value) {
+    let Some(ty) = Schema::builtin().lookup("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") else { return };
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let mut ordered = Map::with_capacity(metadata.len());
+    for field in &ty.fields {
+        if let Some(value) = metadata.remove(&field.name) {
+            ordered.insert(field.name.as_ref(), value);
+        }
+    }
+    ordered.extend(std::mem::take(metadata));
+    *metadata = ordered;
 }
 
 #[cfg(test)]

@@ -197,6 +197,11 @@ impl Status {
         Self::failure(406, "NotAcceptable", message, None)
     }
 
+    /// A form was asked for that the answer does not have.
+    pub fn not_acceptable_form(message: &str) -> Self {
+        Self::failure(406, "NotAcceptable", message.to_owned(), None)
+    }
+
     /// The client asked for protobuf, which the object cannot be written in.
     pub fn not_a_protobuf_message() -> Self {
         let message = "object *unstructured.Unstructured does not implement the protobuf marshalling interface and \

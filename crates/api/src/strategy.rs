@@ -79,6 +79,18 @@ pub struct SubresourceStrategy {
     pub validate_update: fn(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList),
 }
 
+/// Which form of a new object is compared with the old one to tell whether `metadata.generation` moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GenerationSeen {
+    /// What [`Strategy::prepare_for_update`] made of it.
+    #[default]
+    Prepared,
+    /// What was decoded: fields that the kind drops count.
+    Decoded,
+    /// What was sent: upstream compares exactly, and tells an empty list that was sent from none.
+    Sent,
+}
+
 /// The per-kind part of create, update and delete. Build one with `Strategy { validate, ..Strategy::DEFAULT }`.
 pub struct Strategy {
     pub name_rule: NameRule,
@@ -86,6 +98,7 @@ pub struct Strategy {
     pub validate: fn(new: &Cursor<'_>, errors: &mut ErrorList),
     pub prepare_for_update: fn(new: &mut Value, old: &Value, ctx: &Context<'_>),
     pub validate_update: fn(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList),
+    pub generation_seen: GenerationSeen,
     /// Warnings for the client; `old` is `None` on create.
     pub warnings: fn(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>),
     /// Warnings for the writer of the status. Of other subresources there are none.
@@ -101,6 +114,12 @@ pub struct Strategy {
     pub default_propagation_warning: Option<&'static str>,
     /// The first delete marks the object this way, whatever was asked for, and somebody removes it later.
     pub begin_delete: Option<fn(object: &mut Value, now: &str)>,
+    /// Upstream looks at the preconditions of a delete itself, before it marks the object for somebody to remove later.
+    pub judges_preconditions: bool,
+    /// Why a decoded object is none of this kind after all: upstream reads a field out of its metadata.
+    pub decode_fault: fn(object: &Value) -> Option<String>,
+    /// Annotations that stand for such a field, which is not shown where only metadata is.
+    pub field_annotations: &'static [&'static str],
 }
 
 impl Strategy {
@@ -111,6 +130,7 @@ impl Strategy {
         validate: |_, _| {},
         prepare_for_update: |_, _, _| {},
         validate_update: |_, _, _| {},
+        generation_seen: GenerationSeen::Prepared,
         warnings: |_, _, _| {},
         status_warnings: |_, _| {},
         namespace_demand: |_, _| None,
@@ -119,6 +139,9 @@ impl Strategy {
         grace_period: None,
         default_propagation_warning: None,
         begin_delete: None,
+        judges_preconditions: false,
+        decode_fault: |_| None,
+        field_annotations: &[],
     };
 
     pub fn subresource(&self, name: &str) -> Option<&'static SubresourceStrategy> {

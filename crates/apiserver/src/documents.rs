@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
 use ::bytes::Bytes;
-use api::discovery::{self, Aggregated};
+use api::discovery;
 use api::openapi::{self, CustomKind};
 use api::{Kind, Status, Value, field::go_quote};
 use http::header::{ACCEPT, CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
@@ -14,9 +14,10 @@ use sha2::{Digest as _, Sha512};
 
 use crate::authn::oidc;
 use crate::custom::Snapshot;
+use crate::exposition;
 use crate::gateway::{Gateway, header, respond, text};
 use crate::http::ResponseBody;
-use crate::http::accept::{Encoding, Shape, negotiate};
+use crate::http::accept::{Encoding, Forms, Shape, negotiate_for, produces};
 use crate::http::body;
 use crate::http::query::Query;
 use crate::zpages;
@@ -49,7 +50,21 @@ const JSON: &str = "application/json";
 /// Paths below /debug/pprof/ at which upstream has Go's own profiles, which there are none of here.
 const PROFILES: [&str; 11] =
     ["", "allocs", "block", "cmdline", "goroutine", "heap", "mutex", "profile", "symbol", "threadcreate", "trace"];
-const AGGREGATED_FORMS: [(&str, Aggregated); 2] = [("v=v2;", Aggregated::V2), ("v=v2beta1;", Aggregated::V2Beta1)];
+/// Paths besides those of groups and health checks.
+const OTHER_PATHS: [&str; 12] = [
+    "/.well-known/openid-configuration",
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/apis/",
+    "/flagz",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openapi/v3/",
+    oidc::JWKS_PATH,
+    "/statusz",
+];
 
 impl Documents {
     /// The document named `key` about the kinds of a snapshot, made by `make` the first time.
@@ -99,6 +114,15 @@ fn with_aggregated(gateway: &Gateway, document: Document) -> Document {
     merged.and_then(|bytes| Document::new(document.content_type, bytes)).unwrap_or(document)
 }
 
+/// Whether a document answers whatever the method is, as those do that no router stands before.
+pub(crate) fn takes_any_method(path: &str) -> bool {
+    let segments: Vec<&str> = path.trim_end_matches('/').split('/').skip(1).collect();
+    match segments.as_slice() {
+        ["version" | "api"] | ["api", _] | ["apis", _, _] | [".well-known", ..] => false,
+        _ => path != oidc::JWKS_PATH,
+    }
+}
+
 /// The document at a path; `None` when there is none.
 pub(crate) fn find(
     gateway: &Gateway,
@@ -106,19 +130,21 @@ pub(crate) fn find(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Option<Response<ResponseBody>>, Status> {
+    let is_index = matches!(path, "/" | "/index.html");
     let path = path.trim_end_matches('/');
     let accept = header(headers, ACCEPT.as_str());
     match path {
-        "/version" => return Ok(Some(respond(200, JSON, body::full(version())))),
+        "/version" => {
+            produces(accept, JSON)?;
+            return Ok(Some(respond(200, JSON, body::full(version()))));
+        }
         "/.well-known/openid-configuration" => {
             let issuer = gateway.tokens.issuers.first().map_or("", String::as_str);
             let document = oidc::configuration(issuer, &gateway.tokens.jwks_uri, &gateway.tokens.keys);
             return Ok(Some(respond(200, JSON, body::full(document.to_string()))));
         }
         oidc::JWKS_PATH => {
-            if accept.is_some_and(|accept| !accept.contains("application/jwk-set+json") && !accept.contains("*/*")) {
-                return Err(Status::no_representation(&["application/jwk-set+json"]));
-            }
+            produces(accept, "application/jwk-set+json")?;
             let document = oidc::key_set(&gateway.tokens.keys);
             return Ok(Some(respond(200, "application/jwk-set+json", body::full(document.to_string()))));
         }
@@ -127,17 +153,22 @@ pub(crate) fn find(
         path if path.strip_prefix("/debug/pprof/").is_some_and(|name| !PROFILES.contains(&name)) => {
             return Ok(Some(text(404, "Unknown profile\n")));
         }
-        "/metrics" => return Ok(Some(text(200, gateway.metrics.text()))),
+        "/metrics" => {
+            return Ok(Some(respond(200, exposition::CONTENT_TYPE, body::full(gateway.metrics.text()))));
+        }
         _ => {}
     }
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let snapshot = gateway.catalog.snapshot();
     let about = About { gateway, snapshot: &snapshot };
+    if is_index {
+        return Ok(Some(respond(200, JSON, body::full(about.paths()?))));
+    }
     let document = match segments.as_slice() {
-        ["api"] => about.aggregated(path, accept).or_else(|| about.root(headers, "api")),
+        ["api"] => about.aggregated(path, accept).or_else(|| about.core_versions(headers)),
         ["apis"] => {
-            let document = about.aggregated(path, accept).or_else(|| about.root(headers, "apis"));
-            document.map(|document| with_aggregated(gateway, document))
+            let all = about.aggregated(path, accept).map(|document| with_aggregated(gateway, document));
+            all.or_else(|| about.group_list())
         }
         ["openapi", "v2"] => return about.openapi_v2(accept, headers).map(Some),
         ["openapi", "v3"] => {
@@ -163,7 +194,9 @@ pub(crate) fn find(
     };
     let Some(document) = document else { return Ok(None) };
     if document.content_type == JSON {
-        let encoding = negotiate(accept, Shape::Object, false)?.encoding;
+        let forms = if takes_any_method(path) { Forms::UNROUTED } else { Forms::OBJECT };
+        let accepted = negotiate_for(accept, Shape::Object, false, forms);
+        let encoding = accepted.map_err(|refused| refused.status(|_| "v1.APIGroup".to_owned()))?.encoding;
         if !matches!(encoding, Encoding::Json | Encoding::PrettyJson) {
             let value = serde_json::from_slice(&document.bytes).map_err(Status::internal)?;
             let bytes = crate::verbs::encode(&value, encoding)?;
@@ -211,23 +244,44 @@ impl About<'_> {
         if !first.contains("as=APIGroupDiscoveryList") || !first.contains("g=apidiscovery.k8s.io") {
             return None;
         }
-        let parameters = format!("{first};");
-        let (_, form) = AGGREGATED_FORMS.iter().find(|(version, _)| parameters.contains(version))?;
+        if !format!("{first};").contains("v=v2;") {
+            return None;
+        }
         let core = path == "/api";
-        let key = format!("aggregated {form:?} {path}");
-        self.get(key, form.content_type(), || Some(discovery::aggregated(*form, core, &self.snapshot.api_groups())))
+        let key = format!("aggregated {path}");
+        self.get(key, discovery::AGGREGATED, || Some(discovery::aggregated(core, &self.snapshot.api_groups())))
     }
 
-    fn root(&self, headers: &HeaderMap, root: &str) -> Option<Document> {
-        let host = header(headers, "host").unwrap_or("");
-        match root {
-            "api" => self.get(format!("api {host}"), JSON, || Some(discovery::api_versions(host))),
-            _ => self.get("apis".to_owned(), JSON, || {
-                let mut groups = self.snapshot.api_groups();
-                groups.retain(|group| !group.name.is_empty());
-                Some(discovery::group_list(&groups))
-            }),
+    /// The list of everything that can be asked for, apart from the objects.
+    fn paths(&self) -> Result<String, Status> {
+        let mut paths: Vec<String> = OTHER_PATHS.iter().map(|path| (*path).to_owned()).collect();
+        paths.push("/version".to_owned());
+        paths.extend(self.gateway.health.paths());
+        let list = self.group_list().map(|document| document.bytes).unwrap_or_default();
+        let list: Value = serde_json::from_slice(&list).map_err(Status::internal)?;
+        for group in list["groups"].as_array().into_iter().flatten() {
+            let versions = group["versions"].as_array().into_iter().flatten();
+            let names = versions.filter_map(|version| version["groupVersion"].as_str());
+            let names = group["name"].as_str().into_iter().chain(names);
+            paths.extend(names.map(|name| format!("/apis/{name}")));
         }
+        paths.sort();
+        serde_json::to_string_pretty(&api::json!({ "paths": paths })).map_err(Status::internal)
+    }
+
+    /// All groups but the core group.
+    fn group_list(&self) -> Option<Document> {
+        let document = self.get("apis".to_owned(), JSON, || {
+            let mut groups = self.snapshot.api_groups();
+            groups.retain(|group| !group.name.is_empty());
+            Some(discovery::group_list(&groups))
+        });
+        document.map(|document| with_aggregated(self.gateway, document))
+    }
+
+    fn core_versions(&self, headers: &HeaderMap) -> Option<Document> {
+        let host = header(headers, "host").unwrap_or("");
+        self.get(format!("api {host}"), JSON, || Some(discovery::api_versions(host)))
     }
 
     fn one_group(&self, name: &str) -> Option<Document> {

@@ -23,10 +23,10 @@ use crate::authz::{Authorizer, forbidden};
 use crate::cache::Cache;
 use crate::control::{self, Control, ControlCall};
 use crate::custom::{Catalog, conversion};
-use crate::documents::Documents;
+use crate::documents::{self, Documents};
 use crate::fairness::{Admission, Fairness};
 use crate::health::{self, Health};
-use crate::http::accept::{Accept, Forms, Shape, negotiate, negotiate_for};
+use crate::http::accept::{Accept, Forms, Router, Shape, negotiate, negotiate_for};
 use crate::http::body::{self, ResponseBody};
 use crate::http::gzip;
 use crate::http::path::{ResourcePath, Target, parse};
@@ -151,7 +151,10 @@ impl Gateway {
         let query = Query::parse(call.uri.query());
         let accept_header = header(&call.headers, ACCEPT.as_str()).map(str::to_owned);
         let target = parse(call.uri.path());
-        let label = self.metric_label(target.as_ref(), &call, &query);
+        let mut label = self.metric_label(target.as_ref(), &call.method, &query);
+        if call.method == Method::PATCH && media_type(&call.headers) == verbs::apply::MEDIA_TYPE {
+            label = label.of_apply();
+        }
         let audit_id = audit::id(&call.headers);
         let mut asides = Asides::default();
         let mut response = match self.answer(peer, call, target, query, (&audit_id, &mut asides)).await {
@@ -168,7 +171,7 @@ impl Gateway {
         if let Ok(id) = HeaderValue::from_str(&audit_id) {
             response.headers_mut().insert(audit::AUDIT_ID, id);
         }
-        self.metrics.observe(&label, response.status().as_u16(), started.elapsed());
+        self.metrics.observe(label, response.status().as_u16(), started.elapsed());
         response
     }
 
@@ -303,9 +306,13 @@ impl Gateway {
                 None => Status::unknown_endpoint(),
             });
         }
+        let relayed = path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource);
+        // Built-in resources are routed by method, and no route is for HEAD.
+        if call.method == Method::HEAD && kind.custom().is_none() && !relayed {
+            return Err(Status::method_not_allowed());
+        }
         let asks_watch = query.flag("watch") && call.method == Method::GET && path.subresource.is_empty();
         let watching = path.watch_prefix || asks_watch;
-        let relayed = path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource);
         let method = match call.method {
             // Proxies take it for whoever is behind them.
             Method::OPTIONS if relayed => &Method::GET,
@@ -329,6 +336,11 @@ impl Gateway {
             "list" | "deletecollection" => Shape::List,
             _ => Shape::Object,
         };
+        let router = match verb {
+            _ if kind.custom().is_some() => Router::Absent,
+            "watch" | "list" => Router::List,
+            _ => Router::Object,
+        };
         let accept_header = header(&call.headers, ACCEPT.as_str());
         // Bodies of subresources are built-in types, also those of custom resources.
         let protobuf = matches!(kind.schema, SchemaRef::Builtin(_)) || path.subresource == "scale";
@@ -339,7 +351,8 @@ impl Gateway {
         };
         let accept = match relayed {
             true => Accept::JSON,
-            false => negotiate_for(accept_header, shape, query.flag("pretty"), Forms { protobuf, table })?,
+            false => negotiate_for(accept_header, shape, query.flag("pretty"), Forms { protobuf, table, router })
+                .map_err(|refused| refused.status(|is_list| kind.go_type(is_list)))?,
         };
         let request = Request {
             namespace: if kind.namespaced { path.namespace } else { String::new() },
@@ -406,7 +419,7 @@ impl Gateway {
 
     /// Namespaced objects live in namespaces, others do not; and the verb must be one the kind has.
     fn check_route(&self, kind: &Kind, path: &ResourcePath, verb: &str, allowed: bool) -> Result<(), Status> {
-        let all_namespaces_ok = matches!(verb, "list" | "watch") || !kind.namespaced;
+        let is_list = matches!(verb, "list" | "watch");
         let misplaced = kind.namespaced && path.namespace.is_empty() && !path.name.is_empty();
         let foreign = !kind.namespaced && !path.namespace.is_empty() && path.resource != "namespaces";
         if misplaced || foreign {
@@ -421,8 +434,11 @@ impl Gateway {
         if verb == "create" && !path.name.is_empty() && path.subresource.is_empty() {
             return Err(Status::method_not_allowed());
         }
-        // A create across all namespaces is routed so that the body's namespace mismatch is what the client hears.
-        let across = kind.namespaced && path.namespace.is_empty() && !all_namespaces_ok && verb != "create";
+        // Only lists look across namespaces.
+        let across = kind.namespaced && path.namespace.is_empty() && !is_list;
+        if across && !kind.has_verb("list") {
+            return Err(Status::unknown_endpoint());
+        }
         if !allowed || across {
             return Err(Status::method_not_allowed());
         }
@@ -501,18 +517,18 @@ impl Gateway {
         if let Some(response) = self.health.respond(self, path, query).await {
             return Ok(response);
         }
-        let read_only = call.method == Method::GET || call.method == Method::HEAD;
+        let is_allowed = call.method == Method::GET || documents::takes_any_method(path);
         // OpenAPI documents are made when asked for, which takes its time.
         let found = match self.me.upgrade().filter(|_| path.starts_with("/openapi/")) {
             Some(gateway) => {
                 let (path, query, headers) = (path.to_owned(), query.clone(), call.headers.clone());
-                let make = move || crate::documents::find(&gateway, &path, &query, &headers);
+                let make = move || documents::find(&gateway, &path, &query, &headers);
                 tokio::task::spawn_blocking(make).await.map_err(Status::internal)?
             }
-            None => crate::documents::find(self, path, query, &call.headers),
+            None => documents::find(self, path, query, &call.headers),
         };
         match found? {
-            Some(_) if !read_only => Err(Status::method_not_allowed()),
+            Some(_) if !is_allowed => Err(Status::method_not_allowed()),
             Some(response) => Ok(response),
             None => Ok(not_found_page()),
         }
@@ -530,14 +546,14 @@ impl Gateway {
         self.catalog.kind(group, version, resource).ok_or_else(Status::unknown_endpoint)
     }
 
-    fn metric_label(&self, target: Option<&Target>, call: &Call, query: &Query) -> RequestLabel {
-        let method = &call.method;
+    fn metric_label(&self, target: Option<&Target>, method: &Method, query: &Query) -> RequestLabel {
         let Some(Target::Resource(path)) = target else { return RequestLabel::other(method) };
-        let is_apply = header(&call.headers, CONTENT_TYPE.as_str()) == Some(verbs::apply::MEDIA_TYPE);
-        match self.catalog.kind(&path.group, &path.version, &path.resource) {
-            Some(kind) => RequestLabel::new(&kind, path, method, query, is_apply),
-            None => RequestLabel::other(method),
-        }
+        let Some(kind) = self.catalog.kind(&path.group, &path.version, &path.resource) else {
+            return RequestLabel::other(method);
+        };
+        let watching = path.watch_prefix || query.flag("watch");
+        let verb = verb(method, !path.name.is_empty(), watching);
+        RequestLabel::of_resource(&kind, path, verb, query.all("dryRun").any(|value| value == "All"))
     }
 }
 
@@ -573,6 +589,7 @@ fn action(target: &Target, method: &Method, query: &Query, fields: &[(String, St
                 (&Method::PATCH, true) => "patch",
                 (method, empty) => verb(method, !empty, watching).unwrap_or(""),
             };
+            let is_list = matches!(verb, "list" | "watch");
             Action::Resource {
                 verb: verb.to_owned(),
                 group: path.group.clone(),
@@ -580,7 +597,7 @@ fn action(target: &Target, method: &Method, query: &Query, fields: &[(String, St
                 resource: path.resource.clone(),
                 subresource: path.subresource.clone(),
                 namespace: path.namespace.clone(),
-                name: if path.name.is_empty() && verb != "create" { selected_name(fields) } else { path.name.clone() },
+                name: if path.name.is_empty() && is_list { selected_name(fields) } else { path.name.clone() },
             }
         }
     }

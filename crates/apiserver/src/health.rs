@@ -117,6 +117,15 @@ impl Health {
         Self { sealing: Some((sealing, is_followed)), ..self }
     }
 
+    /// Every path that is answered here.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = String> {
+        ENDPOINTS.iter().flat_map(|endpoint| {
+            let checks = checks_of(endpoint, |state| self.exists(state)).into_iter();
+            let checks = checks.map(move |check| format!("/{endpoint}/{}", check.name));
+            std::iter::once(format!("/{endpoint}")).chain(checks)
+        })
+    }
+
     fn exists(&self, state: State) -> bool {
         match state {
             State::Plugins => {
@@ -140,7 +149,7 @@ impl Health {
 
     /// The answer for a health path; `None` for any other path.
     pub(crate) async fn respond(&self, gateway: &Gateway, path: &str, query: &Query) -> Option<Response<ResponseBody>> {
-        let path = path.trim_start_matches('/').trim_end_matches('/');
+        let path = path.strip_prefix('/').filter(|path| !path.ends_with('/'))?;
         let (endpoint, name) = path.split_once('/').unwrap_or((path, ""));
         if !ENDPOINTS.contains(&endpoint) {
             return None;

@@ -22,6 +22,7 @@ mod custom;
 mod demands;
 mod documents;
 mod error;
+pub mod exposition;
 mod fairness;
 mod freshness;
 mod gateway;

@@ -8,77 +8,94 @@ use api::kind::Str;
 use http::Method;
 use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::exposition;
 use crate::http::path::ResourcePath;
-use crate::http::query::Query;
+use crate::relay;
 
-/// What a request was for, bounded: only served resources are named. Labels and values are upstream's.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+/// What a request was for, bounded: only what is served is named, never what a client made up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RequestLabel {
     component: &'static str,
     dry_run: &'static str,
     group: Str,
     resource: Str,
     scope: &'static str,
-    subresource: String,
+    subresource: Str,
     verb: &'static str,
     version: Str,
 }
 
 impl RequestLabel {
-    /// A request to a path that is no resource's, or not a served one's.
+    /// Of something that is no resource, or none that is served.
     pub(crate) fn other(method: &Method) -> Self {
-        Self { component: COMPONENT, verb: method_label(method), ..Self::default() }
+        let verb = match *method {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::PATCH => "PATCH",
+            Method::DELETE => "DELETE",
+            _ => "other",
+        };
+        let none = Str::Borrowed("");
+        Self {
+            component: "",
+            dry_run: "",
+            group: none.clone(),
+            resource: none.clone(),
+            scope: "",
+            subresource: none.clone(),
+            verb,
+            version: none,
+        }
     }
 
-    pub(crate) fn new(kind: &Kind, path: &ResourcePath, method: &Method, query: &Query, is_apply: bool) -> Self {
-        let is_watch = path.watch_prefix || query.flag("watch");
-        let verb = match (method, path.name.is_empty()) {
-            (&Method::GET | &Method::HEAD, _) if is_watch => WATCH,
-            (&Method::GET | &Method::HEAD, true) => "LIST",
-            (&Method::PATCH, _) if is_apply => "APPLY",
-            (&Method::DELETE, true) => "DELETECOLLECTION",
-            _ => method_label(method),
-        };
-        let scope = match (path.name.is_empty() && method != Method::POST, path.namespace.is_empty()) {
+    /// Of a resource; `verb` is the one that authorization knows.
+    pub(crate) fn of_resource(kind: &Kind, path: &ResourcePath, verb: Option<&str>, is_dry_run: bool) -> Self {
+        let subresource = kind.subresource(&path.subresource);
+        let scope = match (path.name.is_empty(), path.namespace.is_empty()) {
+            _ if verb == Some("create") => "resource",
             (false, _) => "resource",
             (true, false) => "namespace",
             (true, true) => "cluster",
         };
-        // Unknown subresources are 404 for everybody; their names are not worth a series.
-        let subresource = if path.subresource.len() > 32 { String::new() } else { path.subresource.clone() };
+        let is_relayed = path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource);
+        let verb = match verb {
+            _ if is_relayed => "CONNECT",
+            Some("get") => "GET",
+            Some("list") => "LIST",
+            Some("watch") => "WATCH",
+            Some("create") => "POST",
+            Some("update") => "PUT",
+            Some("patch") => "PATCH",
+            Some("delete") => "DELETE",
+            Some("deletecollection") => "DELETECOLLECTION",
+            _ => "other",
+        };
         Self {
-            component: COMPONENT,
-            dry_run: if query.text("dryRun") == "All" { "All" } else { "" },
+            component: "apiserver",
+            dry_run: if is_dry_run { "All" } else { "" },
             group: kind.group.clone(),
             resource: kind.resource.clone(),
             scope,
-            subresource,
+            subresource: subresource.map_or(Str::Borrowed(""), |subresource| subresource.name.clone()),
             verb,
             version: kind.version.clone(),
         }
     }
-}
 
-const COMPONENT: &str = "apiserver";
-const WATCH: &str = "WATCH";
+    /// Says that a patch was an apply.
+    pub(crate) fn of_apply(self) -> Self {
+        Self { verb: "APPLY", ..self }
+    }
 
-/// Clients can send any word as a method.
-fn method_label(method: &Method) -> &'static str {
-    match *method {
-        Method::GET | Method::HEAD => "GET",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        Method::CONNECT => "CONNECT",
-        _ => "other",
+    /// The answer goes on after the request is served.
+    fn is_long_running(&self) -> bool {
+        matches!(self.verb, "WATCH" | "CONNECT")
     }
 }
 
@@ -86,7 +103,7 @@ fn method_label(method: &Method) -> &'static str {
 struct RequestTotal {
     code: u16,
     #[prometheus(flatten)]
-    request: RequestLabel,
+    of: RequestLabel,
 }
 
 /// Upstream's buckets of apiserver_request_duration_seconds.
@@ -114,24 +131,26 @@ impl Metrics {
         let requests = Family::<RequestTotal, Counter>::default();
         registry.register(
             "apiserver_request",
-            "Counter of apiserver requests broken out for each verb, group, version, resource and HTTP response code",
+            "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and \
+             HTTP response code",
             requests.clone(),
         );
         let make: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS);
         let durations = Family::<RequestLabel, Histogram, fn() -> Histogram>::new_with_constructor(make);
         registry.register(
             "apiserver_request_duration_seconds",
-            "Response latency distribution in seconds for each verb, group, version and resource",
+            "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope \
+             and component",
             durations.clone(),
         );
         Self { registry: Arc::new(RwLock::new(registry)), requests, durations }
     }
 
-    pub(crate) fn observe(&self, request: &RequestLabel, code: u16, elapsed: Duration) {
-        self.requests.get_or_create(&RequestTotal { code, request: request.clone() }).inc();
-        if request.verb != WATCH {
-            self.durations.get_or_create(request).observe(elapsed.as_secs_f64());
+    pub(crate) fn observe(&self, of: RequestLabel, code: u16, elapsed: Duration) {
+        if !of.is_long_running() {
+            self.durations.get_or_create(&of).observe(elapsed.as_secs_f64());
         }
+        self.requests.get_or_create(&RequestTotal { code, of }).inc();
     }
 
     /// Adds somebody else's metrics.
@@ -141,9 +160,37 @@ impl Metrics {
 
     /// The text exposition.
     pub(crate) fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing into a String cannot fail.
-        let _infallible = encode(&mut out, &self.registry.read());
-        out
+        exposition::text(&self.registry.read())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_upstreams_labels_and_nothing_that_a_client_made_up() {
+        let pods = api::kinds::builtin().by_resource("", "v1", "pods").expect("pods");
+        let metrics = Metrics::new();
+        let path = ResourcePath { namespace: "ns".into(), name: "a".into(), ..ResourcePath::default() };
+        let status = ResourcePath { subresource: "status".into(), ..path.clone() };
+        let made_up = ResourcePath { subresource: "made-up".into(), ..path.clone() };
+        let patch = RequestLabel::of_resource(pods, &status, Some("patch"), true).of_apply();
+        metrics.observe(patch, 200, Duration::from_millis(10));
+        metrics.observe(RequestLabel::of_resource(pods, &made_up, None, false), 404, Duration::ZERO);
+        let list = ResourcePath { name: String::new(), ..path };
+        metrics.observe(RequestLabel::of_resource(pods, &list, Some("watch"), false), 200, Duration::ZERO);
+        metrics.observe(RequestLabel::other(&Method::from_bytes(b"MADEUP").expect("a method")), 405, Duration::ZERO);
+        let text = metrics.text();
+        for line in [
+            r#"{code="200",component="apiserver",dry_run="All",group="",resource="pods",scope="resource",subresource="status",verb="APPLY",version="v1"} 1"#,
+            r#"{code="404",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="",verb="other",version="v1"} 1"#,
+            r#"{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="WATCH",version="v1"} 1"#,
+            r#"{code="405",component="",dry_run="",group="",resource="",scope="",subresource="",verb="other",version=""} 1"#,
+        ] {
+            assert!(text.contains(&format!("apiserver_request_total{line}\n")), "{line} in {text}");
+        }
+        assert!(text.contains("# TYPE apiserver_request_total counter\n"), "{text}");
+        assert!(!text.to_lowercase().contains("made"), "{text}");
     }
 }

@@ -21,6 +21,7 @@ use crate::bootstrap::{Change, ChangeAction, flowcontrol, objects, rbac};
 use crate::gateway::{Call, Gateway, Peer};
 use crate::serve::stopped;
 use crate::source::ObjectSource as _;
+use crate::verbs;
 
 /// The server's own user, as upstream's loopback client.
 const LOOPBACK_USER: &str = "system:apiserver";
@@ -164,7 +165,7 @@ async fn apply(gateway: &Arc<Gateway>, change: &Change) -> Result<(), Status> {
     }
 }
 
-/// A request to ourselves, so that our own objects pass the same checks as everybody's.
+/// A request to ourselves, so that our own objects pass the same checks as everybody's. A PATCH is an apply.
 pub(crate) async fn write(
     gateway: &Arc<Gateway>,
     method: Method,
@@ -190,7 +191,8 @@ pub(crate) async fn write(
     };
     let uri: Uri = path.parse().map_err(Status::internal)?;
     let mut headers = HeaderMap::new();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let content_type = if method == Method::PATCH { verbs::apply::MEDIA_TYPE } else { "application/json" };
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     let response = gateway.handle(&loopback(), Call { method, uri, headers, body: Ok(body), raw: None }).await;
     if response.status().is_success() {
@@ -239,10 +241,11 @@ pub(crate) async fn run_flow_conditions(gateway: Arc<Gateway>, mut shutdown: wat
         }
         seen = newest;
         let now = crate::write::rfc3339(jiff::Timestamp::now());
+        let apply = format!("status?fieldManager={}&force=true", flowcontrol::CONDITIONS_MANAGER);
         for schema in flowcontrol::with_conditions(source, &now) {
-            let written = write(&gateway, Method::PUT, flowcontrol::GROUP, "flowschemas", "status", &schema).await;
-            // A conflict means another change, after which this is done again.
-            if let Err(status) = written.or_else(|status| if status.code == 409 { Ok(()) } else { Err(status) }) {
+            let written = write(&gateway, Method::PATCH, flowcontrol::GROUP, "flowschemas", &apply, &schema).await;
+            // It may be gone by now.
+            if let Err(status) = written.or_else(|status| if status.code == 404 { Ok(()) } else { Err(status) }) {
                 tracing::warn!(%status, "cannot set the condition of a flow schema");
             }
         }

@@ -28,6 +28,7 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
     let kind = &request.kind;
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, kind.as_ref(), field_validation(request)?)?;
+    decoded.warnings.into_iter().for_each(|warning| request.notes.push(warning));
     let moment = Moment::now();
     defaults::apply_at(kind.as_ref(), &mut decoded.value, &moment.now);
     wipe_system_fields(&mut decoded.value);
@@ -48,7 +49,7 @@ async fn answer_review(gateway: &Gateway, request: &Request) -> Result<Reply, St
         "SelfSubjectReview" => authn::review::self_subject_review(&request.user, object, jiff::Timestamp::now()),
         _ => return Err(Status::method_not_allowed()),
     };
-    Ok(Reply { warnings: decoded.warnings, ..Reply::document(201, answered) })
+    Ok(Reply::document(201, answered))
 }
 
 /// What only a server may say of an object.

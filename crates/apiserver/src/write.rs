@@ -97,6 +97,11 @@ pub(crate) fn check_dry_run(values: &[&str], errors: &mut ErrorList) {
 pub(crate) fn decode_body(request: &Request) -> Result<Value, Status> {
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
+    if let Some(fault) = (request.kind.strategy.decode_fault)(&decoded.value) {
+        let (kind, version) = (&request.kind.kind, &request.kind.version);
+        let text = format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {fault}");
+        return Err(Status::bad_request(text));
+    }
     defaults::apply_at(request.kind.as_ref(), &mut decoded.value, &rfc3339(Timestamp::now()));
     decoded.warnings.into_iter().for_each(|warning| request.notes.push(warning));
     if let Some(trail) = request.notes.trail() {

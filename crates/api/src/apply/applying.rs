@@ -43,6 +43,14 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// The same for a client that sees the object through another version (a Scale).
+    pub fn seen_as(self, api_version: &str) -> Self {
+        match self {
+            Self::Conflict(conflicts) => Self::Conflict(conflicts.seen_as(api_version)),
+            other => other,
+        }
+    }
+
     pub fn status(&self) -> Status {
         match self {
             Self::BadRequest(message) => Status::bad_request(message),
@@ -148,16 +156,17 @@ fn merged(
     Ok(Applied { object })
 }
 
-/// Takes out what the manager applied last time and not now, unless somebody else owns it. Parts of a struct field go with
-/// their fields, but what others put below an item that goes is not theirs to lose unless the manager owned it.
+/// Takes out what the manager applied last time and not now, unless somebody else owns it. A field goes with the last of its parts that
+/// the manager owned, and takes with it what nobody owns.
 fn prune(node: Node<'_>, merged: Value, last: &Set, now: &Set, managed: &Managed) -> Value {
-    let pruned = remove(node, &merged, &last.with_named_fields(node));
+    let last = last.with_named_fields(node);
+    let pruned = remove(node, &merged, &last);
     let owned = managed.entries.values().fold(now.clone(), |all, owned| all.union(&owned.fields.set()));
     let merged_set = field_set(node, &merged).with_named_fields(node);
     let kept = field_set(node, &pruned).with_named_fields(node).union(&owned.with_named_fields(node));
     let pruned = remove(node, &merged, &merged_set.difference(&kept));
     let pruned_set = field_set(node, &pruned).with_named_fields(node);
-    remove(node, &merged, &merged_set.difference(&pruned_set).intersection(last))
+    remove(node, &merged, &merged_set.difference(&pruned_set).intersection(&last))
 }
 
 /// The fields that client-side apply set and nobody has changed since: kubectl may take those over.

@@ -76,7 +76,8 @@ impl<'s> Node<'s> {
             Shape::Bool => scalar(Scalar::Boolean),
             Shape::Int32 | Shape::Int64 | Shape::Double => scalar(Scalar::Numeric),
             Shape::Time | Shape::MicroTime | Shape::Quantity | Shape::IntOrString => scalar(Scalar::Any),
-            Shape::RawExtension | Shape::FieldsV1 => self.untyped(Untyped::Deduced).free(value, Untyped::Deduced),
+            Shape::Free | Shape::FieldsV1 => self.untyped(Untyped::Deduced).free(value, Untyped::Deduced),
+            Shape::RawExtension => self.untyped(Untyped::Atomic).free(value, Untyped::Atomic),
             Shape::Any | Shape::SchemaOrArray(_) | Shape::SchemaOrBool(_) | Shape::SchemaOrStrings(_) => {
                 self.free(value, self.untyped)
             }
@@ -125,6 +126,7 @@ impl<'s> Node<'s> {
             self.shape,
             Shape::Any
                 | Shape::RawExtension
+                | Shape::Free
                 | Shape::FieldsV1
                 | Shape::SchemaOrArray(_)
                 | Shape::SchemaOrBool(_)

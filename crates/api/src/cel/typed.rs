@@ -74,7 +74,7 @@ impl Walk<'_> {
             Shape::Bytes => Type::Bytes,
             Shape::Time | Shape::MicroTime => Type::Timestamp,
             Shape::IntOrString => Type::Dyn,
-            Shape::RawExtension | Shape::FieldsV1 => {
+            Shape::RawExtension | Shape::Free | Shape::FieldsV1 => {
                 self.objects.insert(path.into(), BTreeMap::new());
                 Type::object(path)
             }

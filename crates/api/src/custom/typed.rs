@@ -35,7 +35,7 @@ impl Builder {
             fields.push(field("kind", Shape::String));
             fields.push(field("apiVersion", Shape::String));
             let meta = Schema::builtin().type_id(OBJECT_META).map(|id| self.import(id));
-            let metadata = meta.map_or(Shape::RawExtension, Shape::Ref);
+            let metadata = meta.map_or(Shape::Free, Shape::Ref);
             fields.push(Field { pointer: false, ..field("metadata", metadata) });
         }
         for (name, property) in &schema.properties {
@@ -72,12 +72,12 @@ impl Builder {
                     let (element, _) = self.shape(below);
                     Shape::Map(self.schema.intern(element))
                 }
-                _ => Shape::RawExtension,
+                _ => Shape::Free,
             };
             return (shape, merge);
         }
         if types == Types::ARRAY {
-            let element = schema.items.as_ref().map_or(Shape::RawExtension, |items| self.shape(items).0);
+            let element = schema.items.as_ref().map_or(Shape::Free, |items| self.shape(items).0);
             let merge = Merge {
                 list_type: schema.list_type,
                 list_map_keys: schema.list_map_keys.iter().map(|key| key.to_string().into()).collect(),
@@ -91,7 +91,7 @@ impl Builder {
             Types::INTEGER => Shape::Int64,
             Types::NUMBER => Shape::Double,
             Types::BOOLEAN => Shape::Bool,
-            _ => Shape::RawExtension,
+            _ => Shape::Free,
         };
         (shape, None)
     }

@@ -12,7 +12,7 @@ use crate::validate::text::{
     supported,
 };
 use crate::validate::{go, names};
-use crate::{Cursor, ErrorList, Strategy, Value, meta};
+use crate::{Cursor, ErrorList, Strategy, Value, gojson, meta};
 
 pub const DEPLOYMENT: Strategy = Strategy {
     validate: |object, errors| deployment_spec(&object.field("spec"), errors),
@@ -72,6 +72,11 @@ pub const DAEMON_SET: Strategy = Strategy {
         prepare_for_update: |new, old, _| set_template_generation(new, template_generation(old)),
         validate_update: daemon_set_status,
     }],
+    decode_fault: |set| {
+        let annotation = set.pointer("/metadata/annotations")?.get(TEMPLATE_GENERATION)?;
+        gojson::parse_int(annotation.as_str().unwrap_or_default()).err()
+    },
+    field_annotations: &[TEMPLATE_GENERATION],
     ..Strategy::DEFAULT
 };
 

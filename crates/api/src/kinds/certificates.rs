@@ -35,6 +35,7 @@ const USAGES: &[&str] = &[
     "timestamping",
 ];
 const EXPIRATION_SECONDS_MIN: i64 = 600;
+const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 
 pub const STRATEGY: Strategy = Strategy {
@@ -70,6 +71,7 @@ const STATUS: SubresourceStrategy = SubresourceStrategy {
     validate_update: |new, old, errors| {
         whole_again(new, errors);
         conditions(new, errors);
+        outcomes(new, old, false, errors);
         certificate(new, old, errors);
         meta::validate_update_again(new, old, errors);
     },
@@ -90,18 +92,7 @@ const APPROVAL: SubresourceStrategy = SubresourceStrategy {
     validate_update: |new, old, errors| {
         whole_again(new, errors);
         conditions(new, errors);
-        for kind in ["Approved", "Denied", "Failed"] {
-            let list = new.field("status").field("conditions");
-            match (find(old.value(), kind), find(new.value(), kind)) {
-                (Some(_), None) => {
-                    list.forbidden(errors, format!("updates may not remove a condition of type \"{kind}\""))
-                }
-                (None, Some(_)) if kind == "Failed" => {
-                    list.forbidden(errors, format!("updates may not add a condition of type \"{kind}\""));
-                }
-                _ => {}
-            }
-        }
+        outcomes(new, old, true, errors);
         meta::validate_update_again(new, old, errors);
     },
 };
@@ -136,18 +127,36 @@ fn find<'v>(request: &'v Value, kind: &str) -> Option<&'v Value> {
     list.iter().find(|c| c.get("type").is_some_and(|t| t == kind))
 }
 
-/// Decisions only move through `/approval`.
+/// Decisions only move through `/approval`: as many as there were stay as they were, and more or fewer are refused later.
 fn keep_decisions(new: &mut Value, old: &Value) {
-    let is_decision = |c: &Value| c.get("type").is_some_and(|t| t == "Approved" || t == "Denied");
-    let list = |v: &Value| v.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut kept: Vec<Value> = list(old).into_iter().filter(is_decision).collect();
-    kept.extend(list(new).into_iter().filter(|c| !is_decision(c)));
-    let Value::Object(fields) = new else { return };
-    let status = fields.entry("status").or_insert_with(|| json!({}));
-    if kept.is_empty() {
-        carry::remove(status, &[], "conditions");
-    } else {
-        carry::set(status, "conditions", Value::Array(kept));
+    for kind in DECISIONS {
+        let is_kind = |c: &Value| c.get("type").is_some_and(|t| t == kind);
+        let before = old.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+        let before: Vec<Value> = before.filter(|c| is_kind(c)).cloned().collect();
+        let Some(conditions) = new.pointer_mut("/status/conditions").and_then(Value::as_array_mut) else { return };
+        let after: Vec<&mut Value> = conditions.iter_mut().filter(|c| is_kind(c)).collect();
+        if after.len() == before.len() {
+            after.into_iter().zip(before).for_each(|(after, before)| *after = before);
+        }
+    }
+}
+
+/// Decisions and failures stay; `may_decide`: decisions may be added.
+fn outcomes(new: &Cursor<'_>, old: &Cursor<'_>, may_decide: bool, errors: &mut ErrorList) {
+    let list = new.field("status").field("conditions");
+    let count = |request: &Cursor<'_>, kind: &str| {
+        let conditions = request.value().pointer("/status/conditions").and_then(Value::as_array);
+        conditions.into_iter().flatten().filter(|c| c.get("type").is_some_and(|t| t == kind)).count()
+    };
+    for kind in DECISIONS.into_iter().chain(["Failed"]) {
+        if count(new, kind) < count(old, kind) {
+            list.forbidden(errors, format!("updates may not remove a condition of type \"{kind}\""));
+        }
+    }
+    for kind in DECISIONS.into_iter().filter(|_| !may_decide) {
+        if count(new, kind) > count(old, kind) {
+            list.forbidden(errors, format!("updates may not add a condition of type \"{kind}\""));
+        }
     }
 }
 
@@ -274,7 +283,7 @@ fn certificate(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
         return;
     }
     if !before.is_empty() {
-        issued.forbidden(errors, "updates may not change the certificate field once set");
+        issued.forbidden(errors, "updates may not modify existing certificate content");
     }
     if !issued.is_empty() && first_pem_block(&decoded(issued.str())).is_none_or(|(label, _)| label != "CERTIFICATE") {
         errors.invalid(issued.path(), "<certificate data>", "must contain at least one CERTIFICATE PEM block");
@@ -302,13 +311,29 @@ mod tests {
     }
 
     #[test]
-    fn decisions_survive_status_updates() {
-        let old = json!({"status": {"conditions": [{"type": "Approved", "status": "True"}]}});
-        let mut new = json!({"status": {"conditions": [{"type": "Denied", "status": "True"}, {"type": "Failed", "status": "True"}]}});
-        keep_decisions(&mut new, &old);
+    fn a_status_update_neither_adds_decisions_nor_drops_any() {
+        let conditions = |kinds: &[&str]| -> Value {
+            let list: Vec<Value> = kinds.iter().map(|kind| json!({"type": kind, "status": "True"})).collect();
+            json!({"status": {"conditions": list}})
+        };
+        let faults = |old: &[&str], new: &[&str]| {
+            let (old, mut new) = (conditions(old), conditions(new));
+            keep_decisions(&mut new, &old);
+            let mut errors = ErrorList::new();
+            outcomes(&Cursor::root(&new), &Cursor::root(&old), false, &mut errors);
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert!(faults(&["Approved"], &["Failed", "Approved"]).is_empty());
         assert_eq!(
-            new["status"]["conditions"],
-            json!([{"type": "Approved", "status": "True"}, {"type": "Failed", "status": "True"}])
+            faults(&["Approved"], &["Denied"]),
+            [
+                "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\"",
+                "status.conditions: Forbidden: updates may not add a condition of type \"Denied\"",
+            ]
         );
+        let old = json!({"status": {"conditions": [{"type": "Approved", "reason": "a"}]}});
+        let mut new = json!({"status": {"conditions": [{"type": "Failed"}, {"type": "Approved", "reason": "b"}]}});
+        keep_decisions(&mut new, &old);
+        assert_eq!(new["status"]["conditions"], json!([{"type": "Failed"}, {"type": "Approved", "reason": "a"}]));
     }
 }

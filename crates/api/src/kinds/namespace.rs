@@ -35,6 +35,7 @@ pub const STRATEGY: Strategy = Strategy {
     },
     validate_update: meta::validate_update_again,
     subresources: &[STATUS, FINALIZE],
+    judges_preconditions: true,
     ..Strategy::DEFAULT
 };
 

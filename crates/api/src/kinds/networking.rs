@@ -1,6 +1,6 @@
 //! Ingress, IngressClass, NetworkPolicy, IPAddress, ServiceCIDR. Source: `pkg/apis/networking/validation`.
 
-use crate::strategy::SubresourceStrategy;
+use crate::strategy::{GenerationSeen, SubresourceStrategy};
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::text::{
     domain_prefixed_path, formatted, formatted_if_present, formatted_if_set, immutable, optional_enum, port_number,
@@ -214,6 +214,7 @@ fn ingress_class_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 pub const NETWORK_POLICY: Strategy = Strategy {
+    generation_seen: GenerationSeen::Sent,
     validate: |policy, errors| policy_spec(&policy.field("spec"), errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
@@ -417,6 +418,7 @@ pub const ENDPOINT_SLICE: Strategy = Strategy {
         }
     },
     prepare_for_update: |new, _, _| drop_topology(new),
+    generation_seen: GenerationSeen::Decoded,
     validate_update: |new, old, errors| {
         meta::validate_whole_again(new, true, names::subdomain_name, errors);
         // Endpoints that stay as they are stay valid.

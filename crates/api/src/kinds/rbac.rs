@@ -8,7 +8,7 @@ use crate::{Cursor, ErrorList, Strategy, Value, meta};
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 pub const ROLE: Strategy = Strategy {
-    name_rule: names::path_segment_name,
+    name_rule: names::rbac_name,
     validate: |role, errors| rules(role, true, errors),
     validate_update: |new, old, errors| {
         meta::validate_whole_again(new, true, names::path_segment_name, errors);
@@ -19,7 +19,7 @@ pub const ROLE: Strategy = Strategy {
 };
 
 pub const CLUSTER_ROLE: Strategy = Strategy {
-    name_rule: names::path_segment_name,
+    name_rule: names::rbac_name,
     validate: cluster_role,
     validate_update: |new, old, errors| {
         meta::validate_whole_again(new, false, names::path_segment_name, errors);
@@ -30,14 +30,14 @@ pub const CLUSTER_ROLE: Strategy = Strategy {
 };
 
 pub const ROLE_BINDING: Strategy = Strategy {
-    name_rule: names::path_segment_name,
+    name_rule: names::rbac_name,
     validate: |binding, errors| role_binding(binding, true, errors),
     validate_update: |new, old, errors| binding_update(new, old, true, errors),
     ..Strategy::DEFAULT
 };
 
 pub const CLUSTER_ROLE_BINDING: Strategy = Strategy {
-    name_rule: names::path_segment_name,
+    name_rule: names::rbac_name,
     validate: |binding, errors| role_binding(binding, false, errors),
     validate_update: |new, old, errors| binding_update(new, old, false, errors),
     ..Strategy::DEFAULT

@@ -161,13 +161,20 @@ impl Definitions<'_> {
         {
             out.insert("default", default);
         }
-        if !field.enum_values.is_empty() {
-            out.insert("enum", field.enum_values.iter().map(|v| v.as_ref()).collect());
+        let values = || -> Value { field.enum_values.iter().map(|v| v.as_ref()).collect() };
+        if !field.enum_values.is_empty() && element_name(field).is_none() {
+            out.insert("enum", values());
         }
         if let Some(merge) = &field.merge {
             field_extensions(merge, &mut out);
         }
-        let shape = self.shape(field.shape);
+        let mut shape = self.shape(field.shape);
+        // Of a list or map it is each element that is one of the values.
+        if let Some(element) = element_name(field).filter(|_| !field.enum_values.is_empty())
+            && let Some(Value::Object(element)) = shape.get_mut(element)
+        {
+            element.insert("enum", values());
+        }
         if self.form == Form::V3 && shape.contains_key("$ref") && !out.is_empty() {
             // Siblings of a reference are ignored in v3, so it is wrapped.
             out.insert("allOf", json!([shape]));
@@ -217,7 +224,7 @@ fn special_name(shape: Shape) -> Option<String> {
         Shape::Duration => DURATION.to_owned(),
         Shape::Quantity => QUANTITY.to_owned(),
         Shape::IntOrString => INT_OR_STRING.to_owned(),
-        Shape::RawExtension => RAW_EXTENSION.to_owned(),
+        Shape::RawExtension | Shape::Free => RAW_EXTENSION.to_owned(),
         Shape::FieldsV1 => FIELDS_V1.to_owned(),
         Shape::Any => format!("{EXTENSIONS}.JSON"),
         Shape::SchemaOrArray(_) => format!("{EXTENSIONS}.JSONSchemaPropsOrArray"),
@@ -246,9 +253,18 @@ fn special(form: Form, name: &str) -> Map {
     }
 }
 
+/// Where a list or map says what its elements are.
+fn element_name(field: &Field) -> Option<&'static str> {
+    match field.shape {
+        Shape::List(_) => Some("items"),
+        Shape::Map(_) => Some("additionalProperties"),
+        _ => None,
+    }
+}
+
 /// Upstream ends the description of an enumerated field with its values.
 fn with_enum(description: Option<Value>, field: &Field) -> Option<Value> {
-    if field.enum_values.is_empty() {
+    if field.enum_values.is_empty() || element_name(field).is_some() {
         return description;
     }
     let mut text = description.as_ref().and_then(Value::as_str).unwrap_or("").to_owned();

@@ -192,12 +192,16 @@ impl PatchSchema for NoSchema {
     }
 }
 
-/// The object as the patch leaves it in bytes: where it reached (an object in `touched` too), Go made a map, which it writes with
-/// sorted keys; the rest is as it was.
+/// The object as the patch leaves it in bytes: where it reached (an object in `touched` too, or anything in a list that it brought), Go
+/// made a map, which it writes with sorted keys; the rest is as it was.
 fn as_written(value: &Value, touched: &Value) -> Value {
-    let (Value::Object(map), Value::Object(touched)) = (value, touched) else { return value.clone() };
+    let map = match (value, touched) {
+        (Value::Array(items), Value::Array(_)) => return items.iter().map(|item| as_written(item, item)).collect(),
+        (Value::Object(map), Value::Object(_)) => map,
+        _ => return value.clone(),
+    };
     let mut entries: Vec<_> =
-        map.iter().map(|(k, v)| (k.clone(), as_written(v, touched.get(k.as_ref()).unwrap_or(&Value::Null)))).collect();
+        map.iter().map(|(k, v)| (k.clone(), as_written(v, touched.get(k.as_str()).unwrap_or(&Value::Null)))).collect();
     entries.sort_by(|a, b| a.0.cmp(&b.0));
     Value::Object(entries.into_iter().collect())
 }

@@ -117,6 +117,20 @@ fn map_of(value: &Value) -> Result<&Map, PatchError> {
     value.as_object().ok_or_else(|| wrong_type("map[string]interface {}", value))
 }
 
+/// A part of a patch that takes its place whole: without nulls and directives, which say what to do with something that is there. `None`
+/// when it is a directive itself.
+fn taken(value: Value) -> Option<Value> {
+    Some(match value {
+        Value::Object(map) if map.contains_key(DIRECTIVE) => return None,
+        Value::Object(map) => {
+            let kept = map.into_iter().filter(|(_, value)| !value.is_null());
+            kept.filter_map(|(key, value)| Some((key, taken(value)?))).collect()
+        }
+        Value::Array(items) => items.into_iter().filter_map(taken).collect(),
+        scalar => scalar,
+    })
+}
+
 struct Merge<'s, S> {
     schema: &'s S,
 }
@@ -149,14 +163,16 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
                 original.remove(&key);
                 continue;
             }
-            let Some(current) = original.get_mut(&key) else {
-                original.insert(key, value);
+            let current = original.get_mut(&key);
+            let is_structure = value.is_object() || value.is_array();
+            let Some(current) = current.filter(|current| is_structure && go_type(current) == go_type(&value)) else {
+                match taken(value).filter(|_| !deletes) {
+                    Some(value) => drop(original.insert(key, value)),
+                    None if deletes => {}
+                    None => drop(original.remove(&key)),
+                }
                 continue;
             };
-            if go_type(current) != go_type(&value) {
-                *current = value;
-                continue;
-            }
             let meta = self.lookup(node, &key)?;
             let merged = match (current.take(), value) {
                 (Value::Object(current), Value::Object(value)) => {
@@ -605,6 +621,10 @@ mod tests {
     #[test]
     fn null_deletes_and_unknown_fields_pass_until_they_collide() {
         check(json!({"labels": {"a": "1"}}), json!({"labels": null, "bogus": 1}), json!({"bogus": 1}));
+        check(json!({"bogus": 1}), json!({"bogus": 2}), json!({"bogus": 2}));
+        check(json!({}), json!({"labels": {"a": null, "b": [{"c": null}]}}), json!({"labels": {"b": [{}]}}));
+        check(json!({}), json!({"labels": {"$patch": "delete"}}), json!({}));
+        check(json!({}), json!({"$deleteFromPrimitiveList/finalizers": ["a"]}), json!({}));
         let error = run(json!({"bogus": {}}), json!({"bogus": {}})).expect_err("refused");
         assert_eq!(error.to_string(), "unable to find api field in struct PodSpec for the json field \"bogus\"");
     }

@@ -43,6 +43,8 @@ pub enum Shape {
     IntOrString,
     /// Any object, kept as it came (in embedded form).
     RawExtension,
+    /// What the schema of a custom resource leaves open.
+    Free,
     /// The field set of server-side apply.
     FieldsV1,
     /// Any JSON value.
@@ -353,7 +355,7 @@ impl Schema {
             Shape::Duration => "v1.Duration".into(),
             Shape::Quantity => "resource.Quantity".into(),
             Shape::IntOrString => "intstr.IntOrString".into(),
-            Shape::RawExtension => "runtime.RawExtension".into(),
+            Shape::RawExtension | Shape::Free => "runtime.RawExtension".into(),
             Shape::FieldsV1 => "v1.FieldsV1".into(),
             Shape::Any => "v1.JSON".into(),
             Shape::SchemaOrArray(_) => "v1.JSONSchemaPropsOrArray".into(),

@@ -25,6 +25,7 @@ impl Schema {
             | Shape::Time
             | Shape::MicroTime
             | Shape::RawExtension
+            | Shape::Free
             | Shape::Any
             | Shape::FieldsV1
             | Shape::Quantity
@@ -56,6 +57,7 @@ impl Schema {
             Shape::Time
             | Shape::MicroTime
             | Shape::RawExtension
+            | Shape::Free
             | Shape::FieldsV1
             | Shape::Any
             | Shape::SchemaOrArray(_)

@@ -367,6 +367,11 @@ pub fn path_segment_name(name: &str, prefix: bool) -> Messages {
     if prefix { path_segment_prefix(name) } else { path_segment(name) }
 }
 
+/// Names of roles and bindings; what a name is generated from must be one as well.
+pub fn rbac_name(name: &str, _prefix: bool) -> Messages {
+    path_segment(name)
+}
+
 /// No rule beyond what generic code asks.
 pub fn any_name(_: &str, _: bool) -> Messages {
     Messages::new()

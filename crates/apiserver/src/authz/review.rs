@@ -4,7 +4,7 @@
 use api::json;
 use api::selector::{FieldSelector, LabelSelector, Operator, Requirement};
 use api::validate::labels;
-use api::{Cursor, ErrorList, Path, Status, Text, Value};
+use api::{Cursor, ErrorList, Path, Status, Text, Value, meta};
 use serde::Deserialize;
 
 use super::{Authorizer, Rules};
@@ -322,8 +322,10 @@ fn refuse(errors: &ErrorList) -> Result<(), Status> {
 fn empty_metadata(review: &Value, allowed: &[&str], detail: &str, errors: &mut ErrorList) {
     let is_own = |field: &Text| field == "managedFields" || allowed.contains(&field.as_str());
     let metadata = review.get("metadata").filter(|m| m.as_object().is_some_and(|fields| !fields.keys().all(is_own)));
-    if let Some(metadata) = metadata {
-        errors.invalid(Path::new("metadata"), metadata.clone(), detail);
+    if metadata.is_some() {
+        let mut shown = review.clone();
+        meta::put_in_order(&mut shown);
+        errors.invalid(Path::new("metadata"), shown["metadata"].take(), detail);
     }
 }
 

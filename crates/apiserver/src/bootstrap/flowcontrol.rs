@@ -192,7 +192,10 @@ const SCHEMAS: &[Schema] = &[
     },
 ];
 
-/// FlowSchemas whose condition `Dangling` does not say whether their priority level exists, as they should be.
+/// Who says so, by upstream's name.
+pub const CONDITIONS_MANAGER: &str = "api-priority-and-fairness-config-consumer-v1";
+
+/// What to apply to the status of FlowSchemas whose condition `Dangling` does not say whether their priority level exists.
 pub fn with_conditions(source: &dyn ObjectSource, now: &str) -> Vec<Value> {
     source
         .list(GROUP, "flowschemas", "")
@@ -201,7 +204,7 @@ pub fn with_conditions(source: &dyn ObjectSource, now: &str) -> Vec<Value> {
         .collect()
 }
 
-fn with_condition(source: &dyn ObjectSource, mut schema: Value, now: &str) -> Option<Value> {
+fn with_condition(source: &dyn ObjectSource, schema: Value, now: &str) -> Option<Value> {
     let level = schema["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
     let exists = source.get(GROUP, "prioritylevelconfigurations", "", level).is_some();
     let (status, reason, how) = match exists {
@@ -209,17 +212,20 @@ fn with_condition(source: &dyn ObjectSource, mut schema: Value, now: &str) -> Op
         false => ("True", "NotFound", "but there is no such object"),
     };
     let message = format!("This FlowSchema references the PriorityLevelConfiguration object named \"{level}\" {how}");
-    let mut conditions = schema["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let wanted = json!({
+    let mut conditions = schema["status"]["conditions"].as_array().into_iter().flatten();
+    let said = conditions.find(|condition| condition["type"] == "Dangling");
+    if said.is_some_and(|said| said["status"] == status && said["message"] == message) {
+        return None;
+    }
+    let condition = json!({
         "type": "Dangling", "status": status, "lastTransitionTime": now, "reason": reason, "message": message,
     });
-    match conditions.iter_mut().find(|condition| condition["type"] == "Dangling") {
-        Some(present) if present["status"] == status && present["message"] == message => return None,
-        Some(present) => *present = wanted,
-        None => conditions.push(wanted),
-    }
-    schema["status"]["conditions"] = conditions.into();
-    Some(schema)
+    Some(json!({
+        "kind": "FlowSchema",
+        "apiVersion": format!("{GROUP}/v1"),
+        "metadata": { "name": schema["metadata"]["name"] },
+        "status": { "conditions": [condition] },
+    }))
 }
 
 /// What has to change so that the defaults hold.
@@ -340,10 +346,12 @@ mod tests {
     fn a_flow_schema_says_whether_its_level_exists() {
         let source = crate::source::testing::MemorySource::new();
         let schema = json!({"metadata": {"name": "a"}, "spec": {"priorityLevelConfiguration": {"name": "x"}}});
-        source.put(GROUP, "flowschemas", schema);
+        source.put(GROUP, "flowschemas", schema.clone());
         let marked = with_conditions(&source, "2026-01-01T00:00:00Z");
         assert_eq!(marked[0]["status"]["conditions"][0]["reason"], "NotFound");
-        source.put(GROUP, "flowschemas", marked[0].clone());
+        let mut schema = schema;
+        schema["status"] = marked[0]["status"].clone();
+        source.put(GROUP, "flowschemas", schema);
         assert_eq!(with_conditions(&source, "2026-01-01T00:00:01Z"), Vec::<Value>::new());
         source.put(GROUP, "prioritylevelconfigurations", json!({"metadata": {"name": "x"}}));
         let found = with_conditions(&source, "2026-01-01T00:00:02Z");

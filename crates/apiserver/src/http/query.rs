@@ -1,8 +1,6 @@
 //! Query parameters.
 
-use std::num::{IntErrorKind, ParseIntError};
-
-use api::Status;
+use api::{Status, gojson};
 
 /// Decoded parameters in the order they came.
 #[derive(Clone, Debug, Default)]
@@ -48,13 +46,7 @@ impl Query {
     /// An integer parameter; a malformed one is refused with the words of upstream's conversion.
     pub(crate) fn int(&self, name: &str) -> Result<Option<i64>, Status> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        text.parse().map(Some).map_err(|error: ParseIntError| {
-            let what = match error.kind() {
-                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
-                _ => "invalid syntax",
-            };
-            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {what}"))
-        })
+        gojson::parse_int(text).map(Some).map_err(Status::bad_request)
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) struct LogOptions {
     since_time: Option<String>,
     tail_lines: Option<i64>,
     limit_bytes: Option<i64>,
+    /// One stream alone is asked for, which the feature gate PodLogsQuerySplitStreams (alpha, off) would allow.
+    asks_stream: bool,
     pub insecure_skip_tls_verify_backend: bool,
 }
 
@@ -39,6 +41,7 @@ impl LogOptions {
             since_time: since_time.map(str::to_owned),
             tail_lines: query.int("tailLines")?,
             limit_bytes: query.int("limitBytes")?,
+            asks_stream: query.get("stream").is_some(),
             insecure_skip_tls_verify_backend: query.flag("insecureSkipTLSVerifyBackend"),
         })
     }
@@ -58,6 +61,9 @@ impl LogOptions {
             }
             (Some(seconds), None) if seconds < 1 => errors.invalid(Path::new("sinceSeconds"), seconds, POSITIVE),
             _ => {}
+        }
+        if self.asks_stream {
+            errors.forbidden(Path::new("stream"), "may not be specified");
         }
     }
 
@@ -88,8 +94,10 @@ pub(super) fn stream_options(subresource: &str, query: &Query) -> Result<Value, 
     let mut options = json!({"kind": kind, "apiVersion": "v1"});
     if subresource == "portforward" {
         let ports = query.all("ports").chain(query.all("port")).filter(|text| !text.is_empty()).map(|text| {
-            let bad = || Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
-            text.parse::<i32>().map_err(|_| bad())
+            text.parse::<i32>().map_err(|_| {
+                let text = format!("cannot convert to []int32: strconv.ParseUint: parsing {text:?}: invalid syntax");
+                Status::bad_request(text)
+            })
         });
         let ports = ports.collect::<Result<Vec<i32>, Status>>()?;
         if !ports.is_empty() {
@@ -202,7 +210,7 @@ mod tests {
         let options = stream_options("portforward", &Query::parse(Some("ports=80&ports=443"))).unwrap();
         assert_eq!((&options["ports"], stream_query(&options).as_str()), (&json!([80, 443]), "port=80%2C443"));
         let bad = stream_options("portforward", &Query::parse(Some("ports=x"))).unwrap_err();
-        assert_eq!(bad.message, "strconv.ParseInt: parsing \"x\": invalid syntax");
+        assert_eq!(bad.message, "cannot convert to []int32: strconv.ParseUint: parsing \"x\": invalid syntax");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Server-side apply: PATCH with a configuration. It creates what is not there.
 
-use api::apply::{self, Writer};
+use api::apply::{self, ApplyError, Writer};
 use api::codec::{FieldValidation, normalize, yaml};
 use api::{ErrorList, Path, Status, Value, defaults, gojson, meta};
 use futures::FutureExt;
@@ -23,7 +23,7 @@ pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply,
     let Configuration { config, duplicates } = configuration(request)?;
     let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
     let target = request.target(&key, "patch");
-    let (config, found) = (&config, duplicates.as_deref());
+    let (config, found) = (&config, duplicates.as_slice());
     let attempt = |current| {
         let attempt = async move {
             let Some(current) = current else {
@@ -43,17 +43,13 @@ pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply,
         attempt.boxed()
     };
     let reply = gateway.guaranteed_update(target, attempt).await?;
-    warn_of_duplicates(request, duplicates);
+    // A warning is one line.
+    duplicates.into_iter().for_each(|line| request.notes.push(line));
     Ok(reply)
 }
 
 /// Apply to an object that is not there.
-async fn create(
-    gateway: &Gateway,
-    request: &Request,
-    config: &Value,
-    duplicates: Option<&str>,
-) -> Result<Reply, Status> {
+async fn create(gateway: &Gateway, request: &Request, config: &Value, duplicates: &[String]) -> Result<Reply, Status> {
     if !request.subresource.is_empty() {
         return Err(Status::not_found(group_resource(request), &request.name));
     }
@@ -74,7 +70,7 @@ async fn create(
 fn merged(request: &Request, live: &Value, config: &Value) -> Result<Value, Status> {
     let kind = &request.kind;
     let moment = Moment::now();
-    let applied = applied(request, &request.subresource, live, config, &moment)?;
+    let applied = applied(request, &request.subresource, live, config, &moment).map_err(|refused| refused.status())?;
     let normalized = normalize(&applied, kind.as_ref()).map_err(|error| Status::unknown(error.message))?;
     let mut object = normalized.value;
     check_identity(request, &mut object)?;
@@ -89,11 +85,10 @@ pub(super) fn applied(
     live: &Value,
     config: &Value,
     moment: &Moment,
-) -> Result<Value, Status> {
+) -> Result<Value, ApplyError> {
     let writer = Writer { manager: request.query.text("fieldManager"), subresource, now: &moment.now };
     let force = request.query.flag("force");
-    let applied = apply::apply(&request.kind, &writer, live, config, force).map_err(|error| error.status())?;
-    Ok(applied.object)
+    apply::apply(&request.kind, &writer, live, config, force).map(|applied| applied.object)
 }
 
 /// A patch leaves the object where the URL says it is.
@@ -105,8 +100,8 @@ pub(super) fn check_identity(request: &Request, object: &mut Value) -> Result<()
 /// The body of an apply.
 pub(super) struct Configuration {
     pub config: Value,
-    /// What strict decoding has against the body; judged once the configuration itself has proved good.
-    duplicates: Option<String>,
+    /// What strict decoding has against the body, a line each; judged once the configuration itself has proved good.
+    duplicates: Vec<String>,
 }
 
 /// The configuration in the body, with the options that only apply has.
@@ -132,22 +127,16 @@ pub(super) fn configuration(request: &Request) -> Result<Configuration, Status> 
             )));
         }
     };
-    let duplicates = (!document.duplicates.is_empty() && validation != FieldValidation::Ignore).then(|| {
-        let lines = document.duplicates.join("\n  ");
-        format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {lines}")
-    });
+    let duplicates = if validation == FieldValidation::Ignore { Vec::new() } else { document.duplicates };
     Ok(Configuration { config, duplicates })
 }
 
-fn refuse_duplicates(request: &Request, duplicates: Option<&str>) -> Result<(), Status> {
-    match duplicates {
-        Some(text) if field_validation(request)? == FieldValidation::Strict => {
-            Err(Status::bad_request(format!("error strict decoding YAML: {text}")))
-        }
-        _ => Ok(()),
+fn refuse_duplicates(request: &Request, duplicates: &[String]) -> Result<(), Status> {
+    if duplicates.is_empty() || field_validation(request)? != FieldValidation::Strict {
+        return Ok(());
     }
-}
-
-fn warn_of_duplicates(request: &Request, duplicates: Option<String>) {
-    duplicates.into_iter().for_each(|text| request.notes.push(text));
+    let lines = duplicates.join("\n  ");
+    Err(Status::bad_request(format!(
+        "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {lines}"
+    )))
 }

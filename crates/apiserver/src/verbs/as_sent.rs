@@ -22,8 +22,19 @@ pub(super) fn created(request: &Request, object: &Value) -> Option<Value> {
     Some(object)
 }
 
+/// An object (the new one or, for comparison, the old one) with the empty lists and maps that an update of `old` sends.
+pub(super) fn filled(request: &Request, object: &Value, old: &Value) -> Value {
+    if !has_empty(&request.body) {
+        return object.clone();
+    }
+    let sent = body(request, old).unwrap_or_default();
+    let mut filled = with_empty_lists(&request.kind, object, &sent);
+    rules::drop_disabled(&request.kind, &mut filled);
+    filled
+}
+
 /// Whether there is `[]` or `{}` in the text, with or without space between.
-fn has_empty(text: &[u8]) -> bool {
+pub(super) fn has_empty(text: &[u8]) -> bool {
     let mut end = None;
     for byte in text {
         match byte {
@@ -39,10 +50,10 @@ fn has_empty(text: &[u8]) -> bool {
 
 /// The object with the empty lists and maps of another form of it, which decoding drops.
 pub(super) fn with_empty_lists(kind: &Kind, object: &Value, sent: &Value) -> Value {
-    filled(&kind.schema, Shape::Ref(kind.type_id), object, sent)
+    fill(&kind.schema, Shape::Ref(kind.type_id), object, sent)
 }
 
-fn filled(schema: &Schema, shape: Shape, object: &Value, sent: &Value) -> Value {
+fn fill(schema: &Schema, shape: Shape, object: &Value, sent: &Value) -> Value {
     match (object, sent) {
         (Value::Null, Value::Array(list)) if list.is_empty() => sent.clone(),
         (Value::Null, Value::Object(map)) if map.is_empty() && matches!(shape, Shape::Map(_)) => sent.clone(),
@@ -53,7 +64,7 @@ fn filled(schema: &Schema, shape: Shape, object: &Value, sent: &Value) -> Value 
                     schema.field(owner, field).map(|field| field.shape)
                 });
                 let Some(known) = known else { continue };
-                let filled = filled(schema, known, object.get(field).unwrap_or(&Value::Null), sent);
+                let filled = fill(schema, known, object.get(field).unwrap_or(&Value::Null), sent);
                 if !filled.is_null() {
                     out.insert(field.clone(), filled);
                 }
@@ -62,7 +73,7 @@ fn filled(schema: &Schema, shape: Shape, object: &Value, sent: &Value) -> Value 
         }
         (Value::Array(list), Value::Array(sent)) if list.len() == sent.len() => {
             let item = schema.element_of(shape);
-            list.iter().zip(sent).map(|(object, sent)| filled(schema, item, object, sent)).collect()
+            list.iter().zip(sent).map(|(object, sent)| fill(schema, item, object, sent)).collect()
         }
         _ => object.clone(),
     }

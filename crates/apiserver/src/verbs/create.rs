@@ -27,11 +27,15 @@ pub(crate) async fn create(gateway: &Gateway, request: &Request) -> Result<Reply
         // Decoded anew for each name: that is seldom needed, and what follows changes the object.
         let mut object = decode_body(request)?;
         settle_namespace(request, &mut object)?;
-        if meta::name(&object).is_empty() {
-            meta::metadata_str(&object, "generateName").clone_into(&mut prefix);
-        }
+        let name = meta::name(&object).to_owned();
+        meta::metadata_str(&object, "generateName").clone_into(&mut prefix);
         match create_object(gateway, request, object, Ownership::Track).await {
-            Err(status) if status.reason == "AlreadyExists" && !prefix.is_empty() => {}
+            Err(status) if status.reason == "AlreadyExists" && !prefix.is_empty() => {
+                // A name that the client chose is taken, but it did say that another would do.
+                if !name.is_empty() {
+                    return Err(Status::generate_name_conflict(group_resource(request), &name));
+                }
+            }
             outcome => return outcome,
         }
     }

@@ -43,12 +43,13 @@ impl DeleteOptions {
 
     fn from_query(request: &Request) -> Result<Self, Status> {
         let query = &request.query;
+        let text = |name: &str| query.get(name).filter(|text| !text.is_empty()).map(str::to_owned);
         Ok(Self {
             grace_period_seconds: query.int("gracePeriodSeconds")?,
             propagation_policy: query.get("propagationPolicy").map(str::to_owned),
             orphan_dependents: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
-            precondition_uid: None,
-            precondition_resource_version: None,
+            precondition_uid: text("uid"),
+            precondition_resource_version: text("resourceVersion"),
             dry_run: request.is_dry_run(),
         })
     }
@@ -56,9 +57,8 @@ impl DeleteOptions {
     fn from_body(request: &Request) -> Result<Self, Status> {
         let format = body_format(&request.content_type)?;
         let value = api::codec::decode_delete_options(&request.body, format)?;
-        let dry_run = value.get("dryRun").and_then(Value::as_array);
         let mut errors = ErrorList::new();
-        check_dry_run(&dry_run.into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>(), &mut errors);
+        check_dry_run(&dry_runs(&value), &mut errors);
         if !errors.is_empty() {
             return Err(options_error(request, &errors));
         }
@@ -67,20 +67,25 @@ impl DeleteOptions {
     }
 
     /// From a decoded DeleteOptions object; `null` for none.
-    pub(crate) fn from_value(value: &Value, dry_run_asked: bool) -> Self {
+    fn from_value(value: &Value, dry_run_asked: bool) -> Self {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let dry_run = value.get("dryRun").and_then(Value::as_array);
         Self {
             grace_period_seconds: value.get("gracePeriodSeconds").and_then(Value::as_i64),
             propagation_policy: text("/propagationPolicy"),
             orphan_dependents: value.get("orphanDependents").and_then(Value::as_bool),
             precondition_uid: text("/preconditions/uid"),
             precondition_resource_version: text("/preconditions/resourceVersion"),
-            dry_run: dry_run.is_some_and(|list| list.iter().any(|v| v == "All")) || dry_run_asked,
+            dry_run: dry_runs(value).contains(&"All") || dry_run_asked,
         }
     }
 
     fn validate(&self, request: &Request) -> Result<(), Status> {
+        let errors = self.errors();
+        if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
+    }
+
+    /// What is wrong with the options themselves.
+    fn errors(&self) -> ErrorList {
         let mut errors = ErrorList::new();
         let path = Path::new("propagationPolicy");
         if let Some(policy) = &self.propagation_policy {
@@ -92,7 +97,15 @@ impl DeleteOptions {
                 errors.not_supported(path, policy.clone(), &["Foreground", "Background", "Orphan", "nil"]);
             }
         }
-        if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
+        errors
+    }
+
+    /// The options in the body of an act that deletes.
+    pub(crate) fn of_act(value: &Value, dry_run_asked: bool) -> Result<Self, Status> {
+        let options = Self::from_value(value, dry_run_asked);
+        let mut errors = options.errors();
+        check_dry_run(&dry_runs(value), &mut errors);
+        if errors.is_empty() { Ok(options) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors)) }
     }
 
     /// What a client that did not choose a propagation policy is told about the kind's default.
@@ -105,7 +118,7 @@ impl DeleteOptions {
     /// removed by somebody else, which looks at them itself.
     fn check(&self, request: &Request, object: &Value, revision: Revision) -> Result<(), Status> {
         let differs = |what: &str, wanted: &str, found: &str, happened: &str| {
-            if request.kind.strategy.begin_delete.is_some() {
+            if request.kind.strategy.judges_preconditions {
                 let text = unmet_precondition(what, wanted, found);
                 return Status::conflict(group_resource(request), &request.name, &text);
             }
@@ -127,6 +140,10 @@ impl DeleteOptions {
         }
         Ok(())
     }
+}
+
+fn dry_runs(options: &Value) -> Vec<&str> {
+    options.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 pub(crate) async fn delete(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
@@ -180,6 +197,10 @@ fn plan(request: &Request, options: &DeleteOptions, mut object: Value, moment: &
     let was_deleting = meta::is_being_deleted(&object);
     if let Some(begin) = request.kind.strategy.begin_delete.filter(|_| !was_deleting) {
         begin(&mut object, &moment.now);
+        return Plan::Mark(object);
+    }
+    if was_deleting && has_finalizers_in_spec(&object) {
+        // What it waits for does not change any more.
         return Plan::Mark(object);
     }
     set_finalizers_for_dependents(request, options, &mut object);
@@ -267,11 +288,14 @@ fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
     object.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Namespaces keep a second list in their spec.
 fn has_finalizers(object: &Value) -> bool {
-    let in_spec = object.get("kind").is_some_and(|k| k == "Namespace")
-        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-    finalizers(object).next().is_some() || in_spec
+    finalizers(object).next().is_some() || has_finalizers_in_spec(object)
+}
+
+/// Namespaces keep a second list in their spec.
+fn has_finalizers_in_spec(object: &Value) -> bool {
+    object.get("kind").is_some_and(|k| k == "Namespace")
+        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
 }
 
 async fn execute(
@@ -303,15 +327,13 @@ async fn execute(
                 set_metadata(&mut object, "deletionGracePeriodSeconds", Value::Null);
             }
             let stored = conversion::encode_for_store(gateway, kind, object).await?;
+            // Upstream says 202 only to clients that asked not to orphan in the old way.
+            let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
             if options.dry_run || stored == before {
-                return Ok(Tried::Done(Reply::object(200, written(&stored, seen)?, Vec::new())));
+                return Ok(Tried::Done(Reply::object(code, written(&stored, seen)?, Vec::new())));
             }
             match gateway.put_over(target, seen, stored.clone()).await? {
-                Tried::Done(revision) => {
-                    // Upstream says 202 only to clients that asked not to orphan in the old way.
-                    let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
-                    Ok(Tried::Done(Reply::object(code, written(&stored, revision)?, Vec::new())))
-                }
+                Tried::Done(revision) => Ok(Tried::Done(Reply::object(code, written(&stored, revision)?, Vec::new()))),
                 Tried::LostRace(current) => Ok(Tried::LostRace(current)),
             }
         }

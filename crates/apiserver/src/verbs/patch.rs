@@ -2,7 +2,7 @@
 
 use api::codec::{self, FieldValidation, Target, yaml};
 use api::patch::{Patch, PatchType};
-use api::{ErrorList, Path, Shape, Status, Value, defaults};
+use api::{ErrorList, Path, Shape, Status, Value, defaults, meta};
 use futures::FutureExt;
 
 use super::update::replace;
@@ -91,6 +91,8 @@ pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old:
     }
     let refuse = |text: String| {
         let mut errors = ErrorList::new();
+        let mut patched = patched.clone();
+        meta::put_in_order(&mut patched.object);
         errors.invalid(Path::new("patch"), patch.shown(&patched), text);
         Status::invalid("", "", "", &errors)
     };

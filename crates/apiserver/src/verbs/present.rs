@@ -85,7 +85,9 @@ impl Presenter {
         let printer = wants_table.then(|| Arc::new(Printer::of_kind(&kind)));
         let metadata_head = match accept {
             // A conversion may keep in annotations what a version has no fields for.
-            Accept { encoding: Encoding::Json, form: Form::PartialMetadata(version) } if is_stored_form(&kind) => {
+            Accept { encoding: Encoding::Json, form: Form::PartialMetadata(version) }
+                if is_stored_form(&kind) && kind.strategy.field_annotations.is_empty() =>
+            {
                 Some(format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",").into())
             }
             _ => None,
@@ -135,7 +137,7 @@ impl Presenter {
     fn formed(&self, value: Value, with_columns: bool) -> Value {
         match self.accept.form {
             Form::Object => value,
-            Form::PartialMetadata(version) => partial_metadata(&value, version),
+            Form::PartialMetadata(version) => self.partial_metadata(&value, version),
             Form::Table(version) => {
                 let metadata = json!({ "resourceVersion": api::meta::resource_version(&value) });
                 let row = self.row(&value, version);
@@ -150,12 +152,31 @@ impl Presenter {
         Ok(from_storage(&self.kind, stored))
     }
 
+    fn partial_metadata(&self, value: &Value, version: &str) -> Value {
+        let mut metadata = value.get("metadata").cloned().unwrap_or_default();
+        let hidden = self.kind.strategy.field_annotations;
+        if !hidden.is_empty()
+            && let Some(fields) = metadata.as_object_mut()
+            && let Some(Value::Object(annotations)) = fields.get_mut("annotations")
+        {
+            annotations.retain(|name, _| !hidden.contains(&name.as_ref()));
+            if annotations.is_empty() {
+                fields.remove("annotations");
+            }
+        }
+        json!({
+            "kind": "PartialObjectMetadata",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": metadata,
+        })
+    }
+
     fn row(&self, value: &Value, version: &str) -> Value {
         let Some(printer) = &self.printer else { return Value::Null };
         let row = printer.row(value, jiff::Timestamp::now());
         let object = match self.include_object {
             IncludeObject::None => Value::Null,
-            IncludeObject::Metadata => partial_metadata(value, version),
+            IncludeObject::Metadata => self.partial_metadata(value, version),
             IncludeObject::Object => value.clone(),
         };
         let mut out = json!({ "cells": row.cells });
@@ -225,7 +246,7 @@ impl Presenter {
             Form::PartialMetadata(version) => {
                 let mut values = Vec::with_capacity(items.len());
                 for item in &items {
-                    values.push(partial_metadata(&self.parse(item)?, version));
+                    values.push(self.partial_metadata(&self.parse(item)?, version));
                 }
                 json!({
                     "kind": "PartialObjectMetadataList",
@@ -397,12 +418,4 @@ pub(crate) fn encode(value: &Value, encoding: Encoding) -> Result<Bytes, Status>
         Encoding::Yaml => Ok(yaml::print(value).into()),
         Encoding::Protobuf => protobuf::encode(value).ok_or_else(Status::not_a_protobuf_message),
     }
-}
-
-fn partial_metadata(value: &Value, version: &str) -> Value {
-    json!({
-        "kind": "PartialObjectMetadata",
-        "apiVersion": format!("meta.k8s.io/{version}"),
-        "metadata": value.get("metadata").cloned().unwrap_or_default(),
-    })
 }

@@ -22,6 +22,8 @@ use crate::write::{
     group_resource, set_metadata,
 };
 
+const SCALE_VERSION: &str = "autoscaling/v1";
+
 pub(crate) async fn get_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let object = get::read(gateway, request, request.query.text("resourceVersion")).await?;
     let object = object.parse().map_err(crate::error::from_read)?;
@@ -52,7 +54,7 @@ pub(crate) async fn patch_scale(gateway: &Gateway, request: &Request) -> Result<
 async fn apply_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let config = apply::configuration(request)?.config;
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or("");
-    if (text("apiVersion"), text("kind")) != ("autoscaling/v1", "Scale") {
+    if (text("apiVersion"), text("kind")) != (SCALE_VERSION, "Scale") {
         let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
         return Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={}", text("kind"))));
     }
@@ -64,13 +66,19 @@ async fn apply_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Stat
         Scale::set(&mut of_object, path, replicas.clone());
     }
     change(gateway, request, |object, scale| {
-        let applied = apply::applied(request, &request.subresource, object, &of_object, &Moment::now())?;
+        let applied = apply::applied(request, &request.subresource, object, &of_object, &untimed())
+            .map_err(|refused| refused.seen_as(SCALE_VERSION).status())?;
         let mut scale = scale.clone();
         scale["spec"]["replicas"] = Scale::value(&applied, path).cloned().unwrap_or(0.into());
         let managed = applied.pointer("/metadata/managedFields").cloned().unwrap_or_default();
         Ok(Edited { scale, managed: Some(managed) })
     })
     .await
+}
+
+/// Upstream does not say when a scale was written.
+fn untimed() -> Moment {
+    Moment { now: String::new(), ..Moment::now() }
 }
 
 /// A scale as the request wants it.
@@ -130,7 +138,7 @@ async fn change(
                 None => object["spec"]["replicas"] = replicas,
             }
             let managed = managed.unwrap_or_else(|| {
-                let moment = Moment::now();
+                let moment = untimed();
                 ownership::settle(request, &request.subresource, &moment, &live.object, &mut object, Ownership::Track)
             });
             set_metadata(&mut object, "managedFields", managed);
@@ -207,5 +215,5 @@ fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
 }
 
 fn scale_document(metadata: api::Map, spec: api::Map, status: Value) -> Value {
-    json!({ "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status })
+    json!({ "kind": "Scale", "apiVersion": SCALE_VERSION, "metadata": metadata, "spec": spec, "status": status })
 }

@@ -203,11 +203,10 @@ async fn evict(gateway: &Gateway, request: &Request, eviction: Value) -> Result<
     check_eviction_options(request, &eviction)?;
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, &request.name);
-    let options =
-        DeleteOptions::from_value(eviction.get("deleteOptions").unwrap_or(&Value::Null), request.is_dry_run());
     let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?;
     let Some(current) = current else { return Err(Status::not_found(group_resource(request), &request.name)) };
     let pod = decode_stored(kind, &current.value, current.mod_revision)?;
+    let options = DeleteOptions::of_act(eviction.get("deleteOptions").unwrap_or(&Value::Null), request.is_dry_run())?;
     if needs_budget(&pod) {
         if let Some(budget) = budget_of(gateway, request, &pod)? {
             spend_budget(gateway, request, &budget, &pod, options.dry_run).await?;

@@ -1,5 +1,6 @@
 //! UPDATE, and the second half of PATCH: replacing the version last seen.
 
+use api::strategy::GenerationSeen;
 use api::{Cursor, ErrorList, Status, Value, meta, rules};
 use futures::FutureExt;
 use store::Revision;
@@ -180,34 +181,56 @@ fn prepare(request: &Request, object: &mut Value, old: &Value, moment: &Moment) 
         "status" => rules::reset_for_status_update(&request.kind, object, old),
         _ => {}
     }
+    let moves = |object: &Value| rules::bumps_generation(&request.kind, object, old);
+    let moves_before = match strategy.generation_seen {
+        GenerationSeen::Prepared => false,
+        GenerationSeen::Decoded => moves(object),
+        GenerationSeen::Sent => moves(&as_sent::filled(request, object, old)),
+    };
     match strategy.subresource(&request.subresource) {
         Some(subresource) => (subresource.prepare_for_update)(object, old, &context),
         None if request.subresource.is_empty() => (strategy.prepare_for_update)(object, old, &context),
         None => {}
     }
     // A status write may carry annotations (a Deployment's revision), but never a new wish.
-    if request.subresource != "status" && rules::bumps_generation(&request.kind, object, old) {
+    if request.subresource != "status" && (moves_before || moves(object)) {
         let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
         set_metadata(object, "generation", (generation + 1).into());
     }
 }
 
 fn validate(request: &Request, object: &Value, old: &Value, unmet: &ErrorList) -> Result<(), Status> {
-    validate_stored(request, object, old, unmet).map_err(|refused| {
-        // Custom resources are kept as they came.
-        if request.kind.custom().is_some() {
-            return refused;
-        }
-        // Said again of the object as it was sent: messages show an empty list that was given otherwise than none.
-        let again = as_sent::with_empty_lists(&request.kind, object, &as_sent::body(request, old).unwrap_or_default());
-        let errors = as_sent::without_empty_lists(field_errors(request, &again, old, unmet.clone()));
-        let again = reject_invalid(&request.kind, meta::name(object), &errors).err();
-        let fields = |status: &Status| -> Vec<String> {
-            let details = status.details.iter();
-            details.flat_map(|details| &details.causes).map(|cause| cause.field.clone()).collect()
-        };
-        again.filter(|again| fields(again) == fields(&refused)).unwrap_or(refused)
-    })
+    let Err(refused) = validate_stored(request, object, old, unmet) else {
+        return validate_empty_lists(request, object, old, unmet);
+    };
+    // Custom resources are kept as they came.
+    if request.kind.custom().is_some() {
+        return Err(refused);
+    }
+    // Said again of the object as it was sent: messages show an empty list that was given otherwise than none.
+    let again = as_sent::with_empty_lists(&request.kind, object, &as_sent::body(request, old).unwrap_or_default());
+    let errors = as_sent::without_empty_lists(field_errors(request, &again, old, unmet.clone()));
+    let again = reject_invalid(&request.kind, meta::name(object), &errors).err();
+    let fields = |status: &Status| -> Vec<String> {
+        let details = status.details.iter();
+        details.flat_map(|details| &details.causes).map(|cause| cause.field.clone()).collect()
+    };
+    Err(again.filter(|again| fields(again) == fields(&refused)).unwrap_or(refused))
+}
+
+/// An empty list may be refused where none is not. Where the object had none before, sending an empty one changes nothing.
+fn validate_empty_lists(request: &Request, object: &Value, old: &Value, unmet: &ErrorList) -> Result<(), Status> {
+    let is_asked = request.subresource.is_empty() && request.kind.custom().is_none();
+    if !is_asked || !as_sent::has_empty(&request.body) {
+        return Ok(());
+    }
+    let sent = as_sent::filled(request, object, old);
+    if sent == *object {
+        return Ok(());
+    }
+    let (object, old) = (sent, as_sent::filled(request, old, old));
+    let errors = as_sent::without_empty_lists(field_errors(request, &object, &old, unmet.clone()));
+    reject_invalid(&request.kind, meta::name(&object), &errors)
 }
 
 fn validate_stored(request: &Request, object: &Value, old: &Value, unmet: &ErrorList) -> Result<(), Status> {

@@ -220,9 +220,17 @@ impl Cluster {
             Method::PATCH => "application/merge-patch+json",
             _ => "application/json",
         };
-        let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let request = Request::builder().method(method).uri(path).header("content-type", content_type);
-        let request = request.body(Full::new(body)).expect("a request");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, path, &[("content-type", content_type)], body).await
+    }
+
+    /// A request as it is.
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: String) -> Reply {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).expect("a request");
         let response = self.door.clone().oneshot(request).await.expect("infallible");
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.expect("a body").to_bytes();

@@ -14,6 +14,7 @@ use apiserver::authn::request_header::FrontProxies;
 use apiserver::authn::{AUTHENTICATED_GROUP, bearer_token, certificate};
 use apiserver::authz;
 use apiserver::bootstrap::objects::AuthenticationInfo;
+use apiserver::exposition;
 use client::{Connection, Shutdown};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -24,7 +25,6 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::Api;
 use kube::api::PostParams;
-use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use store::{FromFiles, Pem};
@@ -42,7 +42,6 @@ const REVIEWS_MAX: usize = 8;
 /// Connections at a time; probes and scrapers need few.
 const CONNECTIONS_MAX: usize = 256;
 const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Serves until `shutdown`. Nothing is served on port 0. `masters` are the API servers' URLs, if not those of the kubeconfigs.
 ///
@@ -178,12 +177,7 @@ impl Door {
                 page(StatusCode::OK, TEXT, text)
             }
             "/healthz/ping" | "/livez/ping" | "/readyz/ping" => page(StatusCode::OK, TEXT, "ok".to_owned()),
-            "/metrics" => {
-                let mut out = String::new();
-                // Writing into a String cannot fail.
-                let _infallible = text::encode(&mut out, &self.metrics);
-                page(StatusCode::OK, METRICS, out)
-            }
+            "/metrics" => page(StatusCode::OK, exposition::CONTENT_TYPE, exposition::text(&self.metrics)),
             _ => page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
         }
     }

@@ -193,7 +193,7 @@ impl<'s, 't> Reader<'s, 't> {
             Shape::Duration => self.duration(first),
             Shape::Quantity => self.quantity(),
             Shape::IntOrString => self.int_or_string(first),
-            Shape::RawExtension | Shape::FieldsV1 | Shape::Any => self.any().map(Some),
+            Shape::RawExtension | Shape::Free | Shape::FieldsV1 | Shape::Any => self.any().map(Some),
             Shape::SchemaOrArray(_) | Shape::SchemaOrBool(_) | Shape::SchemaOrStrings(_) => {
                 self.schema_or(first, shape)
             }

@@ -176,7 +176,7 @@ impl<'b> Reader<'b> {
             }
             Shape::Quantity => quantity(bytes)?,
             Shape::IntOrString => int_or_string(bytes)?,
-            Shape::RawExtension | Shape::FieldsV1 | Shape::Any => return self.embedded(bytes, shape),
+            Shape::RawExtension | Shape::Free | Shape::FieldsV1 | Shape::Any => return self.embedded(bytes, shape),
             Shape::SchemaOrArray(id) | Shape::SchemaOrBool(id) | Shape::SchemaOrStrings(id) => {
                 return self.schema_or(bytes, shape, id);
             }

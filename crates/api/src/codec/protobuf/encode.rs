@@ -101,7 +101,7 @@ fn composite(out: &mut Vec<u8>, shape: Shape, value: &Value) {
             out.put_integer(2, value.as_i64().unwrap_or(0));
             out.put_bytes(3, value.as_str().unwrap_or("").as_bytes());
         }
-        Shape::RawExtension | Shape::FieldsV1 | Shape::Any => {
+        Shape::RawExtension | Shape::Free | Shape::FieldsV1 | Shape::Any => {
             if !value.is_null() {
                 out.put_bytes(1, value.to_string().as_bytes());
             }

@@ -40,6 +40,7 @@ pub const STRATEGY: Strategy = Strategy {
         },
     }],
     begin_delete: Some(conditions::begin_delete),
+    judges_preconditions: true,
     ..Strategy::DEFAULT
 };
 

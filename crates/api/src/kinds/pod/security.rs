@@ -282,7 +282,7 @@ pub fn windows_host_process(pod: &PodFacts<'_>, errors: &mut ErrorList) {
 
 /// A pod in its own user namespace cannot share the host's other namespaces.
 pub fn host_users(pod: &PodFacts<'_>, errors: &mut ErrorList) {
-    const REFUSED: &str = "when `pod.Spec.HostUsers` is false";
+    const REFUSED: &str = "when `hostUsers` is false";
     if pod.host_users() {
         return;
     }

@@ -1,0 +1,191 @@
+//! Answers that a real server was seen to give, where ours once differed.
+
+mod support;
+
+use api::{Value, json};
+use http::Method;
+use support::{Cluster, Reply};
+
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+async fn accepting(cluster: &Cluster, path: &str, accept: &str) -> Reply {
+    cluster.send(Method::GET, path, &[("accept", accept)], String::new()).await
+}
+
+async fn apply(cluster: &Cluster, path: &str, manager: &str, body: String) -> Reply {
+    let path = format!("{path}?fieldManager={manager}");
+    cluster.send(Method::PATCH, &path, &[("content-type", "application/apply-patch+yaml")], body).await
+}
+
+fn template() -> Value {
+    json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_names_every_path() {
+    let cluster = Cluster::start().await;
+    for path in ["/", "/index.html"] {
+        let index = cluster.get(path).await;
+        let paths = index.body["paths"].as_array().cloned().unwrap_or_default();
+        for known in ["/api/v1", "/apis/apps", "/apis/apps/v1", "/healthz/etcd", "/openapi/v3", "/version"] {
+            assert!(paths.contains(&known.into()), "{known} in {}", index.text);
+        }
+        assert!(paths.is_sorted_by_key(|path| path.as_str().map(str::to_owned)), "{}", index.text);
+    }
+    assert_eq!(cluster.get("/healthz/").await.code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_know_their_methods_and_media_types() {
+    let cluster = Cluster::start().await;
+    let code = async |method: Method, path: &str| cluster.request(method, path, &Value::Null).await.code;
+    assert_eq!(code(Method::HEAD, CONFIG_MAPS).await, 405);
+    assert_eq!(code(Method::HEAD, "/api/v1").await, 405);
+    assert_eq!(code(Method::POST, "/apis/apps").await, 200);
+    assert_eq!(code(Method::POST, "/apis/apps/v1").await, 405);
+    assert_eq!(code(Method::POST, "/api/v1/configmaps").await, 405);
+    assert_eq!(code(Method::POST, "/apis/authorization.k8s.io/v1/localsubjectaccessreviews").await, 404);
+    let refused = accepting(&cluster, "/version", "text/plain").await;
+    assert_eq!(refused.code, 406);
+    assert_eq!(refused.message(), "406: Not Acceptable\n\nAvailable representations: application/json");
+    let metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    let refused = accepting(&cluster, CONFIG_MAPS, metadata).await;
+    let text = "you requested PartialObjectMetadata, but the requested object is a list (*core.ConfigMapList)";
+    assert_eq!((refused.code, refused.message()), (406, text));
+    let old = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+    assert_eq!(accepting(&cluster, "/apis", old).await.body["kind"], "APIGroupList");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_eviction_with_options_that_make_no_sense_evicts_nobody() {
+    let cluster = Cluster::start().await;
+    let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.make(PODS, pod).await;
+    for options in [json!({"propagationPolicy": "x"}), json!({"dryRun": ["x"]})] {
+        let eviction = json!({"metadata": {"name": "a"}, "deleteOptions": options});
+        let refused = cluster.post(&format!("{PODS}/a/eviction"), eviction).await;
+        assert_eq!(refused.code, 422, "{}", refused.text);
+        assert!(refused.message().starts_with("DeleteOptions.meta.k8s.io \"\" is invalid: "), "{}", refused.text);
+    }
+    assert_eq!(cluster.get(&format!("{PODS}/a")).await.code, 200);
+    let logs = cluster.get(&format!("{PODS}/a/log?stream=Stdout")).await;
+    assert!(logs.message().ends_with("stream: Forbidden: may not be specified"), "{}", logs.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_is_refused_with_a_view_to_the_generated_one() {
+    let cluster = Cluster::start().await;
+    let map = json!({"metadata": {"name": "a", "generateName": "a-"}});
+    cluster.make(CONFIG_MAPS, map.clone()).await;
+    let refused = cluster.post(CONFIG_MAPS, map).await;
+    let text = "configmaps \"a\" already exists, the server was not able to generate a unique name for the object";
+    assert_eq!((refused.code, refused.message()), (409, text));
+    let bound = cluster.request(Method::DELETE, &format!("{CONFIG_MAPS}/a?resourceVersion=1"), &Value::Null).await;
+    assert_eq!(bound.code, 409, "the query may bind a delete to a version: {}", bound.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_applier_takes_a_field_with_all_that_nobody_owns() {
+    let cluster = Cluster::start().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let secret = |rest: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{rest}");
+    let path = format!("{secrets}/s");
+    let created = apply(&cluster, &path, "m", secret("stringData: {b: c}\ndata: {a: ZA==}\n")).await;
+    assert_eq!(created.body["data"], json!({"a": "ZA==", "b": "Yw=="}), "{}", created.text);
+    let emptied = apply(&cluster, &path, "m", secret("")).await;
+    assert_eq!(emptied.body["data"], Value::Null, "{}", emptied.text);
+    let twice = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\n  name: s\n".to_owned();
+    let warned = apply(&cluster, &path, "m", twice).await;
+    assert_eq!(warned.warnings, ["299 - \"line 5: key \\\"name\\\" already set in map\""]);
+    let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let revision =
+        "apiVersion: apps/v1\nkind: ControllerRevision\nmetadata: {name: r}\nrevision: 1\ndata: {a: {b: c}}\n";
+    let applied = apply(&cluster, &format!("{revisions}/r"), "m", revision.to_owned()).await;
+    let owned = &applied.body["metadata"]["managedFields"][0]["fieldsV1"]["f:data"];
+    assert_eq!(*owned, json!({}), "embedded data is owned as a whole: {}", applied.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scale_is_owned_without_a_time_and_conflicts_in_its_own_version() {
+    let cluster = Cluster::start().await;
+    let spec = json!({"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template()});
+    cluster.make(DEPLOYMENTS, json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    let scale = |replicas: u32| {
+        format!("apiVersion: autoscaling/v1\nkind: Scale\nmetadata: {{name: d}}\nspec: {{replicas: {replicas}}}\n")
+    };
+    let path = format!("{DEPLOYMENTS}/d/scale");
+    let refused = apply(&cluster, &path, "hpa", scale(3)).await;
+    let text = "Apply failed with 1 conflict: conflict with \"unknown\" using autoscaling/v1: .spec.replicas";
+    assert_eq!((refused.code, refused.message()), (409, text));
+    let patched = cluster.request(Method::PATCH, &path, &json!({"spec": {"replicas": 3}})).await;
+    assert_eq!(patched.code, 200, "{}", patched.text);
+    let owned = cluster.get(&format!("{DEPLOYMENTS}/d")).await.body["metadata"]["managedFields"].clone();
+    let of_scale = owned.as_array().into_iter().flatten().find(|entry| entry["subresource"] == "scale").cloned();
+    assert_eq!(of_scale.map(|entry| entry["time"].clone()), Some(Value::Null), "{owned}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_list_is_judged_as_it_was_sent() {
+    let cluster = Cluster::start().await;
+    let templates = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates";
+    let requests = json!([{"name": "a", "exactly": {"deviceClassName": "c"}}]);
+    let spec = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"devices": {"requests": requests}}});
+    cluster.make(templates, json!({"metadata": {"name": "t"}, "spec": spec})).await;
+    let emptied = json!({"spec": {"metadata": {"finalizers": []}}});
+    let refused = cluster.request(Method::PATCH, &format!("{templates}/t"), &emptied).await;
+    assert!(refused.message().ends_with("spec.metadata.finalizers: Forbidden: cannot be set"), "{}", refused.text);
+
+    let policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    let policy = json!({"metadata": {"name": "p"}, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}});
+    cluster.make(policies, policy.clone()).await;
+    let put = async |body: &Value| {
+        let reply = cluster.request(Method::PUT, &format!("{policies}/p"), body).await;
+        reply.body["metadata"]["generation"].clone()
+    };
+    assert_eq!(put(&policy).await, 1);
+    let mut emptied = policy.clone();
+    emptied["spec"]["ingress"] = json!([]);
+    assert_eq!((put(&emptied).await, put(&emptied).await), (json!(2), json!(3)), "compared exactly, as upstream");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_patch_leaves_no_nulls_behind() {
+    let cluster = Cluster::start().await;
+    let policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    cluster.make(policies, json!({"metadata": {"name": "p"}, "spec": {"podSelector": {}}})).await;
+    let from = json!([{"from": [{"podSelector": {"matchLabels": {"a": null}}}]}]);
+    let patch = json!({"spec": {"ingress": from}});
+    let patched = cluster.request(Method::PATCH, &format!("{policies}/p"), &patch).await;
+    assert_eq!(patched.body["spec"]["ingress"][0]["from"][0]["podSelector"], json!({}), "{}", patched.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_kept_as_an_annotation_is_no_metadata() {
+    let cluster = Cluster::start().await;
+    let sets = "/apis/apps/v1/namespaces/default/daemonsets";
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template()});
+    cluster.make(sets, json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    let metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    let shown = accepting(&cluster, &format!("{sets}/d"), metadata).await;
+    assert_eq!(shown.body["metadata"]["annotations"], Value::Null, "{}", shown.text);
+    let annotations = json!({"deprecated.daemonset.template.generation": "x"});
+    let refused =
+        cluster.post(sets, json!({"metadata": {"name": "e", "annotations": annotations}, "spec": spec})).await;
+    let text =
+        "DaemonSet in version \"v1\" cannot be handled as a DaemonSet: strconv.ParseInt: parsing \"x\": invalid syntax";
+    assert_eq!((refused.code, refused.message()), (400, text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_condition_of_a_flow_schema_is_applied() {
+    let cluster = Cluster::start().await;
+    let schemas = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/exempt";
+    let has_condition = |reply: &Reply| reply.body["status"]["conditions"].is_array();
+    let schema = cluster.until(schemas, has_condition).await;
+    let managers = schema.body["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let applied = managers.iter().find(|entry| entry["subresource"] == "status").cloned().unwrap_or_default();
+    assert_eq!(applied["manager"], "api-priority-and-fairness-config-consumer-v1", "{}", schema.text);
+    assert_eq!(applied["operation"], "Apply");
+}
