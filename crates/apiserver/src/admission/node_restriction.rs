@@ -173,7 +173,7 @@ impl Write<'_> {
                 .collect()
         };
         self.require(claims(old) == claims(self.object), || {
-            format!("node \"{node}\" cannot update resource claim statuses")
+            format!("node \"{node}\" cannot update resource claim statues")
         })?;
         let extended = |pod: &Value| pod["status"]["extendedResourceClaimStatus"].clone();
         self.require(extended(old) == extended(self.object), || {

@@ -1,5 +1,7 @@
 //! A plugin's socket, and what is said over it.
 
+use std::error::Error as _;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -95,10 +97,14 @@ impl Client {
     /// One call, repeated while there is nobody at the socket: what was not sent may be sent again.
     async fn call<T>(&self, metrics: &Metrics, method: &str, send: &Send<'_, T>) -> Result<T, CallError> {
         let started = Instant::now();
+        let mut unreachable = None;
         let attempts = async {
             loop {
                 match send(Calls::new(self.channel())).await {
-                    Err(status) if was_not_sent(&status) => tokio::time::sleep(CONNECT_EVERY).await,
+                    Err(status) if was_not_sent(&status) => {
+                        unreachable = Some(self.unreachable(&status));
+                        tokio::time::sleep(CONNECT_EVERY).await;
+                    }
                     answered => return answered,
                 }
             }
@@ -106,7 +112,8 @@ impl Client {
         let answer = match tokio::time::timeout(self.timeout, attempts).await {
             Ok(answered) => answered.map(Response::into_inner).map_err(CallError::from),
             Err(_elapsed) => {
-                Err(CallError { code: Code::DeadlineExceeded, message: "context deadline exceeded".to_owned() })
+                let message = unreachable.unwrap_or_else(|| "context deadline exceeded".to_owned());
+                Err(CallError { code: Code::DeadlineExceeded, message })
             }
         };
         let code = answer.as_ref().err().map_or(Code::Ok, |error| error.code);
@@ -115,8 +122,26 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Why nobody could be reached, in the words of Go's gRPC library.
+    fn unreachable(&self, status: &tonic::Status) -> String {
+        let failed = causes(status).find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let reason = match failed.map(std::io::Error::kind) {
+            Some(ErrorKind::NotFound) => "no such file or directory".to_owned(),
+            Some(ErrorKind::ConnectionRefused) => "connection refused".to_owned(),
+            Some(ErrorKind::PermissionDenied) => "permission denied".to_owned(),
+            _ => failed.map(ToString::to_string).unwrap_or_default(),
+        };
+        let socket = self.socket.display().to_string().replace('\0', "@");
+        let dialing = format!("transport: Error while dialing: dial unix {socket}: connect: {reason}");
+        format!("latest balancer error: connection error: desc = {dialing:?}")
+    }
+}
+
+fn causes(status: &tonic::Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(status.source(), |&cause| cause.source())
+}
+
 fn was_not_sent(status: &tonic::Status) -> bool {
-    use std::error::Error as _;
-    let mut causes = std::iter::successors(status.source(), |&cause| cause.source());
-    causes.any(|cause| cause.is::<tonic::ConnectError>())
+    causes(status).any(|cause| cause.is::<tonic::ConnectError>())
 }

@@ -234,3 +234,16 @@ async fn what_cannot_be_read_yet_is_read_when_the_plugin_comes_back() {
     assert_eq!(store.range(all()).await.unwrap().kvs[0].value.as_ref(), VALUE);
     assert!(sealing.check_plugins().await.is_ok());
 }
+
+#[tokio::test]
+async fn a_plugin_that_is_not_there_is_waited_for_as_long_as_a_call_takes() {
+    let timeout = Duration::from_millis(250);
+    let socket = PathBuf::from("/none/kms.sock");
+    let plugin = Plugin::new(Settings { name: "vault".to_owned(), socket, timeout });
+    assert_eq!(
+        plugin.check(&Metrics::default()).await.unwrap_err(),
+        "failed to perform status section of the healthz check for KMS Provider vault, error: rpc error: code = DeadlineExceeded \
+         desc = latest balancer error: connection error: desc = \"transport: Error while dialing: dial unix /none/kms.sock: connect: \
+         no such file or directory\""
+    );
+}
