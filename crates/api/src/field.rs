@@ -3,12 +3,13 @@
 use std::fmt;
 
 use crate::Value;
+use crate::value::Text;
 
 /// A path to a field as upstream prints it: `spec.containers[0].ports[name]`.
 ///
-/// Cheap to extend (a linked list on the stack would be cheaper still, but paths are only built for fields that a rule visits).
+/// Validation makes one for every field it looks at, also when all is well: up to 24 bytes need no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Path(String);
+pub struct Path(Text);
 
 impl Path {
     /// The object itself; prints as the empty string.
@@ -17,12 +18,12 @@ impl Path {
     }
 
     /// A path from its printed form.
-    pub fn new(path: impl Into<String>) -> Self {
+    pub fn new(path: impl Into<Text>) -> Self {
         Self(path.into())
     }
 
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { self.with([".", name]) }
+        if self.0.is_empty() { Self(name.into()) } else { self.with([".", name]) }
     }
 
     pub fn index(&self, index: usize) -> Self {
@@ -34,9 +35,8 @@ impl Path {
         self.with(["[", key, "]"])
     }
 
-    /// One allocation: validation makes a path for every field it looks at, also when all is well.
     fn with<const N: usize>(&self, more: [&str; N]) -> Self {
-        let mut path = String::with_capacity(self.0.len() + more.iter().map(|part| part.len()).sum::<usize>());
+        let mut path = Text::with_capacity(self.0.len() + more.iter().map(|part| part.len()).sum::<usize>());
         path.push_str(&self.0);
         more.iter().for_each(|part| path.push_str(part));
         Self(path)
