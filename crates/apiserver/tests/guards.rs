@@ -77,6 +77,14 @@ async fn an_issuer_vouches_for_its_users() {
     let status = tokio::time::timeout(Duration::from_secs(20), waited).await.expect("the issuer is found");
     assert_eq!(status["user"]["username"], "oidc:jane");
     assert_eq!(status["user"]["groups"], json!(["dev", "system:authenticated"]));
+    assert_eq!(status["audiences"], json!(["https://kubernetes.default.svc"]));
+    let elsewhere = json!({"spec": {"token": token, "audiences": ["elsewhere"]}});
+    let refused = cluster.post("/apis/authentication.k8s.io/v1/tokenreviews", elsewhere).await;
+    assert_eq!(
+        refused.body["status"]["error"], "invalid bearer token",
+        "of audiences it knows nothing: {}",
+        refused.text
+    );
     let error = async |claims: Value, key: &SigningKey| {
         let status = review_of(&cluster, &key.sign(&claims).expect("a token")).await;
         status["error"].as_str().unwrap_or_default().to_owned()

@@ -138,7 +138,7 @@ impl Authenticator {
             Ok(identity) => return Ok(identity),
             Err(bad) => bad,
         };
-        match self.outside.authenticate(token, audiences, now).await {
+        match self.outside.authenticate(token, audiences, &self.own(audiences), now).await {
             Ok(Some(identity)) => Ok(Identity { user: authenticated(identity.user), ..identity }),
             Ok(None) => Err(bad),
             Err(mut faults) => {
@@ -148,6 +148,11 @@ impl Authenticator {
         }
     }
 
+    /// Of the audiences asked for those of this API: whoever knows nothing of audiences vouches for no others.
+    fn own(&self, audiences: &[String]) -> Vec<String> {
+        audiences.iter().filter(|audience| self.audiences.contains(audience)).cloned().collect()
+    }
+
     /// The same for tokens of this server itself.
     fn authenticate_token(
         &self,
@@ -155,10 +160,12 @@ impl Authenticator {
         audiences: &[String],
         now: Timestamp,
     ) -> Result<Identity, BadCredentials> {
+        let own = self.own(audiences);
         if self.bootstrap_tokens
+            && !own.is_empty()
             && let Some(user) = bootstrap_token::user(self.source.as_ref(), token, now)
         {
-            return Ok(Identity { user: authenticated(user), audiences: Vec::new() });
+            return Ok(Identity { user: authenticated(user), audiences: own });
         }
         let verifier = service_account::Verifier {
             source: self.source.as_ref(),

@@ -26,16 +26,19 @@ pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply,
     if request.content_type == apply::MEDIA_TYPE {
         return apply::apply(gateway, request).await;
     }
-    let patch = decode_patch(request)?;
+    patch_type(request)?;
+    field_validation(request)?;
     check_options(request)?;
     let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
     let target = request.target(&key, "patch");
-    let patch = &patch;
+    let patch = &decode_patch(request);
     let attempt = |current| {
         let attempt = async move {
             let Some(current) = current else {
                 return Err(Status::not_found(group_resource(request), &request.name));
             };
+            // Nobody looks at what a patch of nothing says.
+            let patch = patch.as_ref().map_err(Status::clone)?;
             let live = Live::decode(gateway, &request.kind, current).await?;
             let object = patched_object(request, patch, &live.object)?;
             replace(gateway, request, target, object, live, Ownership::Track).await
@@ -45,8 +48,8 @@ pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply,
     gateway.guaranteed_update(target, attempt).await
 }
 
-/// The patch in the body, by its media type.
-pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
+/// Which patch the media type says it is, of those that the kind takes.
+fn patch_type(request: &Request) -> Result<PatchType, Status> {
     let is_scale = request.subresource == "scale";
     let takes = |media_type: &str| media_type != STRATEGIC_MEDIA_TYPE || request.kind.custom().is_none() || is_scale;
     let patch_type = PatchType::from_media_type(&request.content_type).ok_or_else(Status::unsupported_patch_type)?;
@@ -54,6 +57,12 @@ pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
         let taken: Vec<&str> = PATCH_MEDIA_TYPES.into_iter().filter(|media_type| takes(media_type)).collect();
         return Err(Status::unsupported_media_type(&taken));
     }
+    Ok(patch_type)
+}
+
+/// The patch in the body.
+pub(super) fn decode_patch(request: &Request) -> Result<Patch, Status> {
+    let patch_type = patch_type(request)?;
     let ignore = field_validation(request)? == codec::FieldValidation::Ignore;
     Patch::decode(patch_type, &request.body, ignore).map_err(|error| error.status())
 }

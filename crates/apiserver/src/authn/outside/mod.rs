@@ -121,26 +121,29 @@ impl Outside {
         self.anonymous.read().identity(path)
     }
 
-    /// Whose token is this? `Ok(None)`: nobody here knows it. Errors are what those had to say who did.
+    /// Whose token is this? `Ok(None)`: nobody here knows it. Errors are what those had to say who did. Only the webhook is asked
+    /// for audiences; the others vouch for `own`, those of this API that are asked for.
     pub(crate) async fn authenticate(
         &self,
         token: &str,
         audiences: &[String],
+        own: &[String],
         now: Timestamp,
     ) -> Result<Option<Identity>, Vec<String>> {
-        if let Some(user) = self.tokens.as_ref().and_then(|tokens| tokens.user(token)) {
-            return Ok(Some(Identity { user: user.clone(), audiences: Vec::new() }));
+        let known = self.tokens.as_ref().and_then(|tokens| tokens.user(token));
+        if let Some(user) = known.filter(|_| !own.is_empty()) {
+            return Ok(Some(Identity { user: user.clone(), audiences: own.to_vec() }));
         }
         let mut faults = Vec::new();
-        let issuers = Arc::clone(&self.issuers.read());
+        let issuers = if own.is_empty() { Arc::default() } else { Arc::clone(&self.issuers.read()) };
         for issuer in issuers.iter() {
-            let key = Answers::key(token, &[]);
+            let key = Answers::key(token, own);
             if let Some(Some(identity)) = self.answers.get(&key) {
                 return Ok(Some(identity));
             }
             match issuer.authenticate(token, now).await {
                 Ok(Some(user)) => {
-                    let identity = Identity { user, audiences: Vec::new() };
+                    let identity = Identity { user, audiences: own.to_vec() };
                     self.answers.keep(key, Some(identity.clone()), ISSUER_TTL);
                     return Ok(Some(identity));
                 }
