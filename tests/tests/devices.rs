@@ -54,6 +54,15 @@ fn pod(name: &str, claim: &str) -> String {
     )
 }
 
+/// The second of two nodes, when both are there.
+fn second_node(server: &Server) -> Result<String> {
+    eventually("there are two nodes", || {
+        let names = server.kubectl_ok(&["get", "nodes", "-o=name"])?;
+        let names: Vec<&str> = names.lines().collect();
+        Ok((names.len() == 2).then(|| names[1].trim_start_matches("node/").to_owned()))
+    })
+}
+
 #[test]
 fn pods_run_where_their_devices_are_and_no_device_is_given_twice() -> Result<()> {
     if !has_program("kubectl") {
@@ -61,11 +70,7 @@ fn pods_run_where_their_devices_are_and_no_device_is_given_twice() -> Result<()>
     }
     let server = Server::ephemeral()?;
     let _nodes = simulate_nodes(&server, 2)?;
-    let node = eventually("there are two nodes", || {
-        let names = server.kubectl_ok(&["get", "nodes", "-o=name"])?;
-        let names: Vec<&str> = names.lines().collect();
-        Ok((names.len() == 2).then(|| names[1].trim_start_matches("node/").to_owned()))
-    })?;
+    let node = second_node(&server)?;
     let phase = |pod: &str| server.kubectl_ok(&["get", "pod", pod, "-o=jsonpath={.status.phase} {.spec.nodeName}"]);
     let runs = |pod: &str| eventually("the pod runs", || Ok((phase(pod)? == format!("Running {node}")).then_some(())));
     server.kubectl_ok_stdin(&["apply", "-f", "-"], &manifest(&node))?;
@@ -150,11 +155,7 @@ fn extended_resources_conditions_and_taints_of_devices() -> Result<()> {
     }
     let server = Server::ephemeral()?;
     let _nodes = simulate_nodes(&server, 2)?;
-    let node = eventually("there are two nodes", || {
-        let names = server.kubectl_ok(&["get", "nodes", "-o=name"])?;
-        let names: Vec<&str> = names.lines().collect();
-        Ok((names.len() == 2).then(|| names[1].trim_start_matches("node/").to_owned()))
-    })?;
+    let node = second_node(&server)?;
     let get = |kind: &str, name: &str, path: &str| {
         server.kubectl_ok(&["get", kind, name, &format!("-o=jsonpath={path}"), "--ignore-not-found"])
     };

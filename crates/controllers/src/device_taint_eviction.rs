@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use client::{Event, EventType, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
@@ -15,17 +14,15 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
     DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice,
 };
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Preconditions};
 use parking_lot::Mutex;
-use serde_json::json;
 
-use crate::api_error::ApiErrorExt;
-use crate::clock;
 use crate::ownership::{namespace, uid};
 use crate::pods;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::resource_claim;
 use crate::spec::{ControllerSpec, Ctx};
+use crate::taint_eviction::delete_marked;
 
 pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
     name: "device-taint-eviction-controller",
@@ -191,7 +188,7 @@ impl Reconciler for Controller {
             return Ok(Requeue::After(left.unsigned_abs()));
         }
         self.waiting.lock().remove(&uid);
-        self.evict(key, &pod).await
+        self.evict(&pod).await
     }
 }
 
@@ -200,31 +197,19 @@ impl Controller {
         self.ctx.events.event(pod, EventType::Normal, "DeviceTaintManagerEviction", message);
     }
 
-    async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<Requeue, ReconcileError> {
+    async fn evict(&self, pod: &Pod) -> Result<Requeue, ReconcileError> {
         self.tell(pod, "Marking for deletion");
-        let api = self.ctx.connection.namespaced::<Pod>(&key.namespace);
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByDeviceTaintManager",
-            "message": "Device Taint manager: deleting due to NoExecute taint", "lastTransitionTime": clock::now(),
-        });
-        let change = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } });
         let precondition = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let params = DeleteParams { preconditions: Some(precondition), ..DeleteParams::default() };
-        let result = async {
-            api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(change)).await?;
-            api.delete(&key.name, &params).await
-        };
-        match result.await {
-            Ok(_) => Ok(Requeue::Never),
-            Err(error) if error.is_not_found() => Ok(Requeue::Never),
-            Err(error) if error.is_conflict() => Ok(Requeue::After(Duration::from_secs(1))),
-            Err(error) => Err(error.into()),
-        }
+        let why = "Device Taint manager: deleting due to NoExecute taint";
+        delete_marked(&self.ctx, pod, "DeletionByDeviceTaintManager", why, &params).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn taint(effect: &str) -> DeviceTaint {

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::api_error::ApiErrorExt;
 use crate::clock;
-use crate::ownership::name;
+use crate::ownership::{name, namespace};
 use crate::pods;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::spec::{ControllerSpec, Ctx};
@@ -162,22 +162,34 @@ impl Controller {
         self.waiting.lock().remove(key);
         let message = format!("Marking for deletion Pod {key}");
         self.ctx.events.event(pod, EventType::Normal, "TaintManagerEviction", message);
-        let api = self.ctx.connection.namespaced::<Pod>(&key.namespace);
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": clock::now(),
-        });
-        let change = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } });
-        let result = async {
-            api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(change)).await?;
-            api.delete(&key.name, &DeleteParams::default()).await
-        };
-        match result.await {
-            Ok(_) => Ok(Requeue::Never),
-            Err(error) if error.is_not_found() => Ok(Requeue::Never),
-            Err(error) if error.is_conflict() => Ok(Requeue::After(Duration::from_secs(1))),
-            Err(error) => Err(error.into()),
-        }
+        let (reason, why) = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
+        delete_marked(&self.ctx, pod, reason, why, &DeleteParams::default()).await
+    }
+}
+
+/// Says in the pod's status that it is disrupted, for what reason, then deletes it.
+pub(crate) async fn delete_marked(
+    ctx: &Ctx,
+    pod: &Pod,
+    reason: &str,
+    message: &str,
+    params: &DeleteParams,
+) -> Result<Requeue, ReconcileError> {
+    let (api, name) = (ctx.connection.namespaced::<Pod>(namespace(&pod.metadata)), name(&pod.metadata));
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": reason,
+        "message": message, "lastTransitionTime": clock::now(),
+    });
+    let change = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } });
+    let result = async {
+        api.patch_status(name, &PatchParams::default(), &Patch::Strategic(change)).await?;
+        api.delete(name, params).await
+    };
+    match result.await {
+        Ok(_) => Ok(Requeue::Never),
+        Err(error) if error.is_not_found() => Ok(Requeue::Never),
+        Err(error) if error.is_conflict() => Ok(Requeue::After(Duration::from_secs(1))),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -160,12 +160,12 @@ impl Authenticator {
         audiences: &[String],
         now: Timestamp,
     ) -> Result<Identity, BadCredentials> {
-        let own = self.own(audiences);
-        if self.bootstrap_tokens
-            && !own.is_empty()
-            && let Some(user) = bootstrap_token::user(self.source.as_ref(), token, now)
-        {
-            return Ok(Identity { user: authenticated(user), audiences: own });
+        if self.bootstrap_tokens {
+            let own = self.own(audiences);
+            let user = if own.is_empty() { None } else { bootstrap_token::user(self.source.as_ref(), token, now) };
+            if let Some(user) = user {
+                return Ok(Identity { user: authenticated(user), audiences: own });
+            }
         }
         let verifier = service_account::Verifier {
             source: self.source.as_ref(),
