@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::Value;
 use crate::field::go_quote;
-use crate::value::{Fields, Text};
+use crate::value::{Fields, Text, plain};
 
 /// Duplicates remembered per document; a hostile body cannot make the error long.
 const DUPLICATES_MAX: usize = 100;
@@ -22,6 +22,9 @@ pub struct Document {
 
 /// Parses one JSON document. The error is Go's text, e.g. `unexpected end of JSON input`.
 pub fn parse(bytes: &[u8]) -> Result<Document, String> {
+    if let Some(value) = plain(bytes) {
+        return Ok(Document { value, duplicates: Vec::new() });
+    }
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let seed = Seed { place: Place::Root, duplicates: &mut duplicates };

@@ -40,7 +40,7 @@ pub trait ObjectSource: Send + Sync + 'static {
 impl StoredObject {
     /// The object, parsed. What is stored was encoded by this server; anything else is reported and reads as absent.
     pub fn parse(&self) -> Option<api::Value> {
-        match serde_json::from_slice(&self.json) {
+        match api::Value::from_json(&self.json) {
             Ok(value) => Some(value),
             Err(error) => {
                 tracing::error!(namespace = self.namespace, name = self.name, %error, "unreadable object");

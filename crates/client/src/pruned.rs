@@ -7,13 +7,14 @@
 //! Go reads its zero time as the same.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
+use api::value::value_end;
 use bytes::Bytes;
 use http::{Response, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Either, Full};
 use memchr::memmem;
-use serde::de::IgnoredAny;
 use tower::BoxError;
 
 /// Prunes an answer that comes as a whole. Streams (watches, long lists) are left to whoever reads them.
@@ -36,27 +37,30 @@ where
 }
 
 const MANAGED_FIELDS: &[u8] = b"\"managedFields\":[";
-/// The times that a schema demands, when never set, and what becomes of them: that of a condition, and that of a series of events.
-const NEVER: [(&[u8], &[u8]); 2] = [
-    (b"\"lastTransitionTime\":null", b"\"lastTransitionTime\":\"0001-01-01T00:00:00Z\""),
-    (b"\"lastObservedTime\":null", b"\"lastObservedTime\":\"0001-01-01T00:00:00Z\""),
-];
+static MANAGED_FIELDS_FINDER: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(MANAGED_FIELDS));
+/// What stands before the null of a time that a schema demands and that was never set: that of a condition, and that of a series of
+/// events.
+static NEVER: LazyLock<[memmem::Finder<'static>; 2]> =
+    LazyLock::new(|| ["\"lastTransitionTime\":null", "\"lastObservedTime\":null"].map(memmem::Finder::new));
+const NULL: usize = b"null".len();
+/// Go's zero time.
+const ZERO: &[u8] = b"\"0001-01-01T00:00:00Z\"";
 
 /// A JSON document as our types can read it. A quote that is not escaped, before one of these words, in a valid document, begins a
 /// key.
 pub(crate) fn decodable(json: &[u8]) -> Cow<'_, [u8]> {
     let mut json = without_managed_fields(json);
-    for (never, zero) in NEVER {
-        let found: Vec<usize> = memmem::find_iter(&json, never).collect();
+    for never in NEVER.iter() {
+        let found: Vec<usize> = never.find_iter(&json).map(|at| at + never.needle().len() - NULL).collect();
         if found.is_empty() {
             continue;
         }
-        let mut out = Vec::with_capacity(json.len() + found.len() * (zero.len() - never.len()));
+        let mut out = Vec::with_capacity(json.len() + found.len() * (ZERO.len() - NULL));
         let mut done = 0;
         for at in found {
             out.extend_from_slice(&json[done..at]);
-            out.extend_from_slice(zero);
-            done = at + never.len();
+            out.extend_from_slice(ZERO);
+            done = at + NULL;
         }
         out.extend_from_slice(&json[done..]);
         json = Cow::Owned(out);
@@ -67,32 +71,24 @@ pub(crate) fn decodable(json: &[u8]) -> Cow<'_, [u8]> {
 /// A JSON document without its members called `managedFields` that are lists. Of the kinds read here only metadata has
 /// such members. A quote that is not escaped, before this word, in a valid document, begins a key.
 fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
-    let finder = memmem::Finder::new(MANAGED_FIELDS);
-    let Some(first) = finder.find(json) else { return Cow::Borrowed(json) };
+    let Some(first) = MANAGED_FIELDS_FINDER.find(json) else { return Cow::Borrowed(json) };
     let mut out = Vec::with_capacity(json.len());
     let (mut rest, mut found) = (json, Some(first));
     while let Some(at) = found {
         let list_at = at + MANAGED_FIELDS.len() - 1;
         // A document that ends within the list is left to the decoder to complain about.
-        let Some(length) = value_length(&rest[list_at..]) else { break };
+        let Ok(end) = value_end(rest, list_at) else { break };
         out.extend_from_slice(&rest[..at]);
-        rest = &rest[list_at + length..];
+        rest = &rest[end..];
         match (rest.first(), out.last()) {
             (Some(b','), _) => rest = &rest[1..],
             (_, Some(b',')) => drop(out.pop()),
             _ => {}
         }
-        found = finder.find(rest);
+        found = MANAGED_FIELDS_FINDER.find(rest);
     }
     out.extend_from_slice(rest);
     Cow::Owned(out)
-}
-
-/// Bytes of the value that `json` begins with; `None` when it is cut off.
-fn value_length(json: &[u8]) -> Option<usize> {
-    let mut values = serde_json::Deserializer::from_slice(json).into_iter::<IgnoredAny>();
-    values.next()?.ok()?;
-    Some(values.byte_offset())
 }
 
 #[cfg(test)]

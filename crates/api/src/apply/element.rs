@@ -3,16 +3,19 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use crate::{Map, Value};
+use crate::{Map, Text, Value};
 
 /// A step from a value to one of its parts. The text is canonical, so equal steps have equal texts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Element(Box<str>);
+pub struct Element(Text);
 
 impl Element {
     /// An entry of a map or a field of a struct.
     pub fn field(name: &str) -> Self {
-        Self(["f:", name].concat().into())
+        let mut step = Text::with_capacity("f:".len() + name.len());
+        step.push_str("f:");
+        step.push_str(name);
+        Self(step)
     }
 
     /// An item of a list, addressed by the values of its key fields.
@@ -45,6 +48,11 @@ impl Element {
     /// The step as FieldsV1 writes it.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same as a name of its own.
+    pub(super) fn to_text(&self) -> Text {
+        self.0.clone()
     }
 
     /// The name, when this is a field or map entry.

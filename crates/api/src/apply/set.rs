@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::element::Element;
 use super::node::{Atom, Node};
+use crate::value::Fields;
 use crate::{Map, Value};
 
 /// A set of paths. Invariant: no node is both outside the set and without children.
@@ -103,15 +104,15 @@ impl Set {
     }
 
     fn write(&self, with_self: bool) -> Value {
-        let mut out = Map::new();
+        let mut out = Fields::with_capacity(self.steps.0.len() + usize::from(with_self));
         if with_self {
-            out.insert(".", Value::Object(Map::new()));
+            out.push(".", Value::Object(Map::new()));
         }
         for (element, step) in self.steps.iter() {
             let below = step.below.write(step.member && !step.below.is_empty());
-            out.insert(element.as_str().to_owned(), below);
+            out.push(element.to_text(), below);
         }
-        Value::Object(out)
+        Value::Object(out.into_map())
     }
 
     pub fn is_empty(&self) -> bool {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::Map;
 use crate::kind::Kind;
 use crate::schema::{Schema, Shape, TypeId};
+use crate::value::plain_end;
 
 /// The JSON of an object of `kind`: `{"kind":…,"apiVersion":…,"metadata":{…`.
 ///
@@ -77,27 +78,41 @@ impl Writer<'_> {
             (Value::Null, _) => self.out.extend_from_slice(b"null"),
             (Value::Bool(true), _) => self.out.extend_from_slice(b"true"),
             (Value::Bool(false), _) => self.out.extend_from_slice(b"false"),
-            // Numbers, and whatever has no schema. Writing to a Vec cannot fail.
-            (other, _) => drop(serde_json::to_writer(&mut self.out, other)),
+            // Writing to a Vec cannot fail.
+            (Value::Number(number), _) => drop(serde_json::to_writer(&mut self.out, number)),
+            // What has no schema, as it is.
+            (Value::Object(map), _) => self.entries(map, Shape::Any),
+            (Value::Array(list), _) => self.list(Shape::Any, list),
         }
+    }
+
+    /// The entries of a map in the order in which they are there.
+    fn entries(&mut self, map: &Map, element: Shape) {
+        self.out.push(b'{');
+        for (n, (key, value)) in map.iter().enumerate() {
+            self.entry(n, key, element, value);
+        }
+        self.out.push(b'}');
     }
 
     fn object(&mut self, id: TypeId, map: &Map) {
         let ty = self.schema.get(id);
         let position = |key: &str| ty.field_index(key).unwrap_or(usize::MAX);
         let shape = |at: usize| ty.fields.get(at).map_or(Shape::Any, |f| f.shape);
-        let (mut ordered, mut last) = (true, 0);
-        for key in map.keys() {
-            let at = position(key);
-            ordered &= at >= last;
-            last = at;
-        }
+        let begin = self.out.len();
         self.out.push(b'{');
-        if ordered {
-            for (n, (key, value)) in map.iter().enumerate() {
-                self.entry(n, key, shape(position(key)), value);
+        let (mut ordered, mut last) = (true, 0);
+        for (n, (key, value)) in map.iter().enumerate() {
+            let at = position(key);
+            if at < last {
+                ordered = false;
+                break;
             }
-        } else {
+            last = at;
+            self.entry(n, key, shape(at), value);
+        }
+        if !ordered {
+            self.out.truncate(begin + 1);
             let mut entries: Vec<(usize, &Text, &Value)> = map.iter().map(|(k, v)| (position(k), k, v)).collect();
             entries.sort_by_key(|(at, _, _)| *at);
             for (n, (at, key, value)) in entries.into_iter().enumerate() {
@@ -109,18 +124,14 @@ impl Writer<'_> {
 
     /// Keys of a Go map print sorted.
     fn map(&mut self, element: Shape, map: &Map) {
-        let sorted = map.keys().zip(map.keys().skip(1)).all(|(a, b)| a <= b);
+        if map.keys().zip(map.keys().skip(1)).all(|(a, b)| a <= b) {
+            return self.entries(map, element);
+        }
+        let mut entries: Vec<(&Text, &Value)> = map.iter().collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
         self.out.push(b'{');
-        if sorted {
-            for (n, (key, value)) in map.iter().enumerate() {
-                self.entry(n, key, element, value);
-            }
-        } else {
-            let mut entries: Vec<(&Text, &Value)> = map.iter().collect();
-            entries.sort_unstable_by_key(|(key, _)| *key);
-            for (n, (key, value)) in entries.into_iter().enumerate() {
-                self.entry(n, key, element, value);
-            }
+        for (n, (key, value)) in entries.into_iter().enumerate() {
+            self.entry(n, key, element, value);
         }
         self.out.push(b'}');
     }
@@ -176,7 +187,7 @@ impl Writer<'_> {
     }
 
     fn string(&mut self, text: &str) {
-        if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+        if plain_end(text.as_bytes(), 0) == text.len() {
             self.out.push(b'"');
             self.out.extend_from_slice(text.as_bytes());
             self.out.push(b'"');

@@ -24,6 +24,9 @@ use crate::custom::CustomVersion;
 use crate::gojson;
 use crate::status::Status;
 
+/// Nesting beyond this is refused; the deepest object of upstream's own API is a tenth of it.
+pub(crate) const DEPTH_MAX: usize = 512;
+
 /// `?fieldValidation=`: what becomes of unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FieldValidation {

@@ -80,8 +80,13 @@ fn is_canonical(text: &[u8], precision: Precision) -> bool {
             b'0' | b'd' => t.is_ascii_digit(),
             other => t == other,
         });
+    if !shaped {
+        return false;
+    }
     let two = |at: usize| (text[at] - b'0') * 10 + (text[at + 1] - b'0');
-    shaped && (1..=12).contains(&two(5)) && (1..=28).contains(&two(8)) && two(11) < 24 && two(14) < 60 && two(17) < 60
+    let (month, day) = (two(5), two(8));
+    let is_date = (1..=12).contains(&month) && day >= 1 && (day <= 28 || day <= 30 && month != 2);
+    is_date && two(11) < 24 && two(14) < 60 && two(17) < 60
 }
 
 struct Parser<'t> {

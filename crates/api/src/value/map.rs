@@ -68,6 +68,26 @@ impl Fields {
         if self.fields.is_empty() { Map::new() } else { Map(Some(Arc::new(self))) }
     }
 
+    /// The fields of a whole object; `None` when a name is there twice.
+    pub(crate) fn distinct(fields: Vec<(Text, Value)>) -> Option<Self> {
+        if fields.len() > SEARCHED_MAX {
+            let index = Positions::of(&fields);
+            let is_distinct = fields.iter().enumerate().all(|(at, (name, _))| index.find(&fields, name) == Some(at));
+            return is_distinct.then_some(Self { fields, index: Some(index) });
+        }
+        // Names that differ in length and last letter need not be compared.
+        let mut seen = 0_u64;
+        for (at, (name, _)) in fields.iter().enumerate() {
+            let letter = name.as_bytes().last().map_or(0, |byte| usize::from(*byte));
+            let bit = 1 << ((name.len() * 7 + letter) % 64);
+            if seen & bit != 0 && fields[..at].iter().any(|(earlier, _)| earlier == name) {
+                return None;
+            }
+            seen |= bit;
+        }
+        Some(Self { fields, index: None })
+    }
+
     fn position(&self, name: &str) -> Option<usize> {
         match &self.index {
             Some(index) => index.find(&self.fields, name),

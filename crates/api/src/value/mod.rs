@@ -1,10 +1,11 @@
 //! JSON in memory: what a decoded object is.
 //!
-//! The reading and writing of text is serde_json's; the tree is our own, because every write of the API server makes and drops
+//! The reading of unusual text and the writing of all are serde_json's; the tree is our own, because every write of the API server makes and drops
 //! a few. A value takes 32 bytes, where serde_json's ordered maps take 72 and hash each name; names and short texts lie in the tree
 //! itself, and clones of an object share it until they differ.
 
 mod convert;
+mod document;
 mod index;
 mod json;
 mod make;
@@ -14,6 +15,8 @@ mod text;
 
 use std::fmt;
 
+pub use document::{Malformed, Members, value_end};
+pub(crate) use document::{plain, plain_end, string_end};
 pub use index::ValueIndex;
 pub use make::to_value;
 pub(crate) use map::Fields;

@@ -1,9 +1,9 @@
 //! Reads labels and a few fields out of an object's JSON in one pass, without building a tree.
 
-use std::fmt;
-
-use api::kind::SelectableField;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use api::Value;
+use api::kind::{SelectableField, Str};
+use api::value::{Malformed, Members};
+use serde::de::{Error as _, IgnoredAny};
 
 /// What selectors look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,25 +15,30 @@ pub struct Indexed {
 }
 
 impl Indexed {
-    /// Reads `json`, an object; `fields` are the kind's.
-    pub fn extract(json: &[u8], fields: &[SelectableField]) -> Result<Self, serde_json::Error> {
+    /// Reads `json`, an object; `fields` are the kind's. Where its metadata ends (0: it has none) comes second.
+    pub fn extract(json: &[u8], fields: &[SelectableField]) -> Result<(Self, usize), serde_json::Error> {
         let mut labels = Vec::new();
         // Fallbacks are read into slots behind the fields' own.
-        let fallbacks: Vec<(usize, &[api::kind::Str])> =
+        let fallbacks: Vec<(usize, &[Str])> =
             fields.iter().enumerate().filter_map(|(i, field)| Some((i, field.fallback.as_deref()?))).collect();
         let mut values: Vec<Box<str>> = fields.iter().map(|field| field.zero.into()).collect();
         values.resize(fields.len() + fallbacks.len(), Box::default());
         let own = fields.iter().map(|field| field.path.as_slice());
-        let paths = own.chain(fallbacks.iter().map(|(_, path)| *path)).enumerate().collect();
-        let root = Branch { paths, labels_below: LabelsBelow::Metadata, out: &mut values, labels: &mut labels };
-        root.deserialize(&mut serde_json::Deserializer::from_slice(json))?;
+        let paths: Vec<_> = own.chain(fallbacks.iter().map(|(_, path)| *path)).enumerate().collect();
+        let mut found = Found { values: &mut values, labels: &mut labels, metadata_end: 0 };
+        let mut members = Members::of(json).ok_or_else(|| complaint(json))?;
+        found.object(&mut members, &paths, Place::Root).map_err(|Malformed| complaint(json))?;
+        let metadata_end = found.metadata_end;
+        if members.position() != json.len() {
+            return Err(complaint(json));
+        }
         for (slot, (field, _)) in fallbacks.iter().enumerate() {
             if values[*field].is_empty() {
                 values[*field] = std::mem::take(&mut values[fields.len() + slot]);
             }
         }
         values.truncate(fields.len());
-        Ok(Self { labels: labels.into(), fields: values.into() })
+        Ok((Self { labels: labels.into(), fields: values.into() }, metadata_end))
     }
 
     pub fn label(&self, key: &str) -> Option<&str> {
@@ -41,125 +46,73 @@ impl Indexed {
     }
 }
 
-/// How far above `metadata.labels` an object is.
+/// Where in the whole an object stands, as far as it matters.
 #[derive(Clone, Copy, PartialEq)]
-enum LabelsBelow {
+enum Place {
+    Root,
     Metadata,
-    Labels,
-    Nothing,
+    Below,
 }
 
-/// An object on the way to the wanted fields: `paths` are the rests of their paths from here.
-struct Branch<'p, 'o> {
-    paths: Vec<(usize, &'p [api::kind::Str])>,
-    labels_below: LabelsBelow,
-    out: &'o mut Vec<Box<str>>,
+struct Found<'o> {
+    values: &'o mut [Box<str>],
     labels: &'o mut Vec<(Box<str>, Box<str>)>,
+    metadata_end: usize,
 }
 
-impl<'de> DeserializeSeed<'de> for Branch<'_, '_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Branch<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            if self.labels_below == LabelsBelow::Labels && key == "labels" {
-                map.next_value_seed(Labels(self.labels))?;
+impl Found<'_> {
+    /// Looks into an object on the way to the wanted fields: `paths` are the rests of their paths from here.
+    fn object(&mut self, members: &mut Members<'_>, paths: &[(usize, &[Str])], at: Place) -> Result<(), Malformed> {
+        while let Some(name) = members.name()? {
+            let is_metadata = at == Place::Root && name == "metadata";
+            if at == Place::Metadata && name == "labels" {
+                self.labels(members.value()?)?;
                 continue;
             }
-            let labels_below = match self.labels_below {
-                LabelsBelow::Metadata if key == "metadata" => LabelsBelow::Labels,
-                _ => LabelsBelow::Nothing,
-            };
-            let paths: Vec<_> = self
-                .paths
-                .iter()
-                .filter(|(_, path)| path.first().is_some_and(|step| *step == key))
-                .map(|(i, path)| (*i, &path[1..]))
-                .collect();
-            if paths.is_empty() && labels_below == LabelsBelow::Nothing {
-                map.next_value::<IgnoredAny>()?;
+            let wanted = paths.iter().filter(|(_, path)| path.first().is_some_and(|step| *step == name));
+            let rests: Vec<_> = wanted.map(|(slot, path)| (*slot, &path[1..])).collect();
+            if rests.is_empty() && !is_metadata {
+                members.value()?;
+            } else if rests.iter().any(|(_, rest)| rest.is_empty()) {
+                self.scalar(&rests, members.value()?);
             } else {
-                let branch = Branch { paths, labels_below, out: &mut *self.out, labels: &mut *self.labels };
-                map.next_value_seed(branch)?;
+                let place = if is_metadata { Place::Metadata } else { Place::Below };
+                members.object(|members| self.object(members, &rests, place))?;
+            }
+            if is_metadata {
+                self.metadata_end = members.position();
             }
         }
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
+    fn labels(&mut self, json: &[u8]) -> Result<(), Malformed> {
+        let Some(mut members) = Members::of(json) else {
+            return if json == b"null" { Ok(()) } else { Err(Malformed) };
+        };
+        while let Some(name) = members.name()? {
+            let value: Box<str> = serde_json::from_slice(members.value()?).map_err(|_| Malformed)?;
+            self.labels.push((name.into(), value));
+        }
         Ok(())
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.scalar(value);
-        Ok(())
-    }
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.scalar(if value { "true" } else { "false" });
-        Ok(())
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.scalar(&value.to_string());
-        Ok(())
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.scalar(&value.to_string());
-        Ok(())
-    }
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.scalar(&value.to_string());
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-}
-
-impl Branch<'_, '_> {
-    fn scalar(self, value: &str) {
-        for (i, rest) in self.paths {
-            if rest.is_empty() {
-                self.out[i] = value.into();
-            }
+    fn scalar(&mut self, rests: &[(usize, &[Str])], json: &[u8]) {
+        let text: Box<str> = match Value::from_json(json) {
+            Ok(Value::String(text)) => text.as_str().into(),
+            Ok(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string().into(),
+            _ => return,
+        };
+        for (slot, _) in rests.iter().filter(|(_, rest)| rest.is_empty()) {
+            self.values[*slot] = text.clone();
         }
     }
 }
 
-struct Labels<'o>(&'o mut Vec<(Box<str>, Box<str>)>);
-
-impl<'de> DeserializeSeed<'de> for Labels<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Labels<'_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map of labels")
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((key, value)) = map.next_entry::<Box<str>, Box<str>>()? {
-            self.0.push((key, value));
-        }
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
+/// What is wrong with an object that could not be read.
+fn complaint(json: &[u8]) -> serde_json::Error {
+    let error = serde_json::from_slice::<IgnoredAny>(json).err();
+    error.unwrap_or_else(|| serde_json::Error::custom("metadata or labels of another type"))
 }
 
 #[cfg(test)]
@@ -180,7 +133,8 @@ mod tests {
         let json = br#"{"kind":"Pod","metadata":{"name":"a","labels":{"app":"web","tier":""},"x":[1]},
             "spec":{"nodeName":"n1","hostNetwork":true,"containers":[{"name":"c"}]},"status":{"phase":"Running"}}"#;
         let fields = [field("spec.nodeName"), field("status.phase"), field("spec.hostNetwork"), field("status.podIP")];
-        let indexed = Indexed::extract(json, &fields).unwrap();
+        let (indexed, metadata_end) = Indexed::extract(json, &fields).unwrap();
+        assert!(json[..metadata_end].ends_with(b"\"x\":[1]}"));
         assert_eq!(indexed.label("app"), Some("web"));
         assert_eq!(indexed.label("tier"), Some(""));
         assert_eq!(indexed.label("none"), None);
@@ -196,7 +150,7 @@ mod tests {
             zero: "",
             fallback: Some(vec!["reportingComponent".into()]),
         };
-        let read = |json: &[u8]| Indexed::extract(json, std::slice::from_ref(&source)).unwrap().fields[0].to_string();
+        let read = |json: &[u8]| Indexed::extract(json, std::slice::from_ref(&source)).unwrap().0.fields[0].to_string();
         assert_eq!(read(br#"{"source":{"component":"a"},"reportingComponent":"b"}"#), "a");
         assert_eq!(read(br#"{"source":{},"reportingComponent":"b"}"#), "b");
         assert_eq!(read(b"{}"), "");
@@ -210,7 +164,7 @@ mod tests {
             zero: "0",
             fallback: None,
         };
-        let read = |json: &[u8]| Indexed::extract(json, std::slice::from_ref(&zero)).unwrap().fields[0].to_string();
+        let read = |json: &[u8]| Indexed::extract(json, std::slice::from_ref(&zero)).unwrap().0.fields[0].to_string();
         assert_eq!(read(br#"{"status":{}}"#), "0");
         assert_eq!(read(br#"{"status":{"succeeded":2}}"#), "2");
     }

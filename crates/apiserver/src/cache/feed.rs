@@ -263,7 +263,8 @@ fn try_read(
 ) -> Result<Arc<CachedObject>, ReadError> {
     let (before, after) = event.map_or((&b""[..], &b""[..]), |event| (event.frame_head(), FRAME_TAIL));
     let (bytes, text) = storage::read_framed(&resource.kind, &kv.value, kv.mod_revision, before, after)?;
-    let indexed = Indexed::extract(&bytes.json, &resource.kind.selectable_fields)?;
+    let (indexed, metadata_end) = Indexed::extract(&bytes.json, &resource.kind.selectable_fields)?;
+    let bytes = bytes.with_metadata_end(metadata_end);
     let stored = StoredObject {
         namespace: location.namespace.to_string(),
         name: location.name.to_string(),

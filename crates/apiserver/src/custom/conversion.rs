@@ -116,7 +116,7 @@ pub(crate) async fn localize_all(
     let bytes = objects.iter().map(|object| object.bytes.clone()).collect();
     let localized = localize(gateway, kind, bytes).await?;
     let with_bytes = |(object, bytes): (&Arc<CachedObject>, ObjectBytes)| {
-        let indexed = Indexed::extract(&bytes.json, &kind.selectable_fields).map_err(Status::internal)?;
+        let (indexed, _) = Indexed::extract(&bytes.json, &kind.selectable_fields).map_err(Status::internal)?;
         Ok(Arc::new(CachedObject { stored: Arc::clone(&object.stored), bytes, indexed, frame: None }))
     };
     objects.iter().zip(localized).map(with_bytes).collect()

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use ::bytes::Bytes;
+use ::bytes::{Bytes, BytesMut};
 use api::Status;
 use futures::Stream;
 use futures::StreamExt as _;
@@ -22,6 +22,16 @@ pub(crate) const REQUEST_BYTES_MAX: usize = 3 << 20;
 /// Read and thrown away after a refusal: clients that send everything before they listen then hear why.
 const DISCARDED_BYTES_MAX: usize = 16 << 20;
 
+/// What the gateway is asked with, whoever sends it.
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+
+pub(crate) fn boxed<B>(body: B) -> RequestBody
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
 pub(crate) fn full(bytes: impl Into<Bytes>) -> ResponseBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
@@ -37,24 +47,31 @@ pub(crate) fn fallible_stream(chunks: impl Stream<Item = Result<Bytes, BoxError>
 }
 
 /// The whole request body, or the Status that refuses it. What is left of `body` then belongs to the answer: see [`hold`].
-pub(crate) async fn read<B>(body: &mut B) -> Result<Bytes, Status>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    let declared_too_large = body.size_hint().lower() > REQUEST_BYTES_MAX as u64;
-    if !declared_too_large {
-        match http_body_util::Limited::new(&mut *body, REQUEST_BYTES_MAX).collect().await {
-            Ok(collected) => return Ok(collected.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {}
-            Err(error) => return Err(Status::bad_request(format!("unable to read request body: {error}"))),
+pub(crate) async fn read(body: &mut RequestBody) -> Result<Bytes, Status> {
+    // Most bodies are one piece, which is not copied.
+    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+    let mut fits = body.size_hint().lower() <= REQUEST_BYTES_MAX as u64;
+    while fits {
+        let Some(frame) = body.frame().await else {
+            return Ok(if all.is_empty() { first } else { all.freeze() });
+        };
+        let frame = frame.map_err(|error| Status::bad_request(format!("unable to read request body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.is_empty() {
+            first = data;
+        } else {
+            if all.is_empty() {
+                all.extend_from_slice(&first);
+            }
+            all.extend_from_slice(&data);
         }
+        fits = first.len().max(all.len()) <= REQUEST_BYTES_MAX;
     }
     discard(body).await;
     Err(Status::request_entity_too_large(REQUEST_BYTES_MAX))
 }
 
-async fn discard<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
+async fn discard(body: &mut RequestBody) {
     let mut discarded = 0;
     while let Some(Ok(frame)) = body.frame().await {
         discarded += frame.data_ref().map_or(0, Bytes::len);
@@ -66,16 +83,16 @@ async fn discard<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
 
 /// An answer that keeps the unread rest of a request until it is sent: dropping that rest earlier resets an HTTP/2 stream,
 /// and the client never learns why it was refused.
-pub(crate) fn hold<B: Send + Unpin + 'static>(answer: ResponseBody, request: B) -> ResponseBody {
+pub(crate) fn hold(answer: ResponseBody, request: RequestBody) -> ResponseBody {
     Held { answer, _request: request }.boxed_unsync()
 }
 
-struct Held<B> {
+struct Held {
     answer: ResponseBody,
-    _request: B,
+    _request: RequestBody,
 }
 
-impl<B: Unpin> Body for Held<B> {
+impl Body for Held {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -3,7 +3,7 @@
 use ::bytes::{Bytes, BytesMut};
 use api::codec::protobuf;
 use api::field::go_quote;
-use serde::de::IgnoredAny;
+use api::value::{Malformed, value_end};
 use store::Revision;
 
 /// An object's JSON with its resourceVersion inside, and where its `metadata` begins.
@@ -14,6 +14,8 @@ use store::Revision;
 pub struct ObjectBytes {
     pub json: Bytes,
     metadata_at: usize,
+    /// Behind the metadata, when somebody has looked.
+    metadata_end: Option<usize>,
 }
 
 /// A stored value that is not an object of ours.
@@ -65,7 +67,7 @@ impl ObjectBytes {
     /// What a dry run would have stored: it has no resourceVersion.
     pub fn unsaved(stored: &Bytes) -> Result<Self, ReadError> {
         let metadata_at = metadata_offset(stored).ok_or(ReadError::NoMetadata)?;
-        Ok(Self { json: stored.clone(), metadata_at })
+        Ok(Self { json: stored.clone(), metadata_at, metadata_end: None })
     }
 
     /// Like `json`, without `kind` and `apiVersion`, minus the opening brace: what follows `{` for an item of a typed list.
@@ -73,12 +75,21 @@ impl ObjectBytes {
         self.json.slice(self.metadata_at..)
     }
 
+    /// The same, of an object whose metadata are known to end there.
+    pub fn with_metadata_end(self, end: usize) -> Self {
+        Self { metadata_end: Some(end).filter(|end| *end > self.metadata_at), ..self }
+    }
+
     /// `"metadata":{…}`, a part of `json`.
     pub fn metadata_member(&self) -> Result<Bytes, ReadError> {
-        let value_at = self.metadata_at + METADATA_KEY.len() - 1;
-        let mut values = serde_json::Deserializer::from_slice(&self.json[value_at..]).into_iter::<IgnoredAny>();
-        values.next().ok_or(ReadError::NoMetadata)??;
-        Ok(self.json.slice(self.metadata_at..value_at + values.byte_offset()))
+        let end = match self.metadata_end {
+            Some(end) => end,
+            None => {
+                let value_at = self.metadata_at + METADATA_KEY.len() - 1;
+                value_end(&self.json, value_at).map_err(|Malformed| ReadError::NoMetadata)?
+            }
+        };
+        Ok(self.json.slice(self.metadata_at..end))
     }
 
     /// The same object as of another revision.
@@ -89,12 +100,12 @@ impl ObjectBytes {
         out.extend_from_slice(&self.json[..insert_at]);
         out.extend_from_slice(revision.to_string().as_bytes());
         out.extend_from_slice(&self.json[insert_at + digits..]);
-        Self { json: out.freeze(), metadata_at: self.metadata_at }
+        Self { json: out.freeze(), metadata_at: self.metadata_at, metadata_end: None }
     }
 
     /// The object as a tree.
     pub fn parse(&self) -> Result<api::Value, ReadError> {
-        Ok(serde_json::from_slice(&self.json)?)
+        Ok(api::Value::from_json(&self.json)?)
     }
 }
 
@@ -121,7 +132,8 @@ fn splice(stored: &[u8], metadata_at: usize, revision: Revision, before: &[u8], 
     let mut out = BytesMut::with_capacity(parts.iter().map(|part| part.len()).sum());
     parts.iter().for_each(|part| out.extend_from_slice(part));
     let text = out.freeze();
-    (ObjectBytes { json: text.slice(before.len()..text.len() - after.len()), metadata_at }, text)
+    let json = text.slice(before.len()..text.len() - after.len());
+    (ObjectBytes { json, metadata_at, metadata_end: None }, text)
 }
 
 /// Another writer's JSON or protobuf, in our layout and without a resourceVersion.

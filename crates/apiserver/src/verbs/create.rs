@@ -106,7 +106,7 @@ fn with_version(stored: Bytes, version: &str) -> Result<Bytes, Status> {
     if version.is_empty() {
         return Ok(stored);
     }
-    let mut object: Value = serde_json::from_slice(&stored).map_err(|error| Status::internal(error.to_string()))?;
+    let mut object = Value::from_json(&stored).map_err(|error| Status::internal(error.to_string()))?;
     set_metadata(&mut object, "resourceVersion", version.into());
     Ok(object.to_string().into())
 }

@@ -164,7 +164,7 @@ fn matches(
     object: &ObjectBytes,
     fields: &[api::kind::SelectableField],
 ) -> Result<bool, Status> {
-    let indexed = Indexed::extract(&object.json, fields).map_err(Status::internal)?;
+    let (indexed, _) = Indexed::extract(&object.json, fields).map_err(Status::internal)?;
     let rest = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
     let (namespace, name) = match request.namespace.as_str() {
         "" if request.kind.namespaced => rest.split_once('/').unwrap_or(("", &rest)),

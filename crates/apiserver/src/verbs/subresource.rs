@@ -48,7 +48,7 @@ fn in_served_version(body: &Bytes, format: codec::Format) -> Bytes {
     if format != codec::Format::Json {
         return body.clone();
     }
-    let Ok(mut value) = serde_json::from_slice::<Value>(body) else { return body.clone() };
+    let Ok(mut value) = Value::from_json(body) else { return body.clone() };
     let served = OLD_VERSIONS.iter().find(|(kind, old, _)| value["kind"] == *kind && value["apiVersion"] == *old);
     let Some((_, _, version)) = served else { return body.clone() };
     value["apiVersion"] = (*version).into();

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, WatchParams};
 use rand::Rng;
 use tracing::{debug, warn};
 
-use super::wire::Source;
+use super::wire::{Event, Source};
 use super::{Informer, Object};
 use crate::Shutdown;
 
@@ -108,19 +108,19 @@ async fn watch<K: Object>(
     let mut events = source.watch(&params, version).await?;
     while let Some(event) = events.next().await? {
         match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+            Event::Applied(object) => {
                 note(version, object.meta().resource_version.as_deref());
                 informer.apply(object);
             }
-            WatchEvent::Deleted(object) => {
+            Event::Deleted(object) => {
                 note(version, object.meta().resource_version.as_deref());
                 informer.remove(object);
             }
-            WatchEvent::Bookmark(bookmark) => {
-                note(version, Some(&bookmark.metadata.resource_version));
+            Event::Version(seen) => {
+                note(version, Some(&seen));
                 informer.advance(Some(version));
             }
-            WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+            Event::Error(status) => return Err(kube::Error::Api(status)),
         }
         if !informer.is_used() {
             return Ok(());

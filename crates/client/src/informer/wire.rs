@@ -8,13 +8,14 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, WatchParams};
 use kube::client::Body;
 use kube::core::ListMeta;
 use kube::core::response::Status;
 use memchr::memchr;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::Error as _;
+use serde_json::Value;
 use tracing::warn;
 
 use super::Object;
@@ -60,13 +61,14 @@ impl<K: Object> Source<K> {
         let body = Limited::new(answer.into_body(), PAGE_BYTES_MAX).collect().await.map_err(kube::Error::Service)?;
         let json = body.to_bytes();
         let json = decodable(&json);
-        serde_json::from_slice(&json).or_else(|_| self.page_in_parts(&json))
+        let json = text(&json).map_err(kube::Error::SerdeError)?;
+        serde_json::from_str(json).or_else(|_| self.page_in_parts(json))
     }
 
     /// The objects of a page that can be decoded.
-    fn page_in_parts(&self, json: &[u8]) -> Result<Page<K>, kube::Error> {
-        let page: Page<Value> = serde_json::from_slice(json).map_err(kube::Error::SerdeError)?;
-        let decode = |item: Value| match K::deserialize(&item) {
+    fn page_in_parts(&self, json: &str) -> Result<Page<K>, kube::Error> {
+        let page: Page<Value> = serde_json::from_str(json).map_err(kube::Error::SerdeError)?;
+        let decode = |item: Value| match serde_json::from_str(&item.to_string()) {
             Ok(object) => Some(object),
             Err(error) => {
                 passed_over(&self.url, &item["metadata"], &error);
@@ -106,6 +108,17 @@ impl<K: Object> Source<K> {
     }
 }
 
+/// What a line of a watch says.
+pub(super) enum Event<K> {
+    /// Added or modified.
+    Applied(K),
+    Deleted(K),
+    /// Everything up to this version has been seen.
+    Version(String),
+    /// The server has no more to say.
+    Error(Box<Status>),
+}
+
 /// The events of a watch as they come.
 pub(super) struct Events<K> {
     url: String,
@@ -116,14 +129,12 @@ pub(super) struct Events<K> {
 
 impl<K: Object> Events<K> {
     /// `None` when the watch has ended. What a broken connection left of a last line is dropped.
-    pub(super) async fn next(&mut self) -> Result<Option<WatchEvent<K>>, kube::Error> {
+    pub(super) async fn next(&mut self) -> Result<Option<Event<K>>, kube::Error> {
         loop {
             if let Some(line) = self.lines.next() {
                 let json = decodable(&line);
-                return match serde_json::from_slice(&json) {
-                    Ok(event) => Ok(Some(event)),
-                    Err(error) => self.in_parts(&json, error).map(Some).map_err(kube::Error::SerdeError),
-                };
+                let json = text(&json).map_err(kube::Error::SerdeError)?;
+                return self.event(json).map(Some).map_err(kube::Error::SerdeError);
             }
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             if let Ok(data) = frame?.into_data() {
@@ -132,23 +143,65 @@ impl<K: Object> Events<K> {
         }
     }
 
-    /// An event whose object cannot be decoded: of a deletion all but names does not matter, of another the version alone is known.
-    fn in_parts(&self, json: &[u8], error: serde_json::Error) -> Result<WatchEvent<K>, serde_json::Error> {
-        let Ok(event) = serde_json::from_slice::<Value>(json) else { return Err(error) };
-        let Value::Object(object) = &event["object"] else { return Err(error) };
-        let of = |member: &str| object.get(member).cloned().unwrap_or_default();
-        let (api_version, kind, metadata) = (of("apiVersion"), of("kind"), of("metadata"));
-        let (type_, metadata) = match event["type"].as_str() {
-            Some("ADDED" | "MODIFIED") => {
-                passed_over(&self.url, &metadata, &error);
-                ("BOOKMARK", json!({ "resourceVersion": metadata["resourceVersion"] }))
-            }
-            Some("DELETED") => ("DELETED", metadata),
-            _ => return Err(error),
-        };
-        let object = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata });
-        serde_json::from_value(json!({ "type": type_, "object": object }))
+    fn event(&self, line: &str) -> Result<Event<K>, serde_json::Error> {
+        let event = as_servers_write(line).and_then(|(type_, object)| decoded(type_, object).ok());
+        event.map_or_else(|| self.in_parts(line), Ok)
     }
+
+    /// An event that is written in another way, or whose object cannot be decoded: of a deletion all but names does not matter, of
+    /// another the version alone is known.
+    fn in_parts(&self, line: &str) -> Result<Event<K>, serde_json::Error> {
+        let mut line: Value = serde_json::from_str(line)?;
+        let mut object = line["object"].take();
+        let type_ = line["type"].as_str().unwrap_or_default();
+        let error = match decoded(type_, &object.to_string()) {
+            Ok(event) => return Ok(event),
+            Err(error) => error,
+        };
+        match type_ {
+            "ADDED" | "MODIFIED" => {
+                passed_over(&self.url, &object["metadata"], &error);
+                let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+                Ok(Event::Version(version.to_owned()))
+            }
+            "DELETED" => {
+                if let Some(members) = object.as_object_mut() {
+                    members.retain(|member, _| ["apiVersion", "kind", "metadata"].contains(&member.as_str()));
+                }
+                decoded(type_, &object.to_string())
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+/// Type and object of a line whose members come in the order in which Go writes them.
+fn as_servers_write(line: &str) -> Option<(&str, &str)> {
+    let (type_, rest) = line.strip_prefix("{\"type\":\"")?.split_once('"')?;
+    Some((type_, rest.strip_prefix(",\"object\":")?.trim_end().strip_suffix('}')?))
+}
+
+/// Every object comes through `from_str`, as those of requests do: each other way would be all decoders of a kind once more, half
+/// a megabyte for pods.
+fn decoded<K: Object>(type_: &str, object: &str) -> Result<Event<K>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Bookmark {
+        metadata: ListMeta,
+    }
+    Ok(match type_ {
+        "ADDED" | "MODIFIED" => Event::Applied(serde_json::from_str(object)?),
+        "DELETED" => Event::Deleted(serde_json::from_str(object)?),
+        "BOOKMARK" => {
+            let bookmark: Bookmark = serde_json::from_str(object)?;
+            Event::Version(bookmark.metadata.resource_version.unwrap_or_default())
+        }
+        "ERROR" => Event::Error(serde_json::from_str(object)?),
+        _ => return Err(serde_json::Error::custom(format!("no type of an event: {type_}"))),
+    })
+}
+
+fn text(json: &[u8]) -> Result<&str, serde_json::Error> {
+    std::str::from_utf8(json).map_err(serde_json::Error::custom)
 }
 
 fn passed_over(url: &str, metadata: &Value, error: &serde_json::Error) {

@@ -22,7 +22,12 @@ fn scaled(text: &str, unit: i128) -> Option<i64> {
     let (numerator, denominator) = multiplier(suffix)?;
     let top = mantissa.saturating_mul(numerator).saturating_mul(unit);
     let bottom = denominator.saturating_mul(10i128.checked_pow(fraction_digits)?);
-    let magnitude = if negative { top / bottom } else { top / bottom + i128::from(top % bottom != 0) };
+    // Most quantities are whole, and dividing 128 bits is slow.
+    let magnitude = match (bottom, negative) {
+        (1, _) => top,
+        (_, true) => top / bottom,
+        (_, false) => top / bottom + i128::from(top % bottom != 0),
+    };
     let magnitude = i64::try_from(magnitude).unwrap_or(i64::MAX);
     Some(if negative { -magnitude } else { magnitude })
 }

@@ -69,22 +69,26 @@ fn replace_by_pod_level(total: &mut Resources, requests: &ResourceList) {
     }
 }
 
+fn requests(resources: Option<&ResourceRequirements>) -> Option<&ResourceList> {
+    resources?.requests.as_ref()
+}
+
 fn of_container(pod: &Pod, container: &Container, missing: Missing) -> Resources {
-    let requests = |resources: Option<&ResourceRequirements>| resources.and_then(|r| r.requests.clone());
-    let mut list = requests(container.resources.as_ref()).unwrap_or_default();
-    list.remove("pods");
-    let mut wanted = Resources::from_list(&list);
+    let list = requests(container.resources.as_ref());
+    // No container asks for pods.
+    let mut wanted = Resources { pods: 0, ..list.map(Resources::from_list).unwrap_or_default() };
     // While a resize is under way a container holds the larger of what it has and what it wants.
     if let Some(status) = container_status(pod, &container.name) {
-        for held in [requests(status.resources.as_ref()), status.allocated_resources.clone()].into_iter().flatten() {
-            wanted.raise_to(&Resources::from_list(&held));
+        for held in [requests(status.resources.as_ref()), status.allocated_resources.as_ref()].into_iter().flatten() {
+            wanted.raise_to(&Resources::from_list(held));
         }
     }
     if missing == Missing::Assumed {
-        if !list.contains_key("cpu") {
+        let is_missing = |name| list.is_none_or(|list| !list.contains_key(name));
+        if is_missing("cpu") {
             wanted.milli_cpu = DEFAULT_MILLI_CPU;
         }
-        if !list.contains_key("memory") {
+        if is_missing("memory") {
             wanted.memory = DEFAULT_MEMORY_BYTES;
         }
     }

@@ -8,16 +8,14 @@ mod tokens;
 
 use std::ops::Range;
 
-use super::base64;
 use super::time::{self, Precision};
+use super::{DEPTH_MAX, base64};
 use crate::quantity::Quantity;
 use crate::schema::{Field, Omit, Schema, Shape, Type, TypeId};
 use crate::value::Fields;
 use crate::value::Number;
 use crate::{Map, Value};
 
-/// Nesting beyond this is refused; the deepest object of upstream's own API is a tenth of it.
-const DEPTH_MAX: usize = 512;
 /// Strict errors kept, as upstream.
 const STRICT_ERRORS_MAX: usize = 100;
 

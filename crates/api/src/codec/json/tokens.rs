@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{DEPTH_MAX, ParseError, Reader, Result};
 use crate::Text;
+use crate::value::string_end;
 
 impl<'t> Reader<'_, 't> {
     pub(super) fn peek(&self) -> Result<u8> {
@@ -82,30 +83,8 @@ impl<'t> Reader<'_, 't> {
     pub(super) fn raw_string(&mut self) -> Result<Range<usize>> {
         self.at += 1;
         let start = self.at;
-        loop {
-            match self.peek()? {
-                b'"' => break,
-                b'\\' => {
-                    self.at += 1;
-                    match self.peek()? {
-                        b'u' => {
-                            let digits = self.bytes.get(self.at + 1..self.at + 5).ok_or(ParseError::Syntax)?;
-                            if !digits.iter().all(u8::is_ascii_hexdigit) {
-                                return Err(ParseError::Syntax);
-                            }
-                            self.at += 5;
-                        }
-                        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
-                        _ => return Err(ParseError::Syntax),
-                    }
-                }
-                0..0x20 => return Err(ParseError::Syntax),
-                _ => self.at += 1,
-            }
-        }
-        let end = self.at;
-        self.at += 1;
-        Ok(start..end)
+        self.at = string_end(self.bytes, start).ok_or(ParseError::Syntax)?;
+        Ok(start..self.at - 1)
     }
 
     pub(super) fn string(&mut self) -> Result<Text> {

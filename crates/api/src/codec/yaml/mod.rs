@@ -9,11 +9,10 @@ use crate::{Text, Value};
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 pub use print::print;
 
+use super::DEPTH_MAX;
 use crate::Map;
 use crate::field::go_quote;
 
-/// Nesting beyond this is refused.
-const DEPTH_MAX: usize = 512;
 /// Values an expanded document may hold, so that aliases of aliases cannot fill memory.
 const NODES_MAX: usize = 1_000_000;
 
