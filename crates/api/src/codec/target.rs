@@ -108,7 +108,7 @@ impl<'t> Target<'t> {
         }
         let unfit = |text: String| Failure::Unfit { kind: kind.to_owned(), version: version.to_owned(), text };
         let api_version = group_version(group, version);
-        if self.any_group || kinds::builtin().by_kind(group, version, kind).is_none() {
+        if self.any_group || !is_registered(group, version, kind) {
             let scheme = self.scheme();
             return Err(unfit(format!(
                 "no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \"{scheme}\""
@@ -155,6 +155,23 @@ impl<'t> Target<'t> {
             _ => SCHEME,
         }
     }
+}
+
+/// Kinds that belong to no group and are registered in every version of every one.
+const OPTIONS: [&str; 7] =
+    ["WatchEvent", "ListOptions", "GetOptions", "DeleteOptions", "CreateOptions", "UpdateOptions", "PatchOptions"];
+/// Kinds that are registered beside those of the core group.
+const UNVERSIONED: [&str; 6] = ["List", "Status", "APIVersions", "APIGroupList", "APIGroup", "APIResourceList"];
+
+/// Does upstream know a type by this name, served or not?
+fn is_registered(group: &str, version: &str, kind: &str) -> bool {
+    let registry = kinds::builtin();
+    let listed = kind.strip_suffix("List").and_then(|item| registry.by_kind(group, version, item));
+    let is_versioned = registry.group(group).is_some_and(|group| group.versions.iter().any(|v| v.version == version));
+    registry.by_kind(group, version, kind).is_some()
+        || listed.is_some_and(|item| item.has_verb("list"))
+        || (is_versioned && OPTIONS.contains(&kind))
+        || ((group, version) == ("", "v1") && UNVERSIONED.contains(&kind))
 }
 
 fn parse_group_version(text: &str) -> Result<(&str, &str), String> {

@@ -324,6 +324,14 @@ fn a_body_that_is_no_object_of_the_kind_is_refused() {
         ),
         "the API version in the data (autoscaling/v1) does not match the expected API version (autoscaling/v2)"
     );
+    for registered in ["List", "Status", "DeleteOptions", "ConfigMapList"] {
+        assert_eq!(
+            refused("", "v1", "Event", &format!(r#"{{"apiVersion":"v1","kind":"{registered}"}}"#)),
+            format!(
+                r#"{registered} in version "v1" cannot be handled as a Event: converting (v1.{registered}) to (core.Event): unknown conversion"#
+            )
+        );
+    }
     let pods = kind("", "v1", "Pod");
     let eviction = pods.subresource("eviction").expect("eviction");
     let error = decode(br#"{"apiVersion":"v1","kind":"Pod"}"#, Format::Json, eviction, FieldValidation::Strict)
@@ -369,9 +377,7 @@ fn hostile_nesting_is_refused() {
     let error =
         decode(yaml.as_bytes(), Format::Yaml, kind("", "v1", "ConfigMap"), FieldValidation::Warn).expect_err("refused");
     assert!(
-        error.message.starts_with(
-            "the object provided is unrecognized (must be of type ConfigMap): error converting YAML to JSON: yaml: "
-        ),
+        error.message.starts_with("the object provided is unrecognized (must be of type ConfigMap): yaml: "),
         "{}",
         error.message
     );

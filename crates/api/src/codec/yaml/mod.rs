@@ -2,8 +2,11 @@
 //! document of a stream; and turned into the JSON value that the decoder continues with.
 
 mod print;
+mod refusal;
 
 use std::collections::HashMap;
+
+use base64::Engine as _;
 
 use crate::{Text, Value};
 use granit_parser::{Event, Parser, ScalarStyle, Span};
@@ -30,18 +33,21 @@ pub(crate) struct Json {
     pub(crate) duplicates: Vec<String>,
 }
 
-/// The JSON form of a YAML body; the error is upstream's up to the parser's own words.
+/// The JSON form of a YAML body; the error is upstream's.
 pub(crate) fn to_json(bytes: &[u8]) -> Result<Json, String> {
-    let document = parse(bytes).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
-    let json = serde_json::to_vec(&document.value).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
+    let document = parse(bytes)?;
+    let json = serde_json::to_vec(&document.value).map_err(|error| error.to_string())?;
     Ok(Json { bytes: json, duplicates: document.duplicates })
 }
 
 /// Reads the first document of a stream; an empty stream is `null`. Errors start with `yaml: `.
 pub fn parse(bytes: &[u8]) -> Result<Document, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid Unicode character".to_owned())?;
-    let mut builder =
-        Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, duplicates: Vec::new() };
+    if let Some(refused) = refusal::of_characters(text) {
+        return Err(refused);
+    }
+    let parser = Parser::new_from_str(text);
+    let mut builder = Builder { text, parser, anchors: HashMap::new(), nodes: 0, duplicates: Vec::new() };
     let value = loop {
         match builder.next()? {
             Some((Event::StreamStart | Event::DocumentStart(..), _)) => {}
@@ -53,6 +59,7 @@ pub fn parse(bytes: &[u8]) -> Result<Document, String> {
 }
 
 struct Builder<'t> {
+    text: &'t str,
     parser: Parser<'t, granit_parser::StrInput<'t>>,
     anchors: HashMap<usize, Value>,
     nodes: usize,
@@ -66,7 +73,7 @@ impl<'t> Builder<'t> {
                 None => return Ok(None),
                 Some(Ok((Event::Comment(..), _))) => {}
                 Some(Ok(event)) => return Ok(Some(event)),
-                Some(Err(error)) => return Err(format!("yaml: line {}: {}", error.marker().line(), error.info())),
+                Some(Err(error)) => return Err(refusal::of(&error, self.text)),
             }
         }
     }
@@ -86,7 +93,8 @@ impl<'t> Builder<'t> {
                 let plain = style == ScalarStyle::Plain;
                 let suffix = tag.as_deref().map(granit_parser::Tag::suffix);
                 let value = match suffix {
-                    Some("str" | "binary" | "timestamp") => Value::from(text.as_ref()),
+                    Some("binary") => binary(&text)?,
+                    Some("str" | "timestamp") => Value::from(text.as_ref()),
                     Some("int" | "float" | "bool" | "null") => resolve(&text)?,
                     _ if plain && tag.is_none() => resolve(&text)?,
                     _ => Value::from(text.as_ref()),
@@ -141,7 +149,7 @@ impl<'t> Builder<'t> {
                 merge_sources(value, line, &mut merged)?;
                 continue;
             }
-            let name = key_text(key)?;
+            let name = key_text(key, &value)?;
             if out.insert(name.clone(), value).is_some() {
                 self.duplicates.push(format!("line {line}: key {} already set in map", go_quote(&name)));
             }
@@ -178,14 +186,25 @@ fn merge_sources(value: Value, line: usize, out: &mut Vec<(Text, Value)>) -> Res
 }
 
 /// JSON has string keys only.
-fn key_text(key: Value) -> Result<Text, String> {
+fn key_text(key: Value, value: &Value) -> Result<Text, String> {
     match key {
         Value::String(text) => Ok(text),
         Value::Bool(b) => Ok(b.to_string().into()),
         Value::Number(n) => Ok(n.to_string().into()),
-        Value::Null => Err("unsupported map key of type: <nil>".to_owned()),
-        Value::Array(_) | Value::Object(_) => Err("yaml: invalid map key".to_owned()),
+        Value::Null => {
+            let value = if value.is_null() { "<nil>".to_owned() } else { refusal::go_syntax(value) };
+            Err(format!("unsupported map key of type: %!s(<nil>), key: <nil>, value: {value}"))
+        }
+        Value::Array(_) | Value::Object(_) => Err(format!("yaml: invalid map key: {}", refusal::go_syntax(&key))),
     }
+}
+
+/// What base64 stands for, as text.
+fn binary(text: &str) -> Result<Value, String> {
+    let packed: String = text.split_ascii_whitespace().collect();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(packed);
+    let bytes = bytes.map_err(|_| "yaml: !!binary value contains invalid base64 data".to_owned())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned().into())
 }
 
 fn size(value: &Value) -> usize {
@@ -213,7 +232,10 @@ fn resolve(text: &str) -> Result<Value, String> {
     }
     if let Some(special) = text.strip_prefix(['+', '-']).or(Some(text)).filter(|t| t.starts_with('.')) {
         match special {
-            ".inf" | ".Inf" | ".INF" => return Err("json: unsupported value: +Inf".to_owned()),
+            ".inf" | ".Inf" | ".INF" => {
+                let sign = if text.starts_with('-') { '-' } else { '+' };
+                return Err(format!("json: unsupported value: {sign}Inf"));
+            }
             ".nan" | ".NaN" | ".NAN" => return Err("json: unsupported value: NaN".to_owned()),
             _ => {}
         }
