@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::Value;
+use crate::{Value, gojson};
 
 /// A path to a field as upstream prints it: `spec.containers[0].ports[name]`.
 ///
@@ -210,8 +210,15 @@ impl fmt::Display for FieldError {
 fn go_value(value: &Value) -> String {
     match value {
         Value::String(s) => go_quote(s),
-        other => other.to_string(),
+        other => gojson::html_safe(&other.to_string()),
     }
+}
+
+/// Characters that Go does not print: controls, formats, and every space but the plain one.
+fn is_unprintable(c: char) -> bool {
+    let is_format = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}');
+    is_format || c.is_control() || (c.is_whitespace() && c != ' ')
 }
 
 /// Go's `strconv.Quote`: like a JSON string, except that control characters print as `\x01`, `\a`, `\b`, `\v`, `\f`.
@@ -230,6 +237,7 @@ pub fn go_quote(s: &str) -> String {
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
             c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if is_unprintable(c) => out.push_str(&format!("\\u{:04x}", c as u32)),
             c => out.push(c),
         }
     }
@@ -351,5 +359,17 @@ impl IntoIterator for ErrorList {
     type IntoIter = std::vec::IntoIter<FieldError>;
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn values_are_shown_as_go_shows_them() {
+        assert_eq!(go_value(&json!("a<b\u{2028}\u{a0}é\u{1}")), "\"a<b\\u2028\\u00a0é\\x01\"");
+        assert_eq!(go_value(&json!({"a": "b<&>"})), r#"{"a":"b\u003c\u0026\u003e"}"#);
     }
 }

@@ -55,6 +55,17 @@ pub fn print(value: &Value) -> String {
     out
 }
 
+/// Go's `%s`: of what is no text, its type as well.
+pub fn print_as_text(value: &Value) -> String {
+    match value {
+        Value::Null => "%!s(<nil>)".to_owned(),
+        Value::Bool(_) => format!("%!s(bool={value})"),
+        Value::Number(number) if number.is_f64() => format!("%!s(float64={value})"),
+        Value::Number(_) => format!("%!s(int64={value})"),
+        Value::String(_) | Value::Array(_) | Value::Object(_) => print(value),
+    }
+}
+
 fn print_into(value: &Value, out: &mut String) {
     match value {
         Value::Null => out.push_str("<nil>"),
@@ -127,7 +138,13 @@ fn marshal_into(value: &Value, out: &mut String) {
 }
 
 fn marshal_text(text: &str, out: &mut String) {
-    for c in Value::from(text).to_string().chars() {
+    out.push_str(&html_safe(&Value::from(text).to_string()));
+}
+
+/// JSON with what would mean something in a page escaped, as Go writes it.
+pub(crate) fn html_safe(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
         match c {
             '<' => out.push_str("\\u003c"),
             '>' => out.push_str("\\u003e"),
@@ -137,6 +154,7 @@ fn marshal_text(text: &str, out: &mut String) {
             _ => out.push(c),
         }
     }
+    out
 }
 
 /// Where a value is in its document: written out only of a field that is given twice.

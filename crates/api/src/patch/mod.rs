@@ -12,7 +12,7 @@ mod types;
 mod tests;
 
 use crate::codec::DecodeError;
-use crate::{Kind, Shape, Status, Value, gojson};
+use crate::{Kind, Schema, Shape, Status, Value, gojson};
 
 pub use json::OPERATIONS_MAX;
 pub use strategic::{FieldMeta, ListMerge, PatchSchema};
@@ -153,8 +153,7 @@ impl Patch {
     }
 }
 
-/// `json: cannot unmarshal KIND into Go struct field PATH of type TYPE` in the words of the conversion that knows no JSON. The text does
-/// not tell a struct from a string with a name of its own (`v1.PullPolicy`): what is no number or bool is taken for a struct.
+/// `json: cannot unmarshal KIND into Go struct field PATH of type TYPE` in the words of the conversion that knows no JSON.
 fn unconvertible(reason: &str) -> Option<String> {
     let (kind, rest) = reason.strip_prefix("json: cannot unmarshal ")?.split_once(" into Go ")?;
     let (_, wanted) = rest.rsplit_once(" of type ")?;
@@ -166,16 +165,21 @@ fn unconvertible(reason: &str) -> Option<String> {
         other => other,
     };
     let is_map = wanted.contains("map[") || wanted == "v1.ResourceList";
+    let is_struct = || Schema::builtin().types().any(|(_, ty)| ty.go_name() == wanted);
+    // Types with a name of their own that are no structs are texts.
+    let base = if wanted.contains('.') { "string" } else { wanted };
+    let is_number = |name: &str| name.starts_with("int") || name.starts_with("float");
     Some(if is_map {
         format!("cannot restore map from {kind}")
     } else if wanted.starts_with("[]") {
         format!("cannot restore slice from {kind}")
-    } else if wanted.contains('.') && matches!(kind, "string" | "map" | "slice") {
+    } else if wanted.contains('.') && is_struct() {
         format!("cannot restore struct from: {kind}")
-    } else if matches!(kind, "map" | "slice") {
-        format!("unrecognized type: {wanted}")
-    } else {
+    // Go converts numbers to each other and, as the number of a character, whole ones to texts; JSON does not.
+    } else if is_number(kind) && (is_number(base) || (kind == "int64" && base == "string")) {
         format!("cannot convert {kind} to {wanted}")
+    } else {
+        format!("unrecognized type: {base}")
     })
 }
 

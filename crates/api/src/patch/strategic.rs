@@ -40,6 +40,11 @@ pub trait PatchSchema {
 
     /// Go's name of the type, for messages: `DeploymentSpec`.
     fn type_name(&self, node: Self::Node) -> String;
+
+    /// A map has keys and no fields: nothing can be said of how they merge.
+    fn is_map(&self, _: Self::Node) -> bool {
+        false
+    }
 }
 
 pub(super) fn decode(body: &[u8]) -> Result<Patch, PatchError> {
@@ -86,7 +91,7 @@ fn no_merge_key(map: &Map, key: &str) -> PatchError {
 
 fn unknown_directive(directive: &Value, map: &Map) -> PatchError {
     let map = gojson::print(&Value::Object(map.clone()));
-    failed(format!("unknown patch type: {} in map: {map}", gojson::print(directive)))
+    failed(format!("unknown patch type: {} in map: {map}", gojson::print_as_text(directive)))
 }
 
 /// Go's name of a decoded value's type.
@@ -189,6 +194,9 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
     }
 
     fn lookup(&self, node: Option<S::Node>, key: &str) -> Result<FieldMeta<'s, S::Node>, PatchError> {
+        if node.is_some_and(|node| self.schema.is_map(node)) {
+            return Err(failed("merging an object in json but data type is not struct, instead is: map"));
+        }
         let found = node.and_then(|node| self.schema.field(node, key));
         found.ok_or_else(|| {
             let name = node.map(|node| self.schema.type_name(node)).unwrap_or_default();
@@ -238,8 +246,9 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
         deletes: bool,
     ) -> Result<Vec<Value>, PatchError> {
         let merge_key = match meta.list {
-            ListMerge::Replace => return Ok(patch),
-            ListMerge::Set => "",
+            // What is to be deleted is looked for in every list.
+            ListMerge::Replace if !deletes => return Ok(patch),
+            ListMerge::Replace | ListMerge::Set => "",
             ListMerge::ByKey(key) => key,
         };
         if original.is_empty() && patch.is_empty() {
@@ -361,7 +370,7 @@ fn special_elements(
 
 fn find(items: &[Value], merge_key: &str, value: &Value) -> Result<Option<usize>, PatchError> {
     for (i, item) in items.iter().enumerate() {
-        let Value::Object(map) = item else { return Err(failed(format!("value for key {i} is not a map."))) };
+        let Value::Object(map) = item else { return Err(failed(format!("value for key {i} is not a map"))) };
         if map.get(merge_key) == Some(value) {
             return Ok(Some(i));
         }
@@ -563,6 +572,8 @@ mod tests {
         );
         let error = run(original, json!({"labels": {"$patch": "bogus"}})).expect_err("refused");
         assert_eq!(error.to_string(), "unknown patch type: bogus in map: map[$patch:bogus]");
+        let error = run(json!({}), json!({"strategy": {"$patch": 1}})).expect_err("refused");
+        assert_eq!(error.to_string(), "unknown patch type: %!s(int64=1) in map: map[$patch:1]");
     }
 
     #[test]

@@ -87,3 +87,24 @@ fn recorded_patches_have_upstreams_results_and_errors() {
     assert!(results > 20, "only {results} results compared");
     assert!(refusals > 15, "only {refusals} refusals compared");
 }
+
+#[test]
+fn values_of_the_wrong_type_are_refused_in_the_words_of_their_conversion() {
+    let reason =
+        |kind: &str, wanted: &str| format!("json: cannot unmarshal {kind} into Go struct field A.b of type {wanted}");
+    for (kind, wanted, refused) in [
+        ("string", "int32", "unrecognized type: int32"),
+        ("string", "bool", "unrecognized type: bool"),
+        ("object", "string", "unrecognized type: string"),
+        ("object", "v1.PullPolicy", "unrecognized type: string"),
+        ("object", "v1.PodSpec", "cannot restore struct from: map"),
+        ("string", "v1.PodSpec", "cannot restore struct from: string"),
+        ("number", "v1.PullPolicy", "cannot convert int64 to v1.PullPolicy"),
+        ("number 1.5", "int32", "cannot convert float64 to int32"),
+        ("bool", "string", "unrecognized type: string"),
+        ("string", "[]v1.Container", "cannot restore slice from string"),
+        ("string", "map[string]string", "cannot restore map from string"),
+    ] {
+        assert_eq!(super::unconvertible(&reason(kind, wanted)).as_deref(), Some(refused), "{kind} {wanted}");
+    }
+}

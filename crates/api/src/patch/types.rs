@@ -22,6 +22,10 @@ impl PatchSchema for Schema {
         }
     }
 
+    fn is_map(&self, node: Shape) -> bool {
+        matches!(node, Shape::Map(_))
+    }
+
     fn type_name(&self, node: Shape) -> String {
         match node {
             Shape::Ref(id) => self.get(id).short_name().to_owned(),
@@ -61,6 +65,19 @@ mod tests {
         let root = Shape::Ref(schema.type_id(type_name).expect("known type"));
         let patch = Patch::decode(PatchType::Strategic, patch.to_string().as_bytes(), false).expect("decodes");
         patch.apply(&original, schema, root).expect("applies").object
+    }
+
+    #[test]
+    fn lists_are_searched_for_what_is_to_be_deleted_and_maps_have_no_order() {
+        let claim = "io.k8s.api.core.v1.PersistentVolumeClaim";
+        let original = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"accessModes": ["x", "y"]}});
+        let patch = json!({"spec": {"$deleteFromPrimitiveList/accessModes": ["x"]}});
+        assert_eq!(patched(claim, original.clone(), patch)["spec"]["accessModes"], json!(["y"]));
+        let patch = json!({"metadata": {"labels": {"$setElementOrder/z": ["a"]}}}).to_string();
+        let patch = Patch::decode(PatchType::Strategic, patch.as_bytes(), false).expect("decodes");
+        let root = Shape::Ref(Schema::builtin().type_id(claim).expect("known type"));
+        let refused = patch.apply(&original, Schema::builtin(), root).expect_err("refused").to_string();
+        assert_eq!(refused, "merging an object in json but data type is not struct, instead is: map");
     }
 
     #[test]
