@@ -60,6 +60,29 @@ impl ApplyError {
     }
 }
 
+/// What upstream says of a configuration that merges by schema and does not decode for a `reason`.
+pub fn unconvertible(config: &Value, reason: &str) -> String {
+    // Values are read without knowing which field they are for.
+    let reason = match (reason.split_once("Go struct field "), reason.rsplit_once(" of type ")) {
+        (Some((before, _)), Some((_, wanted))) => format!("{before}Go value of type {wanted}"),
+        _ => reason.to_owned(),
+    };
+    let (described, gvk) = (described(config), gvk_text(text(config, "apiVersion"), text(config, "kind")));
+    format!(
+        "failed to convert new object ({described}) to proper version: unable to convert unstructured object to {gvk}: {reason}"
+    )
+}
+
+/// `namespace/name; group/version, Kind=kind`, as the configuration has them.
+fn described(config: &Value) -> String {
+    let gvk = gvk_text(text(config, "apiVersion"), text(config, "kind"));
+    format!("{}/{}; {gvk}", meta::namespace(config), meta::name(config))
+}
+
+fn text<'v>(config: &'v Value, field: &str) -> &'v str {
+    config.get(field).and_then(Value::as_str).unwrap_or("")
+}
+
 /// Applies `config` to `live` (for an object that is not there: the zero object with name and namespace).
 pub fn apply(
     kind: &Kind,
@@ -68,9 +91,8 @@ pub fn apply(
     config: &Value,
     force: bool,
 ) -> Result<Applied, ApplyError> {
-    let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or("");
-    let gvk = gvk_text(text("apiVersion"), text("kind"));
-    if text("apiVersion") != kind.api_version() || text("kind") != kind.kind {
+    if text(config, "apiVersion") != kind.api_version() || text(config, "kind") != kind.kind {
+        let gvk = gvk_text(text(config, "apiVersion"), text(config, "kind"));
         return Err(ApplyError::BadRequest(format!("invalid object type: {gvk}")));
     }
     let stored = live.get("metadata").and_then(|m| m.get("managedFields"));
@@ -87,8 +109,7 @@ pub fn apply(
     }
     let node = Node::root(&kind.schema, kind.type_id);
     check(node, config).map_err(|error| {
-        let (namespace, name) = (meta::namespace(config), meta::name(config));
-        ApplyError::Failed(format!("failed to create typed patch object ({namespace}/{name}; {gvk}): {error}"))
+        ApplyError::Failed(format!("failed to create typed patch object ({}): {error}", described(config)))
     })?;
     let refused = match merged(kind, writer, &live, config, managed.clone(), force) {
         Ok(applied) => return Ok(applied),

@@ -128,6 +128,9 @@ fn open(node: Node<'_>, place: Place, old: Option<&Value>, new: Option<&Value>) 
     if same_form {
         return typed(node, place, &node.atom(new), old, new);
     }
+    if [old, new].into_iter().any(|value| node.atom(value).is_atomic()) {
+        return Found::own(Change::Modified);
+    }
     let below = if old.is_some_and(Value::is_object) {
         map(node, place, &node.atom(old), old, None)
     } else if new.is_some_and(Value::is_object) {

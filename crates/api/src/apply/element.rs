@@ -93,12 +93,22 @@ impl fmt::Display for Element {
             0 => write!(f, ".{}", &self.0[2..]),
             1 => {
                 let keys = self.json();
-                let keys = keys.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
+                let keys =
+                    keys.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={}", shown(value)));
                 write!(f, "[{}]", keys.collect::<Vec<_>>().join(","))
             }
             2 => write!(f, "[={}]", &self.0[2..]),
             _ => write!(f, "[{}]", &self.0[2..]),
         }
+    }
+}
+
+/// A value as upstream prints it in a path: JSON but for maps, which no key should be.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Object(map) => map.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect(),
+        Value::Array(list) => format!("[{}]", list.iter().map(shown).collect::<Vec<_>>().join(",")),
+        scalar => scalar.to_string(),
     }
 }
 

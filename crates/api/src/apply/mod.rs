@@ -21,7 +21,7 @@ mod update;
 #[cfg(test)]
 mod tests;
 
-pub use applying::{Applied, ApplyError, apply};
+pub use applying::{Applied, ApplyError, apply, unconvertible};
 pub use conflict::Conflicts;
 pub use managed::{ManagerId, Operation, same_but_for_times};
 pub use overlay::lay_over;

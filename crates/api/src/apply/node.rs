@@ -75,9 +75,10 @@ impl<'s> Node<'s> {
             Shape::String | Shape::Bytes | Shape::Duration => scalar(Scalar::String),
             Shape::Bool => scalar(Scalar::Boolean),
             Shape::Int32 | Shape::Int64 | Shape::Double => scalar(Scalar::Numeric),
-            Shape::Time | Shape::MicroTime | Shape::Quantity | Shape::IntOrString => scalar(Scalar::Any),
+            Shape::Time | Shape::MicroTime | Shape::Quantity => scalar(Scalar::Any),
             Shape::Free | Shape::FieldsV1 => self.untyped(Untyped::Deduced).free(value, Untyped::Deduced),
-            Shape::RawExtension => self.untyped(Untyped::Atomic).free(value, Untyped::Atomic),
+            // The document says of numbers that may be names only that they are one or the other.
+            Shape::RawExtension | Shape::IntOrString => self.untyped(Untyped::Atomic).free(value, Untyped::Atomic),
             Shape::Any | Shape::SchemaOrArray(_) | Shape::SchemaOrBool(_) | Shape::SchemaOrStrings(_) => {
                 self.free(value, self.untyped)
             }

@@ -88,6 +88,38 @@ fn a_create_is_owned_by_its_writer_but_for_structs_that_are_always_there() {
 }
 
 #[test]
+fn managers_of_versions_that_nobody_serves_are_forgotten_by_any_write() {
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "uid": "u"}});
+    let mut sent = object.clone();
+    sent["metadata"]["managedFields"] = json!([{"manager": "m", "operation": "Apply", "apiVersion": "foo/v1",
+        "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {}}}]);
+    assert_eq!(track_update(kind("", "v1", "ConfigMap"), &writer("w"), &object, &sent), Value::Null);
+}
+
+#[test]
+fn embedded_data_is_owned_as_a_whole_by_whoever_creates_it() {
+    let kind = kind("apps", "v1", "ControllerRevision");
+    let zero = kind.schema.zero(kind.type_id);
+    let new =
+        json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "r"}, "data": {"a": 1}});
+    let managed = track_update(kind, &writer("w"), &zero, &new);
+    assert_eq!(managed[0]["fieldsV1"]["f:data"], json!({}), "{managed}");
+}
+
+#[test]
+fn numbers_that_may_be_names_are_anything_to_the_merge() {
+    let set = |surge: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d"},
+            "spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": surge}}}})
+    };
+    let live = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d"}});
+    let kind = kind("apps", "v1", "DaemonSet");
+    let first = apply(kind, &writer("a"), &live, &set(json!(1)), false).expect("applies").object;
+    let refused = apply(kind, &writer("b"), &first, &set(json!({})), false).expect_err("refused").to_string();
+    assert!(refused.starts_with("Apply failed with 1 conflict: "), "{refused}");
+}
+
+#[test]
 fn schema_errors_are_upstreams() {
     let empty = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
     let refused = |config: Value| {
@@ -103,6 +135,25 @@ fn schema_errors_are_upstreams() {
     twice["metadata"]["finalizers"] = json!(["a/b", "a/b"]);
     assert_eq!(refused(twice), format!("{prefix}.metadata.finalizers: duplicate entries for key [=\"a/b\"]"));
     assert_eq!(refused(json!({"kind": "Secret", "apiVersion": "v1"})), "invalid object type: /v1, Kind=Secret");
+    assert_eq!(
+        unconvertible(&empty, "json: cannot unmarshal number into Go struct field Event.firstTimestamp of type string"),
+        "failed to convert new object (/a; /v1, Kind=ConfigMap) to proper version: unable to convert unstructured object to \
+         /v1, Kind=ConfigMap: json: cannot unmarshal number into Go value of type string"
+    );
+}
+
+#[test]
+fn keys_of_the_wrong_type_are_named_as_upstream_prints_them() {
+    let live = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}});
+    let refused = |spec: Value| {
+        let config = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec});
+        apply(kind("", "v1", "Pod"), &writer("m"), &live, &config, false).expect_err("refused").to_string()
+    };
+    assert_eq!(
+        refused(json!({"volumes": [{"name": {}}]})),
+        "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.volumes[name=].name: expected string, got \
+         &value.valueUnstructured{Value:map[string]interface {}{}}"
+    );
 }
 
 #[test]

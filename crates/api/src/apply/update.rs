@@ -64,6 +64,7 @@ pub(super) fn record(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value
     let ignored = ignored_fields(kind, writer.subresource);
     let comparison = compare(Node::root(&kind.schema, kind.type_id), live, new).excluding(&ignored);
     if comparison.is_empty() {
+        managed.entries.retain(|_, owned| is_served(kind, &owned.api_version));
         return managed;
     }
     let mut own = if managed.is_empty() {
@@ -154,6 +155,21 @@ struct Changes {
 impl From<Comparison> for Changes {
     fn from(comparison: Comparison) -> Self {
         Self { changed: comparison.changed(), removed: comparison.removed }
+    }
+}
+
+/// Is there a version of the kind by this name?
+fn is_served(kind: &Kind, api_version: &str) -> bool {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if (group, version) == (kind.group.as_ref(), kind.version.as_ref()) {
+        return true;
+    }
+    match kind.custom() {
+        Some(custom) => group == kind.group && custom.definition().version_kind(version).is_some(),
+        None => {
+            let other = kinds::builtin().by_kind(group, version, &kind.kind);
+            other.is_some_and(|other| other.storage_prefix == kind.storage_prefix)
+        }
     }
 }
 
