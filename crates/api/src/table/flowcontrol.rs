@@ -15,6 +15,12 @@ pub(super) fn flow_schema(row: &Row<'_>) -> Vec<Value> {
     ]
 }
 
+/// Schemas are shown in the order in which requests are held against them.
+pub(super) fn precedence(schema: &Value) -> (i64, String) {
+    let precedence = schema.pointer("/spec/matchingPrecedence").and_then(Value::as_i64).unwrap_or(0);
+    (precedence, crate::meta::name(schema).to_owned())
+}
+
 pub(super) fn priority_level(row: &Row<'_>) -> Vec<Value> {
     let number = |pointer: &str| row.get(pointer).cloned().unwrap_or_else(|| NONE.into());
     let queuing = |field: &str| number(&format!("/spec/limited/limitResponse/queuing/{field}"));

@@ -185,6 +185,18 @@ impl Printer {
         }
     }
 
+    /// Puts the objects of a list into the order of its rows.
+    pub fn arrange(&self, objects: &mut [Value]) {
+        if self.shows(flowcontrol::flow_schema) {
+            objects.sort_by_key(flowcontrol::precedence);
+        }
+    }
+
+    /// Are the cells those of this function?
+    fn shows(&self, cells: Cells) -> bool {
+        matches!(self.cells, Source::Builtin(own) if std::ptr::fn_addr_eq(own, cells))
+    }
+
     /// The row of one object; ages are relative to `now`.
     pub fn row(&self, object: &Value, now: Timestamp) -> TableRow {
         let row = Row { object, now };
@@ -197,8 +209,8 @@ impl Printer {
                 cells
             }
         };
-        let is_pod = object.get("kind").and_then(Value::as_str).is_none_or(|kind| kind == "Pod")
-            && matches!(self.cells, Source::Builtin(cells) if std::ptr::fn_addr_eq(cells, pod::pod as Cells));
+        let is_pod =
+            object.get("kind").and_then(Value::as_str).is_none_or(|kind| kind == "Pod") && self.shows(pod::pod);
         TableRow { cells, conditions: if is_pod { pod::conditions(&row) } else { Vec::new() } }
     }
 }

@@ -127,6 +127,15 @@ fn a_node_shows_roles_and_addresses() {
 }
 
 #[test]
+fn flow_schemas_are_shown_in_the_order_of_precedence() {
+    let schema =
+        |name: &str, precedence: i64| json!({"metadata": {"name": name}, "spec": {"matchingPrecedence": precedence}});
+    let mut schemas = [schema("a", 900), schema("c", 1), schema("b", 1)];
+    Printer::of("flowcontrol.apiserver.k8s.io", "FlowSchema").arrange(&mut schemas);
+    assert_eq!(schemas.each_ref().map(|schema| schema["metadata"]["name"].as_str().unwrap_or("")), ["b", "c", "a"]);
+}
+
+#[test]
 fn autoscaler_metrics_are_summarised() {
     let object = json!({
         "metadata": {"name": "h"},
