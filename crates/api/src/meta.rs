@@ -158,7 +158,11 @@ fn owner_references(list: &Cursor<'_>, errors: &mut ErrorList) {
     let mut first_controller: Option<String> = None;
     for reference in list.items() {
         let api_version = reference.field("apiVersion").str();
-        let version = api_version.rsplit('/').next().unwrap_or("");
+        // What has more than one slash names no version.
+        let version = match api_version.split_once('/') {
+            Some((_, version)) => Some(version).filter(|version| !version.contains('/')).unwrap_or(""),
+            None => api_version,
+        };
         if version.is_empty() {
             errors.invalid(path.child("apiVersion"), api_version, "version must not be empty");
         }

@@ -30,6 +30,9 @@ const EXTRA_ROOTS: &[&str] = &[
     "io.k8s.api.core.v1.PodStatusResult",
 ];
 
+/// Lists whose default is for none and not for an empty one, by type and field.
+const TELLS_EMPTY: &[(&str, &str)] = &[("io.k8s.api.autoscaling.v2.HPAScalingRules", "policies")];
+
 /// Messages whose JSON is not an object of their fields, and the one-letter shape that stands for them.
 const SPECIAL: &[(&str, &str)] = &[
     ("io.k8s.apimachinery.pkg.apis.meta.v1.Time", "t"),
@@ -250,6 +253,9 @@ impl Tables {
         let documented = openapi.fields.get(&field.json_name);
         if documented.is_some_and(|d| d.0) {
             out.push('r');
+        }
+        if TELLS_EMPTY.contains(&(owner, field.json_name.as_str())) {
+            out.push('e');
         }
         write!(out, "\tn={}", embedded.numbers)?;
         if !embedded.names.is_empty() {

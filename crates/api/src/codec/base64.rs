@@ -27,6 +27,7 @@ pub(super) fn canonical(text: String) -> Result<String, String> {
 
 fn offset(text: &str, error: &DecodeSliceError) -> usize {
     match error {
+        DecodeSliceError::DecodeError(DecodeError::InvalidByte(at, b'=')) => padding_fault(text.as_bytes(), *at),
         DecodeSliceError::DecodeError(DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _)) => *at,
         // Go points at the end of the data or at the group that lacks characters.
         DecodeSliceError::DecodeError(DecodeError::InvalidLength(_) | DecodeError::InvalidPadding) => {
@@ -34,5 +35,28 @@ fn offset(text: &str, error: &DecodeSliceError) -> usize {
             if body == text.len() { body / 4 * 4 } else { text.len() }
         }
         DecodeSliceError::OutputSliceTooSmall => text.len(),
+    }
+}
+
+/// Go reads on to the end of the padding at `at`, and points at what follows it.
+fn padding_fault(text: &[u8], at: usize) -> usize {
+    match (at % 4, text.get(at + 1)) {
+        (2, None) => text.len(),
+        (2, Some(b'=')) => at + 2,
+        (3, _) => at + 1,
+        _ => at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::canonical;
+
+    #[test]
+    fn what_follows_the_padding_is_at_fault() {
+        let fault = |text: &str| canonical(text.to_owned()).expect_err(text);
+        for (text, at) in [("ZA==z", 4), ("ZA=z", 2), ("ZGQ=z", 4), ("=ZGQ", 0), ("Z===", 1)] {
+            assert_eq!(fault(text), format!("illegal base64 data at input byte {at}"), "{text}");
+        }
     }
 }

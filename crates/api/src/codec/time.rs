@@ -132,7 +132,7 @@ impl Parser<'_> {
         };
         let offset_seconds = self.zone()?;
         if self.at != self.text.len() {
-            let extra = crate::field::go_quote(self.rest());
+            let extra = quote(self.rest());
             return Err(format!("parsing time {}: extra text: {extra}", self.quoted()));
         }
         if day < 1 || day > days_in(year, month) {
@@ -146,7 +146,7 @@ impl Parser<'_> {
     }
 
     fn quoted(&self) -> String {
-        crate::field::go_quote(self.text)
+        quote(self.text)
     }
 
     fn out_of_range(&self, what: &str) -> String {
@@ -154,7 +154,7 @@ impl Parser<'_> {
     }
 
     fn refuse(&self, element: &str) -> String {
-        let rest = crate::field::go_quote(self.rest());
+        let rest = quote(self.rest());
         format!("parsing time {} as \"{}\": cannot parse {rest} as \"{element}\"", self.quoted(), self.layout)
     }
 
@@ -368,6 +368,20 @@ fn print_duration(nanos: i128, negative: bool) -> String {
             }
         }
     }
+}
+
+/// A text as Go's reader of times quotes it: what is not plain ASCII goes byte by byte.
+fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=b'~' | 0x7f => out.push(char::from(byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
 }
 
 #[cfg(test)]

@@ -132,6 +132,7 @@ fn field(name: &str, shape: Shape) -> Field {
         name: name.to_owned().into(),
         shape,
         pointer: true,
+        tells_empty: false,
         omit: Omit::Empty,
         required: false,
         go_type: None,

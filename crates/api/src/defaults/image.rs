@@ -12,7 +12,7 @@ fn names_latest(image: &str) -> bool {
         Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
         _ => (name, None),
     };
-    if !is_path(path) || !tag.is_none_or(is_tag) || !digest.is_none_or(is_digest) {
+    if !is_path(path) || is_too_long(path) || !tag.is_none_or(is_tag) || !digest.is_none_or(is_digest) {
         return false;
     }
     match (tag, digest) {
@@ -30,6 +30,17 @@ fn is_path(path: &str) -> bool {
     // A bare image id is not a name.
     let is_id = path.len() == 64 && path.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     !is_id && !remote.is_empty() && remote.split('/').all(is_component)
+}
+
+/// With the domain, and the library there, that are understood where none is said.
+fn is_too_long(path: &str) -> bool {
+    const NAME_BYTES_MAX: usize = 255;
+    let understood = match path.split_once('/') {
+        Some((domain, _)) if is_domain(domain) => "",
+        Some(_) => "docker.io/",
+        None => "docker.io/library/",
+    };
+    understood.len() + path.len() > NAME_BYTES_MAX
 }
 
 fn is_domain(text: &str) -> bool {
@@ -77,6 +88,8 @@ mod tests {
             ("gcr.io/a/b:v1", "IfNotPresent"),
             (digest, "IfNotPresent"),
             ("Bad Image", "IfNotPresent"),
+            (&"a".repeat(237), "Always"),
+            (&"a".repeat(238), "IfNotPresent"),
             ("", "IfNotPresent"),
         ];
         for (image, policy) in cases {

@@ -2,7 +2,8 @@
 //!
 //! One type is a line `T <name> [attribute…]` followed by a line `<field> <shape> <flags> [attribute…]` per field, tab
 //! separated. Shapes are a letter (see [`letter_shape`]), `@Name` for a type of the same package, `@full.name` for another,
-//! with `[]` and `{}` in front for lists and maps. Flags: `p`ointer, `o`mitempty, omit`z`ero, `r`equired. Attributes are
+//! with `[]` and `{}` in front for lists and maps. Flags: `p`ointer, `o`mitempty, omit`z`ero, `r`equired,
+//! tells `e`mpty from none. Attributes are
 //! `letter=value`. The table is ours and checked by a test, so a line that makes no sense is skipped, never a panic.
 
 use std::borrow::Cow;
@@ -71,6 +72,7 @@ fn field(schema: &mut Schema, ids: &HashMap<&str, TypeId>, package: &str, line: 
         name: Cow::Borrowed(name),
         shape: shape_of(schema, ids, package, shape)?,
         pointer: flags.contains('p'),
+        tells_empty: flags.contains('e'),
         omit: match (flags.contains('z'), flags.contains('o')) {
             (true, _) => Omit::Zero,
             (false, true) => Omit::Empty,

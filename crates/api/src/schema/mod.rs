@@ -131,6 +131,8 @@ pub struct Field {
     pub shape: Shape,
     /// A Go pointer: absent differs from zero.
     pub pointer: bool,
+    /// A list whose default is for none: that it was given empty is kept until it is refused.
+    pub tells_empty: bool,
     pub omit: Omit,
     /// Required by the OpenAPI document (decoding does not check it).
     pub required: bool,

@@ -29,11 +29,11 @@ impl FieldSelector {
             let Some((field, operator, value)) = split_term(term) else {
                 return Err(SelectorError(format!("invalid selector: '{text}'; can't understand '{term}'")));
             };
-            requirements.push(FieldRequirement {
-                field: field.to_owned(),
-                equal: operator != "!=",
-                value: unescape(value)?,
-            });
+            let value = unescape(value)?;
+            // A condition on nothing is none, whichever it is.
+            if !field.is_empty() || !value.is_empty() {
+                requirements.push(FieldRequirement { field: field.to_owned(), equal: operator != "!=", value });
+            }
         }
         Ok(Self { requirements })
     }

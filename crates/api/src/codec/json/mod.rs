@@ -324,11 +324,7 @@ impl<'s, 't> Reader<'s, 't> {
             self.path.push(Step::Key(key));
             let value = self.value(element, go)?;
             self.path.pop();
-            let value = match value {
-                Some(Value::Array(list)) if list.is_empty() => Value::Null,
-                Some(value) => value,
-                None => self.schema.zero_shape(element),
-            };
+            let value = value.unwrap_or_else(|| self.schema.zero_shape(element));
             sorted = sorted && out.keys().next_back().is_none_or(|last| *last < name);
             out.insert(name, value);
         }
@@ -506,7 +502,7 @@ fn is_number_start(byte: u8) -> bool {
 
 /// A field that was given a value: left out when Go would leave it out.
 pub(super) fn present(schema: &Schema, ty: &Type, field: &Field, value: Value) -> Option<Value> {
-    if field.pointer {
+    if field.pointer || field.tells_empty {
         return Some(value);
     }
     let omits = field.omit != Omit::Never;
