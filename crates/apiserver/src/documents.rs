@@ -17,7 +17,7 @@ use crate::custom::Snapshot;
 use crate::exposition;
 use crate::gateway::{Gateway, header, respond, text};
 use crate::http::ResponseBody;
-use crate::http::accept::{Encoding, Forms, Shape, negotiate_for, produces};
+use crate::http::accept::{Encoding, Forms, Router, Shape, negotiate, produces};
 use crate::http::body;
 use crate::http::query::Query;
 use crate::zpages;
@@ -194,9 +194,9 @@ pub(crate) fn find(
     };
     let Some(document) = document else { return Ok(None) };
     if document.content_type == JSON {
-        let forms = if takes_any_method(path) { Forms::UNROUTED } else { Forms::OBJECT };
-        let accepted = negotiate_for(accept, Shape::Object, false, forms);
-        let encoding = accepted.map_err(|refused| refused.status(|_| "v1.APIGroup".to_owned()))?.encoding;
+        let forms =
+            if takes_any_method(path) { Forms::WHOLE } else { Forms { router: Router::Object, ..Forms::WHOLE } };
+        let encoding = negotiate(accept, Shape::Object, false, forms)?.encoding;
         if !matches!(encoding, Encoding::Json | Encoding::PrettyJson) {
             let value = serde_json::from_slice(&document.bytes).map_err(Status::internal)?;
             let bytes = crate::verbs::encode(&value, encoding)?;

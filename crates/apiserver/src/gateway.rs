@@ -26,7 +26,7 @@ use crate::custom::{Catalog, conversion};
 use crate::documents::{self, Documents};
 use crate::fairness::{Admission, Fairness};
 use crate::health::{self, Health};
-use crate::http::accept::{Accept, Forms, Router, Shape, negotiate, negotiate_for};
+use crate::http::accept::{self, Accept, Forms, Router, Shape, negotiate};
 use crate::http::body::{self, ResponseBody};
 use crate::http::gzip;
 use crate::http::path::{ResourcePath, Target, parse};
@@ -307,12 +307,14 @@ impl Gateway {
             });
         }
         let relayed = path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource);
+        if kind.custom().is_none() && !is_routed(&kind, &path, relayed) {
+            return Err(Status::unknown_endpoint());
+        }
         // Built-in resources are routed by method, and no route is for HEAD.
         if call.method == Method::HEAD && kind.custom().is_none() && !relayed {
             return Err(Status::method_not_allowed());
         }
-        let asks_watch = query.flag("watch") && call.method == Method::GET && path.subresource.is_empty();
-        let watching = path.watch_prefix || asks_watch;
+        let watching = is_watching(&path, &query) && (path.watch_prefix || call.method == Method::GET);
         let method = match call.method {
             // Proxies take it for whoever is behind them.
             Method::OPTIONS if relayed => &Method::GET,
@@ -321,6 +323,7 @@ impl Gateway {
         let verb = verb(method, !path.name.is_empty(), watching).ok_or_else(Status::method_not_allowed)?;
         let allowed = match subresource {
             Some(subresource) => subresource.verbs.iter().any(|v| v == verb),
+            None if path.watch_prefix => verb == "watch" && kind.has_verb("watch"),
             None => kind.has_verb(if verb == "watch" && !kind.has_verb("watch") { "list" } else { verb }),
         };
         self.check_route(&kind, &path, verb, allowed)?;
@@ -351,8 +354,10 @@ impl Gateway {
         };
         let accept = match relayed {
             true => Accept::JSON,
-            false => negotiate_for(accept_header, shape, query.flag("pretty"), Forms { protobuf, table, router })
-                .map_err(|refused| refused.status(|is_list| kind.go_type(is_list)))?,
+            false => {
+                let forms = Forms { protobuf, table, metadata: true, router };
+                negotiate(accept_header, shape, query.flag("pretty"), forms)?
+            }
         };
         let request = Request {
             namespace: if kind.namespaced { path.namespace } else { String::new() },
@@ -417,17 +422,9 @@ impl Gateway {
         })
     }
 
-    /// Namespaced objects live in namespaces, others do not; and the verb must be one the kind has.
+    /// The verb must be one the kind has, where it is asked.
     fn check_route(&self, kind: &Kind, path: &ResourcePath, verb: &str, allowed: bool) -> Result<(), Status> {
         let is_list = matches!(verb, "list" | "watch");
-        let misplaced = kind.namespaced && path.namespace.is_empty() && !path.name.is_empty();
-        let foreign = !kind.namespaced && !path.namespace.is_empty() && path.resource != "namespaces";
-        if misplaced || foreign {
-            return Err(Status::unknown_endpoint());
-        }
-        if !path.name.is_empty() && kind.storage_prefix.is_empty() && kind.resource != "componentstatuses" {
-            return Err(Status::unknown_endpoint());
-        }
         if !allowed && kind.custom().is_some() {
             return Err(Status::method_not_supported(kind.into(), verb));
         }
@@ -436,9 +433,6 @@ impl Gateway {
         }
         // Only lists look across namespaces.
         let across = kind.namespaced && path.namespace.is_empty() && !is_list;
-        if across && !kind.has_verb("list") {
-            return Err(Status::unknown_endpoint());
-        }
         if !allowed || across {
             return Err(Status::method_not_allowed());
         }
@@ -551,10 +545,14 @@ impl Gateway {
         let Some(kind) = self.catalog.kind(&path.group, &path.version, &path.resource) else {
             return RequestLabel::other(method);
         };
-        let watching = path.watch_prefix || query.flag("watch");
-        let verb = verb(method, !path.name.is_empty(), watching);
+        let verb = verb(method, !path.name.is_empty(), is_watching(path, query));
         RequestLabel::of_resource(&kind, path, verb, query.all("dryRun").any(|value| value == "All"))
     }
+}
+
+/// The query asks for a watch of a collection; one object is watched by a selector, or by the deprecated path.
+fn is_watching(path: &ResourcePath, query: &Query) -> bool {
+    path.watch_prefix || (path.name.is_empty() && query.flag("watch"))
 }
 
 /// The verb of a method on an object or a collection.
@@ -572,6 +570,16 @@ fn verb(method: &Method, named: bool, watching: bool) -> Option<&'static str> {
     })
 }
 
+/// Is there a route of any method for the path of a built-in resource? Namespaced objects live in namespaces, others do not.
+fn is_routed(kind: &Kind, path: &ResourcePath, relayed: bool) -> bool {
+    let misplaced = kind.namespaced && path.namespace.is_empty() && !path.name.is_empty();
+    let foreign = !kind.namespaced && !path.namespace.is_empty() && path.resource != "namespaces";
+    let has_objects = !kind.storage_prefix.is_empty() || kind.resource == "componentstatuses";
+    let is_nowhere = kind.namespaced && path.namespace.is_empty() && !kind.has_verb("list");
+    let is_too_long = !path.rest.is_empty() && !relayed;
+    !misplaced && !foreign && !is_nowhere && !is_too_long && (path.name.is_empty() || has_objects)
+}
+
 /// Objects of a definition are where its scope says they are; only lists look across namespaces.
 fn is_misplaced(kind: &Kind, path: &ResourcePath, method: &Method) -> bool {
     let is_list = path.name.is_empty() && matches!(*method, Method::GET | Method::HEAD);
@@ -583,7 +591,7 @@ fn action(target: &Target, method: &Method, query: &Query, fields: &[(String, St
     match target {
         Target::Other(path) => Action::NonResource { verb: method.as_str().to_ascii_lowercase(), path: path.clone() },
         Target::Resource(path) => {
-            let watching = path.watch_prefix || (query.flag("watch") && path.subresource.is_empty());
+            let watching = is_watching(path, query);
             let verb = match (method, path.name.is_empty()) {
                 (&Method::PUT, true) => "update",
                 (&Method::PATCH, true) => "patch",
@@ -623,9 +631,14 @@ pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> 
     headers.get(name)?.to_str().ok()
 }
 
+/// The media type of the body, without parameters; as it stands where these are malformed, so that nobody knows it.
 fn media_type(headers: &HeaderMap) -> String {
     let value = header(headers, CONTENT_TYPE.as_str()).unwrap_or("");
-    value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+    let mut parts = value.split(';').map(str::trim);
+    let name = parts.next().unwrap_or("").to_ascii_lowercase();
+    let is_malformed = parts.filter(|part| !part.is_empty()).any(|part| !part.contains('='));
+    // Patches are told apart without looking at parameters.
+    if is_malformed && !name.contains("patch+") { value.to_owned() } else { name }
 }
 
 pub(crate) fn respond(code: u16, content_type: &str, body: ResponseBody) -> Response<ResponseBody> {
@@ -639,7 +652,7 @@ pub(crate) fn respond(code: u16, content_type: &str, body: ResponseBody) -> Resp
 }
 
 fn respond_status(status: &Status, accept: Option<&str>) -> Response<ResponseBody> {
-    let encoding = negotiate(accept, Shape::Object, false).unwrap_or(Accept::JSON).encoding;
+    let encoding = accept::encoding(accept);
     let value = api::value::to_value(status).unwrap_or_default();
     let bytes = verbs::encode(&value, encoding).unwrap_or_default();
     let mut response = respond(status.code, encoding.content_type(), body::full(bytes));

@@ -40,6 +40,9 @@ pub(crate) enum Form {
     Table(&'static str),
     /// `as=PartialObjectMetadata` for objects and watches, `as=PartialObjectMetadataList` for lists.
     PartialMetadata(&'static str),
+    /// Metadata of a list asked of an object, or the other way round. Upstream takes it for acceptable, does what was asked and then
+    /// cannot show it.
+    Misfit(Shape),
 }
 
 /// The outcome of negotiation.
@@ -74,12 +77,12 @@ const LIST_MEDIA_TYPES: &[&str] = &[
     "application/vnd.kubernetes.protobuf;stream=watch",
 ];
 
-/// Chooses the first acceptable alternative of an Accept header, in order of quality.
-pub(crate) fn negotiate(header: Option<&str>, shape: Shape, pretty: bool) -> Result<Accept, Status> {
-    negotiate_for(header, shape, pretty, Forms::OBJECT).map_err(|refused| refused.status(|_| String::new()))
+/// How an answer is written that is always the whole object, such as a refusal: JSON where nothing else is acceptable.
+pub(crate) fn encoding(header: Option<&str>) -> Encoding {
+    negotiate(header, Shape::Object, false, Forms::WHOLE).map_or(Encoding::Json, |accept| accept.encoding)
 }
 
-/// The same where nothing but one type is produced, by a router that looks for its name.
+/// Whether what is only produced in one type is taken, by a router that looks for its name.
 pub(crate) fn produces(header: Option<&str>, media_type: &str) -> Result<(), Status> {
     let header = header.unwrap_or("").trim();
     let takes =
@@ -98,6 +101,8 @@ pub(crate) struct Forms {
     pub protobuf: bool,
     /// Objects can be rows: not so reviews and what else is only created and never listed.
     pub table: bool,
+    /// Objects can be shown as their metadata.
+    pub metadata: bool,
     pub router: Router,
 }
 
@@ -112,38 +117,13 @@ pub(crate) enum Router {
 }
 
 impl Forms {
-    pub(crate) const OBJECT: Forms = Forms { protobuf: true, table: true, router: Router::Object };
-    /// A document without a router before it.
-    pub(crate) const UNROUTED: Forms = Forms { router: Router::Absent, ..Forms::OBJECT };
+    pub(crate) const OBJECT: Forms = Forms { protobuf: true, table: true, metadata: true, router: Router::Object };
+    /// A document that is never transformed, without a router before it.
+    pub(crate) const WHOLE: Forms = Forms { table: false, metadata: false, router: Router::Absent, ..Forms::OBJECT };
 }
 
-/// Why nothing that the client accepts can be sent.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Refused {
-    Status(Box<Status>),
-    /// Metadata of a list was asked of an object, or the other way round: upstream takes it for acceptable and then cannot do it.
-    Unfit(Shape),
-}
-
-impl Refused {
-    /// The answer; `go_type` names the type of what was asked for (of its list, when true).
-    pub(crate) fn status(self, go_type: impl FnOnce(bool) -> String) -> Status {
-        match self {
-            Self::Status(status) => *status,
-            Self::Unfit(Shape::List) => Status::not_acceptable_form(&format!(
-                "you requested PartialObjectMetadata, but the requested object is a list (*{})",
-                go_type(true)
-            )),
-            Self::Unfit(Shape::Object | Shape::Watch) => Status::not_acceptable_form(&format!(
-                "you requested PartialObjectMetadataList, but the requested object is not a list (*{})",
-                go_type(false)
-            )),
-        }
-    }
-}
-
-/// The same for a kind whose objects may lack some forms.
-pub(crate) fn negotiate_for(header: Option<&str>, shape: Shape, pretty: bool, forms: Forms) -> Result<Accept, Refused> {
+/// Chooses the first acceptable alternative of an Accept header, in order of quality.
+pub(crate) fn negotiate(header: Option<&str>, shape: Shape, pretty: bool, forms: Forms) -> Result<Accept, Status> {
     let header = header.unwrap_or("");
     let json = if pretty && shape != Shape::Watch { Encoding::PrettyJson } else { Encoding::Json };
     if header.trim().is_empty() {
@@ -152,31 +132,37 @@ pub(crate) fn negotiate_for(header: Option<&str>, shape: Shape, pretty: bool, fo
     let mut alternatives: Vec<Alternative<'_>> = header.split(',').map(Alternative::parse).collect();
     alternatives.sort_by(|a, b| b.quality.total_cmp(&a.quality));
     for alternative in &alternatives {
-        let encoding = match alternative.media_type {
-            "application/json" | "*/*" => json,
-            "application/yaml" if shape != Shape::Watch => Encoding::Yaml,
-            MEDIA_TYPE => Encoding::Protobuf,
+        let encodings: &[Encoding] = match alternative.media_type {
+            "application/json" => &[json],
+            "application/yaml" => &[Encoding::Yaml],
+            MEDIA_TYPE => &[Encoding::Protobuf],
+            "*/*" => &[json, Encoding::Yaml, Encoding::Protobuf],
             _ => continue,
         };
-        if alternative.is_unfit(shape) {
-            return Err(Refused::Unfit(shape));
-        }
-        match (encoding, alternative.form(shape)) {
-            // Tables are no protobuf messages.
-            (_, None) | (Encoding::Protobuf, Some(Form::Table(_))) => {}
-            (Encoding::Protobuf, Some(Form::Object)) if !forms.protobuf => {}
-            (_, Some(Form::Table(_))) if !forms.table => {}
-            (encoding, Some(form)) => return Ok(Accept { encoding, form }),
+        for encoding in encodings.iter().copied() {
+            if let Some(form) = alternative.form(encoding, shape, forms) {
+                return Ok(Accept { encoding, form });
+            }
         }
     }
     // A media type that nobody produces is refused by the router, a form of a known one by the negotiation behind it.
     let produced = |a: &Alternative<'_>| MEDIA_TYPES.contains(&a.media_type) || a.media_type == "*/*";
     let is_produced = alternatives.iter().any(produced);
-    Err(Refused::Status(Box::new(match forms.router {
+    Err(match forms.router {
         Router::Object if !is_produced => Status::no_representation(MEDIA_TYPES),
         Router::List if !is_produced => Status::no_representation(LIST_MEDIA_TYPES),
-        _ => Status::not_acceptable(if shape == Shape::Watch { WATCH_MEDIA_TYPES } else { MEDIA_TYPES }),
-    })))
+        _ => Status::not_acceptable(MEDIA_TYPES),
+    })
+}
+
+impl Accept {
+    /// Events come as a stream of JSON or protobuf. Looked at when all else is well with a watch.
+    pub(crate) fn check_stream(self) -> Result<(), Status> {
+        match self.encoding {
+            Encoding::Yaml => Err(Status::not_acceptable(WATCH_MEDIA_TYPES)),
+            Encoding::Json | Encoding::PrettyJson | Encoding::Protobuf => Ok(()),
+        }
+    }
 }
 
 struct Alternative<'h> {
@@ -184,6 +170,10 @@ struct Alternative<'h> {
     r#as: &'h str,
     group: &'h str,
     version: &'h str,
+    /// `watch` or nothing.
+    stream: &'h str,
+    /// The version of meta.k8s.io for documents that belong to no group.
+    server_version: &'h str,
     quality: f32,
 }
 
@@ -191,12 +181,15 @@ impl<'h> Alternative<'h> {
     fn parse(text: &'h str) -> Self {
         let mut parts = text.split(';').map(str::trim);
         let media_type = parts.next().unwrap_or("");
-        let mut out = Self { media_type, r#as: "", group: "", version: "", quality: 1.0 };
+        let mut out =
+            Self { media_type, r#as: "", group: "", version: "", stream: "", server_version: "", quality: 1.0 };
         for (name, value) in parts.filter_map(|part| part.split_once('=')) {
             match name {
                 "as" => out.r#as = value,
                 "g" => out.group = value,
                 "v" => out.version = value,
+                "stream" => out.stream = value,
+                "sv" => out.server_version = value,
                 "q" => out.quality = value.parse().unwrap_or(0.0),
                 _ => {}
             }
@@ -213,25 +206,26 @@ impl<'h> Alternative<'h> {
         }
     }
 
-    fn is_unfit(&self, shape: Shape) -> bool {
-        let other = match shape {
-            Shape::List => "PartialObjectMetadata",
-            Shape::Object => "PartialObjectMetadataList",
-            Shape::Watch => return false,
-        };
-        self.r#as == other && self.meta_version().is_some()
-    }
-
-    /// `None` when the transformation asked for does not exist for this shape.
-    fn form(&self, shape: Shape) -> Option<Form> {
-        if self.r#as.is_empty() {
-            return Some(Form::Object);
+    /// The form in this encoding; `None` when it is not acceptable, which what stands behind it in the header may be.
+    fn form(&self, encoding: Encoding, shape: Shape, forms: Forms) -> Option<Form> {
+        let is_streamed = self.stream == "watch" && encoding != Encoding::Yaml;
+        if !(self.stream.is_empty() || is_streamed) || !["", "v1"].contains(&self.server_version) {
+            return None;
+        }
+        // A group or a version alone asks for a transformation too, into nothing that there is.
+        if self.r#as.is_empty() && self.group.is_empty() && self.version.is_empty() {
+            return (encoding != Encoding::Protobuf || forms.protobuf).then_some(Form::Object);
         }
         let version = self.meta_version()?;
         match (self.r#as, shape) {
-            ("Table", _) => Some(Form::Table(version)),
-            ("PartialObjectMetadata", Shape::Object | Shape::Watch) => Some(Form::PartialMetadata(version)),
-            ("PartialObjectMetadataList", Shape::List) => Some(Form::PartialMetadata(version)),
+            // Tables are no protobuf messages.
+            ("Table", _) if forms.table && encoding != Encoding::Protobuf => Some(Form::Table(version)),
+            ("PartialObjectMetadata", Shape::Object | Shape::Watch) | ("PartialObjectMetadataList", Shape::List)
+                if forms.metadata =>
+            {
+                Some(Form::PartialMetadata(version))
+            }
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", _) if forms.metadata => Some(Form::Misfit(shape)),
             _ => None,
         }
     }
@@ -244,59 +238,64 @@ mod tests {
     const KUBECTL: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,\
                            application/json";
 
-    fn refused(outcome: Result<Accept, Refused>) -> Status {
-        let go_type = |is_list| if is_list { "core.PodList" } else { "core.Pod" }.to_owned();
-        outcome.expect_err("refused").status(go_type)
+    fn of(header: &str, shape: Shape, forms: Forms) -> Result<Accept, Status> {
+        negotiate(Some(header), shape, false, forms)
+    }
+
+    fn refused(header: &str, shape: Shape, forms: Forms) -> String {
+        of(header, shape, forms).expect_err("refused").message
     }
 
     #[test]
-    fn metadata_of_the_wrong_shape_is_refused() {
-        let all = Forms::OBJECT;
+    fn metadata_of_the_wrong_shape_is_taken_and_cannot_be_shown() {
         let of_list = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
-        assert_eq!(
-            refused(negotiate_for(Some(of_list), Shape::Object, false, all)).message,
-            "you requested PartialObjectMetadataList, but the requested object is not a list (*core.Pod)"
-        );
+        assert_eq!(of(of_list, Shape::Object, Forms::OBJECT).unwrap().form, Form::Misfit(Shape::Object));
         let of_object = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-        assert_eq!(
-            refused(negotiate_for(Some(of_object), Shape::List, false, all)).message,
-            "you requested PartialObjectMetadata, but the requested object is a list (*core.PodList)"
-        );
+        assert_eq!(of(of_object, Shape::List, Forms::OBJECT).unwrap().form, Form::Misfit(Shape::List));
     }
 
     #[test]
     fn kubectl_gets_tables() {
-        let accept = negotiate(Some(KUBECTL), Shape::List, false).unwrap();
+        let accept = of(KUBECTL, Shape::List, Forms::OBJECT).unwrap();
         assert_eq!(accept, Accept { encoding: Encoding::Json, form: Form::Table("v1") });
     }
 
     #[test]
     fn unknown_transformations_fall_through_to_the_next_alternative() {
-        let header = "application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/json";
-        assert_eq!(negotiate(Some(header), Shape::Object, false).unwrap(), Accept::JSON);
+        for unknown in ["as=Nonsense;v=v1;g=meta.k8s.io", "g=meta.k8s.io", "v=v1", "stream=x", "sv=v2"] {
+            let header = format!("application/json;{unknown},application/yaml");
+            assert_eq!(of(&header, Shape::Object, Forms::OBJECT).unwrap().encoding, Encoding::Yaml, "{unknown}");
+        }
+        assert_eq!(of("application/json;sv=v1", Shape::Object, Forms::OBJECT), Ok(Accept::JSON));
+    }
+
+    #[test]
+    fn refusals_are_never_transformed() {
+        assert_eq!(encoding(Some("application/yaml;as=Table;v=v1;g=meta.k8s.io")), Encoding::Json);
+        assert_eq!(encoding(Some("application/json;as=Table;v=v1;g=meta.k8s.io,application/yaml")), Encoding::Yaml);
+        assert_eq!(encoding(Some("text/html")), Encoding::Json);
     }
 
     #[test]
     fn protobuf_is_for_built_in_objects_and_any_metadata() {
         let all = Forms::OBJECT;
         let no_protobuf = Forms { protobuf: false, ..all };
-        let protobuf_first = Some("application/vnd.kubernetes.protobuf,application/json");
+        let protobuf_first = "application/vnd.kubernetes.protobuf,application/json";
         let protobuf = Accept { encoding: Encoding::Protobuf, form: Form::Object };
-        assert_eq!(negotiate_for(protobuf_first, Shape::List, false, all).unwrap(), protobuf);
-        assert_eq!(negotiate_for(protobuf_first, Shape::List, false, no_protobuf).unwrap(), Accept::JSON);
-        assert_eq!(refused(negotiate_for(Some(MEDIA_TYPE), Shape::Object, false, no_protobuf)).code, 406);
+        assert_eq!(of(protobuf_first, Shape::List, all).unwrap(), protobuf);
+        assert_eq!(of(protobuf_first, Shape::List, no_protobuf).unwrap(), Accept::JSON);
+        assert_eq!(of(MEDIA_TYPE, Shape::Object, no_protobuf).unwrap_err().code, 406);
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         assert_eq!(
-            negotiate_for(Some(metadata), Shape::Object, false, no_protobuf).unwrap(),
+            of(metadata, Shape::Object, no_protobuf).unwrap(),
             Accept { encoding: Encoding::Protobuf, form: Form::PartialMetadata("v1") }
         );
         let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
-        assert_eq!(refused(negotiate_for(Some(table), Shape::List, false, all)).code, 406);
+        assert_eq!(of(table, Shape::List, all).unwrap_err().code, 406);
         let no_table = Forms { table: false, ..all };
-        assert_eq!(negotiate_for(Some(KUBECTL), Shape::Object, false, no_table).unwrap(), Accept::JSON);
-        let only_table = Some("application/json;as=Table;v=v1;g=meta.k8s.io");
-        assert_eq!(refused(negotiate_for(only_table, Shape::Object, false, no_table)).code, 406);
-        let stream = negotiate(Some("application/vnd.kubernetes.protobuf;stream=watch"), Shape::Watch, false).unwrap();
+        assert_eq!(of(KUBECTL, Shape::Object, no_table).unwrap(), Accept::JSON);
+        assert_eq!(of("application/json;as=Table;v=v1;g=meta.k8s.io", Shape::Object, no_table).unwrap_err().code, 406);
+        let stream = of("application/vnd.kubernetes.protobuf;stream=watch", Shape::Watch, all).unwrap();
         assert_eq!(stream.encoding.watch_content_type(), "application/vnd.kubernetes.protobuf;stream=watch");
     }
 
@@ -304,13 +303,13 @@ mod tests {
     fn what_cannot_be_served_is_406() {
         let routed = Forms { router: Router::List, ..Forms::OBJECT };
         assert_eq!(
-            refused(negotiate_for(Some("text/html"), Shape::List, false, routed)).message,
+            refused("text/html", Shape::List, routed),
             "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, \
              application/vnd.kubernetes.protobuf, application/json;stream=watch, \
              application/vnd.kubernetes.protobuf;stream=watch"
         );
         assert_eq!(
-            refused(negotiate_for(Some("text/html"), Shape::Object, false, Forms::UNROUTED)).message,
+            refused("text/html", Shape::Object, Forms::WHOLE),
             "only the following media types are accepted: application/json, application/yaml, \
              application/vnd.kubernetes.protobuf"
         );
@@ -319,7 +318,8 @@ mod tests {
             "406: Not Acceptable\n\nAvailable representations: application/json"
         );
         assert!(produces(Some("text/plain, application/json;q=1"), "application/json").is_ok());
-        let status = negotiate(Some("application/yaml"), Shape::Watch, false).unwrap_err();
+        let yaml = of("application/yaml", Shape::Watch, Forms::OBJECT).unwrap();
+        let status = yaml.check_stream().unwrap_err();
         assert_eq!(
             status.message,
             "only the following media types are accepted: application/json;stream=watch, \

@@ -75,25 +75,22 @@ impl ListOptions {
     pub(crate) fn validate_watch(&self) -> Result<(), Status> {
         let mut errors = ErrorList::new();
         let path = Path::new("resourceVersionMatch");
+        let is_not_older_than = self.resource_version_match == NOT_OLDER_THAN;
         match self.send_initial_events {
-            Some(_) => {
-                if self.resource_version_match != NOT_OLDER_THAN {
-                    errors.forbidden(
-                        path.clone(),
-                        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                    );
-                }
-                if !self.resource_version_match.is_empty() && self.resource_version_match != NOT_OLDER_THAN {
-                    errors.not_supported(path, self.resource_version_match.clone(), &[NOT_OLDER_THAN]);
-                }
+            Some(_) if !is_not_older_than => {
+                errors
+                    .forbidden(path.clone(), "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
             }
             None if !self.resource_version_match.is_empty() => {
                 errors.forbidden(
-                    path,
+                    path.clone(),
                     "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
                 );
             }
-            None => {}
+            _ => {}
+        }
+        if !self.resource_version_match.is_empty() && !is_not_older_than {
+            errors.not_supported(path, self.resource_version_match.clone(), &[NOT_OLDER_THAN]);
         }
         invalid(errors)
     }
@@ -106,7 +103,7 @@ impl ListOptions {
 
     /// The resourceVersion as a revision, for watches: 0 when unset. Upstream answers a malformed one with 500.
     pub(crate) fn watch_revision(&self) -> Result<Revision, Status> {
-        parse_resource_version(&self.resource_version).map_err(Status::internal)
+        parse_resource_version(&self.resource_version).map_err(|error| Status::unknown(error.to_string()))
     }
 }
 

@@ -16,7 +16,6 @@ const WORKERS: usize = 16;
 pub(crate) async fn delete_collection(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     check_options(request)?;
     let options = DeleteOptions::decode(request)?;
-    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let (items, metadata) = select(gateway, request).await?;
     if let Some(warning) = options.warning(request) {
         request.notes.push(warning);
@@ -41,5 +40,6 @@ pub(crate) async fn delete_collection(gateway: &Gateway, request: &Request) -> R
     if let Some(status) = failures.next().await {
         return Err(status);
     }
+    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     Ok(Reply::new(200, Content::Body(presenter.content_type(), presenter.list(items, &metadata)?)))
 }

@@ -10,6 +10,9 @@ use crate::storage::{self, ObjectBytes, ObjectKey};
 
 /// Without resourceVersion: linearizable, from the store. With one: from the cache, once it is that fresh.
 pub(crate) async fn get(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
+    if request.query.flag("export") {
+        return Err(Status::bad_request("the export parameter, deprecated since v1.14, is no longer supported"));
+    }
     let object = read(gateway, request, request.query.text("resourceVersion")).await?;
     Ok(Reply::object(200, object, Vec::new()))
 }

@@ -23,8 +23,8 @@ use crate::storage::{self, ObjectBytes, ObjectKey};
 const PAGE_KEYS_MAX: usize = 1_000;
 
 pub(crate) async fn list(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
-    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let (items, metadata) = select(gateway, request).await?;
+    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let content_type = presenter.content_type();
     Ok(Reply::new(200, Content::Body(content_type, presenter.list(items, &metadata)?)))
 }
@@ -61,9 +61,9 @@ pub(crate) async fn select(gateway: &Gateway, request: &Request) -> Result<(Vec<
                 .collect();
             Ok((items, ListMetadata { resource_version: revision.0, ..ListMetadata::default() }))
         }
-        Plan::Store { revision, start, limit } => {
-            if revision > Revision(0) {
-                gateway.cache.wait_for(revision).await.map_err(from_not_fresh)?;
+        Plan::Store { revision, start, limit, fresh } => {
+            if fresh > Revision(0) {
+                gateway.cache.wait_for(fresh).await.map_err(from_not_fresh)?;
             }
             page(gateway, request, &selection, revision, start, limit).await
         }
@@ -73,30 +73,30 @@ pub(crate) async fn select(gateway: &Gateway, request: &Request) -> Result<(Vec<
 enum Plan {
     /// From the cache, at least as fresh as this; `None`: at least as fresh as the store is now.
     Cache(Option<Revision>),
-    /// From the store at a revision (0: now), from a key on (relative to the prefix), up to a number of items (0: all).
-    Store { revision: Revision, start: String, limit: usize },
+    /// From the store at a revision (0: now), from a key on (relative to the prefix), up to a number of items (0: all), once it is as
+    /// fresh as this.
+    Store { revision: Revision, start: String, limit: usize, fresh: Revision },
 }
 
 /// The rules of upstream's resourceVersion and continue parameters.
 fn plan(options: &ListOptions) -> Result<Plan, Status> {
     if !options.continue_token.is_empty() {
+        let token = ContinueToken::decode(&options.continue_token)?;
         if !options.resource_version.is_empty() && options.resource_version != "0" {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let token = ContinueToken::decode(&options.continue_token)?;
         let revision = Revision(token.rv.max(0));
-        return Ok(Plan::Store { revision, start: token.start, limit: options.limit });
+        return Ok(Plan::Store { revision, start: token.start, limit: options.limit, fresh: revision });
     }
     let revision = options.list_revision()?;
     let unset = options.resource_version.is_empty();
-    if options.is_exact() {
-        return Ok(Plan::Store { revision, start: String::new(), limit: options.limit });
+    let store = |at, fresh| Plan::Store { revision: at, start: String::new(), limit: options.limit, fresh };
+    if options.is_exact() || (options.limit > 0 && revision > Revision(0) && options.is_match_unset()) {
+        return Ok(store(revision, revision));
     }
-    if options.limit > 0 && revision > Revision(0) && options.is_match_unset() {
-        return Ok(Plan::Store { revision, start: String::new(), limit: options.limit });
-    }
-    if options.limit > 0 && unset {
-        return Ok(Plan::Store { revision: Revision(0), start: String::new(), limit: options.limit });
+    // Only lists of anything, however old, come whole.
+    if options.limit > 0 && (unset || revision > Revision(0)) {
+        return Ok(store(Revision(0), revision));
     }
     Ok(Plan::Cache(if unset { None } else { Some(revision) }))
 }

@@ -11,7 +11,7 @@ use api::{Kind, Map, Status, Value};
 
 use crate::cache::EventKind;
 use crate::error::from_read;
-use crate::http::accept::{Accept, Encoding, Form};
+use crate::http::accept::{Accept, Encoding, Form, Shape};
 use crate::http::body::{self, ResponseBody};
 use crate::storage::ObjectBytes;
 use crate::write::from_storage;
@@ -75,11 +75,26 @@ impl ListMetadata {
     }
 }
 
+/// Metadata of an object was asked of a list, or the other way round.
+fn misfit(kind: &Kind, shape: Shape) -> Status {
+    Status::not_acceptable_form(&match shape {
+        Shape::List => {
+            format!("you requested PartialObjectMetadata, but the requested object is a list (*{})", kind.go_type(true))
+        }
+        Shape::Object | Shape::Watch => format!(
+            "you requested PartialObjectMetadataList, but the requested object is not a list (*{})",
+            kind.go_type(false)
+        ),
+    })
+}
+
 impl Presenter {
+    /// Fails where upstream finds out that it cannot show what was done: made when all else is done.
     pub(crate) fn new(kind: Arc<Kind>, accept: Accept, include_object: &str) -> Result<Self, Status> {
         let include_object = match accept.form {
             Form::Table(_) => IncludeObject::parse(include_object)?,
             Form::Object | Form::PartialMetadata(_) => IncludeObject::Metadata,
+            Form::Misfit(shape) => return Err(misfit(&kind, shape)),
         };
         let wants_table = matches!(accept.form, Form::Table(_));
         let printer = wants_table.then(|| Arc::new(Printer::of_kind(&kind)));
@@ -136,7 +151,7 @@ impl Presenter {
 
     fn formed(&self, value: Value, with_columns: bool) -> Value {
         match self.accept.form {
-            Form::Object => value,
+            Form::Object | Form::Misfit(_) => value,
             Form::PartialMetadata(version) => self.partial_metadata(&value, version),
             Form::Table(version) => {
                 let metadata = json!({ "resourceVersion": api::meta::resource_version(&value) });
@@ -226,7 +241,7 @@ impl Presenter {
             return Ok(body::full(self.protobuf_list(&items, metadata)?));
         }
         let document = match self.accept.form {
-            Form::Object => {
+            Form::Object | Form::Misfit(_) => {
                 let mut values = Vec::with_capacity(items.len());
                 for item in &items {
                     let mut value = self.parse(item)?;
@@ -256,10 +271,11 @@ impl Presenter {
                 })
             }
             Form::Table(version) => {
-                let mut rows = Vec::with_capacity(items.len());
-                for item in &items {
-                    rows.push(self.row(&self.parse(item)?, version));
+                let mut objects = items.iter().map(|item| self.parse(item)).collect::<Result<Vec<_>, _>>()?;
+                if let Some(printer) = &self.printer {
+                    printer.arrange(&mut objects);
                 }
+                let rows = objects.iter().map(|object| self.row(object, version)).collect();
                 self.table(version, metadata.value(), rows, true)
             }
         };
@@ -297,7 +313,7 @@ impl Presenter {
             Form::PartialMetadata(version) => {
                 ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}"))
             }
-            Form::Object | Form::Table(_) => (self.kind.list_kind(), self.kind.api_version()),
+            Form::Object | Form::Table(_) | Form::Misfit(_) => (self.kind.list_kind(), self.kind.api_version()),
         }
     }
 
@@ -352,7 +368,7 @@ impl Presenter {
                 let table_metadata = json!({ "resourceVersion": revision.to_string() });
                 self.table(version, table_metadata, vec![row], false)
             }
-            Form::Object => {
+            Form::Object | Form::Misfit(_) => {
                 let mut empty = self.empty();
                 empty["metadata"] = metadata;
                 empty

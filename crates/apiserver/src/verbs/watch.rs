@@ -35,11 +35,12 @@ const CHUNK_MAX: usize = 64 << 10;
 pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let options = request.list_options()?;
     options.validate_watch()?;
-    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let resource = gateway.cache.resource(&request.kind).ok_or_else(Status::unknown_endpoint)?;
     let indexed = conversion::indexed_kind(&request.kind, &resource.kind);
     let selection = Selection::new(&request.kind, indexed, &request.namespace, &request.name, &options)?;
     let revision = options.watch_revision()?;
+    request.accept.check_stream()?;
+    let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let wants_initial = options.send_initial_events;
     let timeout = options
         .timeout_seconds
