@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use api::{Kind, Status, Value, meta};
+use api::{ErrorList, Kind, Path, Status, Value, meta};
 use rand::Rng as _;
 use store::Revision;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -91,6 +91,12 @@ impl Allocations {
         self.see_last_write(gateway, request).await?;
         let in_use = self.usage.in_use(gateway.cache.as_ref());
         let allocation = self.allocator(gateway).create(object, &in_use, request.is_dry_run(), &mut random)?;
+        if let Some(ip) = allocation.taken.first()
+            && meta::name(object).is_empty()
+            && !request.is_dry_run()
+        {
+            return Err(nameless(*ip));
+        }
         Ok(Allocated::new(allocation, object))
     }
 
@@ -149,6 +155,16 @@ impl Allocated {
     pub(crate) async fn release_replaced(&self, gateway: &Gateway) {
         release(gateway, &self.allocation.released).await;
     }
+}
+
+/// An address is reserved by an object that names the Service, before anybody asks whether that has a name.
+fn nameless(ip: IpAddr) -> Status {
+    let text = format!(
+        "failed to allocate IP: IPAddress.networking.k8s.io \"{ip}\" is invalid: spec.parentRef.name: Required value"
+    );
+    let mut errors = ErrorList::new();
+    errors.invalid(Path::new("spec.clusterIPs"), vec![""], text);
+    Status::invalid("", "Service", "", &errors)
 }
 
 fn is_service(kind: &Kind) -> bool {

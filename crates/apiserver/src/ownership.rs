@@ -6,7 +6,7 @@
 use api::apply::{Writer, same_but_for_times, track_update};
 use api::{Map, Value, meta};
 
-use crate::verbs::{Notes, Request};
+use crate::verbs::{Notes, Request, as_sent};
 use crate::write::{Moment, set_metadata};
 
 /// Bytes of a manager's name taken from a user agent.
@@ -55,7 +55,8 @@ pub(crate) fn settle(
             }
             let manager = manager(request);
             let writer = Writer { manager: &manager, subresource, now: &moment.now };
-            track_update(&request.kind, &writer, live, object)
+            let shown = as_sent::owned(request, object, live);
+            track_update(&request.kind, &writer, live, shown.as_ref().unwrap_or(object))
         }
     };
     set_metadata(object, "managedFields", Value::Null);

@@ -193,7 +193,8 @@ pub(crate) async fn write(
     let mut headers = HeaderMap::new();
     let content_type = if method == Method::PATCH { verbs::apply::MEDIA_TYPE } else { "application/json" };
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    let agent = if group == flowcontrol::GROUP { flowcontrol::MANAGER } else { USER_AGENT };
+    headers.insert(http::header::USER_AGENT, HeaderValue::from_static(agent));
     let response = gateway.handle(&loopback(), Call { method, uri, headers, body: Ok(body), raw: None }).await;
     if response.status().is_success() {
         return Ok(());

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use store::Revision;
 
 use crate::gateway::Gateway;
-use crate::storage::{ObjectBytes, ObjectKey};
+use crate::storage::{ObjectBytes, ObjectKey, REGISTRY_PREFIX};
 use crate::verbs::{Request, apply, as_sent};
 
 /// What one write knows about its moment: fixed at the start, so that all fields of one object agree.
@@ -51,7 +51,7 @@ const OBJECT_MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", c
 /// The format of a body by its media type; JSON when none is given, as upstream.
 pub(crate) fn body_format(content_type: &str) -> Result<codec::Format, Status> {
     match content_type {
-        "" | "application/json" | "*/*" => Ok(codec::Format::Json),
+        "" | "application/json" => Ok(codec::Format::Json),
         "application/yaml" => Ok(codec::Format::Yaml),
         codec::protobuf::MEDIA_TYPE => Ok(codec::Format::Protobuf),
         _ => Err(Status::unsupported_media_type(&OBJECT_MEDIA_TYPES)),
@@ -111,8 +111,18 @@ pub(crate) fn decode_body(request: &Request) -> Result<Value, Status> {
 }
 
 /// What upstream's storage says when an object is not the one that the writer means; `field` is `UID` or `ResourceVersion`.
-pub(crate) fn failed_precondition(key: &ObjectKey, field: &str, wanted: &str, found: &str) -> String {
+pub(crate) fn failed_precondition(
+    request: &Request,
+    key: &ObjectKey,
+    field: &str,
+    wanted: &str,
+    found: &str,
+) -> String {
     let unmet = unmet_precondition(field, wanted, found);
+    let key = key.to_string();
+    // A dry run judges before the storage has put its prefix before the key.
+    let prefix = REGISTRY_PREFIX.trim_end_matches('/');
+    let key = key.strip_prefix(prefix).filter(|_| request.is_dry_run()).unwrap_or(&key);
     format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {unmet}")
 }
 

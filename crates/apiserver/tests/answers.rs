@@ -59,6 +59,165 @@ async fn routes_know_their_methods_and_media_types() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn paths_that_lead_nowhere_are_unknown_to_every_method() {
+    let cluster = Cluster::start().await;
+    cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await;
+    let code = async |method: Method, path: &str| cluster.request(method, path, &Value::Null).await.code;
+    for path in ["/api/v1/configmaps/a", "/api/v1/namespaces/default/nodes", "/api/v1/bindings"] {
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::PATCH] {
+            assert_eq!(code(method.clone(), path).await, 404, "{method} {path}");
+        }
+    }
+    assert_eq!(code(Method::GET, "/api/v1/namespaces/default/status/x").await, 404);
+    assert_eq!(code(Method::POST, "/api/v1/watch/nodes").await, 405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_object_is_read_whatever_the_query_says_of_watches() {
+    let cluster = Cluster::start().await;
+    let path = format!("{CONFIG_MAPS}/a");
+    cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await;
+    assert_eq!(cluster.get(&format!("{path}?watch=true")).await.body["kind"], "ConfigMap");
+    let refused = cluster.get(&format!("{path}?export=true")).await;
+    assert_eq!(refused.message(), "the export parameter, deprecated since v1.14, is no longer supported");
+    let malformed = cluster.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=abc")).await;
+    let text = "resourceVersion: Invalid value: \"abc\": strconv.ParseUint: parsing \"abc\": invalid syntax";
+    assert_eq!((malformed.code, malformed.message()), (500, text));
+    assert_eq!(malformed.body["details"], Value::Null);
+    let exact = cluster.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersionMatch=Exact")).await;
+    let causes = exact.body["details"]["causes"].as_array().cloned().unwrap_or_default();
+    assert_eq!(
+        causes.iter().map(|cause| cause["reason"].as_str()).collect::<Vec<_>>(),
+        [Some("FieldValueForbidden"), Some("FieldValueNotSupported")]
+    );
+    cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "b"}})).await;
+    let newer = format!("{CONFIG_MAPS}?limit=1&resourceVersion=1&resourceVersionMatch=NotOlderThan");
+    let page = cluster.get(&newer).await;
+    assert_eq!(page.body["items"].as_array().map(Vec::len), Some(1), "{}", page.text);
+    let token = cluster.get(&format!("{CONFIG_MAPS}?continue=abc&resourceVersion=1")).await;
+    assert!(token.message().starts_with("invalid continue token: "), "{}", token.text);
+    assert_eq!(cluster.get(&format!("{CONFIG_MAPS}?fieldSelector=%3D")).await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forms_that_cannot_be_shown_are_refused_when_all_else_is_well() {
+    let cluster = Cluster::start().await;
+    let list = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    assert_eq!(accepting(&cluster, &format!("{CONFIG_MAPS}/missing"), list).await.code, 404);
+    cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await;
+    let misfit = accepting(&cluster, &format!("{CONFIG_MAPS}/a"), list).await;
+    let text = "you requested PartialObjectMetadataList, but the requested object is not a list (*core.ConfigMap)";
+    assert_eq!((misfit.code, misfit.message()), (406, text));
+    let table = "application/yaml;as=Table;g=meta.k8s.io;v=v1";
+    assert_eq!(accepting(&cluster, &format!("{CONFIG_MAPS}/missing"), table).await.body["code"], 404);
+    assert_eq!(accepting(&cluster, CONFIG_MAPS, "application/json;v=v1").await.code, 406);
+    let map = json!({"metadata": {"name": "b"}}).to_string();
+    for content_type in ["*/*", "application/json;charset"] {
+        let reply = cluster.send(Method::POST, CONFIG_MAPS, &[("content-type", content_type)], map.clone()).await;
+        assert_eq!(reply.code, 415, "{content_type}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_judges_preconditions_by_the_bare_key() {
+    let cluster = Cluster::start().await;
+    cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await;
+    let other = json!({"metadata": {"name": "a", "uid": "x"}});
+    let refused = cluster.request(Method::PUT, &format!("{CONFIG_MAPS}/a?dryRun=All"), &other).await;
+    assert!(refused.message().contains("Key: /configmaps/default/a,"), "{}", refused.text);
+    let refused = cluster.request(Method::PUT, &format!("{CONFIG_MAPS}/a"), &other).await;
+    assert!(refused.message().contains("Key: /registry/configmaps/default/a,"), "{}", refused.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_that_names_its_pod_itself_means_no_certain_one() {
+    let cluster = Cluster::start().await;
+    cluster.make(PODS, json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})).await;
+    let binding = json!({"metadata": {"name": "a", "uid": "x"}, "target": {"name": "n"}, "foo": 1});
+    let bound = cluster.post("/api/v1/namespaces/default/bindings?dryRun=All", binding.clone()).await;
+    assert_eq!(
+        (bound.code, bound.warnings.as_slice()),
+        (201, ["299 - \"unknown field \\\"foo\\\"\"".to_owned()].as_slice())
+    );
+    assert_eq!(cluster.post(&format!("{PODS}/a/binding?dryRun=All"), binding).await.code, 409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_budget_says_so_as_the_server() {
+    let cluster = Cluster::start().await;
+    let spec = json!({"nodeName": "n", "containers": [{"name": "c", "image": "i"}]});
+    cluster.make(PODS, json!({"metadata": {"name": "a", "labels": {"a": "b"}}, "spec": spec})).await;
+    let running = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    cluster.request(Method::PATCH, &format!("{PODS}/a/status"), &running).await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let spec = json!({"minAvailable": 0, "selector": {"matchLabels": {"a": "b"}}});
+    cluster.make(budgets, json!({"metadata": {"name": "b"}, "spec": spec})).await;
+    let status = json!({"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 1, "desiredHealthy": 0, "expectedPods": 1});
+    cluster.request(Method::PATCH, &format!("{budgets}/b/status"), &json!({"status": status})).await;
+    let evicted = cluster.post(&format!("{PODS}/a/eviction"), json!({"metadata": {"name": "a"}})).await;
+    assert_eq!(evicted.code, 201, "{}", evicted.text);
+    let budget = cluster.get(&format!("{budgets}/b")).await.body;
+    let condition = &budget["status"]["conditions"][0];
+    assert_eq!((&condition["status"], &condition["reason"]), (&"False".into(), &"InsufficientPods".into()), "{budget}");
+    let managed = budget["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let server = managed.iter().find(|entry| entry["manager"] == "kube-apiserver").cloned().unwrap_or_default();
+    assert_eq!(server["subresource"], "status", "{budget}");
+    assert!(server["fieldsV1"]["f:status"].get("f:disruptionsAllowed").is_some(), "{budget}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shown_even_when_empty_has_an_owner() {
+    let cluster = Cluster::start().await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slice = json!({"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": [], "ports": []});
+    let made = cluster.post(slices, slice).await;
+    assert_eq!(made.body["ports"], Value::Null, "{}", made.text);
+    let owned = &made.body["metadata"]["managedFields"][0]["fieldsV1"];
+    assert_eq!((&owned["f:ports"], &owned["f:endpoints"]), (&json!({}), &json!({})), "{}", made.text);
+    let review = json!({"spec": {"user": "u", "extra": {"a": []}, "nonResourceAttributes": {"path": "/"}}});
+    let answered = cluster.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", review).await;
+    assert_eq!(answered.body["spec"]["extra"]["a"], json!([]), "{}", answered.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_annotation_that_is_a_field_upstream_is_refused_in_patches() {
+    let cluster = Cluster::start().await;
+    let sets = "/apis/apps/v1/namespaces/default/daemonsets";
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template()});
+    cluster.make(sets, json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    let patch = json!({"metadata": {"annotations": {"deprecated.daemonset.template.generation": "x"}}});
+    let refused = cluster.request(Method::PATCH, &format!("{sets}/d"), &patch).await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    assert!(refused.message().ends_with("strconv.ParseInt: parsing \"x\": invalid syntax"), "{}", refused.text);
+    let headers = [("content-type", "application/strategic-merge-patch+json")];
+    let refused = cluster.send(Method::PATCH, &format!("{sets}/d"), &headers, patch.to_string()).await;
+    let text = "strconv.ParseInt: parsing \"x\": invalid syntax";
+    assert_eq!((refused.code, refused.message()), (500, text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_applied_status_can_be_the_first_of_an_object_that_updates_create() {
+    let cluster = Cluster::start().await;
+    let status = |version: &str, kind: &str| format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: z}}\n");
+    let services = "/api/v1/namespaces/default/services/z/status";
+    let refused = apply(&cluster, services, "m", status("v1", "Service")).await;
+    assert_eq!((refused.code, refused.message()), (422, "Service \"z\" is invalid: spec.ports: Required value"));
+    let nameless = cluster.post("/api/v1/namespaces/default/services", json!({})).await;
+    let text = "Service \"\" is invalid: spec.clusterIPs: Invalid value: [\"\"]: failed to allocate IP: IPAddress.networking.k8s.io";
+    assert!(nameless.message().starts_with(text), "{}", nameless.text);
+    let deployments = format!("{DEPLOYMENTS}/z/status");
+    assert_eq!(apply(&cluster, &deployments, "m", status("apps/v1", "Deployment")).await.code, 404);
+    let ranges = "/api/v1/namespaces/default/limitranges/l";
+    let limits = "spec: {limits: [{type: Container, max: {cpu: 2z}}]}";
+    let range = format!("apiVersion: v1\nkind: LimitRange\nmetadata: {{name: l}}\n{limits}\n");
+    let refused = apply(&cluster, ranges, "m", range).await;
+    let text = "failed to convert new object (/l; /v1, Kind=LimitRange) to proper version: unable to convert unstructured object to \
+                /v1, Kind=LimitRange: quantities must match the regular expression \
+                '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+    assert_eq!((refused.code, refused.message()), (500, text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_eviction_with_options_that_make_no_sense_evicts_nobody() {
     let cluster = Cluster::start().await;
     let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
@@ -188,4 +347,6 @@ async fn the_condition_of_a_flow_schema_is_applied() {
     let applied = managers.iter().find(|entry| entry["subresource"] == "status").cloned().unwrap_or_default();
     assert_eq!(applied["manager"], "api-priority-and-fairness-config-consumer-v1", "{}", schema.text);
     assert_eq!(applied["operation"], "Apply");
+    let made = managers.iter().find(|entry| entry["operation"] == "Update").cloned().unwrap_or_default();
+    assert_eq!(made["manager"], "api-priority-and-fairness-config-producer-v1", "{}", schema.text);
 }

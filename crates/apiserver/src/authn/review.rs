@@ -27,17 +27,25 @@ pub async fn token_review(authenticator: &Authenticator, mut review: Value, now:
     }
     let token = review["spec"]["token"].as_str().unwrap_or_default();
     let asked = if asked.is_empty() { authenticator.audiences().to_vec() } else { asked };
-    let status = match authenticator.authenticate_anywhere(token, &asked, now).await {
+    let outcome = authenticator.authenticate_anywhere(token, &asked, now).await;
+    // What the client says of the outcome stays where nothing else is to be said.
+    let mut status = review["status"].as_object().cloned().unwrap_or_default();
+    status.entry("user").or_insert_with(|| json!({}));
+    match outcome {
         Ok(identity) => {
-            let mut status = json!({"authenticated": true, "user": user_info(&identity.user)});
+            status.insert("authenticated", json!(true));
+            status.insert("user", user_info(&identity.user));
+            status.remove("audiences");
             if !identity.audiences.is_empty() {
-                status["audiences"] = json!(identity.audiences);
+                status.insert("audiences", json!(identity.audiences));
             }
-            status
         }
-        Err(error) => json!({"user": {}, "error": error.to_string()}),
-    };
-    review["status"] = status;
+        Err(error) => {
+            status.remove("authenticated");
+            status.insert("error", json!(error.to_string()));
+        }
+    }
+    review["status"] = status.into();
     Ok(review)
 }
 
@@ -93,6 +101,10 @@ mod tests {
         let review = async |spec| token_review(&authenticator, spec, now).await;
         let answer = review(json!({"spec": {"token": "bogus"}})).await.unwrap();
         assert_eq!(answer["status"], json!({"user": {}, "error": "invalid bearer token"}));
+        let said = json!({"authenticated": true, "audiences": ["b"], "error": "e"});
+        let answer =
+            token_review(&authenticator, json!({"spec": {"token": "bogus"}, "status": said}), now).await.unwrap();
+        assert_eq!(answer["status"], json!({"audiences": ["b"], "error": "invalid bearer token", "user": {}}));
         let refused = review(json!({"spec": {}})).await.unwrap_err();
         assert_eq!(
             (refused.code, refused.message.as_str()),

@@ -192,7 +192,10 @@ const SCHEMAS: &[Schema] = &[
     },
 ];
 
-/// Who says so, by upstream's name.
+/// Who makes the objects of flow control, by upstream's name.
+pub const MANAGER: &str = "api-priority-and-fairness-config-producer-v1";
+
+/// Who says in their status what became of them.
 pub const CONDITIONS_MANAGER: &str = "api-priority-and-fairness-config-consumer-v1";
 
 /// What to apply to the status of FlowSchemas whose condition `Dangling` does not say whether their priority level exists.

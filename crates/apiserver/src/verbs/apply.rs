@@ -6,7 +6,7 @@ use api::{ErrorList, Path, Status, Value, defaults, gojson, meta};
 use futures::FutureExt;
 
 use super::create::{authorize, create_object};
-use super::update::replace;
+use super::update::{may_create_by_status, replace};
 use super::{Reply, Request};
 use crate::error::from_store;
 use crate::gateway::Gateway;
@@ -50,7 +50,7 @@ pub(super) async fn apply(gateway: &Gateway, request: &Request) -> Result<Reply,
 
 /// Apply to an object that is not there.
 async fn create(gateway: &Gateway, request: &Request, config: &Value, duplicates: &[String]) -> Result<Reply, Status> {
-    if !request.subresource.is_empty() {
+    if !request.subresource.is_empty() && !may_create_by_status(request) {
         return Err(Status::not_found(group_resource(request), &request.name));
     }
     let zero = request.kind.schema.zero(request.kind.type_id);
@@ -71,7 +71,8 @@ fn merged(request: &Request, live: &Value, config: &Value) -> Result<Value, Stat
     let kind = &request.kind;
     let moment = Moment::now();
     let applied = applied(request, &request.subresource, live, config, &moment).map_err(|refused| refused.status())?;
-    let normalized = normalize(&applied, kind.as_ref()).map_err(|error| Status::unknown(error.message))?;
+    let normalized = normalize(&applied, kind.as_ref())
+        .map_err(|error| Status::unknown(apply::unconvertible(config, &error.reason)))?;
     let mut object = normalized.value;
     check_identity(request, &mut object)?;
     defaults::apply_at(kind.as_ref(), &mut object, &moment.now);

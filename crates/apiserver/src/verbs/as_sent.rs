@@ -1,6 +1,7 @@
 //! The object of a write as the client sent it. Decoding drops empty lists and maps, as storing them would; upstream's rules and messages
 //! tell a list that was given empty (`[]`) from one that was not given (`null`).
 
+use api::schema::{Field, Omit};
 use api::{ErrorList, Kind, Schema, Shape, Value, rules};
 
 use super::{Request, patch};
@@ -50,30 +51,44 @@ pub(super) fn has_empty(text: &[u8]) -> bool {
 
 /// The object with the empty lists and maps of another form of it, which decoding drops.
 pub(super) fn with_empty_lists(kind: &Kind, object: &Value, sent: &Value) -> Value {
-    fill(&kind.schema, Shape::Ref(kind.type_id), object, sent)
+    fill(&kind.schema, Shape::Ref(kind.type_id), object, sent, |_| true)
 }
 
-fn fill(schema: &Schema, shape: Shape, object: &Value, sent: &Value) -> Value {
+/// A new object, or the one that replaces `old`, with those empty lists of the client's body that are shown when they are empty: they
+/// have an owner. `None` where the client sent none.
+pub(crate) fn owned(request: &Request, object: &Value, old: &Value) -> Option<Value> {
+    let is_asked = request.kind.custom().is_none() && has_empty(&request.body);
+    let sent = is_asked.then(|| body(request, old))??;
+    let kind = &request.kind;
+    Some(fill(&kind.schema, Shape::Ref(kind.type_id), object, &sent, |field| field.omit == Omit::Never))
+}
+
+fn fill(schema: &Schema, shape: Shape, object: &Value, sent: &Value, keeps: fn(&Field) -> bool) -> Value {
     match (object, sent) {
         (Value::Null, Value::Array(list)) if list.is_empty() => sent.clone(),
         (Value::Null, Value::Object(map)) if map.is_empty() && matches!(shape, Shape::Map(_)) => sent.clone(),
         (Value::Object(object), Value::Object(sent)) => {
             let mut out = object.clone();
-            for (field, sent) in sent {
-                let known = shape.type_id().map_or(Some(schema.element_of(shape)), |owner| {
-                    schema.field(owner, field).map(|field| field.shape)
-                });
+            for (name, sent) in sent {
+                let there = object.get(name).unwrap_or(&Value::Null);
+                let known = match shape.type_id() {
+                    None => Some(schema.element_of(shape)),
+                    Some(owner) => schema
+                        .field(owner, name)
+                        .filter(|field| !there.is_null() || keeps(field))
+                        .map(|field| field.shape),
+                };
                 let Some(known) = known else { continue };
-                let filled = fill(schema, known, object.get(field).unwrap_or(&Value::Null), sent);
+                let filled = fill(schema, known, there, sent, keeps);
                 if !filled.is_null() {
-                    out.insert(field.clone(), filled);
+                    out.insert(name.clone(), filled);
                 }
             }
             Value::Object(out)
         }
         (Value::Array(list), Value::Array(sent)) if list.len() == sent.len() => {
             let item = schema.element_of(shape);
-            list.iter().zip(sent).map(|(object, sent)| fill(schema, item, object, sent)).collect()
+            list.iter().zip(sent).map(|(object, sent)| fill(schema, item, object, sent, keeps)).collect()
         }
         _ => object.clone(),
     }

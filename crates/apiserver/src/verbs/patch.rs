@@ -107,6 +107,10 @@ pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old:
     };
     let normalized =
         codec::normalize_changed(&patched.object, old, target).map_err(|error| refuse(patch.refusal(&error)))?;
+    if let Some(fault) = (request.kind.strategy.decode_fault)(&normalized.value) {
+        let is_strategic = patch.patch_type() == PatchType::Strategic;
+        return Err(if is_strategic { Status::unknown(fault) } else { refuse(fault) });
+    }
     let mut unknown = normalized.strict_errors;
     unknown.sort();
     let strict: Vec<String> = patch.strict_errors().iter().cloned().chain(unknown).collect();

@@ -129,7 +129,7 @@ async fn change(
             }
             let wanted_uid = meta::uid(&scale);
             if !wanted_uid.is_empty() && wanted_uid != meta::uid(&object) {
-                let text = failed_precondition(target.key, "UID", wanted_uid, meta::uid(&object));
+                let text = failed_precondition(request, target.key, "UID", wanted_uid, meta::uid(&object));
                 return Err(Status::conflict(group_resource(request), &request.name, &text));
             }
             let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(0.into());

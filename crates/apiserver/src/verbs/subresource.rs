@@ -1,6 +1,7 @@
 //! POST to subresources that are acts rather than views: binding, eviction, token.
 
 use ::bytes::Bytes;
+use api::apply::{Writer, track_update};
 use api::json;
 use api::selector::LabelSelector;
 use api::status::GroupResource;
@@ -12,6 +13,7 @@ use crate::admit::{self, Operation};
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::guaranteed::Target;
+use crate::startup::USER_AGENT;
 use crate::storage::ObjectKey;
 use crate::write::{
     Moment, body_format, check_options, decode_stored, failed_precondition, field_validation, group_resource,
@@ -60,6 +62,9 @@ pub(crate) async fn create_binding(gateway: &Gateway, request: &Request) -> Resu
     check_options(request)?;
     let format = body_format(&request.content_type)?;
     let mut decoded = codec::decode(&request.body, format, request.kind.as_ref(), field_validation(request)?)?;
+    decoded.warnings.drain(..).for_each(|text| request.notes.push(text));
+    // Of what is not posted to an object upstream forgets which one was meant.
+    set_metadata(&mut decoded.value, "uid", Value::Null);
     admit::body(gateway, request, Operation::Create, &mut decoded.value, &Value::Null).await?;
     let pods = gateway.kind("", "v1", "pods")?;
     settle_namespace(request, &mut decoded.value)?;
@@ -109,7 +114,7 @@ fn check_bindable(request: &Request, key: &ObjectKey, name: &str, binding: &Valu
     let version = (meta::resource_version(binding), meta::resource_version(pod));
     for (field, (wanted, found)) in [("UID", uid), ("ResourceVersion", version)] {
         if !wanted.is_empty() && wanted != found {
-            let text = failed_precondition(key, field, wanted, found);
+            let text = failed_precondition(request, key, field, wanted, found);
             return Err(Status::conflict(request.kind.as_ref().into(), name, &text));
         }
     }
@@ -269,7 +274,12 @@ async fn spend_budget(
             if unready_pod_may_go(budget, pod) {
                 return Ok(None);
             }
+            let before = budget.clone();
             spend(budget, name, &request.name, &now)?;
+            // The server writes the status of the budget as a client of itself.
+            let writer = Writer { manager: USER_AGENT, subresource: "status", now: &now };
+            let managed = track_update(&kind, &writer, &before, budget);
+            set_metadata(budget, "managedFields", managed);
             Ok((!dry_run).then_some(()))
         },
     );
@@ -329,7 +339,33 @@ fn spend(budget: &mut Value, name: &str, pod: &str, now: &str) -> Result<(), Sta
         budget["status"]["disruptedPods"] = json!({});
     }
     budget["status"]["disruptedPods"][pod] = now.into();
+    if allowed == 1 {
+        forbid_disruption(budget, now);
+    }
     Ok(())
+}
+
+/// Says in the budget's status that it is spent.
+fn forbid_disruption(budget: &mut Value, now: &str) {
+    let observed = budget.pointer("/status/observedGeneration").cloned().unwrap_or(Value::Null);
+    if !budget["status"]["conditions"].is_array() {
+        budget["status"]["conditions"] = json!([]);
+    }
+    let Some(conditions) = budget["status"]["conditions"].as_array_mut() else { return };
+    let old = conditions.iter().position(|condition| condition["type"] == "DisruptionAllowed");
+    let unchanged_since = old.filter(|i| conditions[*i]["status"] == "False");
+    let since = unchanged_since.map_or(Value::from(now), |i| conditions[i]["lastTransitionTime"].clone());
+    let mut condition = json!({ "type": "DisruptionAllowed", "status": "False" });
+    if observed.as_i64().is_some_and(|generation| generation != 0) {
+        condition["observedGeneration"] = observed;
+    }
+    condition["lastTransitionTime"] = since;
+    condition["reason"] = "InsufficientPods".into();
+    condition["message"] = "".into();
+    match old {
+        Some(i) => conditions[i] = condition,
+        None => conditions.push(condition),
+    }
 }
 
 /// Says in the pod's status why it goes.

@@ -55,18 +55,23 @@ fn object_of(request: &Request) -> Result<Value, Status> {
 
 /// PUT to an object that is not there.
 async fn create_missing(gateway: &Gateway, request: &Request, mut object: Value) -> Result<Reply, Status> {
-    // The status of such a kind can be the first that is written of an object; any other part cannot.
-    if !request.kind.rules.create_on_update || !["", "status"].contains(&request.subresource.as_str()) {
+    let is_whole = request.subresource.is_empty() && request.kind.rules.create_on_update;
+    if !is_whole && !may_create_by_status(request) {
         return Err(Status::not_found(group_resource(request), &request.name));
     }
     if !meta::uid(&object).is_empty() {
         let key = ObjectKey::new(&request.kind, &request.namespace, &request.name);
-        let text = failed_precondition(&key, "UID", meta::uid(&object), "");
+        let text = failed_precondition(request, &key, "UID", meta::uid(&object), "");
         return Err(Status::conflict(group_resource(request), &request.name, &text));
     }
     set_metadata(&mut object, "resourceVersion", Value::Null);
     authorize(gateway, request)?;
     create_object(gateway, request, object, Ownership::Track).await
+}
+
+/// The status can be the first that is written of an object whose kind is created by updates; no other part can.
+pub(super) fn may_create_by_status(request: &Request) -> bool {
+    request.subresource == "status" && request.kind.rules.create_on_update
 }
 
 /// One try to put `object` (decoded and defaulted) in the place of `live`.
@@ -136,7 +141,7 @@ fn check_preconditions(
     let new_uid = meta::uid(object);
     // A patch has no precondition; what it makes of the uid is a matter of validation.
     if request.verb != "patch" && !new_uid.is_empty() && new_uid != meta::uid(old) {
-        let text = failed_precondition(key, "UID", new_uid, meta::uid(old));
+        let text = failed_precondition(request, key, "UID", new_uid, meta::uid(old));
         return Err(Status::conflict(group_resource(request), &request.name, &text));
     }
     if wanted == Revision(0) {
