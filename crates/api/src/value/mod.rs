@@ -1,8 +1,8 @@
 //! JSON in memory: what a decoded object is.
 //!
-//! The reading of unusual text and the writing of all are serde_json's; the tree is our own, because every write of the API server makes and drops
-//! a few. A value takes 32 bytes, where serde_json's ordered maps take 72 and hash each name; names and short texts lie in the tree
-//! itself, and clones of an object share it until they differ.
+//! The reading of unusual text and the writing of all are serde_json's; the tree is our own, because every write of the API server
+//! makes and drops a few. A value takes 32 bytes, where serde_json's ordered maps take 72 and hash each name; names and short texts
+//! lie in the tree itself, and clones of an object share it until they differ.
 
 mod convert;
 mod document;
@@ -11,18 +11,20 @@ mod json;
 mod make;
 mod map;
 mod read;
+mod skip;
 mod text;
 
 use std::fmt;
 
-pub use document::{Malformed, Members, value_end};
-pub(crate) use document::{plain, plain_end, string_end};
+pub(crate) use document::plain;
 pub use index::ValueIndex;
 pub use make::to_value;
 pub(crate) use map::Fields;
 pub use map::{Entry, Map, OccupiedEntry, VacantEntry};
 pub use read::from_value;
 pub use serde_json::Number;
+pub use skip::{Malformed, Members, value_end};
+pub(crate) use skip::{plain_end, string_end};
 
 /// The text of a value or the name of a field. Up to 24 bytes need no allocation.
 pub type Text = compact_str::CompactString;

@@ -257,6 +257,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn events_may_be_written_in_another_order_and_with_spaces() {
+        let line = format!("{{ \"object\" : {}, \"type\" : \"ADDED\" }} \n", object("a", "11"));
+        let (connection, _) = scripted(vec![list("10", "", &[]), (200, line)]);
+        let informer = InformerFactory::new(connection, Shutdown::new()).informer::<ConfigMap>();
+        informer.reached(11).await;
+        assert_eq!(informer.list().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_condition_that_never_changed_is_seen() {
         let service = |name: &str, version: &str| {
             let condition =
