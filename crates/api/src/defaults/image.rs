@@ -80,6 +80,7 @@ mod tests {
     #[test]
     fn only_latest_is_always_pulled() {
         let digest = "x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let (fits, too_long) = ("a".repeat(237), "a".repeat(238));
         let cases = [
             ("x", "Always"),
             ("x:latest", "Always"),
@@ -88,8 +89,8 @@ mod tests {
             ("gcr.io/a/b:v1", "IfNotPresent"),
             (digest, "IfNotPresent"),
             ("Bad Image", "IfNotPresent"),
-            (&"a".repeat(237), "Always"),
-            (&"a".repeat(238), "IfNotPresent"),
+            (fits.as_str(), "Always"),
+            (too_long.as_str(), "IfNotPresent"),
             ("", "IfNotPresent"),
         ];
         for (image, policy) in cases {

@@ -570,9 +570,9 @@ mod tests {
             json!({"containers": [{"name": "z"}, {"$patch": "replace"}], "labels": {"$patch": "delete"}}),
             json!({"containers": [{"name": "z"}], "labels": {}}),
         );
-        let error = run(original, json!({"labels": {"$patch": "bogus"}})).expect_err("refused");
+        let error = run(original.clone(), json!({"labels": {"$patch": "bogus"}})).expect_err("refused");
         assert_eq!(error.to_string(), "unknown patch type: bogus in map: map[$patch:bogus]");
-        let error = run(json!({}), json!({"strategy": {"$patch": 1}})).expect_err("refused");
+        let error = run(original, json!({"labels": {"$patch": 1}})).expect_err("refused");
         assert_eq!(error.to_string(), "unknown patch type: %!s(int64=1) in map: map[$patch:1]");
     }
 

@@ -131,8 +131,9 @@ fn innermost_flow(text: &str) -> Option<char> {
 }
 
 fn alias_at(text: &str, at: usize) -> &str {
-    let rest = &text[at.min(text.len())..];
-    let name = rest.find('*').map_or("", |star| &rest[star + 1..]);
+    let (before, after) = text.split_at(at);
+    let star = after.find('*').map(|star| at + star).or_else(|| before.rfind('*'));
+    let name = star.map_or("", |star| &text[star + 1..]);
     let end = name.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-'))).unwrap_or(name.len());
     &name[..end]
 }
