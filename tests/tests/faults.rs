@@ -198,8 +198,8 @@ async fn backups_and_restores_that_are_killed_leave_nothing_half_done() -> Resul
         if is_empty_or_gone(&dir) {
             let again = command.output()?;
             ensure!(again.status.success(), "{what}: {}", String::from_utf8_lossy(&again.stderr));
+            ensure!(scratch(&parent).is_none(), "{what}: the next restore removes what the killed one left");
         }
-        ensure!(scratch(&parent).is_none(), "{what}: the next restore removes what the killed one left");
         let again = durable.emptied()?;
         let mut command = Command::new(binary());
         command
