@@ -1,7 +1,7 @@
 //! Ownership after a plain write: whoever changes a field owns it, and the former owners do not.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use super::Writer;
 use super::compare::{Comparison, compare};
@@ -160,35 +160,31 @@ impl From<Comparison> for Changes {
 
 /// Is there a version of the kind by this name?
 fn is_served(kind: &Kind, api_version: &str) -> bool {
+    api_version == kind.api_version() || in_version(kind, api_version).is_some()
+}
+
+/// The kind in the version by this name; `None` when that is not served any more.
+fn in_version(kind: &Kind, api_version: &str) -> Option<Arc<Kind>> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    if (group, version) == (kind.group.as_ref(), kind.version.as_ref()) {
-        return true;
-    }
     match kind.custom() {
-        Some(custom) => group == kind.group && custom.definition().version_kind(version).is_some(),
+        Some(custom) if group == kind.group => custom.definition().version_kind(version).map(Arc::new),
+        Some(_) => None,
         None => {
             let other = kinds::builtin().by_kind(group, version, &kind.kind);
-            other.is_some_and(|other| other.storage_prefix == kind.storage_prefix)
+            other.filter(|other| other.storage_prefix == kind.storage_prefix).cloned()
         }
     }
 }
 
 /// The changes as a manager sees them who wrote in another version; `None` when that version is not served any more.
 fn changes_in_version(kind: &Kind, api_version: &str, live: &Value, new: &Value) -> Result<Option<Changes>, String> {
-    let registry = kinds::builtin();
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    if let Some(custom) = kind.custom() {
-        let other = (group == kind.group).then(|| custom.definition().version_kind(version)).flatten();
-        let Some(other) = other else { return Ok(None) };
+    let Some(other) = in_version(kind, api_version) else { return Ok(None) };
+    if kind.custom().is_some() {
         // Versions differ in what they know of an object; a webhook's conversion is not asked here.
         let node = Node::root(&other.schema, other.type_id);
         check(node, live).map_err(|error| format!("failed to convert old object: {error}"))?;
         check(node, new).map_err(|error| format!("failed to convert new object: {error}"))?;
         return Ok(Some(compare(node, live, new).into()));
-    }
-    let Some(other) = registry.by_kind(group, version, &kind.kind) else { return Ok(None) };
-    if other.storage_prefix != kind.storage_prefix {
-        return Ok(None);
     }
     let converted = |object: &Value| {
         let stored = match kind.conversion {

@@ -86,10 +86,10 @@ impl Writer<'_> {
         }
     }
 
-    /// The entries of a map in the order in which they are there.
-    fn entries(&mut self, map: &Map, element: Shape) {
+    /// The entries of a map in the order in which they come.
+    fn entries<'v>(&mut self, entries: impl IntoIterator<Item = (&'v Text, &'v Value)>, element: Shape) {
         self.out.push(b'{');
-        for (n, (key, value)) in map.iter().enumerate() {
+        for (n, (key, value)) in entries.into_iter().enumerate() {
             self.entry(n, key, element, value);
         }
         self.out.push(b'}');
@@ -129,11 +129,7 @@ impl Writer<'_> {
         }
         let mut entries: Vec<(&Text, &Value)> = map.iter().collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
-        self.out.push(b'{');
-        for (n, (key, value)) in entries.into_iter().enumerate() {
-            self.entry(n, key, element, value);
-        }
-        self.out.push(b'}');
+        self.entries(entries, element);
     }
 
     fn entry(&mut self, n: usize, key: &str, element: Shape, value: &Value) {

@@ -24,7 +24,7 @@ pub use map::{Entry, Map, OccupiedEntry, VacantEntry};
 pub use read::from_value;
 pub use serde_json::Number;
 pub use skip::{Malformed, Members, value_end};
-pub(crate) use skip::{plain_end, string_end};
+pub(crate) use skip::{number_end, plain_end, space_end, string_end};
 
 /// The text of a value or the name of a field. Up to 24 bytes need no allocation.
 pub type Text = compact_str::CompactString;

@@ -48,7 +48,7 @@ fn end_of_value(json: &[u8], mut at: usize) -> Option<usize> {
                 at = space_end(json, at + 1);
                 // The brackets' codes are two apart.
                 if *json.get(at)? != *open + 2 {
-                    at = if is_object { value_of_field(json, at)? } else { at };
+                    at = if is_object { field(json, at)?.1 } else { at };
                     continue;
                 }
                 around.depth -= 1;
@@ -66,7 +66,7 @@ fn end_of_value(json: &[u8], mut at: usize) -> Option<usize> {
             }
             at = space_end(json, at);
             match (json.get(at)?, around.is_object()) {
-                (b',', true) => at = value_of_field(json, space_end(json, at + 1))?,
+                (b',', true) => at = field(json, space_end(json, at + 1))?.1,
                 (b',', false) => at = space_end(json, at + 1),
                 (b'}', true) | (b']', false) => {
                     around.depth -= 1;
@@ -80,10 +80,11 @@ fn end_of_value(json: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Where the value begins of the field that begins at `at`.
-fn value_of_field(json: &[u8], at: usize) -> Option<usize> {
-    let colon = space_end(json, step_over_string(json, at)?);
-    (json.get(colon)? == &b':').then(|| space_end(json, colon + 1))
+/// Of the field that begins at `at`: where its name ends, and where its value begins.
+fn field(json: &[u8], at: usize) -> Option<(usize, usize)> {
+    let name_end = step_over_string(json, at)?;
+    let colon = space_end(json, name_end);
+    (json.get(colon)? == &b':').then(|| (name_end, space_end(json, colon + 1)))
 }
 
 /// Behind the string that begins at `at`.
@@ -145,12 +146,8 @@ impl<'t> Members<'t> {
             _ => return None,
         }
         self.begun = true;
-        let end = step_over_string(self.json, at)?;
-        let colon = space_end(self.json, end);
-        if self.json.get(colon)? != &b':' {
-            return None;
-        }
-        self.at = space_end(self.json, colon + 1);
+        let (end, value) = field(self.json, at)?;
+        self.at = value;
         let name = &self.json[at..end];
         Some(Some(match memchr(b'\\', name) {
             Some(_) => Cow::Owned(serde_json::from_slice(name).ok()?),
@@ -183,7 +180,7 @@ impl<'t> Members<'t> {
     }
 }
 
-pub(super) fn space_end(json: &[u8], mut at: usize) -> usize {
+pub(crate) fn space_end(json: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\r' | b'\t') = json.get(at) {
         at += 1;
     }
@@ -191,7 +188,7 @@ pub(super) fn space_end(json: &[u8], mut at: usize) -> usize {
 }
 
 /// Behind the number that begins at `at`.
-pub(super) fn number_end(json: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn number_end(json: &[u8], mut at: usize) -> Option<usize> {
     let digits = |at: usize| at + json[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     if json.get(at)? == &b'-' {
         at += 1;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{DEPTH_MAX, ParseError, Reader, Result};
 use crate::Text;
-use crate::value::string_end;
+use crate::value::{number_end, space_end, string_end};
 
 impl<'t> Reader<'_, 't> {
     pub(super) fn peek(&self) -> Result<u8> {
@@ -12,9 +12,7 @@ impl<'t> Reader<'_, 't> {
     }
 
     pub(super) fn skip_space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.bytes.get(self.at) {
-            self.at += 1;
-        }
+        self.at = space_end(self.bytes, self.at);
     }
 
     /// Steps over an opening bracket.
@@ -149,40 +147,8 @@ impl<'t> Reader<'_, 't> {
     /// A number by JSON's grammar, as text.
     pub(super) fn number(&mut self) -> Result<&'t str> {
         let start = self.at;
-        if self.bytes.get(self.at) == Some(&b'-') {
-            self.at += 1;
-        }
-        match self.peek()? {
-            b'0' => self.at += 1,
-            b'1'..=b'9' => self.digits(),
-            _ => return Err(ParseError::Syntax),
-        }
-        if self.bytes.get(self.at) == Some(&b'.') {
-            self.at += 1;
-            self.some_digits()?;
-        }
-        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.bytes.get(self.at) {
-                self.at += 1;
-            }
-            self.some_digits()?;
-        }
+        self.at = number_end(self.bytes, start).ok_or(ParseError::Syntax)?;
         Ok(&self.text[start..self.at])
-    }
-
-    pub(super) fn digits(&mut self) {
-        while self.bytes.get(self.at).is_some_and(u8::is_ascii_digit) {
-            self.at += 1;
-        }
-    }
-
-    pub(super) fn some_digits(&mut self) -> Result<()> {
-        if !self.peek()?.is_ascii_digit() {
-            return Err(ParseError::Syntax);
-        }
-        self.digits();
-        Ok(())
     }
 
     /// Steps over any value, checking only its grammar.
