@@ -79,15 +79,15 @@ enum Place {
 
 /// Compares two objects of one type. `metadata.managedFields` is not looked at: it describes, it is not described.
 pub(super) fn compare(node: Node<'_>, old: &Value, new: &Value) -> Comparison {
+    if old == new {
+        return Comparison::default();
+    }
     // The empty path stands for the object and is in no set.
     visit(node, Place::Root, Some(old), Some(new)).below
 }
 
+/// What differs between two values that are not equal: most of two versions is, and nothing below equal values can differ.
 fn visit(node: Node<'_>, place: Place, old: Option<&Value>, new: Option<&Value>) -> Found {
-    // Most of two versions is the same; nothing below equal values can differ.
-    if old == new {
-        return Found::default();
-    }
     if node.is_open() && old.is_some() && new.is_some() {
         return open(node, place, old, new);
     }
@@ -183,7 +183,8 @@ fn item(node: Node<'_>, old: &[usize], old_list: &[Value], new: &[usize], new_li
     let old: Vec<&Value> = old.iter().filter_map(|i| old_list.get(*i)).collect();
     let new: Vec<&Value> = new.iter().filter_map(|i| new_list.get(*i)).collect();
     if old.len() <= 1 && new.len() <= 1 {
-        return visit(node, Place::Below, old.first().copied(), new.first().copied());
+        let (old, new) = (old.first().copied(), new.first().copied());
+        return if old == new { Found::default() } else { visit(node, Place::Below, old, new) };
     }
     if old.is_empty() {
         Found::own(Change::Added)

@@ -335,8 +335,13 @@ impl PartialEq for Map {
         {
             return true;
         }
-        self.len() == other.len()
-            && (self.fields() == other.fields() || self.iter().all(|(name, value)| other.get(name) == Some(value)))
+        let (ours, theirs) = (self.fields(), other.fields());
+        // Each value is compared once, or the time would double with each level of a tree.
+        let is_same = |(at, (name, value)): (usize, &(Text, Value))| match &theirs[at] {
+            (other, theirs) if other == name => theirs == value,
+            _ => other.get(name) == Some(value),
+        };
+        ours.len() == theirs.len() && ours.iter().enumerate().all(is_same)
     }
 }
 

@@ -48,6 +48,15 @@ fn a_clone_is_the_same_tree_until_one_of_the_two_changes() {
 }
 
 #[test]
+fn deep_trees_are_compared_in_one_pass() {
+    let nested = |leaf: i64| (0..500).fold(Value::from(leaf), |inner, _| json!({"first": 0, "next": inner}));
+    assert_eq!(nested(1), nested(1));
+    assert_ne!(nested(1), nested(2));
+    assert_eq!(json!({"a": {"b": 1, "c": 2}}), json!({"a": {"c": 2, "b": 1}}));
+    assert_ne!(json!({"a": 1, "b": 2}), json!({"b": 1, "a": 2}));
+}
+
+#[test]
 fn looking_for_nothing_to_change_changes_nothing() {
     let original = map(0..3);
     let mut same = original.clone();
