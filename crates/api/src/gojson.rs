@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::Value;
 use crate::field::go_quote;
-use crate::value::{Fields, Text, plain};
+use crate::value::{Fields, Text, plain, unusual};
 
 /// Duplicates remembered per document; a hostile body cannot make the error long.
 const DUPLICATES_MAX: usize = 100;
@@ -26,7 +26,7 @@ pub fn parse(bytes: &[u8]) -> Result<Document, String> {
         return Ok(Document { value, duplicates: Vec::new() });
     }
     let mut duplicates = Vec::new();
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let mut deserializer = unusual(bytes);
     let seed = Seed { place: Place::Root, duplicates: &mut duplicates };
     let parsed = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
     match parsed {

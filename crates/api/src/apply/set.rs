@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::element::Element;
 use super::node::{Atom, Node};
-use crate::value::Fields;
+use crate::value::{DEPTH_MAX, Fields};
 use crate::{Map, Value};
 
 /// A set of paths. Invariant: no node is both outside the set and without children.
@@ -56,9 +56,6 @@ impl Step {
         !self.member && self.below.is_empty()
     }
 }
-
-/// Deeper FieldsV1 objects are refused: no object is that deep.
-const DEPTH_MAX: usize = 256;
 
 impl Set {
     pub fn new() -> Self {

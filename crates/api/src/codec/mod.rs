@@ -24,7 +24,7 @@ use crate::custom::CustomVersion;
 use crate::gojson;
 use crate::status::Status;
 
-/// Nesting beyond this is refused; the deepest object of upstream's own API is a tenth of it.
+/// What clients nest deeper than this is refused; the deepest object of upstream's own API is a tenth of it.
 pub(crate) const DEPTH_MAX: usize = 512;
 
 /// `?fieldValidation=`: what becomes of unknown and duplicate fields.

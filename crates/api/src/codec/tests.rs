@@ -373,14 +373,18 @@ fn quantities_times_and_escapes_are_canonical() {
 fn hostile_nesting_is_refused() {
     let body = format!("{{\"x\":{}", "[".repeat(100_000));
     assert!(refused("", "v1", "ConfigMap", &body).contains("exceeded max depth"));
-    let yaml = "[".repeat(100_000);
-    let error =
-        decode(yaml.as_bytes(), Format::Yaml, kind("", "v1", "ConfigMap"), FieldValidation::Warn).expect_err("refused");
-    assert!(
-        error.message.starts_with("the object provided is unrecognized (must be of type ConfigMap): yaml: "),
-        "{}",
-        error.message
-    );
+    // Each list holds the one before it.
+    let nested = |n: usize, inner: String| format!("- &n{n} {}{inner}{}\n", "[".repeat(400), "]".repeat(400));
+    let aliases = (1..60).map(|n| nested(n, format!("*n{}", n - 1)));
+    let chained: String = std::iter::once(nested(0, String::new())).chain(aliases).collect();
+    for yaml in ["[".repeat(100_000), chained] {
+        let error = decode(yaml.as_bytes(), Format::Yaml, kind("", "v1", "ConfigMap"), FieldValidation::Warn);
+        let message = error.expect_err("refused").message;
+        assert!(
+            message.starts_with("the object provided is unrecognized (must be of type ConfigMap): yaml: "),
+            "{message}"
+        );
+    }
 }
 
 /// Every recorded request whose body is an object of a built-in kind: the refusal or the warnings must be the recorded ones.

@@ -4,6 +4,7 @@
 
 use crate::json;
 
+use crate::codec::DEPTH_MAX;
 use crate::{Value, gojson};
 
 use super::{Patch, PatchError, PatchType};
@@ -174,7 +175,13 @@ fn get(document: &mut Value, path: &str) -> Result<Value, String> {
     }
 }
 
+/// What short operations put into each other must not be deeper than what one body may hold.
+fn check_depth(path: &str, value: &Value) -> Result<(), String> {
+    if path.matches('/').count() + value.depth() > DEPTH_MAX { Err("exceeded max depth".to_owned()) } else { Ok(()) }
+}
+
 fn add(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    check_depth(path, &value)?;
     let (container, key) = container(document, path).ok_or_else(|| missing("add", path))?;
     match container {
         Value::Object(map) => {
@@ -202,6 +209,7 @@ fn remove(document: &mut Value, path: &str) -> Result<Value, String> {
 }
 
 fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    check_depth(path, &value)?;
     if path.is_empty() {
         if !matches!(value, Value::Object(_) | Value::Array(_)) {
             return Err("replace operation value must be object or array".to_owned());
@@ -251,6 +259,20 @@ mod tests {
             {"op": "copy", "from": "/data/b", "path": "/data/y~1~0"},
         ]);
         assert_eq!(data(operations), json!({"b": "2", "z": "1", "y/~": "2"}));
+    }
+
+    /// Each `copy` puts the object into itself.
+    #[test]
+    fn operations_nest_no_deeper_than_a_body() {
+        let doubled = |times: u32| {
+            let copy =
+                |n: u32| json!({"op": "copy", "from": "/data", "path": "/data".to_owned() + &"/a".repeat(1 << n)});
+            let mut operations = vec![json!({"op": "replace", "path": "/data", "value": {}})];
+            operations.extend((0..times).map(copy));
+            run(operations.into())
+        };
+        assert_eq!(doubled(8).expect("applies").depth(), 257);
+        assert_eq!(doubled(16), Err(PatchError::Unprocessable("exceeded max depth".to_owned())));
     }
 
     #[test]

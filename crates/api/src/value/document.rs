@@ -3,12 +3,13 @@
 //! Every update reads the stored object, every patch its body. What is plain (all that a server stores, nearly all that clients
 //! send) is read here in one pass; whatever is not is left to serde_json, which knows what is wrong with it.
 
+use serde::Deserialize as _;
+use serde_json::de::SliceRead;
+
 use super::map::Fields;
 use super::skip::{number_end, plain_end, space_end, string_end};
-use super::{Map, Number, Text, Value};
+use super::{DEPTH_MAX, Map, Number, Text, Value, value_end};
 
-/// serde_json's own limit: what nests deeper is refused, before anything that merges or compares has to go as deep.
-const DEPTH_MAX: usize = 127;
 /// More digits and a sign may not fit.
 const DIGITS_MAX: usize = 18;
 
@@ -17,10 +18,25 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// serde_json's: what is no JSON, nests deeper than 127 or is followed by something else.
+    /// serde_json's: what is no JSON, nests deeper than 1,024 or is followed by something else.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
-        plain(json).map_or_else(|| serde_json::from_slice(json), Ok)
+        if let Some(value) = plain(json) {
+            return Ok(value);
+        }
+        let mut reader = unusual(json);
+        let value = Self::deserialize(&mut reader)?;
+        reader.end().map(|()| value)
     }
+}
+
+/// serde_json's reader of a document that is not [`plain`]. Its own limit of depth, of 127, does not hold for what is known not to be
+/// too deep.
+pub(crate) fn unusual(json: &[u8]) -> serde_json::Deserializer<SliceRead<'_>> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    if value_end(json, space_end(json, 0)).is_ok() {
+        reader.disable_recursion_limit();
+    }
+    reader
 }
 
 /// The document, when it is valid, gives no field twice and is not unusual in another way.
@@ -256,8 +272,6 @@ mod tests {
             "{\"a\":{\"b\":[1,{\"c\":\"d\\\"\"}]}} ",
             "[1]]",
             &deep(127),
-            &deep(128),
-            &deep(300),
             &format!("{{{many}\"f7\":1}}"),
             &format!("{{{many}\"f\":1}}"),
         ] {
@@ -273,8 +287,14 @@ mod tests {
                 "{text}"
             );
         }
-        assert_eq!(value_end(deep(512).as_bytes(), 0), Ok(1024));
-        assert_eq!(value_end(deep(513).as_bytes(), 0), Err(Malformed));
+        assert_eq!(value_end(deep(DEPTH_MAX).as_bytes(), 0), Ok(2 * DEPTH_MAX));
+        assert_eq!(value_end(deep(DEPTH_MAX + 1).as_bytes(), 0), Err(Malformed));
+        // The same depth, be the document plain or not.
+        for number in ["1", "1e3"] {
+            let list = |depth| format!("{}{number}{}", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(Value::from_json(list(DEPTH_MAX).as_bytes()).expect("deep").depth(), DEPTH_MAX);
+            assert!(Value::from_json(list(DEPTH_MAX + 1).as_bytes()).is_err());
+        }
         assert_eq!(plain(b"{\"a\":1,\"a\":3}"), None);
         assert_eq!(value_end(br#"{"a":{"b":"}\""},"c":1}"#, 5), Ok(16));
         assert_eq!(value_end(br#"{"a":12.5e3,"c":1}"#, 5), Ok(11));

@@ -16,7 +16,7 @@ mod text;
 
 use std::fmt;
 
-pub(crate) use document::plain;
+pub(crate) use document::{plain, unusual};
 pub use index::ValueIndex;
 pub use make::to_value;
 pub(crate) use map::Fields;
@@ -25,6 +25,10 @@ pub use read::from_value;
 pub use serde_json::Number;
 pub use skip::{Malformed, Members, value_end};
 pub(crate) use skip::{number_end, plain_end, space_end, string_end};
+
+/// Objects and lists within each other in a document that is read here. What a server holds is a little deeper than what it took from
+/// a client: the ownership of the deepest field is told within the metadata.
+pub(crate) const DEPTH_MAX: usize = 2 * crate::codec::DEPTH_MAX;
 
 /// The text of a value or the name of a field. Up to 24 bytes need no allocation.
 pub type Text = compact_str::CompactString;
@@ -112,6 +116,15 @@ impl Value {
 
     pub fn as_object_mut(&mut self) -> Option<&mut Map> {
         if let Self::Object(map) = self { Some(map) } else { None }
+    }
+
+    /// How many objects and lists lie within each other here, this one counted; 0 for anything else.
+    pub(crate) fn depth(&self) -> usize {
+        match self {
+            Self::Array(list) => 1 + list.iter().map(Self::depth).max().unwrap_or(0),
+            Self::Object(map) => 1 + map.values().map(Self::depth).max().unwrap_or(0),
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::String(_) => 0,
+        }
     }
 
     /// The value, with null in its place.

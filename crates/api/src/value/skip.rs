@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use memchr::{memchr, memchr2};
 
-use crate::codec::DEPTH_MAX;
+use super::DEPTH_MAX;
 
 /// Text that is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,17 +14,19 @@ use super::super::time::{self, Precision};
 use super::envelope;
 use super::layout::{Layout, Place, find, layout};
 use super::wire::{BYTES, FIXED64, Result, Tag, VARINT, Wire, WireError};
-use crate::Map;
 use crate::quantity::{Quantity, QuantityError};
 use crate::schema::{Field, Schema, Shape, Type, TypeId};
+use crate::{Map, codec};
 
-/// Nesting beyond this is refused; only JSON schemas nest without end.
-const DEPTH_MAX: usize = 256;
+/// Messages within each other; only JSON schemas nest without end. A message in a list is two levels of JSON.
+const DEPTH_MAX: usize = codec::DEPTH_MAX / 2;
+
+const TOO_DEEP: &str = "exceeded max depth";
 
 /// Reads a message of a built-in type.
 pub(super) fn message(bytes: &[u8], id: TypeId, depth: usize) -> Result<Value> {
     if depth > DEPTH_MAX {
-        return Err(WireError("exceeded max depth".into()));
+        return Err(WireError(TOO_DEEP.into()));
     }
     let schema = Schema::builtin();
     let ty = schema.get(id);
@@ -212,6 +214,7 @@ impl<'b> Reader<'b> {
         }
         match json::any(&String::from_utf8_lossy(raw)) {
             Some(Value::Null) => Ok(None),
+            Some(value) if 2 * self.depth + value.depth() > codec::DEPTH_MAX => Err(WireError(TOO_DEEP.into())),
             Some(value) => Ok(Some(value)),
             None => {
                 Err(WireError(crate::gojson::syntax_error(raw).unwrap_or_else(|| "invalid embedded JSON".to_owned())))

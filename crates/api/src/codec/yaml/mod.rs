@@ -19,6 +19,8 @@ use crate::field::go_quote;
 /// Values an expanded document may hold, so that aliases of aliases cannot fill memory.
 const NODES_MAX: usize = 1_000_000;
 
+const TOO_DEEP: &str = "yaml: exceeded max depth";
+
 /// A document as JSON.
 #[derive(Debug)]
 pub struct Document {
@@ -86,7 +88,7 @@ impl<'t> Builder<'t> {
     fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<(Value, bool), String> {
         self.count(1)?;
         if depth > DEPTH_MAX {
-            return Err("yaml: exceeded max depth".to_owned());
+            return Err(TOO_DEEP.to_owned());
         }
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -113,6 +115,9 @@ impl<'t> Builder<'t> {
                     .cloned()
                     .ok_or_else(|| format!("yaml: line {}: anchor value contains itself", span.start.line()))?;
                 self.count(size(&value))?;
+                if depth + value.depth() > DEPTH_MAX {
+                    return Err(TOO_DEEP.to_owned());
+                }
                 (value, 0)
             }
             _ => return Err(format!("yaml: line {}: did not find expected node content", span.start.line())),
