@@ -1,8 +1,8 @@
 //! What changed between two versions of a typed object.
 
 use super::element::Element;
-use super::node::{Atom, Items, Node, entries, items};
-use super::set::Set;
+use super::node::{Atom, Items, Node, Steps, entries, items};
+use super::set::{Level, Set};
 use crate::Value;
 
 /// The paths that differ between an old and a new object; the three sets are disjoint.
@@ -39,13 +39,30 @@ impl Comparison {
     pub(super) fn into_changed(self) -> Set {
         self.added.union(&self.modified)
     }
+}
 
-    /// What was found at a step below becomes part of what was found here.
-    fn attach(&mut self, step: &Element, found: Found) {
+/// What is found in the parts of one value.
+#[derive(Default)]
+struct Parts {
+    added: Level,
+    modified: Level,
+    removed: Level,
+}
+
+impl Parts {
+    fn put(&mut self, step: &Element, found: Found) {
         let Comparison { added, modified, removed } = found.below;
         self.added.put(step, found.own == Some(Change::Added), added);
         self.modified.put(step, found.own == Some(Change::Modified), modified);
         self.removed.put(step, found.own == Some(Change::Removed), removed);
+    }
+
+    fn into_comparison(self) -> Comparison {
+        Comparison {
+            added: self.added.into_set(),
+            modified: self.modified.into_set(),
+            removed: self.removed.into_set(),
+        }
     }
 }
 
@@ -143,14 +160,14 @@ fn open(node: Node<'_>, place: Place, old: Option<&Value>, new: Option<&Value>) 
 
 fn map(node: Node<'_>, place: Place, atom: &Atom<'_>, old: Option<&Value>, new: Option<&Value>) -> Comparison {
     let (old, new) = (entries(old), entries(new));
-    let mut out = Comparison::default();
+    let mut out = Parts::default();
     let mut entry = |name: &str, old: Option<&Value>, new: Option<&Value>| {
         if old == new || (place == Place::Metadata && name == "managedFields") {
             return;
         }
         let Some(below) = atom.field(node, name) else { return };
         let place = if place == Place::Root && name == "metadata" { Place::Metadata } else { Place::Below };
-        out.attach(&Element::field(name), visit(below, place, old, new));
+        out.put(&Element::field(name), visit(below, place, old, new));
     };
     for (name, new_entry) in new.into_iter().flatten() {
         entry(name, old.and_then(|m| m.get(name)), Some(new_entry));
@@ -160,52 +177,53 @@ fn map(node: Node<'_>, place: Place, atom: &Atom<'_>, old: Option<&Value>, new: 
             entry(name, Some(old_entry), None);
         }
     }
-    out
+    out.into_comparison()
 }
 
 fn list(element: Node<'_>, kind: Items<'_>, old: Option<&Value>, new: Option<&Value>) -> Comparison {
-    let (old, new) = (indexed(element, kind, items(old)), indexed(element, kind, items(new)));
-    let find = |list: &[(Element, Vec<usize>)], step: &Element| list.iter().position(|(other, _)| other == step);
-    let (old_items, new_items) = (&old.0, &new.0);
-    let mut out = Comparison::default();
-    for (step, at) in new_items {
-        let before = find(old_items, step).map(|i| &old_items[i].1);
-        out.attach(step, item(element, before.map_or(&[], |at| at.as_slice()), old.1, at, new.1));
+    let (old, new) = (items(old), items(new));
+    let (old_steps, new_steps) = (element.steps(kind, old), element.steps(kind, new));
+    let mut out = Parts::default();
+    for (at, step) in new_steps.keys().iter().enumerate() {
+        let Some(own) = step.as_ref().filter(|_| new_steps.first(step) == Some(at)) else { continue };
+        out.put(own, item(element, found(&old_steps, step, old), found(&new_steps, step, new)));
     }
-    for (step, at) in old_items.iter().filter(|(step, _)| find(new_items, step).is_none()) {
-        out.attach(step, item(element, at, old.1, &[], new.1));
-    }
-    out
-}
-
-/// Items of one key. Where a key is there twice, the items are looked at as one value.
-fn item(node: Node<'_>, old: &[usize], old_list: &[Value], new: &[usize], new_list: &[Value]) -> Found {
-    let old: Vec<&Value> = old.iter().filter_map(|i| old_list.get(*i)).collect();
-    let new: Vec<&Value> = new.iter().filter_map(|i| new_list.get(*i)).collect();
-    if old.len() <= 1 && new.len() <= 1 {
-        let (old, new) = (old.first().copied(), new.first().copied());
-        return if old == new { Found::default() } else { visit(node, Place::Below, old, new) };
-    }
-    if old.is_empty() {
-        Found::own(Change::Added)
-    } else if new.is_empty() {
-        Found::own(Change::Removed)
-    } else if old != new {
-        Found::own(Change::Modified)
-    } else {
-        Found::default()
-    }
-}
-
-/// The items of a list by step, in order of first appearance.
-fn indexed<'v>(element: Node<'_>, kind: Items<'_>, list: &'v [Value]) -> (Vec<(Element, Vec<usize>)>, &'v [Value]) {
-    let mut out: Vec<(Element, Vec<usize>)> = Vec::with_capacity(list.len());
-    for (index, item) in list.iter().enumerate() {
-        let Ok(step) = element.item(kind, item) else { continue };
-        match out.iter_mut().find(|(other, _)| *other == step) {
-            Some((_, at)) => at.push(index),
-            None => out.push((step, vec![index])),
+    for (at, step) in old_steps.keys().iter().enumerate() {
+        let Some(own) = step.as_ref().filter(|_| old_steps.first(step) == Some(at)) else { continue };
+        if !new_steps.contains(step) {
+            out.put(own, item(element, found(&old_steps, step, old), Same::None));
         }
     }
-    (out, list)
+    out.into_comparison()
+}
+
+/// The items of one step.
+enum Same<'v> {
+    None,
+    One(&'v Value),
+    /// Where a key is there twice, the items are looked at as one value.
+    Many(Vec<&'v Value>),
+}
+
+fn found<'v>(steps: &Steps, step: &Option<Element>, list: &'v [Value]) -> Same<'v> {
+    if steps.is_repeated(step) {
+        return Same::Many(steps.all(step).filter_map(|at| list.get(at)).collect());
+    }
+    steps.first(step).and_then(|at| list.get(at)).map_or(Same::None, Same::One)
+}
+
+fn item(node: Node<'_>, old: Same<'_>, new: Same<'_>) -> Found {
+    let visited = |old: Option<&Value>, new: Option<&Value>| {
+        if old == new { Found::default() } else { visit(node, Place::Below, old, new) }
+    };
+    match (old, new) {
+        (Same::None, Same::None) => Found::default(),
+        (Same::One(old), Same::One(new)) => visited(Some(old), Some(new)),
+        (Same::One(old), Same::None) => visited(Some(old), None),
+        (Same::None, Same::One(new)) => visited(None, Some(new)),
+        (Same::None, Same::Many(_)) => Found::own(Change::Added),
+        (Same::Many(_), Same::None) => Found::own(Change::Removed),
+        (Same::Many(old), Same::Many(new)) if old == new => Found::default(),
+        (Same::Many(_), _) | (_, Same::Many(_)) => Found::own(Change::Modified),
+    }
 }

@@ -4,50 +4,43 @@ use std::collections::BTreeSet;
 
 use super::element::Element;
 use super::node::{Atom, Items, Node, Scalar, entries, items};
-use super::set::Set;
+use super::set::{Level, Set};
 use crate::{Value, gojson};
 
 /// Every field that a value sets: leaves, atomic parts, list items, map entries.
 pub(super) fn field_set(node: Node<'_>, value: &Value) -> Set {
-    let mut set = Set::new();
-    collect(node, value, &mut Vec::new(), &mut set);
-    set
+    // The empty path stands for the object and is in no set.
+    collect(node, value).1
 }
 
-fn collect(node: Node<'_>, value: &Value, path: &mut Vec<Element>, set: &mut Set) {
+/// Whether a value is a field of the set itself, and what is below it.
+fn collect(node: Node<'_>, value: &Value) -> (bool, Set) {
     let atom = node.atom(Some(value));
     if atom.is_atomic() {
-        return set.insert(path);
+        return (true, Set::new());
     }
+    let mut parts = Level::default();
     match &atom {
-        Atom::Scalar(_) => set.insert(path),
+        Atom::Scalar(_) => return (true, Set::new()),
         Atom::List { element, items: kind } => {
-            let steps: Vec<Option<Element>> =
-                items(Some(value)).iter().map(|item| element.item(*kind, item).ok()).collect();
-            for (item, step) in items(Some(value)).iter().zip(&steps) {
-                let Some(step) = step else { continue };
-                let duplicate = steps.iter().filter(|other| other.as_ref() == Some(step)).count() > 1;
-                path.push(step.clone());
-                if !duplicate {
-                    collect(*element, item, path, set);
-                }
-                set.insert(path);
-                path.pop();
+            let list = items(Some(value));
+            let steps = element.steps(*kind, list);
+            for (at, (item, step)) in list.iter().zip(steps.keys()).enumerate() {
+                let Some(own) = step.as_ref().filter(|_| steps.first(step) == Some(at)) else { continue };
+                let below = if steps.is_repeated(step) { Set::new() } else { collect(*element, item).1 };
+                parts.put(own, true, below);
             }
         }
         Atom::Map { .. } => {
             for (name, entry) in entries(Some(value)).into_iter().flatten() {
                 let Some(below) = atom.field(node, name) else { continue };
-                path.push(Element::field(name));
-                collect(below, entry, path, set);
+                let (member, below) = collect(below, entry);
                 let empty = entry.is_null() || entry.as_object().is_some_and(crate::Map::is_empty);
-                if empty || !atom.is_struct_field(name) {
-                    set.insert(path);
-                }
-                path.pop();
+                parts.put(&Element::field(name), member || empty || !atom.is_struct_field(name), below);
             }
         }
     }
+    (false, parts.into_set())
 }
 
 /// What the schema has against a configuration, in upstream's words: `.spec.x: field not declared in schema`.

@@ -1,7 +1,7 @@
 //! An applied configuration laid over the live object, and paths taken out of an object.
 
 use super::element::Element;
-use super::node::{Atom, Items, Node, entries, items};
+use super::node::{Atom, Items, Node, Steps, entries, items};
 use super::set::Set;
 use crate::{Map, Value};
 
@@ -45,18 +45,16 @@ fn maps(node: Node<'_>, atom: &Atom<'_>, live: Option<&Map>, config: Option<&Map
 
 /// Items of the configuration keep their order; live items that it does not name stay between their neighbours.
 fn lists(element: Node<'_>, kind: Items<'_>, live: &[Value], config: &[Value]) -> Value {
-    let steps = |list: &[Value]| -> Vec<Option<Element>> { list.iter().map(|i| element.item(kind, i).ok()).collect() };
-    let (live_steps, config_steps) = (steps(live), steps(config));
-    let in_config = |step: &Option<Element>| step.is_some() && config_steps.contains(step);
-    let live_item = |step: &Option<Element>| live_steps.iter().position(|other| other == step).map(|i| &live[i]);
-    let is_twice = |step: &Option<Element>| live_steps.iter().filter(|other| *other == step).count() > 1;
-    let mut shared = config_steps.iter().filter(|step| step.is_some() && live_steps.contains(step));
+    let (in_live, in_config) = (element.steps(kind, live), element.steps(kind, config));
+    let (live_steps, config_steps) = (in_live.keys(), in_config.keys());
+    let is_in = |steps: &Steps, step: &Option<Element>| step.is_some() && steps.contains(step);
+    let mut shared = config_steps.iter().filter(|step| is_in(&in_live, step));
     let mut next_shared = shared.next();
     let mut out = Vec::with_capacity(live.len() + config.len());
     let (mut l, mut c) = (0, 0);
     while l < live.len() || c < config.len() {
         if let (Some(live_step), Some(config_step)) = (live_steps.get(l), config_steps.get(c))
-            && in_config(live_step)
+            && is_in(&in_config, live_step)
             && live_step != config_step
             && next_shared.is_some_and(|next| next != live_step)
         {
@@ -65,7 +63,7 @@ fn lists(element: Node<'_>, kind: Items<'_>, live: &[Value], config: &[Value]) -
             continue;
         }
         if let Some(live_step) = live_steps.get(l)
-            && !in_config(live_step)
+            && !is_in(&in_config, live_step)
         {
             out.push(live[l].clone());
             l += 1;
@@ -75,7 +73,7 @@ fn lists(element: Node<'_>, kind: Items<'_>, live: &[Value], config: &[Value]) -
             l += 1;
             continue;
         };
-        let old = if is_twice(step) { None } else { live_item(step) };
+        let old = in_live.first(step).filter(|_| step.is_some() && !in_live.is_repeated(step)).map(|at| &live[at]);
         out.extend(both(element, old, Some(&config[c])));
         if live_steps.get(l) == Some(step) {
             l += 1;

@@ -1,8 +1,12 @@
 //! What a place in a typed object is for merging: a scalar, a list or a map, atomic or made of parts.
 
 use super::element::Element;
+use crate::occurrences::Occurrences;
 use crate::schema::{ListType, MapType, Merge, Schema, Shape, Type, TypeId};
 use crate::{Map, Value};
+
+/// The step to each item of a list, none to what cannot be told apart.
+pub(super) type Steps = Occurrences<Option<Element>>;
 
 /// A place in the schema.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +137,11 @@ impl<'s> Node<'s> {
                 | Shape::SchemaOrBool(_)
                 | Shape::SchemaOrStrings(_)
         )
+    }
+
+    /// The steps to the items of a list of these.
+    pub(super) fn steps(self, items: Items<'_>, list: &[Value]) -> Steps {
+        Occurrences::of(list.iter().map(|item| self.item(items, item).ok()))
     }
 
     /// The step to an item of a keyed list or set.

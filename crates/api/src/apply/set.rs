@@ -39,6 +39,14 @@ impl Steps {
         &mut self.0[at].1
     }
 
+    /// Steps in any order, each there once.
+    fn sorted(mut steps: Vec<(Element, Step)>) -> Self {
+        if !steps.is_sorted_by(|(a, _), (b, _)| a < b) {
+            steps.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        Self(steps)
+    }
+
     fn iter(&self) -> impl Iterator<Item = (&Element, &Step)> {
         self.0.iter().map(|(element, step)| (element, step))
     }
@@ -54,6 +62,23 @@ struct Step {
 impl Step {
     fn is_empty(&self) -> bool {
         !self.member && self.below.is_empty()
+    }
+}
+
+/// One level of a set that is being made.
+#[derive(Debug, Default)]
+pub(super) struct Level(Vec<(Element, Step)>);
+
+impl Level {
+    /// Adds a step with everything below it; nothing when there is nothing. No step may be put in twice.
+    pub(super) fn put(&mut self, element: &Element, member: bool, below: Set) {
+        if member || !below.is_empty() {
+            self.0.push((element.clone(), Step { member, below }));
+        }
+    }
+
+    pub(super) fn into_set(self) -> Set {
+        Set { steps: Steps::sorted(self.0) }
     }
 }
 
@@ -82,7 +107,7 @@ impl Set {
         if depth > DEPTH_MAX {
             return None;
         }
-        let mut set = Self::new();
+        let mut steps: Vec<(Element, Step)> = Vec::with_capacity(map.len());
         for (key, value) in map {
             // The dot belongs to the parent, which has looked at it.
             if key == "." {
@@ -90,9 +115,15 @@ impl Set {
             }
             let below = Self::parse(value, depth + 1)?;
             let member = below.is_empty() || value.get(".").is_some();
-            *set.steps.at(&Element::parse(key)?) = Step { member, below };
+            steps.push((Element::parse(key)?, Step { member, below }));
         }
-        Some(set)
+        if !steps.is_sorted_by(|(a, _), (b, _)| a < b) {
+            // Of two texts for one step the last counts.
+            steps.reverse();
+            steps.sort_by(|(a, _), (b, _)| a.cmp(b));
+            steps.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        }
+        Some(Self { steps: Steps(steps) })
     }
 
     /// As FieldsV1, in canonical order.
@@ -121,15 +152,6 @@ impl Set {
         let [first, rest @ ..] = path else { return };
         let step = self.steps.at(first);
         if rest.is_empty() { step.member = true } else { step.below.insert(rest) }
-    }
-
-    /// Adds a step with everything below it; nothing when there is nothing. The step must be new.
-    pub(super) fn put(&mut self, element: &Element, member: bool, below: Set) {
-        if member || !below.is_empty() {
-            let step = self.steps.at(element);
-            debug_assert!(step.is_empty(), "{element} is there already");
-            *step = Step { member, below };
-        }
     }
 
     /// The path of this one step is in the set.
@@ -161,10 +183,20 @@ impl Set {
     }
 
     fn add_all(&mut self, other: &Set) {
+        let mut missing = Vec::new();
         for (element, theirs) in other.steps.iter() {
-            let step = self.steps.at(element);
+            let Ok(at) = self.steps.position(element) else {
+                missing.push((element.clone(), theirs.clone()));
+                continue;
+            };
+            let step = &mut self.steps.0[at].1;
             step.member |= theirs.member;
             step.below.add_all(&theirs.below);
+        }
+        if !missing.is_empty() {
+            let mut steps = std::mem::take(&mut self.steps.0);
+            steps.append(&mut missing);
+            self.steps = Steps::sorted(steps);
         }
     }
 

@@ -1,6 +1,11 @@
 //! Strategic merge patch: lists merge by key where the schema says so; directives in the patch (`$patch`, `$retainKeys`,
 //! `$setElementOrder/…`, `$deleteFromPrimitiveList/…`) say the rest. Source: apimachinery `util/strategicpatch`.
 
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
+
+use crate::codec::encode_sorted;
+use crate::occurrences::Occurrences;
 use crate::{Map, Text, Value, gojson};
 
 use super::{Patch, PatchError, PatchType};
@@ -257,34 +262,41 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
         let maps = element_kind(&original, &patch)? == Elements::Maps;
         let keys = Keys { merge_key, maps };
         if !maps {
+            let in_patch = keys.of(&patch);
             if deletes {
-                return Ok(original.into_iter().filter(|v| !patch.contains(v)).collect());
+                return Ok(original.iter().filter(|item| !in_patch.contains(&keys.key(item))).cloned().collect());
             }
-            let mut merged = original.clone();
-            merged.extend(patch.iter().cloned());
-            deduplicate(&mut merged);
+            let merged: Vec<Value> = original.iter().chain(&patch).cloned().collect();
+            let found = keys.of(&merged);
+            let is_first = |(at, item): &(usize, &Value)| found.first(&keys.key(item)) == Some(*at);
+            let merged = merged.iter().enumerate().filter(is_first).map(|(_, item)| item.clone()).collect();
             let (in_patch, server_only) = keys.partition(merged, &patch)?;
             return keys.interleave(in_patch, server_only, &patch, &original);
         }
         if merge_key.is_empty() {
             return Err(failed("cannot merge lists without merge key for type struct"));
         }
-        let (original, patch) = special_elements(original, patch, merge_key)?;
-        let order = patch.clone();
+        let (original, patch) = special_elements(original, patch, keys)?;
+        let mut found = keys.of(&original);
         let mut merged = original.clone();
-        for item in patch {
-            let map = map_of(&item)?;
-            let value = map.get(merge_key).ok_or_else(|| no_merge_key(map, merge_key))?;
-            match find(&merged, merge_key, value)? {
+        for item in &patch {
+            let map = map_of(item)?;
+            if !map.contains_key(merge_key) {
+                return Err(no_merge_key(map, merge_key));
+            }
+            match found.first(&keys.key(item)) {
                 Some(i) => {
                     let current = map_of(&merged[i])?.clone();
                     merged[i] = Value::Object(self.map(current, map.clone(), meta.node)?);
                 }
-                None => merged.push(item),
+                None => {
+                    found.push(keys.key(item));
+                    merged.push(item.clone());
+                }
             }
         }
-        let (in_patch, server_only) = keys.partition(merged, &order)?;
-        keys.interleave(in_patch, server_only, &order, &original)
+        let (in_patch, server_only) = keys.partition(merged, &patch)?;
+        keys.interleave(in_patch, server_only, &patch, &original)
     }
 }
 
@@ -292,7 +304,8 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
 fn retain_keys(original: &mut Map, patch: &mut Map) -> Result<(), PatchError> {
     let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(keys) = keys else { return Err(bad_retain_keys()) };
-    let named = |key: &str| keys.iter().any(|k| k.as_str() == Some(key));
+    let named: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let named = |key: &str| named.contains(key);
     for (key, value) in &*patch {
         let is_directive = key.starts_with(DELETE_PRIMITIVES) || key.starts_with(ELEMENT_ORDER);
         if !value.is_null() && !is_directive && !named(key) {
@@ -323,59 +336,35 @@ fn element_kind(left: &[Value], right: &[Value]) -> Result<Elements, PatchError>
     Ok(if first.is_object() { Elements::Maps } else { Elements::Scalars })
 }
 
-/// Upstream's way to remove duplicates: the last element takes the place of a duplicate.
-fn deduplicate(items: &mut Vec<Value>) {
-    let mut i = 0;
-    while i < items.len() {
-        let mut j = i + 1;
-        while j < items.len() {
-            if items[i] == items[j] {
-                items.swap_remove(j);
-            } else {
-                j += 1;
-            }
-        }
-        i += 1;
-    }
-}
-
 /// Obeys `$patch: delete` and `$patch: replace` elements; returns both lists without them.
 fn special_elements(
-    mut original: Vec<Value>,
+    original: Vec<Value>,
     patch: Vec<Value>,
-    merge_key: &str,
+    keys: Keys<'_>,
 ) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut plain = Vec::new();
+    let mut deleted = Vec::new();
     let mut replace = false;
-    for item in patch {
-        let map = map_of(&item)?;
+    for item in &patch {
+        let map = map_of(item)?;
         let Some(directive) = map.get(DIRECTIVE) else {
-            plain.push(item);
+            plain.push(item.clone());
             continue;
         };
         match directive.as_str() {
-            Some("delete") => {
-                let value = map.get(merge_key).ok_or_else(|| no_merge_key(map, merge_key))?;
-                while let Some(i) = find(&original, merge_key, value)? {
-                    original.remove(i);
-                }
-            }
+            Some("delete") if map.contains_key(keys.merge_key) => deleted.push(keys.key(item)),
+            Some("delete") => return Err(no_merge_key(map, keys.merge_key)),
             Some("replace") => replace = true,
             Some("merge") => return Err(failed("merging lists cannot yet be specified in the patch")),
             _ => return Err(unknown_directive(directive, map)),
         }
     }
-    Ok(if replace { (plain, Vec::new()) } else { (original, plain) })
-}
-
-fn find(items: &[Value], merge_key: &str, value: &Value) -> Result<Option<usize>, PatchError> {
-    for (i, item) in items.iter().enumerate() {
-        let Value::Object(map) = item else { return Err(failed(format!("value for key {i} is not a map"))) };
-        if map.get(merge_key) == Some(value) {
-            return Ok(Some(i));
-        }
+    if replace {
+        return Ok((plain, Vec::new()));
     }
-    Ok(None)
+    let deleted = Occurrences::of(deleted);
+    let kept = original.iter().filter(|item| !deleted.contains(&keys.key(item))).cloned().collect();
+    Ok((kept, plain))
 }
 
 fn is_delete(item: &Value) -> bool {
@@ -427,32 +416,54 @@ fn check_order(patch: &[Value], order: &[Value], merge_key: &str) -> Result<(), 
 }
 
 /// How elements of one list are told apart.
+#[derive(Clone, Copy)]
 struct Keys<'k> {
     merge_key: &'k str,
     maps: bool,
 }
 
-impl Keys<'_> {
-    fn index(&self, list: &[Value], item: &Value) -> Option<usize> {
-        if self.maps {
-            let value = item.get(self.merge_key)?;
-            list.iter().position(|v| v.get(self.merge_key) == Some(value))
-        } else {
-            list.iter().position(|v| v == item)
+/// What tells an element apart: of a map the value of its merge key, of anything else itself.
+#[derive(PartialEq, Eq)]
+struct Key<'v>(Option<&'v Value>);
+
+/// Only long lists are hashed.
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.0 {
+            Some(Value::String(text)) => text.hash(state),
+            value => value.map(encode_sorted).hash(state),
         }
+    }
+}
+
+impl Keys<'_> {
+    fn key<'v>(&self, item: &'v Value) -> Key<'v> {
+        Key(if self.maps { item.get(self.merge_key) } else { Some(item) })
+    }
+
+    fn of<'v>(&self, list: &'v [Value]) -> Occurrences<Key<'v>> {
+        Occurrences::of(list.iter().map(|item| self.key(item)))
     }
 
     /// Items that are in `by`, and the others.
     fn partition(&self, merged: Vec<Value>, by: &[Value]) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
         let (mut inside, mut outside) = (Vec::new(), Vec::new());
+        let found = self.of(by);
+        let no_map = by.iter().position(|item| !item.is_object());
         for item in merged {
+            let key = self.key(&item);
+            let at = found.first(&key).filter(|_| key.0.is_some());
             if !self.merge_key.is_empty() {
                 let map = map_of(&item)?;
-                let value = map.get(self.merge_key).ok_or_else(|| no_merge_key(map, self.merge_key))?;
-                find(by, self.merge_key, value)?;
+                if !map.contains_key(self.merge_key) {
+                    return Err(no_merge_key(map, self.merge_key));
+                }
+                // The list is searched from its beginning.
+                if let Some(no_map) = no_map.filter(|no_map| at.is_none_or(|at| no_map < &at)) {
+                    return Err(failed(format!("value for key {no_map} is not a map")));
+                }
             }
-            let found = self.index(by, &item).is_some();
-            if found { inside.push(item) } else { outside.push(item) }
+            if at.is_some() { inside.push(item) } else { outside.push(item) }
         }
         Ok((inside, outside))
     }
@@ -469,9 +480,10 @@ impl Keys<'_> {
         let right = self.sort(in_patch, patch_order)?;
         let left = self.sort(server_only, server_order)?;
         let mut out = Vec::with_capacity(left.len() + right.len());
+        let on_server = self.of(server_order);
         let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
         while let (Some(l), Some(r)) = (left.peek(), right.peek()) {
-            let left_first = match (self.index(server_order, l), self.index(server_order, r)) {
+            let left_first = match (on_server.first(&self.key(l)), on_server.first(&self.key(r))) {
                 (Some(l), Some(r)) => l < r,
                 _ => false,
             };
@@ -484,9 +496,11 @@ impl Keys<'_> {
 
     /// Sorted by position in `order`, items that delete last.
     fn sort(&self, items: Vec<Value>, order: &[Value]) -> Result<Vec<Value>, PatchError> {
+        let wanted = self.of(order);
+        let position = |item: &Value| wanted.first(&self.key(item)).unwrap_or(usize::MAX);
         if !self.maps {
             let mut items = items;
-            items.sort_by_key(|item| self.index(order, item).unwrap_or(usize::MAX));
+            items.sort_by_cached_key(position);
             return Ok(items);
         }
         for item in items.iter().chain(order) {
@@ -496,7 +510,7 @@ impl Keys<'_> {
             }
         }
         let (deletes, mut kept): (Vec<_>, Vec<_>) = items.into_iter().partition(is_delete);
-        kept.sort_by_key(|item| self.index(order, item).unwrap_or(usize::MAX));
+        kept.sort_by_cached_key(position);
         kept.extend(deletes);
         Ok(kept)
     }
