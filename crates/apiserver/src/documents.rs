@@ -198,7 +198,7 @@ pub(crate) fn find(
             if takes_any_method(path) { Forms::WHOLE } else { Forms { router: Router::Object, ..Forms::WHOLE } };
         let encoding = negotiate(accept, Shape::Object, false, forms)?.encoding;
         if !matches!(encoding, Encoding::Json | Encoding::PrettyJson) {
-            let value = serde_json::from_slice(&document.bytes).map_err(Status::internal)?;
+            let value = Value::from_json(&document.bytes).map_err(Status::internal)?;
             let bytes = crate::verbs::encode(&value, encoding)?;
             return Ok(Some(respond(200, encoding.content_type(), body::full(bytes))));
         }
@@ -258,7 +258,7 @@ impl About<'_> {
         paths.push("/version".to_owned());
         paths.extend(self.gateway.health.paths());
         let list = self.group_list().map(|document| document.bytes).unwrap_or_default();
-        let list: Value = serde_json::from_slice(&list).map_err(Status::internal)?;
+        let list: Value = Value::from_json(&list).map_err(Status::internal)?;
         for group in list["groups"].as_array().into_iter().flatten() {
             let versions = group["versions"].as_array().into_iter().flatten();
             let names = versions.filter_map(|version| version["groupVersion"].as_str());

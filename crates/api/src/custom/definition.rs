@@ -81,7 +81,7 @@ pub struct Scale {
 impl Definition {
     /// From the JSON of a stored definition; `None` when it has no version to store objects in.
     pub fn parse(source: Bytes) -> Option<Arc<Self>> {
-        let object: Value = serde_json::from_slice(&source).ok()?;
+        let object: Value = Value::from_json(&source).ok()?;
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
         let texts = |pointer: &str| -> Vec<String> {
             let list = object.pointer(pointer).and_then(Value::as_array);
@@ -145,14 +145,14 @@ impl Definition {
 
     /// The `openAPIV3Schema` of a version, null when it has none.
     pub fn schema_of(&self, version: &str) -> Value {
-        let mut object: Value = serde_json::from_slice(&self.source).unwrap_or_default();
+        let mut object: Value = Value::from_json(&self.source).unwrap_or_default();
         let versions = object.pointer_mut("/spec/versions").and_then(Value::as_array_mut);
         let found = versions.into_iter().flatten().find(|v| v["name"] == version);
         found.and_then(|v| v.pointer_mut("/schema/openAPIV3Schema").map(Value::take)).unwrap_or_default()
     }
 
     pub(super) fn version_object(&self, index: usize) -> Value {
-        let mut object: Value = serde_json::from_slice(&self.source).unwrap_or_default();
+        let mut object: Value = Value::from_json(&self.source).unwrap_or_default();
         object.pointer_mut(&format!("/spec/versions/{index}")).map(Value::take).unwrap_or_default()
     }
 

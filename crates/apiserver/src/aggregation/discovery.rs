@@ -72,7 +72,7 @@ async fn fetch(gateway: &Gateway, service: &ApiService) -> Result<Value, String>
     let response = proxy::ask(gateway, service, &authority, asked, FETCH).await?;
     let content_type = response.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     if response.status() == 200 && content_type.contains("as=APIGroupDiscoveryList") && content_type.contains("v=v2") {
-        let document: Value = serde_json::from_slice(response.body()).map_err(|error| error.to_string())?;
+        let document: Value = Value::from_json(response.body()).map_err(|error| error.to_string())?;
         return Ok(version_of(&document, service).unwrap_or_else(|| json!({"version": service.version})));
     }
     let document = proxy::document(gateway, service, &service.root(), FETCH).await?;
@@ -141,7 +141,7 @@ impl Aggregation {
     /// An APIGroupList with the groups and versions of others, in order of priority.
     pub(crate) fn merge_group_list(&self, source: &dyn ObjectSource, document: &[u8]) -> Option<Bytes> {
         let table = self.table(source);
-        let mut document: Value = serde_json::from_slice(document).ok()?;
+        let mut document: Value = Value::from_json(document).ok()?;
         let groups = document["groups"].as_array_mut()?;
         for service in table.services.iter().filter(|service| service.remote.is_some() && !service.group.is_empty()) {
             let group = match groups.iter_mut().position(|group| group["name"] == service.group) {
@@ -169,10 +169,10 @@ impl Aggregation {
         if !table.services.iter().any(|service| service.group == name && service.remote.is_some()) {
             return None;
         }
-        let own: Option<Value> = ours.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let own: Option<Value> = ours.and_then(|bytes| Value::from_json(bytes).ok());
         let groups: Vec<Value> = own.into_iter().collect();
         let list = self.merge_group_list(source, json!({"groups": groups}).to_string().as_bytes())?;
-        let list: Value = serde_json::from_slice(&list).ok()?;
+        let list: Value = Value::from_json(&list).ok()?;
         let found = list["groups"].as_array()?.iter().find(|group| group["name"] == name)?;
         let mut document = Map::new();
         document.insert("kind", "APIGroup".into());
@@ -190,7 +190,7 @@ impl Aggregation {
     /// The aggregated document of `/apis` with what others serve.
     pub(crate) fn merge_aggregated(&self, source: &dyn ObjectSource, document: &[u8]) -> Option<Bytes> {
         let table = self.table(source);
-        let mut document: Value = serde_json::from_slice(document).ok()?;
+        let mut document: Value = Value::from_json(document).ok()?;
         let items = document["items"].as_array_mut()?;
         let served = self.served.lock();
         for service in table.services.iter().filter(|service| service.remote.is_some() && !service.group.is_empty()) {
@@ -220,7 +220,7 @@ impl Aggregation {
     /// The index of OpenAPI v3 with the documents of others.
     pub(crate) fn merge_openapi_index(&self, source: &dyn ObjectSource, index: &[u8]) -> Option<Bytes> {
         let table = self.table(source);
-        let mut document: Value = serde_json::from_slice(index).ok()?;
+        let mut document: Value = Value::from_json(index).ok()?;
         let served = self.served.lock();
         for service in table.services.iter().filter(|service| service.remote.is_some()) {
             if let Some(url) = served.get(&service.name).and_then(|served| served.openapi.clone()) {

@@ -121,9 +121,9 @@ impl Aggregation {
         if parts.is_empty() {
             return None;
         }
-        let mut document: Value = serde_json::from_slice(document).ok()?;
+        let mut document: Value = Value::from_json(document).ok()?;
         for part in parts {
-            lay_into(&mut document, &serde_json::from_slice(&part.json).ok()?);
+            lay_into(&mut document, &Value::from_json(&part.json).ok()?);
         }
         Some(document.to_string().into())
     }

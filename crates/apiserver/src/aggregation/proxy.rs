@@ -118,7 +118,7 @@ pub(super) async fn document(
     if response.status() != 200 {
         return Err(format!("failed to download {path}: {}", response.status()));
     }
-    serde_json::from_slice(response.body()).map_err(|error| error.to_string())
+    Value::from_json(response.body()).map_err(|error| error.to_string())
 }
 
 /// Asks as the aggregator itself, which may read everything.

@@ -140,7 +140,7 @@ impl Trail {
         if self.wanted.level < Level::Request || body.is_empty() {
             return;
         }
-        let mut parsed: Option<Value> = serde_json::from_slice(body).ok().or_else(|| decoded("", body));
+        let mut parsed: Option<Value> = Value::from_json(body).ok().or_else(|| decoded("", body));
         if self.may_delete
             && let Some(Value::Object(options)) = &mut parsed
         {
@@ -354,7 +354,7 @@ fn decoded(content_type: &str, bytes: &[u8]) -> Option<Value> {
     } else if content_type.is_empty() || content_type.contains("yaml") {
         yaml::parse(bytes).ok()?.value
     } else {
-        serde_json::from_slice(bytes).ok()?
+        Value::from_json(bytes).ok()?
     };
     object.is_object().then_some(object)
 }

@@ -27,7 +27,7 @@ impl<'t> SignedToken<'t> {
         let (input, signature) = text.rsplit_once('.')?;
         let (header, claims) = input.split_once('.')?;
         let decode = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part).ok();
-        let json = |part: &str| serde_json::from_slice::<Value>(&decode(part)?).ok().filter(Value::is_object);
+        let json = |part: &str| Value::from_json(&decode(part)?).ok().filter(Value::is_object);
         let header = json(header)?;
         Some(Self {
             algorithm: header["alg"].as_str()?.to_owned(),

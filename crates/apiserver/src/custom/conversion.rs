@@ -163,7 +163,7 @@ async fn convert(gateway: &Gateway, kind: &Kind, objects: Vec<Value>, api_versio
 }
 
 fn converted_objects(answer: &[u8], version: &str, uid: &str) -> Result<Vec<Value>, String> {
-    let review: Value = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let review: Value = Value::from_json(answer).map_err(|error| error.to_string())?;
     let text = |pointer: &str| review.pointer(pointer).and_then(Value::as_str).unwrap_or("");
     let (found, expected) = (text("/apiVersion"), format!("{GROUP}/{version}"));
     if found != expected || text("/kind") != "ConversionReview" {

@@ -141,14 +141,9 @@ fn rewrite(stored: &Bytes) -> Result<Bytes, ReadError> {
     if stored.starts_with(super::SEALED) {
         return Err(ReadError::Sealed);
     }
-    let mut object: api::Map = if protobuf::is_enveloped(stored) {
-        match protobuf::decode_object(stored)? {
-            api::Value::Object(object) => object,
-            _ => return Err(ReadError::NoMetadata),
-        }
-    } else {
-        serde_json::from_slice(stored)?
-    };
+    let object =
+        if protobuf::is_enveloped(stored) { protobuf::decode_object(stored)? } else { api::Value::from_json(stored)? };
+    let api::Value::Object(mut object) = object else { return Err(ReadError::NoMetadata) };
     let kind = object.remove("kind").unwrap_or_default();
     let api_version = object.remove("apiVersion").unwrap_or_default();
     let mut metadata = object.remove("metadata").ok_or(ReadError::NoMetadata)?;

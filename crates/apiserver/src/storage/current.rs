@@ -25,7 +25,7 @@ pub(crate) fn read_framed(
         return ObjectBytes::framed(stored, revision, before, after);
     };
     let storage = custom.definition().storage_kind();
-    let object = serde_json::from_slice(stored)?;
+    let object = api::Value::from_json(stored)?;
     let object = match storage.custom() {
         Some(storage) => storage.from_storage(object),
         None => object,

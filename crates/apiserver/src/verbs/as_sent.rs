@@ -10,14 +10,14 @@ use super::{Request, patch};
 pub(super) fn body(request: &Request, old: &Value) -> Option<Value> {
     match request.verb {
         "patch" => patch::as_patched(request, old),
-        _ => serde_json::from_slice(&request.body).ok(),
+        _ => Value::from_json(&request.body).ok(),
     }
 }
 
 /// A new object with the empty lists and maps of the client's body, where it has any.
 pub(super) fn created(request: &Request, object: &Value) -> Option<Value> {
     let is_asked = request.kind.custom().is_none() && has_empty(&request.body);
-    let sent = is_asked.then(|| serde_json::from_slice(&request.body).ok())??;
+    let sent = is_asked.then(|| Value::from_json(&request.body).ok())??;
     let mut object = with_empty_lists(&request.kind, object, &sent);
     rules::drop_disabled(&request.kind, &mut object);
     Some(object)

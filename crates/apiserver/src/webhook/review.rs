@@ -119,7 +119,7 @@ pub(super) enum Bad {
 
 /// Reads and checks the body of a hook's response.
 pub(super) fn answer(body: &[u8], uid: &str, version: ReviewVersion, mutating: bool) -> Result<Answer, Bad> {
-    let review: Value = serde_json::from_slice(body).map_err(|_| {
+    let review: Value = Value::from_json(body).map_err(|_| {
         let error = api::gojson::parse(body).err().unwrap_or_else(|| "invalid JSON".into());
         Bad::Unreadable(format!("couldn't get version/kind; json parse error: {error}"))
     })?;

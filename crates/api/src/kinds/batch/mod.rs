@@ -89,7 +89,7 @@ fn shares_labels(job: &Value, sent: &[u8]) -> bool {
     if job.pointer("/metadata/labels") != job.pointer("/spec/template/metadata/labels") {
         return false;
     }
-    let Ok(sent) = serde_json::from_slice::<Value>(sent) else { return false };
+    let Ok(sent) = Value::from_json(sent) else { return false };
     let labels = |at: &str| sent.pointer(at).and_then(Value::as_object);
     labels("/metadata/labels").is_none_or(|labels| labels.is_empty())
         && labels("/spec/template/metadata/labels").is_some()

@@ -101,7 +101,7 @@ impl Provider {
         if !response.status().is_success() {
             return Err(format!("{}: {}", response.status(), String::from_utf8_lossy(response.body())));
         }
-        serde_json::from_slice(response.body()).map_err(|error| format!("{url:?} is not JSON: {error}"))
+        Value::from_json(response.body()).map_err(|error| format!("{url:?} is not JSON: {error}"))
     }
 
     /// What is at a URL, which is shown a token if there is one.

@@ -68,7 +68,7 @@ pub(crate) async fn post(endpoint: &RemoteEndpoint, review: &Value, timeout: Dur
     let mut wait = RETRY_WAIT;
     for tried in 1.. {
         match endpoint.post(body.clone(), timeout).await {
-            Ok(answer) => return serde_json::from_slice(&answer).map_err(|error| error.to_string()),
+            Ok(answer) => return Value::from_json(&answer).map_err(|error| error.to_string()),
             Err(error) if tried >= TRIES_MAX || !error.is_worth_retrying() => return Err(error.to_string()),
             Err(error) => tracing::debug!(%error, "a webhook is asked again"),
         }
