@@ -31,10 +31,14 @@ pub(crate) fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> 
     }
 }
 
+/// The group of an apiVersion.
+pub(crate) fn group(api_version: &str) -> &str {
+    api_version.rsplit_once('/').map_or("", |(group, _)| group)
+}
+
 /// Whether the reference points at a kind: version differences within the group do not matter.
 pub(crate) fn refers_to<K: Resource<DynamicType = ()>>(owner: &OwnerReference) -> bool {
-    let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    owner.kind == K::kind(&()) && group == K::group(&())
+    owner.kind == K::kind(&()) && group(&owner.api_version) == K::group(&())
 }
 
 /// What an owner should do about one object.

@@ -18,7 +18,7 @@ use super::Queues;
 use super::graph::{FOREGROUND, Graph, Identity, Node, ORPHAN, Uid};
 use crate::api_error::ApiErrorExt;
 use crate::discovery::Resource;
-use crate::ownership::{name, uid};
+use crate::ownership::{self, name, uid};
 use crate::reconcile::ReconcileError;
 use crate::spec::Ctx;
 
@@ -114,7 +114,9 @@ impl Collector {
 
     async fn look(&self, item: &str) -> Result<(), ReconcileError> {
         let Some(node) = self.graph.lock().node(item).cloned() else { return Ok(()) };
-        if node.being_deleted && !node.deleting_dependents {
+        // Without owners it is nobody's to collect.
+        let is_unowned = !node.is_virtual && node.owners.is_empty();
+        if !node.deleting_dependents && (node.being_deleted || is_unowned) {
             return Ok(());
         }
         let Some(live) = self.get(&node.identity).await? else {
@@ -320,7 +322,7 @@ impl Collector {
     }
 
     fn resource(&self, item: &Identity) -> Option<Resource> {
-        let group = item.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        let group = ownership::group(&item.api_version);
         self.resources.lock().get(&(group.to_owned(), item.kind.clone())).cloned()
     }
 

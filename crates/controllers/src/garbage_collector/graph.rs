@@ -34,6 +34,17 @@ pub(super) struct Identity {
     pub uid: Uid,
 }
 
+impl Identity {
+    /// Does a reference in an object of that namespace name this one? Any version of its group does.
+    fn is_named_by(&self, reference: &OwnerReference, namespace: &str) -> bool {
+        ownership::group(&self.api_version) == ownership::group(&reference.api_version)
+            && self.kind == reference.kind
+            && self.name == reference.name
+            && self.uid == reference.uid
+            && (self.namespace.is_empty() || self.namespace == namespace)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub identity: Identity,
@@ -84,16 +95,18 @@ impl Graph {
         let deleting_dependents = being_deleted && has(FOREGROUND);
         let orphaning = being_deleted && has(ORPHAN);
 
-        let before = self.nodes.get(&uid).cloned();
-        let mut wakes =
-            self.link(&uid, before.as_ref().map_or(&[][..], |node| &node.owners), &owners, &identity.namespace);
-        let dependents = before.as_ref().map(|node| node.dependents.clone()).unwrap_or_default();
-        let was_deleted = before.as_ref().is_some_and(|node| node.being_deleted);
-        let was_deleting_dependents = before.as_ref().is_some_and(|node| node.deleting_dependents);
-        let is_new = before.as_ref().is_none_or(|node| node.is_virtual);
-        let owners_changed = before.as_ref().is_none_or(|node| node.owners != owners);
+        let before = self.nodes.get(&uid).map(|node| (node.owners.clone(), node.is_virtual));
+        let (known, is_new) = before.as_ref().map_or((&[][..], true), |(owners, is_virtual)| (owners, *is_virtual));
+        let mut wakes = self.link(&uid, known, &owners, &identity.namespace);
+        let added: Vec<OwnerReference> = owners.iter().filter(|owner| !known.contains(owner)).cloned().collect();
+        let (mut dependents, mut was_deleted, mut was_deleting_dependents) = (BTreeSet::new(), false, false);
+        if let Some(node) = self.nodes.get_mut(&uid) {
+            // There may be thousands.
+            dependents = std::mem::take(&mut node.dependents);
+            (was_deleted, was_deleting_dependents) = (node.being_deleted, node.deleting_dependents);
+        }
         let node = Node { identity, owners, dependents, is_virtual: false, being_deleted, deleting_dependents };
-        let has_owners = !node.owners.is_empty();
+        wakes.extend(self.doubtful(&node.identity, &added));
         let waited_for: Vec<Uid> = node.owners.iter().map(|owner| owner.uid.clone()).collect();
         self.nodes.insert(uid.clone(), node);
 
@@ -104,16 +117,12 @@ impl Graph {
             wakes.extend(self.dependents_wake(&uid));
             wakes.push(Wake::Delete(uid.clone()));
         }
-        if has_owners && owners_changed {
-            wakes.push(Wake::Delete(uid.clone()));
-        }
         if being_deleted && !was_deleted {
             // Owners waiting for this dependent may go on; and it may itself wait for dependents.
             wakes.extend(waited_for.into_iter().map(Wake::Delete));
         }
         if is_new && before.is_some() {
-            // References to it may have named another namespace or kind than it turned out to have.
-            wakes.extend(self.dependents_wake(&uid));
+            wakes.extend(self.misled_dependents(&uid));
         }
         wakes
     }
@@ -178,6 +187,37 @@ impl Graph {
             }
         }
         wakes
+    }
+
+    /// What must be asked for live before an object with new owners may be left alone. An owner that was observed, as it is named and
+    /// not going, is none of it: that it goes will be observed too. One never seen is asked for once, however many name it.
+    fn doubtful(&self, item: &Identity, added: &[OwnerReference]) -> Vec<Wake> {
+        let mut wakes = Vec::new();
+        for reference in added {
+            match self.nodes.get(&reference.uid) {
+                Some(owner) if !owner.identity.is_named_by(reference, &item.namespace) => {}
+                // What is in no namespace may name no owner in one, whether or not there is such an owner.
+                Some(owner) if owner.is_virtual && !item.namespace.is_empty() => {
+                    wakes.push(Wake::Delete(reference.uid.clone()));
+                    continue;
+                }
+                Some(owner) if !owner.is_virtual && !owner.being_deleted => continue,
+                _ => {}
+            }
+            wakes.push(Wake::Delete(item.uid.clone()));
+        }
+        wakes
+    }
+
+    /// Dependents that name another namespace, kind or name than the object turned out to have.
+    fn misled_dependents(&self, uid: &str) -> Vec<Wake> {
+        let Some(owner) = self.nodes.get(uid) else { return Vec::new() };
+        let is_misled = |node: &&Node| {
+            let mut references = node.owners.iter().filter(|reference| reference.uid == uid);
+            references.any(|reference| !owner.identity.is_named_by(reference, &node.identity.namespace))
+        };
+        let dependents = owner.dependents.iter().filter_map(|uid| self.nodes.get(uid));
+        dependents.filter(is_misled).map(|node| Wake::Delete(node.identity.uid.clone())).collect()
     }
 
     fn drop_unreferenced(&mut self, owners: &[OwnerReference]) {
@@ -255,10 +295,46 @@ mod tests {
     #[test]
     fn an_owner_never_seen_is_virtual_until_observed() {
         let mut graph = Graph::default();
-        assert_eq!(graph.observe(&config_maps(), &meta("child", &["owner"])), [delete("child")]);
+        assert_eq!(graph.observe(&config_maps(), &meta("child", &["owner"])), [delete("owner")]);
         assert!(graph.node("owner").is_some_and(|node| node.is_virtual));
-        assert_eq!(graph.observe(&config_maps(), &meta("owner", &[])), [delete("child")]);
+        assert_eq!(graph.observe(&config_maps(), &meta("owner", &[])), []);
         assert!(graph.node("owner").is_some_and(|node| !node.is_virtual && node.dependents.contains("child")));
+    }
+
+    #[test]
+    fn who_names_an_observed_owner_rightly_is_not_looked_at() {
+        let mut graph = Graph::default();
+        graph.observe(&config_maps(), &meta("owner", &[]));
+        assert_eq!(graph.observe(&config_maps(), &meta("child", &["owner"])), []);
+        let wrong = |change: fn(&mut ObjectMeta)| {
+            let mut meta = meta("wrong", &["owner"]);
+            change(&mut meta);
+            meta
+        };
+        let elsewhere = wrong(|meta| meta.namespace = Some("other".into()));
+        let unplaced = wrong(|meta| meta.namespace = None);
+        let misnamed = wrong(|meta| meta.owner_references.iter_mut().flatten().for_each(|one| one.name = "no".into()));
+        let of_another_kind =
+            wrong(|meta| meta.owner_references.iter_mut().flatten().for_each(|one| one.kind = "Secret".into()));
+        for meta in [elsewhere, unplaced, misnamed, of_another_kind] {
+            assert_eq!(graph.observe(&config_maps(), &meta), [delete("wrong")], "{meta:?}");
+            graph.remove(&meta);
+        }
+        graph.observe(&config_maps(), &going("owner", &[], FOREGROUND));
+        assert_eq!(graph.observe(&config_maps(), &meta("late", &["owner"])), [delete("late")]);
+    }
+
+    #[test]
+    fn who_named_an_owner_wrongly_is_looked_at_when_it_is_observed() {
+        let mut graph = Graph::default();
+        let stray = ObjectMeta { namespace: Some("other".into()), ..meta("stray", &["owner"]) };
+        graph.observe(&config_maps(), &stray);
+        graph.observe(&config_maps(), &meta("child", &["owner"]));
+        assert_eq!(graph.observe(&config_maps(), &meta("owner", &[])), [delete("stray")]);
+        assert_eq!(
+            graph.observe(&config_maps(), &ObjectMeta { namespace: None, ..meta("bare", &["none"]) }),
+            [delete("bare")]
+        );
     }
 
     #[test]
