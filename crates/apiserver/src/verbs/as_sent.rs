@@ -1,6 +1,9 @@
 //! The object of a write as the client sent it. Decoding drops empty lists and maps, as storing them would; upstream's rules and messages
 //! tell a list that was given empty (`[]`) from one that was not given (`null`).
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use api::schema::{Field, Omit};
 use api::{ErrorList, Kind, Schema, Shape, Value, rules};
 
@@ -36,18 +39,39 @@ pub(super) fn filled(request: &Request, object: &Value, old: &Value) -> Value {
 
 /// Whether there is `[]` or `{}` in the text, with or without space between.
 pub(super) fn has_empty(text: &[u8]) -> bool {
-    let mut end = None;
-    for byte in text {
-        match byte {
-            b'[' => end = Some(b']'),
-            b'{' => end = Some(b'}'),
-            byte if end == Some(*byte) => return true,
-            byte if byte.is_ascii_whitespace() => {}
-            _ => end = None,
-        }
-    }
-    false
+    empties(text).next().is_some()
 }
+
+/// Where each `[]` and `{}` in the text begins.
+fn empties(text: &[u8]) -> impl Iterator<Item = usize> {
+    let mut open = None;
+    text.iter().enumerate().filter_map(move |(at, byte)| {
+        match (byte, open) {
+            (b'[', _) => open = Some((at, b']')),
+            (b'{', _) => open = Some((at, b'}')),
+            (byte, Some((begin, end))) if *byte == end => {
+                open = None;
+                return Some(begin);
+            }
+            (byte, _) if byte.is_ascii_whitespace() => {}
+            _ => open = None,
+        }
+        None
+    })
+}
+
+/// The name of the field whose value begins there; `None` for the item of a list and within a string.
+fn name_before(json: &[u8], at: usize) -> Option<&[u8]> {
+    let name = json[..at].trim_ascii_end().strip_suffix(b":")?.trim_ascii_end().strip_suffix(b"\"")?;
+    Some(&name[name.iter().rposition(|byte| *byte == b'"')? + 1..])
+}
+
+/// Lists and maps of built-in types that are shown when they are empty.
+static SHOWN_EMPTY: LazyLock<HashSet<&[u8]>> = LazyLock::new(|| {
+    let fields = Schema::builtin().types().flat_map(|(_, ty)| &ty.fields);
+    let is_shown = |field: &&Field| field.omit == Omit::Never && matches!(field.shape, Shape::List(_) | Shape::Map(_));
+    fields.filter(is_shown).map(|field| field.name.as_bytes()).collect()
+});
 
 /// The object with the empty lists and maps of another form of it, which decoding drops.
 pub(super) fn with_empty_lists(kind: &Kind, object: &Value, sent: &Value) -> Value {
@@ -57,7 +81,8 @@ pub(super) fn with_empty_lists(kind: &Kind, object: &Value, sent: &Value) -> Val
 /// A new object, or the one that replaces `old`, with those empty lists of the client's body that are shown when they are empty: they
 /// have an owner. `None` where the client sent none.
 pub(crate) fn owned(request: &Request, object: &Value, old: &Value) -> Option<Value> {
-    let is_asked = request.kind.custom().is_none() && has_empty(&request.body);
+    let mut names = empties(&request.body).filter_map(|at| name_before(&request.body, at));
+    let is_asked = request.kind.custom().is_none() && names.any(|name| SHOWN_EMPTY.contains(name));
     let sent = is_asked.then(|| body(request, old))??;
     let kind = &request.kind;
     Some(fill(&kind.schema, Shape::Ref(kind.type_id), object, &sent, |field| field.omit == Omit::Never))
@@ -145,5 +170,13 @@ mod tests {
         assert_eq!(shown(printed), json!({"Requests": [], "selector": {}, "f:spec": {}}));
         assert_eq!(shown(json!([])), json!([]));
         assert!(has_empty(b"{\"a\": [ ]}") && !has_empty(b"[{\"a\": 1}]"));
+    }
+
+    #[test]
+    fn names_of_empty_lists_and_maps_are_found() {
+        let json = br#"{"rules" : [ ], "a": [{}, 1], "text": "\"b\":{}[]", "c":[[]], "state":{"running":{}}}"#;
+        let names: Vec<_> = empties(json).map(|at| name_before(json, at)).collect();
+        assert_eq!(names, [Some(&b"rules"[..]), None, Some(b"b\\"), None, None, Some(b"running")]);
+        assert!(SHOWN_EMPTY.contains(&b"rules"[..]) && !SHOWN_EMPTY.contains(&b"running"[..]));
     }
 }
