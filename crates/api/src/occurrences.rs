@@ -31,6 +31,10 @@ struct Chain {
 }
 
 impl<K: Eq + Hash> Occurrences<K> {
+    pub(crate) fn new() -> Self {
+        Self { keys: Vec::new(), index: None }
+    }
+
     pub(crate) fn of(keys: impl IntoIterator<Item = K>) -> Self {
         let mut all = Self { keys: keys.into_iter().collect(), index: None };
         all.reindex();

@@ -31,6 +31,7 @@ use crate::http::body::{self, ResponseBody};
 use crate::http::gzip;
 use crate::http::path::{ResourcePath, Target, parse};
 use crate::http::query::Query;
+use crate::http::warning;
 use crate::inflight::{InFlight, too_many_requests};
 use crate::metrics::{Metrics, RequestLabel};
 use crate::outbound::{Outbound, ServiceResolver};
@@ -389,7 +390,7 @@ impl Gateway {
             let passing = Passing { method, uri, headers, raw: raw.unwrap_or_default() };
             let answered = Box::pin(relay::answer(self, &request, passing)).await;
             let mut response = answered.unwrap_or_else(|status| respond_status(&status, accept.as_deref()));
-            add_warnings(&mut response, &request.notes.take());
+            warning::add(response.headers_mut(), &request.notes.take());
             return Ok(response);
         }
         let presented = match self.dispatch(&request).await {
@@ -417,7 +418,7 @@ impl Gateway {
         };
         presented.or_else(|status| {
             let mut response = respond_status(&status, header(&call.headers, ACCEPT.as_str()));
-            add_warnings(&mut response, &request.notes.take());
+            warning::add(response.headers_mut(), &request.notes.take());
             Ok(response)
         })
     }
@@ -483,7 +484,7 @@ impl Gateway {
             Content::Body(content_type, body) => (content_type, body),
         };
         let mut response = respond(reply.code, content_type, body);
-        add_warnings(&mut response, &reply.warnings);
+        warning::add(response.headers_mut(), &reply.warnings);
         Ok(response)
     }
 
@@ -681,19 +682,4 @@ fn path_segment_fault(name: &str) -> Option<&'static str> {
 /// What upstream's router answers for paths that nobody serves.
 pub(crate) fn not_found_page() -> Response<ResponseBody> {
     text(404, "404 page not found\n")
-}
-
-/// `Warning: 299 - "text"`, one header each, repeated texts once.
-fn add_warnings(response: &mut Response<ResponseBody>, warnings: &[String]) {
-    let mut seen = Vec::new();
-    for warning in warnings {
-        if seen.contains(&warning) {
-            continue;
-        }
-        seen.push(warning);
-        let quoted = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
-        if let Ok(value) = HeaderValue::from_str(&quoted) {
-            response.headers_mut().append("Warning", value);
-        }
-    }
 }

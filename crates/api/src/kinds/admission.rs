@@ -2,6 +2,7 @@
 
 use crate::cel::Type;
 use crate::cel::policy::{self, Compiled, Compiler, Declarations};
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{conditions, invalid_each, selector};
 use crate::validate::text::{formatted, optional_enum, required_enum, required_formatted, supported};
@@ -42,7 +43,7 @@ fn whole_again(new: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 fn webhooks(object: &Cursor<'_>, mutating: bool, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for hook in object.field("webhooks").items() {
         webhook(&hook, mutating, errors);
         review_versions(&hook.field("admissionReviewVersions"), errors);
@@ -86,7 +87,7 @@ fn review_versions(versions: &Cursor<'_>, errors: &mut ErrorList) {
         versions.required(errors, "must specify one of v1, v1beta1");
         return;
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for version in versions.items() {
         if seen.contains(&version.str()) {
             version.invalid(errors, "duplicate version");
@@ -95,7 +96,7 @@ fn review_versions(versions: &Cursor<'_>, errors: &mut ErrorList) {
         seen.push(version.str());
         formatted(&version, names::dns1035_label, errors);
     }
-    if !seen.iter().any(|v| REVIEW_VERSIONS.contains(v)) {
+    if !seen.keys().iter().any(|v| REVIEW_VERSIONS.contains(v)) {
         versions.invalid(errors, "must include at least one of v1, v1beta1");
     }
 }
@@ -281,7 +282,7 @@ fn match_conditions(list: &Cursor<'_>, params: bool, errors: &mut ErrorList) {
     if list.len() > MATCH_CONDITIONS_MAX {
         errors.too_many(list.path(), list.len(), MATCH_CONDITIONS_MAX);
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for condition in list.items() {
         let (name, expression) = (condition.field("name"), condition.field("expression"));
         let text = expression.str().trim();
@@ -448,7 +449,7 @@ fn match_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
     }
     for list in ["resourceRules", "excludeResourceRules"] {
         for rule in resources.field(list).items() {
-            let mut seen: Vec<&str> = Vec::new();
+            let mut seen: Occurrences<&str> = Occurrences::new();
             for name in rule.field("resourceNames").items() {
                 invalid_each(errors, &name.path(), name.str(), names::path_segment(name.str()));
                 if seen.contains(&name.str()) {
@@ -497,7 +498,7 @@ fn audit_annotations(
         let detail = format!("must not have more than {AUDIT_ANNOTATIONS_MAX} auditAnnotations");
         errors.invalid(list.path(), go::list("adm.AuditAnnotation", list.value()), detail);
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for annotation in list.items() {
         let (key, expression) = (annotation.field("key"), annotation.field("valueExpression"));
         if !policy.is_empty() {
@@ -540,7 +541,7 @@ fn validating_binding(spec: &Cursor<'_>, errors: &mut ErrorList) {
     param_ref(&spec.field("paramRef"), errors);
     binding_resources(&spec.field("matchResources"), errors);
     let actions = spec.field("validationActions");
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for action in actions.items() {
         supported(&action, &["Audit", "Deny", "Warn"], errors);
         if seen.contains(&action.str()) {

@@ -4,6 +4,7 @@ use crate::json;
 use base64::Engine;
 
 use crate::kinds::{carry, volumes};
+use crate::occurrences::Occurrences;
 use crate::strategy::{Context, SubresourceStrategy};
 use crate::validate::names;
 use crate::validate::text::supported;
@@ -186,7 +187,7 @@ fn request_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     if usages.is_empty() {
         usages.required(errors, "");
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for usage in usages.items() {
         supported(&usage, USAGES, errors);
         if seen.contains(&usage.str()) {
@@ -244,7 +245,7 @@ fn is_der_sequence(der: &[u8]) -> bool {
 
 fn conditions(request: &Cursor<'_>, errors: &mut ErrorList) {
     let list = request.field("status").field("conditions");
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     let (mut approved, mut denied) = (false, false);
     for condition in list.items() {
         let (kind, status) = (condition.field("type"), condition.field("status"));

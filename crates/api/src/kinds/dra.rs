@@ -8,6 +8,7 @@ mod status;
 
 use crate::cel::device;
 use crate::kinds::volumes::csi_driver_name as driver_name;
+use crate::occurrences::Occurrences;
 use crate::strategy::NamespaceDemand;
 use crate::validate::labels::invalid_each;
 use crate::validate::text::{IMMUTABLE, formatted, immutable, required_formatted, same, supported};
@@ -160,7 +161,7 @@ fn unique_names(list: &Cursor<'_>, max: usize, errors: &mut ErrorList) {
     if list.len() > max {
         return;
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for item in list.items() {
         let name = item.field("name").str();
         if seen.contains(&name) {
@@ -206,7 +207,7 @@ fn request_names(requests: &Cursor<'_>) -> Vec<String> {
 
 /// No two strings of a list are one. One with more than `max` items is not looked at.
 fn unique(list: &Cursor<'_>, max: usize, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for item in list.items().filter(|_| list.len() <= max) {
         if seen.contains(&item.str()) {
             errors.duplicate(item.path(), item.str());
@@ -224,7 +225,7 @@ fn binding_conditions(device: &Cursor<'_>, errors: &mut ErrorList) {
         }
     }
     unique(&bound, usize::MAX, errors);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for condition in failed.items() {
         if seen.contains(&condition.str()) {
             condition.duplicate(errors);

@@ -2,6 +2,7 @@
 
 use crate::json;
 
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::text::{formatted, same};
 use crate::validate::{go, names};
@@ -28,7 +29,7 @@ pub const FLOW_SCHEMA: Strategy = Strategy {
 };
 
 fn conditions(list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for condition in list.items() {
         let kind = condition.field("type");
         if seen.contains(&kind.str()) {

@@ -1,5 +1,6 @@
 //! Ingress, IngressClass, NetworkPolicy, IPAddress, ServiceCIDR. Source: `pkg/apis/networking/validation`.
 
+use crate::occurrences::Occurrences;
 use crate::strategy::{GenerationSeen, SubresourceStrategy};
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::text::{
@@ -483,7 +484,7 @@ fn slice_endpoint(endpoint: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
             errors.too_many(targets.path(), targets.len(), HINTS_MAX);
             continue;
         }
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: Occurrences<&str> = Occurrences::new();
         for target in targets.items() {
             let name = target.field("name");
             if seen.contains(&name.str()) {
@@ -544,7 +545,7 @@ fn slice_ports(ports: &Cursor<'_>, errors: &mut ErrorList) {
         errors.too_many(ports.path(), ports.len(), PORTS_MAX);
         return;
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for port in ports.items() {
         let (name, protocol, app) = (port.field("name"), port.field("protocol"), port.field("appProtocol"));
         if !name.is_empty() {

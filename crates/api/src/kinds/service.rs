@@ -4,6 +4,7 @@
 use crate::json;
 
 use crate::kinds::carry;
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, labels};
 use crate::validate::text::{
@@ -343,7 +344,7 @@ pub fn cluster_ips(service: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut 
     } else if !ips.is_empty() {
         ips.invalid(errors, "must be empty when `clusterIP` is not specified");
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for family in families.items() {
         if !matches!(family.str(), "IPv4" | "IPv6") {
             family.not_supported(errors, &["IPv4", "IPv6"]);
@@ -415,7 +416,7 @@ fn unique_ports(ports: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
         }
         node_ports.push(key);
     }
-    let mut seen: Vec<(&str, i64)> = Vec::new();
+    let mut seen: Occurrences<(&str, i64)> = Occurrences::new();
     for port in ports.items() {
         let key = (port.field("protocol").str(), port.field("port").int());
         if seen.contains(&key) {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::kinds::volumes::csi_driver_name;
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::resources::quantity;
@@ -274,7 +275,7 @@ pub const CSI_NODE: Strategy = Strategy {
 };
 
 fn node_drivers(drivers: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for driver in drivers.items() {
         let (name, id) = (driver.field("name"), driver.field("nodeID"));
         csi_driver_name(&name, errors);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::occurrences::Occurrences;
 use crate::quantity::{Format, Quantity};
 use crate::validate::labels::invalid_each;
 use crate::validate::names;
@@ -279,7 +280,7 @@ fn claims(claims: &Cursor<'_>, pod_claims: &[&str], errors: &mut ErrorList) {
 
 /// Node taints: keys, values, effects, and one taint per key and effect.
 pub fn taints(list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let mut seen: Occurrences<(&str, &str)> = Occurrences::new();
     for taint in list.items() {
         let (key, value, effect) = (taint.field("key"), taint.field("value"), taint.field("effect"));
         formatted(&key, names::qualified_name, errors);

@@ -8,5 +8,6 @@ pub(crate) mod options;
 pub(crate) mod path;
 pub(crate) mod query;
 pub mod spdy;
+pub(crate) mod warning;
 
 pub use body::ResponseBody;

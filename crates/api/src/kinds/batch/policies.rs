@@ -1,5 +1,6 @@
 //! Pod failure policies and success policies of jobs.
 
+use crate::occurrences::Occurrences;
 use crate::validate::go;
 use crate::validate::names;
 use crate::validate::text::{formatted, supported};
@@ -78,7 +79,7 @@ fn exit_codes(requirement: &Cursor<'_>, containers: &[&str], errors: &mut ErrorL
     } else if values.len() > EXIT_CODES_MAX {
         errors.too_many(values.path(), values.len(), EXIT_CODES_MAX);
     }
-    let mut seen: Vec<i64> = Vec::new();
+    let mut seen: Occurrences<i64> = Occurrences::new();
     let mut is_ordered = true;
     for value in values.items() {
         if operator.str() == "In" && value.int() == 0 {
@@ -87,7 +88,7 @@ fn exit_codes(requirement: &Cursor<'_>, containers: &[&str], errors: &mut ErrorL
         if seen.contains(&value.int()) {
             errors.duplicate(value.path(), value.int());
         }
-        is_ordered &= seen.last().is_none_or(|last| *last <= value.int());
+        is_ordered &= seen.keys().last().is_none_or(|last| *last <= value.int());
         seen.push(value.int());
     }
     if !is_ordered {

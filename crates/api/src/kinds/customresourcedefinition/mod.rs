@@ -13,6 +13,7 @@ mod structural;
 use internal::Internal;
 
 use crate::kinds::admission;
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::names;
 use crate::validate::text::{immutable, supported};
@@ -242,7 +243,7 @@ fn validate_versions(
 ) {
     let spec = internal.spec();
     let versions = spec.field("versions");
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     let mut n_storage = 0;
     let mut is_unique = true;
     let per_version_subresources = versions.items().any(|v| v.field("subresources").is_set());
@@ -496,7 +497,7 @@ fn review_versions(versions: &Cursor<'_>, require_known: bool, errors: &mut Erro
         versions.required(errors, "");
         return;
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for version in versions.items() {
         if seen.contains(&version.str()) {
             version.invalid(errors, "duplicate version");
@@ -507,7 +508,7 @@ fn review_versions(versions: &Cursor<'_>, require_known: bool, errors: &mut Erro
             version.invalid(errors, message);
         }
     }
-    if require_known && !seen.iter().any(|v| REVIEW_VERSIONS.contains(v)) {
+    if require_known && !seen.keys().iter().any(|v| REVIEW_VERSIONS.contains(v)) {
         versions.invalid(errors, format!("must include at least one of {}", REVIEW_VERSIONS.join(", ")));
     }
 }

@@ -3,6 +3,7 @@
 
 use super::internal::{Internal, go_schema, set_fields};
 use super::{path, rules, structural};
+use crate::occurrences::Occurrences;
 use crate::{Cursor, ErrorList, Value, custom};
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
@@ -438,7 +439,7 @@ fn map_list(schema: &Cursor<'_>, errors: &mut ErrorList) {
         errors.invalid(kind.path(), kind.str(), "must be object if parent array's x-kubernetes-list-type is map");
         return;
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for key in keys.items() {
         let property = items.field("properties").key(key.str());
         if !property.is_set() {

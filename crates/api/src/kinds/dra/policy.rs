@@ -1,6 +1,7 @@
 //! How much of a shared device's capacity one request may take: some amounts, or a range with steps. Source: `validateRequestPolicy`.
 
 use crate::kinds::dra::at_most;
+use crate::occurrences::Occurrences;
 use crate::quantity::Quantity;
 use crate::validate::resources::quantity;
 use crate::{Cursor, ErrorList};
@@ -42,7 +43,7 @@ fn valid_values(values: &Cursor<'_>, default: &Quantity, capacity: &Quantity, er
         }
         has_default |= amount == *default;
     }
-    let mut seen: Vec<i64> = Vec::new();
+    let mut seen: Occurrences<i64> = Occurrences::new();
     for (at, amount) in amounts.iter().filter(|_| amounts.len() <= VALID_VALUES_MAX) {
         // Told apart by whole units, as upstream.
         if seen.contains(&amount.value()) {

@@ -1,6 +1,7 @@
 //! ResourceSlice: the devices of a pool, or the counters that they share.
 
 use crate::kinds::dra::{at_most, binding_conditions, driver_name, policy, pool_name, qualified_name, unique_names};
+use crate::occurrences::Occurrences;
 use crate::validate::labels::{invalid_each, node_selector};
 use crate::validate::text::{formatted, required_enum, required_formatted};
 use crate::validate::{go, names};
@@ -47,7 +48,7 @@ pub(super) fn spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
 
 /// Sets of counters, or what a device takes of them: each set named once, each with counters.
 fn counter_sets(sets: &Cursor<'_>, name_field: &str, max: usize, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for set in at_most(sets, max, errors) {
         let name = set.field(name_field);
         required_formatted(&name, names::dns1123_label, errors);

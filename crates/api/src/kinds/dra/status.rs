@@ -4,6 +4,7 @@ use crate::kinds::dra::{
     CONFIG_MAX, at_most, binding_conditions, device_config, driver_name, json_object, pool_name, request_name,
     request_names, request_references, unique,
 };
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{conditions, node_selector};
 use crate::validate::net::interface_address;
@@ -143,7 +144,7 @@ fn devices(list: &Cursor<'_>, allocated: &[DeviceId], errors: &mut ErrorList) {
         }
         network_data(&device.field("networkData"), errors);
     }
-    let mut seen: Vec<DeviceId> = Vec::new();
+    let mut seen: Occurrences<DeviceId> = Occurrences::new();
     for device in list.items() {
         let id = device_id(device.value());
         if seen.contains(&id) {

@@ -1,6 +1,9 @@
 //! Containers of all three lists: what they share, and what sets init and ephemeral containers apart.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::kinds::pod::{PodFacts, env, probes, security};
+use crate::occurrences::Occurrences;
 use crate::validate::text::{has_backsteps, local_descending_path_at, required_enum};
 use crate::validate::{names, resources, text};
 use crate::{Cursor, ErrorList};
@@ -18,7 +21,7 @@ pub fn containers(pod: &PodFacts<'_>, errors: &mut ErrorList) {
         list.required(errors, "");
         return;
     }
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: Occurrences<&str> = Occurrences::new();
     for container in list.items() {
         common(pod, &container, errors);
         let name = container.field("name");
@@ -34,7 +37,7 @@ pub fn containers(pod: &PodFacts<'_>, errors: &mut ErrorList) {
         probes::probes(pod, &container, errors);
         restart_policy(&container, errors);
     }
-    let mut ports = Vec::new();
+    let mut ports = Occurrences::new();
     for container in list.items() {
         unique_host_ports(&container, &mut ports, errors);
     }
@@ -55,7 +58,7 @@ pub fn init_containers(pod: &PodFacts<'_>, errors: &mut ErrorList) {
         }
         // Init containers run one by one, so each is checked alone, and reported as if it were the first.
         let alone = Cursor::at(container.value(), list.path().index(0));
-        unique_host_ports(&alone, &mut Vec::new(), errors);
+        unique_host_ports(&alone, &mut Occurrences::new(), errors);
         if is_sidecar(&container) {
             let lifecycle = container.field("lifecycle");
             if lifecycle.is_set() {
@@ -200,7 +203,7 @@ fn restart_policy(container: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 fn ports(list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for port in list.items() {
         let (name, number, host) = (port.field("name"), port.field("containerPort"), port.field("hostPort"));
         if !name.is_empty() {
@@ -225,7 +228,7 @@ fn ports(list: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn unique_host_ports(container: &Cursor<'_>, seen: &mut Vec<String>, errors: &mut ErrorList) {
+fn unique_host_ports(container: &Cursor<'_>, seen: &mut Occurrences<String>, errors: &mut ErrorList) {
     for port in container.field("ports").items() {
         let host = port.field("hostPort");
         if host.int() == 0 {
@@ -241,21 +244,16 @@ fn unique_host_ports(container: &Cursor<'_>, seen: &mut Vec<String>, errors: &mu
 }
 
 /// The later of two mounts of one volume wins, as it does in upstream's map.
-fn paths_by_name<'a>(list: &Cursor<'a>, path_field: &str) -> Vec<(&'a str, &'a str)> {
-    let mut out: Vec<(&str, &str)> = Vec::new();
-    for item in list.items() {
-        let (name, path) = (item.field("name").str(), item.field(path_field).str());
-        out.retain(|(n, _)| *n != name);
-        out.push((name, path));
-    }
-    out
+fn paths_by_name<'a>(list: &Cursor<'a>, path_field: &str) -> HashMap<&'a str, &'a str> {
+    list.items().map(|item| (item.field("name").str(), item.field(path_field).str())).collect()
 }
 
 fn volume_mounts(pod: &PodFacts<'_>, container: &Cursor<'_>, errors: &mut ErrorList) {
     let list = container.field("volumeMounts");
     let devices = paths_by_name(&container.field("volumeDevices"), "devicePath");
+    let device_paths: HashSet<&str> = devices.values().copied().collect();
     let privileged = container.field("securityContext").field("privileged").bool();
-    let mut paths: Vec<&str> = Vec::new();
+    let mut paths: Occurrences<&str> = Occurrences::new();
     for mount in list.items() {
         let (name, path) = (mount.field("name"), mount.field("mountPath"));
         if name.is_empty() {
@@ -272,10 +270,10 @@ fn volume_mounts(pod: &PodFacts<'_>, container: &Cursor<'_>, errors: &mut ErrorL
             errors.invalid(path.path(), path.str(), "must be unique");
         }
         paths.push(path.str());
-        if devices.iter().any(|(n, _)| *n == name.str()) {
+        if devices.contains_key(name.str()) {
             name.invalid(errors, "must not already exist in volumeDevices");
         }
-        if devices.iter().any(|(_, p)| *p == path.str()) {
+        if device_paths.contains(path.str()) {
             path.invalid(errors, "must not already exist as a path in volumeDevices");
         }
         sub_paths(&list, &mount, errors);
@@ -326,8 +324,12 @@ fn recursive_read_only(list: &Cursor<'_>, mount: &Cursor<'_>, errors: &mut Error
 
 fn volume_devices(pod: &PodFacts<'_>, container: &Cursor<'_>, errors: &mut ErrorList) {
     let list = container.field("volumeDevices");
+    if list.is_empty() {
+        return;
+    }
     let mounts = paths_by_name(&container.field("volumeMounts"), "mountPath");
-    let (mut names, mut paths): (Vec<&str>, Vec<&str>) = Default::default();
+    let mount_paths: HashSet<&str> = mounts.values().copied().collect();
+    let (mut names, mut paths) = (Occurrences::new(), Occurrences::new());
     for device in list.items() {
         let (name, path) = (device.field("name"), device.field("devicePath"));
         if name.is_empty() {
@@ -355,10 +357,10 @@ fn volume_devices(pod: &PodFacts<'_>, container: &Cursor<'_>, errors: &mut Error
         } else {
             paths.push(path.str());
         }
-        if mounts.iter().any(|(n, _)| *n == name.str()) {
+        if mounts.contains_key(name.str()) {
             name.invalid(errors, "must not already exist in volumeMounts");
         }
-        if mounts.iter().any(|(_, p)| *p == path.str()) {
+        if mount_paths.contains(path.str()) {
             path.invalid(errors, "must not already exist as a path in volumeMounts");
         }
         if !name.is_empty() {
@@ -368,7 +370,7 @@ fn volume_devices(pod: &PodFacts<'_>, container: &Cursor<'_>, errors: &mut Error
 }
 
 fn resize_policy(pod: &PodFacts<'_>, list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for policy in list.items() {
         let resource = policy.field("resourceName").str();
         let restart = policy.field("restartPolicy").str();

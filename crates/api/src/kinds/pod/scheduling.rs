@@ -1,5 +1,6 @@
 //! What a pod asks of the scheduler: affinity, spreading, gates.
 
+use crate::occurrences::Occurrences;
 use crate::validate::labels::{label_key, node_selector, node_selector_term, selector};
 use crate::validate::names;
 use crate::validate::text::{NOT_POSITIVE, formatted, optional_enum, supported};
@@ -138,7 +139,7 @@ fn spread_label_keys(constraint: &Cursor<'_>, errors: &mut ErrorList) {
 
 /// `spec.schedulingGates`.
 pub fn scheduling_gates(list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for gate in list.items() {
         let name = gate.field("name");
         formatted(&Cursor::at(name.value(), gate.path()), names::qualified_name, errors);

@@ -1,6 +1,7 @@
 //! Security contexts of pods and containers, what an operating system excludes, and the annotations that came before them.
 
 use crate::kinds::pod::{PodFacts, each_container};
+use crate::occurrences::Occurrences;
 use crate::validate::text::{local_descending_path, local_descending_path_at, optional_enum};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList};
@@ -142,7 +143,7 @@ fn is_sysctl_name(name: &str) -> bool {
 const IPC_SYSCTLS: &[&str] = &["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem"];
 
 fn sysctls(pod: &PodFacts<'_>, list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for sysctl in list.items() {
         let name = sysctl.field("name");
         if name.is_empty() {

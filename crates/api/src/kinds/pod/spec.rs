@@ -1,7 +1,10 @@
 //! The PodSpec, of pods and of all templates. Source: `ValidatePodSpec` of `pkg/apis/core/validation`.
 
+use std::collections::HashSet;
+
 use crate::kinds::pod::{containers, resources as pod_resources, scheduling, security};
 use crate::kinds::volumes::{self, VolumeOwner};
+use crate::occurrences::Occurrences;
 use crate::validate::labels::{annotations, invalid_each, labels};
 use crate::validate::text::{formatted, formatted_if_set, required_enum};
 use crate::validate::{go, names, net, resources};
@@ -18,13 +21,18 @@ pub struct PodFacts<'a> {
     pub spec: &'a Cursor<'a>,
     /// Names in `spec.resourceClaims`.
     pub claims: Vec<&'a str>,
-    /// Volumes without errors of their own; others are as good as missing.
-    volumes: Vec<Cursor<'a>>,
+    volumes: Volumes<'a>,
+}
+
+/// Volumes without errors of their own, and their names; others are as good as missing.
+struct Volumes<'a> {
+    list: Vec<Cursor<'a>>,
+    names: Occurrences<&'a str>,
 }
 
 impl<'a> PodFacts<'a> {
     pub fn volume(&self, name: &str) -> Option<&Cursor<'a>> {
-        self.volumes.iter().find(|v| v.field("name").str() == name)
+        self.volumes.list.get(self.volumes.names.first(&name)?)
     }
 
     /// The pod shares the host's user namespace, which is the default.
@@ -178,15 +186,15 @@ pub fn pod_annotations_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut E
     pod_annotations(&annotations, &new.field("spec"), errors);
 }
 
-fn pod_volumes<'a>(spec: &Cursor<'a>, pod: Option<&Cursor<'_>>, errors: &mut ErrorList) -> Vec<Cursor<'a>> {
+fn pod_volumes<'a>(spec: &Cursor<'a>, pod: Option<&Cursor<'_>>, errors: &mut ErrorList) -> Volumes<'a> {
     let pod_name = pod.map_or("", |metadata| metadata.field("name").str());
     let list = spec.field("volumes");
-    let created: Vec<String> = list
+    let created: HashSet<String> = list
         .items()
         .filter(|v| !pod_name.is_empty() && v.field("ephemeral").is_set())
         .map(|v| format!("{pod_name}-{}", v.field("name").str()))
         .collect();
-    let mut valid: Vec<Cursor<'a>> = Vec::new();
+    let mut valid = Volumes { list: Vec::new(), names: Occurrences::new() };
     for volume in list.items() {
         let name = volume.field("name");
         let owner = VolumeOwner { pod_name, volume_name: name.str(), is_pod: pod.is_some() };
@@ -197,16 +205,17 @@ fn pod_volumes<'a>(spec: &Cursor<'a>, pod: Option<&Cursor<'_>>, errors: &mut Err
         } else {
             formatted(&name, names::dns1123_label, &mut own);
         }
-        if valid.iter().any(|v| v.field("name").str() == name.str()) {
+        if valid.names.contains(&name.str()) {
             errors_duplicate(&name, &mut own);
         }
         if own.is_empty() {
-            valid.push(volume.clone());
+            valid.names.push(name.str());
+            valid.list.push(volume.clone());
         } else {
             errors.extend(own);
         }
         let claim = volume.field("persistentVolumeClaim").field("claimName");
-        if created.iter().any(|c| c == claim.str()) {
+        if created.contains(claim.str()) {
             claim.invalid(errors, "must not reference a PVC that gets created for an ephemeral volume");
         }
     }
@@ -222,7 +231,7 @@ fn resource_claims(list: &Cursor<'_>, pod: Option<&Cursor<'_>>, errors: &mut Err
     if is_mirror && !list.is_empty() {
         list.forbidden(errors, "static pods do not support resource claims");
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for claim in list.items() {
         let name = claim.field("name");
         if name.is_empty() {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use crate::kinds::carry;
 use crate::kinds::pod::pod_annotations_update;
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::invalid_each;
 use crate::validate::text::{formatted, immutable, required_formatted, supported};
@@ -190,7 +191,7 @@ fn should_restart(container: &Cursor<'_>, spec: &Cursor<'_>, exit_code: i64) -> 
 
 fn claim_statuses(pod: &Cursor<'_>, errors: &mut ErrorList) {
     let claims = pod.field("spec").field("resourceClaims");
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for status in pod.field("status").field("resourceClaimStatuses").items() {
         let name = status.field("name");
         if !claims.items().any(|c| c.field("name").str() == name.str()) {
@@ -221,7 +222,7 @@ fn extended_resource_claim(status: &Cursor<'_>, spec: &Cursor<'_>, errors: &mut 
     if mappings.is_empty() {
         mappings.required(errors, "at least one request mapping is required");
     }
-    let mut seen: Vec<[&str; 3]> = Vec::new();
+    let mut seen: Occurrences<[&str; 3]> = Occurrences::new();
     for mapping in mappings.items() {
         let fields = ["containerName", "resourceName", "requestName"].map(|name| mapping.field(name));
         let [container, resource, request] = &fields;
@@ -351,7 +352,7 @@ fn allocated_resource_name(name: &Cursor<'_>, resources: &Cursor<'_>, errors: &m
 }
 
 fn resource_health(list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Occurrences<&str> = Occurrences::new();
     for device in list.items() {
         supported(&device.field("health"), &["Healthy", "Unhealthy", "Unknown"], errors);
         let message = device.field("message");

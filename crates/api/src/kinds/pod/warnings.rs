@@ -1,9 +1,12 @@
 //! What pods and templates are warned about: fields that are deprecated, or that do not do what they seem to.
 //! Source: `pkg/api/pod/warnings.go`.
 
+use std::collections::HashMap;
+
 use crate::Cursor;
 use crate::field::go_quote;
 use crate::kinds::pod::{app_armor_profile, each_container, overlaps};
+use crate::occurrences::Occurrences;
 use crate::validate::resources::quantity;
 use crate::validate::{names, net};
 
@@ -152,7 +155,7 @@ fn node_selector_term(term: &Cursor<'_>, check_values: bool, out: &mut Vec<Strin
 /// Hosts and pull secrets that are listed twice, or without a name.
 fn list_warnings(spec: &Cursor<'_>, out: &mut Vec<String>) {
     for (list, field, what) in [("hostAliases", "ip", "duplicate ip"), ("imagePullSecrets", "name", "duplicate name")] {
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: Occurrences<&str> = Occurrences::new();
         for item in spec.field(list).items() {
             let value = item.field(field);
             if seen.contains(&value.str()) {
@@ -201,7 +204,7 @@ fn container_warnings(spec: &Cursor<'_>, annotations: &Cursor<'_>, out: &mut Vec
                 fractional(&container.field("resources").field(list), &[name], out);
             }
         }
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: Occurrences<&str> = Occurrences::new();
         for variable in container.field("env").items() {
             let (name, value) = (variable.field("name").str(), variable.field("value").str());
             let itself = format!("$({name})");
@@ -218,9 +221,12 @@ fn container_warnings(spec: &Cursor<'_>, annotations: &Cursor<'_>, out: &mut Vec
     });
 }
 
+/// More are never sent: together they are longer than warnings may be.
+const WARNINGS_MAX: usize = 1000;
+
 /// Ports that mean the same or nothing, over all containers of the pod.
 fn port_warnings(spec: &Cursor<'_>, out: &mut Vec<String>) {
-    let mut others: Vec<Cursor<'_>> = Vec::new();
+    let mut others: HashMap<(i64, &str), Vec<Cursor<'_>>> = HashMap::new();
     each_container(spec, |container| {
         for port in container.field("ports").items() {
             let field = |name: &str| port.field(name);
@@ -234,7 +240,11 @@ fn port_warnings(spec: &Cursor<'_>, out: &mut Vec<String>) {
                     field("hostIP").str(),
                 ));
             }
-            for other in &others {
+            let others = others.entry((field("containerPort").int(), field("protocol").str())).or_default();
+            for other in others.iter() {
+                if out.len() >= WARNINGS_MAX {
+                    break;
+                }
                 if let Some(what) = port_clash(&port, other) {
                     out.push(format!("{}: {what} port definition with {}", port.path(), other.path()));
                 }
@@ -242,26 +252,23 @@ fn port_warnings(spec: &Cursor<'_>, out: &mut Vec<String>) {
             others.push(port);
         }
     });
-    let mut names: Vec<(&str, crate::Path)> = Vec::new();
+    let mut names: HashMap<&str, crate::Path> = HashMap::new();
     each_container(spec, |container| {
         for port in container.field("ports").items().filter(|port| !port.field("name").is_empty()) {
             let name = port.field("name").str();
-            match names.iter().find(|(other, _)| *other == name) {
-                Some((_, other)) => out.push(format!(
+            match names.get(name) {
+                Some(other) => out.push(format!(
                     "{}: duplicate port name \"{name}\" with {other}, services and probes that select ports by name will use {other}",
                     port.path()
                 )),
-                None => names.push((name, port.path())),
+                None => drop(names.insert(name, port.path())),
             }
         }
     });
 }
 
+/// What is between two ports of one number and protocol.
 fn port_clash(port: &Cursor<'_>, other: &Cursor<'_>) -> Option<&'static str> {
-    let same = |field: &str| port.field(field).value() == other.field(field).value();
-    if !same("containerPort") || !same("protocol") {
-        return None;
-    }
     let host_port = (port.field("hostPort").int(), other.field("hostPort").int());
     let host_ip = (port.field("hostIP").str(), other.field("hostIP").str());
     if host_ip.0 == host_ip.1 && host_port.0 == host_port.1 {
