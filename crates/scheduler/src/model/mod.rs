@@ -1,5 +1,6 @@
 //! What the scheduler remembers of pods and nodes: parsed once when an object arrives, so that no cycle parses anything.
 
+pub mod class;
 pub mod devices;
 pub mod labels;
 pub mod node;

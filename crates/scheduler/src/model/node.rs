@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::class::ClassCounts;
 use super::labels::Labels;
 use super::pod::{HostPort, normalized_image};
 use super::{PodInfo, Resources};
+
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The parts of a Node object that scheduling depends on. Two equal values schedule alike.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeFacts {
     pub name: Arc<str>,
     pub labels: Labels,
+    hostname: Option<Arc<str>>,
+    zone_label: Option<Arc<str>>,
     pub annotations: Labels,
     pub taints: Vec<core::Taint>,
     pub unschedulable: bool,
@@ -36,7 +42,10 @@ impl NodeFacts {
                 images.insert(normalized_image(name), image.size_bytes.unwrap_or(0));
             }
         }
+        let label = |key: &str| node.metadata.labels.as_ref()?.get(key).map(|value| value.as_str().into());
         NodeFacts {
+            hostname: label(HOSTNAME),
+            zone_label: label(ZONE),
             name: node.metadata.name.as_deref().unwrap_or_default().into(),
             labels: node.metadata.labels.clone().unwrap_or_default(),
             annotations: node.metadata.annotations.clone().unwrap_or_default(),
@@ -54,13 +63,22 @@ impl NodeFacts {
         }
     }
 
+    /// The value of a label that names a domain; those that all pods are spread by by default are found at once.
+    pub fn domain(&self, key: &str) -> Option<&str> {
+        match key {
+            HOSTNAME => self.hostname.as_deref(),
+            ZONE => self.zone_label.as_deref(),
+            _ => self.labels.get(key).map(String::as_str),
+        }
+    }
+
     /// Region and zone, the unit nodes are interleaved by. Empty when neither label is there.
     pub fn zone(&self) -> String {
         let label = |name: &str, old: &str| {
             self.labels.get(name).or_else(|| self.labels.get(old)).map(String::as_str).unwrap_or_default()
         };
         let region = label("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region");
-        let zone = label("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone");
+        let zone = label(ZONE, "failure-domain.beta.kubernetes.io/zone");
         if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
     }
 }
@@ -70,6 +88,7 @@ impl NodeFacts {
 pub struct NodeInfo {
     pub facts: Arc<NodeFacts>,
     pub pods: Vec<Arc<PodInfo>>,
+    pub classes: ClassCounts,
     pub requested: Resources,
     /// CPU and memory with defaults for missing requests.
     pub non_zero_requested: Resources,
@@ -83,6 +102,7 @@ impl NodeInfo {
         NodeInfo {
             facts,
             pods: Vec::new(),
+            classes: ClassCounts::default(),
             requested: Resources::default(),
             non_zero_requested: Resources::default(),
             ports: Vec::new(),
@@ -96,6 +116,7 @@ impl NodeInfo {
     }
 
     pub fn add_pod(&mut self, pod: Arc<PodInfo>) {
+        self.classes.add(&pod);
         self.requested.add(&pod.requests);
         self.non_zero_requested.milli_cpu += pod.non_zero.milli_cpu;
         self.non_zero_requested.memory += pod.non_zero.memory;
@@ -109,6 +130,7 @@ impl NodeInfo {
     pub fn remove_pod(&mut self, uid: &str) -> bool {
         let Some(position) = self.pods.iter().position(|pod| &*pod.uid == uid) else { return false };
         let pod = self.pods.swap_remove(position);
+        self.classes.remove(&pod);
         self.requested.subtract(&pod.requests);
         self.non_zero_requested.milli_cpu -= pod.non_zero.milli_cpu;
         self.non_zero_requested.memory -= pod.non_zero.memory;

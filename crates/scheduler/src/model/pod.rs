@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::class::PodClass;
 use super::devices::{PodDeviceClaim, device_claims_of};
 use super::labels::{Labels, NodeTerm, Selector};
 use super::storage::{PodClaim, claims_of};
@@ -18,6 +19,8 @@ pub struct PodInfo {
     pub name: Arc<str>,
     pub uid: Arc<str>,
     pub labels: Labels,
+    /// Of namespace and labels.
+    pub class: PodClass,
     pub priority: i32,
     /// Start time in seconds since 1970; `None` while the node has not acknowledged the pod.
     pub started: Option<i64>,
@@ -136,6 +139,7 @@ impl PodInfo {
             terms.into_iter().flatten().map(compile).collect()
         };
         PodInfo {
+            class: PodClass::of(&namespace, &labels),
             name: meta.name.as_deref().unwrap_or_default().into(),
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             priority: spec.priority.unwrap_or(0),

@@ -11,7 +11,8 @@ use crate::framework::{
     ActionType, CycleState, EventHint, EventObject, EventResource, ExtensionPoints, Filter, Hint, MAX_NODE_SCORE,
     Narrowed, Plugin, PreFilter, PreScore, Score, Scoring, Status,
 };
-use crate::model::labels::Selector;
+use crate::model::class::Takes;
+use crate::model::node::{HOSTNAME, ZONE};
 use crate::model::pod::SpreadConstraint;
 use crate::model::{NodeInfo, PodInfo};
 use crate::snapshot::Snapshot;
@@ -19,9 +20,8 @@ use crate::snapshot::Snapshot;
 pub(super) const NAME: &str = "PodTopologySpread";
 const REASON: &str = "node(s) didn't match pod topology spread constraints";
 const REASON_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
-const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Topology key and skew of the default constraints.
-const DEFAULTS: [(&str, i64); 2] = [(HOSTNAME, 3), ("topology.kubernetes.io/zone", 5)];
+const DEFAULTS: [(&str, i64); 2] = [(HOSTNAME, 3), (ZONE, 5)];
 
 struct PodTopologySpread;
 
@@ -52,6 +52,7 @@ struct Soft {
     weights: Vec<f64>,
     /// Empty for the hostname, which is counted per node.
     counts: Vec<HashMap<String, i64>>,
+    takes: Vec<Takes>,
 }
 
 fn hard(pod: &PodInfo) -> impl Iterator<Item = &SpreadConstraint> {
@@ -59,7 +60,7 @@ fn hard(pod: &PodInfo) -> impl Iterator<Item = &SpreadConstraint> {
 }
 
 fn has_keys<'a>(node: &NodeInfo, mut constraints: impl Iterator<Item = &'a SpreadConstraint>) -> bool {
-    constraints.all(|constraint| node.facts.labels.contains_key(&constraint.topology_key))
+    constraints.all(|constraint| node.facts.domain(&constraint.topology_key).is_some())
 }
 
 /// Whether the constraint's policies let this node count for this pod.
@@ -68,12 +69,6 @@ fn included(constraint: &SpreadConstraint, pod: &PodInfo, node: &NodeInfo) -> bo
         return false;
     }
     !constraint.honor_taints || taint_toleration::first_untolerated(&node.facts.taints, &pod.tolerations).is_none()
-}
-
-fn count_matching(node: &NodeInfo, namespace: &str, selector: &Selector) -> i64 {
-    let counted =
-        |pod: &&Arc<PodInfo>| !pod.terminating && *pod.namespace == *namespace && selector.matches(&pod.labels);
-    i64::try_from(node.pods.iter().filter(counted).count()).unwrap_or(i64::MAX)
 }
 
 impl Plugin for PodTopologySpread {
@@ -116,11 +111,12 @@ impl PreFilter for PodTopologySpread {
             return Ok(Narrowed::Skip);
         }
         let mut found = Hard { counts: vec![HashMap::new(); constraints.len()], least: Vec::new() };
+        let mut takes = vec![Takes::default(); constraints.len()];
         for node in snapshot.nodes().filter(|node| has_keys(node, hard(pod))) {
-            for (constraint, domains) in constraints.iter().zip(&mut found.counts) {
+            for ((constraint, domains), takes) in constraints.iter().zip(&mut found.counts).zip(&mut takes) {
+                let Some(domain) = node.facts.domain(&constraint.topology_key) else { continue };
                 if included(constraint, pod, node) {
-                    let count = count_matching(node, &pod.namespace, &constraint.selector);
-                    *domains.entry(node.facts.labels[&constraint.topology_key].clone()).or_default() += count;
+                    raise(domains, domain, takes.count(node, &pod.namespace, &constraint.selector));
                 }
             }
         }
@@ -138,14 +134,22 @@ impl PreFilter for PodTopologySpread {
     }
 }
 
+fn raise(domains: &mut HashMap<String, i64>, domain: &str, by: i64) {
+    match domains.get_mut(domain) {
+        Some(count) => *count += by,
+        None => drop(domains.insert(domain.to_owned(), by)),
+    }
+}
+
 fn adjust(state: &mut CycleState, pod: &PodInfo, changed: &PodInfo, node: &NodeInfo, by: i64) {
     let Some(found) = state.get_mut::<Hard>() else { return };
     if changed.namespace != pod.namespace || !has_keys(node, hard(pod)) {
         return;
     }
     for (constraint, domains) in hard(pod).zip(&mut found.counts) {
+        let Some(domain) = node.facts.domain(&constraint.topology_key) else { continue };
         if constraint.selector.matches(&changed.labels) && included(constraint, pod, node) {
-            *domains.entry(node.facts.labels[&constraint.topology_key].clone()).or_default() += by;
+            raise(domains, domain, by);
         }
     }
     found.settle();
@@ -155,7 +159,7 @@ impl Filter for PodTopologySpread {
     fn filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Status> {
         let Some(found) = state.get::<Hard>() else { return Ok(()) };
         for ((constraint, domains), least) in hard(pod).zip(&found.counts).zip(&found.least) {
-            let Some(domain) = node.facts.labels.get(&constraint.topology_key) else {
+            let Some(domain) = node.facts.domain(&constraint.topology_key) else {
                 return Err(Status::unresolvable(NAME, REASON_LABEL));
             };
             let too_few = i64::try_from(domains.len()).unwrap_or(i64::MAX) < constraint.min_domains;
@@ -198,17 +202,18 @@ impl PreScore for PodTopologySpread {
         }
         let all_keys_required = !pod.spread.is_empty();
         let mut counts: Vec<HashMap<String, i64>> = vec![HashMap::new(); constraints.len()];
+        let mut takes = vec![Takes::default(); constraints.len()];
         let mut considered = 0u32;
         for node in nodes {
             if all_keys_required && !has_keys(node, constraints.iter()) {
                 continue;
             }
             considered += 1;
-            for (constraint, domains) in constraints.iter().zip(&mut counts).filter(|(c, _)| c.topology_key != HOSTNAME)
-            {
-                let domain = node.facts.labels.get(&constraint.topology_key).map(String::as_str).unwrap_or_default();
-                if !domains.contains_key(domain) {
-                    domains.insert(domain.to_owned(), 0);
+            for ((constraint, domains), takes) in constraints.iter().zip(&mut counts).zip(&mut takes) {
+                if constraint.topology_key == HOSTNAME {
+                    takes.count(node, &pod.namespace, &constraint.selector);
+                } else {
+                    raise(domains, node.facts.domain(&constraint.topology_key).unwrap_or_default(), 0);
                 }
             }
         }
@@ -226,32 +231,36 @@ impl PreScore for PodTopologySpread {
                 if all_keys_required && !has_keys(node, constraints.iter()) {
                     continue;
                 }
-                for (constraint, domains) in constraints.iter().zip(&mut counts) {
-                    let Some(domain) = node.facts.labels.get(&constraint.topology_key) else { continue };
+                for ((constraint, domains), takes) in constraints.iter().zip(&mut counts).zip(&mut takes) {
+                    if constraint.topology_key == HOSTNAME {
+                        continue;
+                    }
+                    let Some(domain) = node.facts.domain(&constraint.topology_key) else { continue };
                     let Some(count) = domains.get_mut(domain) else { continue };
                     if included(constraint, pod, node) {
-                        *count += count_matching(node, &pod.namespace, &constraint.selector);
+                        *count += takes.count(node, &pod.namespace, &constraint.selector);
                     }
                 }
             }
         }
-        state.set(Soft { constraints, all_keys_required, weights, counts });
+        state.set(Soft { constraints, all_keys_required, weights, counts, takes });
         Scoring::Needed
     }
 }
 
 impl Score for PodTopologySpread {
     #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
-    fn score(&self, state: &CycleState, pod: &PodInfo, _: &Snapshot, node: &NodeInfo) -> i64 {
+    fn score(&self, state: &CycleState, _: &PodInfo, _: &Snapshot, node: &NodeInfo) -> i64 {
         let Some(soft) = state.get::<Soft>() else { return 0 };
         if soft.all_keys_required && !has_keys(node, soft.constraints.iter()) {
             return 0;
         }
         let mut score = 0.0;
-        for ((constraint, domains), weight) in soft.constraints.iter().zip(&soft.counts).zip(&soft.weights) {
-            let Some(domain) = node.facts.labels.get(&constraint.topology_key) else { continue };
+        let counts = soft.counts.iter().zip(&soft.takes);
+        for ((constraint, (domains, takes)), weight) in soft.constraints.iter().zip(counts).zip(&soft.weights) {
+            let Some(domain) = node.facts.domain(&constraint.topology_key) else { continue };
             let count = if constraint.topology_key == HOSTNAME {
-                count_matching(node, &pod.namespace, &constraint.selector)
+                takes.counted(node)
             } else {
                 domains.get(domain).copied().unwrap_or(0)
             };
