@@ -218,12 +218,7 @@ impl Run<'_> {
                         Some(ListType::Map) => same_key(before, item, &rules.list_map_keys),
                         _ => None,
                     };
-                    let kin_old = match (rules.list_type, kin.current) {
-                        (Some(ListType::Map), _) => same,
-                        (None, Some((_, Value::Array(list)))) => list.get(index),
-                        _ => None,
-                    };
-                    self.visit(below, &path.index(index), item, same, kin.below(item, kin_old))?;
+                    self.visit(below, &path.index(index), item, same, kin.below(item, same))?;
                 }
             }
             Value::Object(map) => {
@@ -503,6 +498,21 @@ mod tests {
         let (errors, warnings) = run(schema.clone(), json!({"spec": {"a": 9, "b": 2}}), Some(old.clone()));
         assert_eq!((errors, warnings), (vec![], vec!["spec.a: Invalid value: 9: failed rule: self < 5".to_owned()]));
         assert_eq!(run(schema, json!({"spec": {"a": 8, "b": 2}}), Some(old)).0.len(), 1);
+    }
+
+    #[test]
+    fn items_without_keys_did_not_change_when_the_list_did_not() {
+        let list = |kind: Value| {
+            let mut list = json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self != 'a'"}]}});
+            list["x-kubernetes-list-type"] = kind;
+            spec(list)
+        };
+        for schema in [Value::Null, json!("atomic"), json!("set")].map(list) {
+            let old = || Some(json!({"spec": ["a", "b"]}));
+            assert_eq!(run(schema.clone(), json!({"spec": ["a", "b"]}), old()).0, [""; 0]);
+            let errors = run(schema, json!({"spec": ["a", "b", "c"]}), old()).0;
+            assert_eq!(errors, ["spec[0]: Invalid value: \"a\": failed rule: self != 'a'"]);
+        }
     }
 
     #[test]

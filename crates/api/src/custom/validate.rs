@@ -326,8 +326,7 @@ fn list(place: &Place, items: &[Value], old: Option<&Value>, schema: &Structural
         for (index, item) in items.iter().enumerate() {
             let before = old.and_then(|old| match schema.list_type {
                 Some(ListType::Map) => same_key(old, item, &schema.list_map_keys),
-                Some(ListType::Set | ListType::Atomic) => None,
-                None => old.get(index),
+                Some(ListType::Set | ListType::Atomic) | None => None,
             });
             out.merge(check_value(&place.index(index), item, before, below));
         }
@@ -575,12 +574,18 @@ mod tests {
     fn what_did_not_change_is_forgiven() {
         let schema = json!({"properties": {"spec": {"properties": {"a": {"maximum": 5}, "b": {"maximum": 5},
             "m": {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
-                "items": {"properties": {"v": {"maximum": 5}}}}}}}});
-        let old = json!({"spec": {"a": 9, "b": 1, "m": [{"k": "x", "v": 9}]}});
-        let new = json!({"spec": {"a": 9, "b": 7, "m": [{"k": "new", "v": 1}, {"k": "x", "v": 9, "w": 1}]}});
+                "items": {"properties": {"v": {"maximum": 5}}}},
+            "same": {"items": {"maximum": 5}}, "longer": {"items": {"maximum": 5}}}}}});
+        let old = json!({"spec": {"a": 9, "b": 1, "m": [{"k": "x", "v": 9}], "same": [9], "longer": [9]}});
+        let new = json!({"spec": {"a": 9, "b": 7, "m": [{"k": "new", "v": 1}, {"k": "x", "v": 9, "w": 1}], "same": [9],
+            "longer": [9, 1]}});
+        // Nobody can tell which item of another list was which, unless it has keys.
         assert_eq!(
             faults(schema, new, Some(old)),
-            ["spec.b: Invalid value: 7: spec.b in body should be less than or equal to 5"]
+            [
+                "spec.b: Invalid value: 7: spec.b in body should be less than or equal to 5",
+                "spec.longer[0]: Invalid value: 9: spec.longer[0] in body should be less than or equal to 5",
+            ]
         );
     }
 
