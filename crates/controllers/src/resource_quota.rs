@@ -1,5 +1,6 @@
 //! ResourceQuota controller: counts what a namespace uses of what its quotas limit.
-//! Reads ResourceQuota, Pod, Service, PersistentVolumeClaim and the metadata of what is counted. Writes ResourceQuota.status.
+//! Reads ResourceQuota, Pod, Service, PersistentVolumeClaim, ResourceClaim and the metadata of what is counted. Writes
+//! ResourceQuota.status.
 //! Admission adds to `used` as things are made; this controller corrects it, above all when things go.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +14,7 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{
     Container, PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ScopedResourceSelectorRequirement, Service,
 };
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::api::resource;
 use kube::api::PostParams;
 use kube::core::ApiResource;
@@ -41,6 +43,9 @@ const SECOND_COUNT: Duration = Duration::from_secs(1);
 /// Core resources counted under their bare names too.
 const BARE_COUNTS: [&str; 4] = ["configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
 const STORAGE_CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
+const DEVICES_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
+/// Devices that a claim to all of them may get.
+const DEVICES_MAX: i64 = 32;
 
 type Usage = BTreeMap<String, Quantity>;
 
@@ -50,6 +55,7 @@ struct Controller {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
+    device_claims: Informer<ResourceClaim>,
     /// By `resource.group` as `count/` names them; a bare resource is of the core group.
     counted: Mutex<HashMap<String, Informer<Metadata>>>,
     queue: WorkQueue<ObjectKey>,
@@ -61,6 +67,7 @@ async fn run(ctx: Ctx) {
     let pods = ctx.informers.informer::<Pod>();
     let services = ctx.informers.informer::<Service>();
     let claims = ctx.informers.informer::<PersistentVolumeClaim>();
+    let device_claims = ctx.informers.informer::<ResourceClaim>();
     let queue = WorkQueue::default();
     quotas.on_event({
         let queue = queue.clone();
@@ -101,16 +108,26 @@ async fn run(ctx: Ctx) {
             }
         }
     });
+    device_claims.on_event({
+        let (queue, quotas) = (queue.clone(), quotas.clone());
+        move |event| {
+            if matches!(event, Event::Deleted(_)) {
+                wake(&queue, &quotas, namespace(&event.object().metadata));
+            }
+        }
+    });
     quotas.has_synced().await;
     pods.has_synced().await;
     services.has_synced().await;
     claims.has_synced().await;
+    device_claims.has_synced().await;
     let controller = Controller {
         ctx: ctx.clone(),
         quotas,
         pods,
         services,
         claims,
+        device_claims,
         counted: Mutex::default(),
         queue: queue.clone(),
         own_writes: OwnWrites::default(),
@@ -128,6 +145,7 @@ struct View<'a> {
     pods: &'a [Arc<Pod>],
     services: &'a [Arc<Service>],
     claims: &'a [Arc<PersistentVolumeClaim>],
+    device_claims: &'a [Arc<ResourceClaim>],
     /// Counts of other resources, by `resource.group`.
     counts: &'a BTreeMap<String, usize>,
 }
@@ -145,6 +163,7 @@ fn used(view: &View) -> Usage {
         view.spec.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty()) || view.spec.scope_selector.is_some();
     if !scoped {
         view.services.iter().for_each(|service| add_all(&mut total, service_usage(service)));
+        view.device_claims.iter().for_each(|claim| add_all(&mut total, device_usage(claim)));
         for (resource, count) in view.counts {
             let count = i64::try_from(*count).unwrap_or(i64::MAX);
             total.insert(format!("count/{resource}"), Quantity::new(count, Format::DecimalSi));
@@ -273,6 +292,28 @@ fn claim_usage(claim: &PersistentVolumeClaim) -> Usage {
     usage
 }
 
+/// Devices by class; of alternatives, the most of each class that any of them asks for.
+fn device_usage(claim: &ResourceClaim) -> Usage {
+    let mut usage: Usage = [one("count/resourceclaims.resource.k8s.io")].into();
+    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    for request in requests {
+        let exactly = request.exactly.iter().map(|one| (&one.device_class_name, &one.allocation_mode, one.count));
+        let alternatives = request.first_available.iter().flatten();
+        let alternatives = alternatives.map(|one| (&one.device_class_name, &one.allocation_mode, one.count));
+        let mut most = Usage::new();
+        for (class, mode, count) in alternatives.chain(exactly) {
+            let count = match mode.as_deref() {
+                Some("ExactCount") => count.unwrap_or(0),
+                Some("All") => DEVICES_MAX,
+                _ => 0,
+            };
+            raise(&mut most, [(format!("{class}{DEVICES_SUFFIX}"), Quantity::new(count, Format::DecimalSi))].into());
+        }
+        add_all(&mut usage, most);
+    }
+    usage
+}
+
 /// Every scope and selector of the quota matches.
 fn in_scopes(spec: &ResourceQuotaSpec, matches: impl Fn(&ScopedResourceSelectorRequirement) -> bool) -> bool {
     let scopes = spec.scopes.iter().flatten().map(|scope| ScopedResourceSelectorRequirement {
@@ -370,6 +411,7 @@ impl Controller {
             pods: &self.pods.by_namespace(&key.namespace),
             services: &self.services.by_namespace(&key.namespace),
             claims: &self.claims.by_namespace(&key.namespace),
+            device_claims: &self.device_claims.by_namespace(&key.namespace),
             counts: &counts,
         };
         let used: ResourceList = used(&view)
@@ -403,8 +445,8 @@ impl Controller {
         for limited in spec.hard.iter().flatten().map(|(resource, _)| resource) {
             let bare = BARE_COUNTS.contains(&limited.as_str()).then_some(limited.as_str());
             let Some(resource) = limited.strip_prefix("count/").or(bare) else { continue };
-            // These three are counted with what they use.
-            if matches!(resource, "pods" | "services" | "persistentvolumeclaims") {
+            // These are counted with what they use.
+            if matches!(resource, "pods" | "services" | "persistentvolumeclaims" | "resourceclaims.resource.k8s.io") {
                 continue;
             }
             if let Some(informer) = self.counted(resource).await? {
@@ -472,7 +514,7 @@ mod tests {
     fn check(spec: Value, pods: &[Arc<Pod>], counts: &[(&str, usize)], expected: Value) {
         let spec: ResourceQuotaSpec = serde_json::from_value(spec).unwrap();
         let counts = counts.iter().map(|(resource, count)| ((*resource).to_owned(), *count)).collect();
-        let used = used(&View { spec: &spec, pods, services: &[], claims: &[], counts: &counts });
+        let used = used(&View { spec: &spec, pods, services: &[], claims: &[], device_claims: &[], counts: &counts });
         let used: BTreeMap<String, String> =
             used.into_iter().map(|(resource, quantity)| (resource, quantity.to_string())).collect();
         assert_eq!(serde_json::to_value(used).unwrap(), expected);
@@ -512,7 +554,9 @@ mod tests {
             let spec =
                 json!({ "hard": { "persistentvolumeclaims": "9" }, "scopeSelector": { "matchExpressions": [scope] } });
             let spec: ResourceQuotaSpec = serde_json::from_value(spec).unwrap();
-            let view = View { spec: &spec, pods: &[], services: &[], claims: &claims, counts: &BTreeMap::new() };
+            let counts = BTreeMap::new();
+            let view =
+                View { spec: &spec, pods: &[], services: &[], claims: &claims, device_claims: &[], counts: &counts };
             used(&view)["persistentvolumeclaims"].to_string()
         };
         assert_eq!(counted("In", &["gold"]), "1");
@@ -520,5 +564,23 @@ mod tests {
         assert_eq!(counted("NotIn", &["gold"]), "2");
         assert_eq!(counted("Exists", &[]), "1");
         assert_eq!(counted("DoesNotExist", &[]), "1");
+    }
+    #[test]
+    fn claims_to_devices_count_by_class() {
+        let gold = |count: i64| json!({ "name": "g", "deviceClassName": "gold", "allocationMode": "ExactCount", "count": count });
+        let all = json!({ "name": "t", "deviceClassName": "tin", "allocationMode": "All" });
+        let claim: ResourceClaim = serde_json::from_value(json!({ "metadata": {}, "spec": { "devices": { "requests": [
+            { "name": "a", "exactly": gold(2) }, { "name": "b", "firstAvailable": [gold(1), all, gold(3)] },
+        ] } } }))
+        .unwrap();
+        let (gold, tin) = (format!("gold{DEVICES_SUFFIX}"), format!("tin{DEVICES_SUFFIX}"));
+        let count = "count/resourceclaims.resource.k8s.io";
+        let spec: ResourceQuotaSpec =
+            serde_json::from_value(json!({ "hard": { &gold: "1", &tin: "1", count: "1" } })).unwrap();
+        let (claims, counts) = ([Arc::new(claim)], BTreeMap::new());
+        let view = View { spec: &spec, pods: &[], services: &[], claims: &[], device_claims: &claims, counts: &counts };
+        let used = used(&view);
+        let used: Vec<String> = [gold.as_str(), &tin, count].iter().map(|name| used[*name].to_string()).collect();
+        assert_eq!(used, ["5", "32", "1"]);
     }
 }

@@ -39,13 +39,18 @@ const IGNORED: [(&str, &str); 10] = [
     ("authorization.k8s.io", "selfsubjectrulesreviews"),
 ];
 
+/// What follows the name of a device class in the name of its quota.
+const DEVICES_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
+/// Devices that a claim to all of them may get.
+const DEVICES_MAX: i64 = 32;
+
 /// Core resources that may be counted by their bare name.
 const COUNTED_BY_NAME: [&str; 6] =
     ["pods", "services", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas", "secrets"];
 
 /// Does the write fit into the quotas of its namespace? A dry run is checked and charges nothing.
 pub fn check(request: &Request<'_>, object: &Value, source: &dyn ObjectSource) -> Result<Vec<Charge>, Status> {
-    let Some(kind) = Kind::of(request) else { return Ok(Vec::new()) };
+    let Some(kind) = Kind::of(request, object) else { return Ok(Vec::new()) };
     let quotas = source.list("", "resourcequotas", request.namespace);
     let mut interesting: Vec<(Value, Usage)> = Vec::new();
     let usage = kind.usage(request, object);
@@ -145,13 +150,15 @@ enum Kind {
     Pod,
     Service,
     Claim,
+    /// A claim to devices.
+    Devices,
     /// By number only.
     Counted,
 }
 
 impl Kind {
     /// `None` when the write is not charged at all.
-    fn of(request: &Request<'_>) -> Option<Self> {
+    fn of(request: &Request<'_>, object: &Value) -> Option<Self> {
         let ignored = IGNORED.iter().any(|(group, resource)| request.is(group, resource));
         let is_resize = request.is("", "pods") && request.subresource == "resize";
         if request.namespace.is_empty() || request.is("", "namespaces") || ignored {
@@ -164,11 +171,17 @@ impl Kind {
             ("", "pods") => Self::Pod,
             ("", "services") => Self::Service,
             ("", "persistentvolumeclaims") => Self::Claim,
+            ("resource.k8s.io", "resourceclaims") => Self::Devices,
             _ => Self::Counted,
         };
         let charged = match request.operation {
             Operation::Create => true,
-            Operation::Update => matches!(kind, Self::Service | Self::Claim) || is_resize,
+            Operation::Update => match kind {
+                Self::Service | Self::Claim | Self::Devices => true,
+                // A pod that gets a deadline is in the scopes of other quotas.
+                Self::Pod => is_resize || request.old.is_some_and(|old| is_terminating(old) != is_terminating(object)),
+                Self::Counted => false,
+            },
             Operation::Delete | Operation::Connect => false,
         };
         charged.then_some(kind)
@@ -193,6 +206,7 @@ impl Kind {
                 Self::Pod => is_pod_resource(name),
                 Self::Service => matches!(name, "services.nodeports" | "services.loadbalancers"),
                 Self::Claim => name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/"),
+                Self::Devices => name.ends_with(DEVICES_SUFFIX),
                 Self::Counted => false,
             }
     }
@@ -206,6 +220,7 @@ impl Kind {
             Self::Pod => usage.extend(pod_usage(object)),
             Self::Service => usage.extend(service_usage(object)),
             Self::Claim => usage.extend(claim_usage(object)),
+            Self::Devices => usage.extend(device_usage(object)),
             Self::Counted => {}
         }
         usage
@@ -259,8 +274,8 @@ impl Kind {
         match (self, selector["scopeName"].as_str().unwrap_or_default()) {
             (Self::Pod, "BestEffort") => is_best_effort(object),
             (Self::Pod, "NotBestEffort") => !is_best_effort(object),
-            (Self::Pod, "Terminating") => spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| s >= 0),
-            (Self::Pod, "NotTerminating") => spec["activeDeadlineSeconds"].as_i64().is_none_or(|s| s < 0),
+            (Self::Pod, "Terminating") => is_terminating(object),
+            (Self::Pod, "NotTerminating") => !is_terminating(object),
             (Self::Pod, "PriorityClass") => named(spec["priorityClassName"].as_str().filter(|name| !name.is_empty())),
             (Self::Pod, "CrossNamespacePodAffinity") => uses_cross_namespace_affinity(spec),
             (Self::Claim, "VolumeAttributesClass") => {
@@ -313,6 +328,10 @@ fn is_best_effort(pod: &Value) -> bool {
     };
     says_nothing(&pod["spec"]["resources"])
         && LISTS.iter().flat_map(|list| items(&pod["spec"], list)).all(|c| says_nothing(&c["resources"]))
+}
+
+fn is_terminating(pod: &Value) -> bool {
+    pod["spec"]["activeDeadlineSeconds"].as_i64().is_some_and(|seconds| seconds >= 0)
 }
 
 fn uses_cross_namespace_affinity(spec: &Value) -> bool {
@@ -436,6 +455,26 @@ fn claim_usage(claim: &Value) -> Usage {
     usage
 }
 
+/// Devices by class; of alternatives, the most of each class that any of them asks for.
+fn device_usage(claim: &Value) -> Usage {
+    let mut usage = Usage::new();
+    for request in items(&claim["spec"]["devices"], "requests") {
+        let alternatives = items(request, "firstAvailable").chain(request.get("exactly"));
+        let mut most = Usage::new();
+        for asked in alternatives {
+            let count = match asked["allocationMode"].as_str() {
+                Some("ExactCount") => asked["count"].as_i64().unwrap_or(0),
+                Some("All") => DEVICES_MAX,
+                _ => 0,
+            };
+            let name = format!("{}{DEVICES_SUFFIX}", asked["deviceClassName"].as_str().unwrap_or_default());
+            raise(&mut most, &Usage::from([(name, Quantity::new(count, Format::DecimalSi))]));
+        }
+        add(&mut usage, &most);
+    }
+    usage
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -501,6 +540,37 @@ mod tests {
     }
 
     #[test]
+    fn claims_to_devices_are_charged_by_class() {
+        let (gold, tin) = ("gold.deviceclass.resource.k8s.io/devices", "tin.deviceclass.resource.k8s.io/devices");
+        let count = "count/resourceclaims.resource.k8s.io";
+        let source =
+            source(json!({gold: "4", tin: "40", count: "2"}), json!({gold: "1", tin: "0", count: "1"}), json!({}));
+        let exactly =
+            |class: &str, count: i64| json!({"deviceClassName": class, "allocationMode": "ExactCount", "count": count});
+        let all = json!({"deviceClassName": "tin", "allocationMode": "All"});
+        let user = UserInfo::default();
+        let used = |operation, requests: Value, old: Option<&Value>| {
+            let claim = json!({"metadata": {"name": "a"}, "spec": {"devices": {"requests": requests}}});
+            let mut request = request(operation, "resource.k8s.io", "resourceclaims", &user);
+            request.old = old;
+            let charges = check(&request, &claim, &source).map_err(|status| status.message)?;
+            Ok::<Value, String>(charges.first().map_or(Value::Null, |charge| charge.new["status"]["used"].clone()))
+        };
+        let both =
+            json!([{"exactly": exactly("gold", 2)}, {"firstAvailable": [exactly("gold", 1), all, exactly("tin", 3)]}]);
+        assert_eq!(used(Operation::Create, both.clone(), None).unwrap(), json!({gold: "4", tin: "32", count: "2"}));
+        assert_eq!(
+            used(Operation::Create, json!([{"exactly": exactly("gold", 4)}]), None).unwrap_err(),
+            format!(
+                "resourceclaims.resource.k8s.io \"a\" is forbidden: exceeded quota: q, requested: {gold}=4, used: {gold}=1, \
+                 limited: {gold}=4"
+            )
+        );
+        let old = json!({"spec": {"devices": {"requests": both}}});
+        assert_eq!(used(Operation::Update, both, Some(&old)).unwrap(), Value::Null);
+    }
+
+    #[test]
     fn containers_must_say_what_is_limited() {
         let source =
             source(json!({"cpu": "1", "limits.memory": "1Gi"}), json!({"cpu": "0", "limits.memory": "0"}), json!({}));
@@ -547,5 +617,21 @@ mod tests {
         assert_eq!(check(&update, &new, &source).unwrap()[0].new["status"]["used"], json!({"services.nodeports": "1"}));
         update.old = Some(&new);
         assert_eq!(check(&update, &new, &source), Ok(vec![]));
+    }
+    #[test]
+    fn a_pod_that_gets_a_deadline_is_charged_to_other_quotas() {
+        let user = UserInfo::default();
+        let pod = |spec: Value| json!({"metadata": {"name": "a"}, "spec": spec});
+        let (endless, ending) = (pod(json!({})), pod(json!({"activeDeadlineSeconds": 60})));
+        let used = |scope: &str, old: &Value, new: &Value| {
+            let source = source(json!({"pods": "1"}), json!({"pods": "0"}), json!({"scopes": [scope]}));
+            let mut update = request(Operation::Update, "", "pods", &user);
+            update.old = Some(old);
+            check(&update, new, &source).unwrap().first().map(|charge| charge.new["status"]["used"].clone())
+        };
+        assert_eq!(used("Terminating", &endless, &ending), Some(json!({"pods": "1"})));
+        assert_eq!(used("NotTerminating", &endless, &ending), None);
+        assert_eq!(used("NotTerminating", &ending, &endless), Some(json!({"pods": "1"})));
+        assert_eq!(used("Terminating", &ending, &ending), None);
     }
 }
