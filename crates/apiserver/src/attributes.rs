@@ -43,3 +43,18 @@ pub enum Action {
         path: String,
     },
 }
+
+/// Subresources whose answers last as long as their connections.
+const LONG_SUBRESOURCES: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
+
+impl Action {
+    /// A watch, or a stream to a pod: its answer begins long before it ends.
+    pub(crate) fn is_long_running(&self) -> bool {
+        match self {
+            Self::NonResource { .. } => false,
+            Self::Resource { verb, subresource, .. } => {
+                matches!(verb.as_str(), "watch" | "proxy") || LONG_SUBRESOURCES.contains(&subresource.as_str())
+            }
+        }
+    }
+}

@@ -191,6 +191,11 @@ impl Gateway {
         let fields = equalities(&query);
         let action = Arc::new(action(&target, &call.method, &query, &fields));
         let head = Head { id: audit_id, uri: &call.uri, headers: &call.headers, peer: peer.address() };
+        if let Err(status) = check_timeout(&action, &query) {
+            // As if nobody had asked: this is known before the user is.
+            asides.trail = self.audit.as_ref().and_then(|audit| audit.begin(head, &UserInfo::default(), &action));
+            return Err(status);
+        }
         let user = match user {
             Ok(user) => user,
             Err(status) => {
@@ -549,6 +554,16 @@ impl Gateway {
         let verb = verb(method, !path.name.is_empty(), is_watching(path, query));
         RequestLabel::of_resource(&kind, path, verb, query.all("dryRun").any(|value| value == "All"))
     }
+}
+
+/// A request may say how long it waits for its answer, if that does not last.
+fn check_timeout(action: &Action, query: &Query) -> Result<(), Status> {
+    let timeout = query.text("timeout");
+    if timeout.is_empty() || action.is_long_running() {
+        return Ok(());
+    }
+    let refuse = |fault| Status::bad_request(format!("invalid timeout specified in the request URL - {fault}"));
+    api::codec::read_duration(timeout).map(|_| ()).map_err(refuse)
 }
 
 /// The query asks for a watch of a collection; one object is watched by a selector, or by the deprecated path.

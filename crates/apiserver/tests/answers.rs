@@ -73,6 +73,28 @@ async fn paths_that_lead_nowhere_are_unknown_to_every_method() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_that_is_no_duration_is_refused_before_anybody_is_known() {
+    let cluster = Cluster::start().await;
+    let fault = |text: &str| format!("invalid timeout specified in the request URL - time: {text}");
+    for (timeout, text) in [
+        ("invalid", fault("invalid duration \"invalid\"")),
+        ("5", fault("missing unit in duration \"5\"")),
+        ("5x", fault("unknown unit \"x\" in duration \"5x\"")),
+    ] {
+        for path in ["/version", CONFIG_MAPS, "/api"] {
+            let refused = cluster.get(&format!("{path}?timeout={timeout}")).await;
+            assert_eq!((refused.code, refused.message()), (400, text.as_str()), "{path}");
+        }
+    }
+    for timeout in ["", "0s", "1m30s", "999h"] {
+        assert_eq!(cluster.get(&format!("{CONFIG_MAPS}?timeout={timeout}")).await.code, 200, "{timeout}");
+    }
+    // What lasts as long as its connection waits for no answer.
+    let log = cluster.get(&format!("{PODS}/nobody/log?timeout=invalid")).await;
+    assert_eq!(log.code, 404, "{}", log.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_object_is_read_whatever_the_query_says_of_watches() {
     let cluster = Cluster::start().await;
     let path = format!("{CONFIG_MAPS}/a");

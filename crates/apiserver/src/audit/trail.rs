@@ -25,8 +25,6 @@ use crate::http::body::{self, BoxError};
 const RESPONSE_BYTES_MAX: usize = 32 << 20;
 /// Bytes of a client's name for itself that are recorded, upstream's number.
 const USER_AGENT_BYTES_MAX: usize = 1024;
-/// Resources whose answers last as long as their connections.
-const LONG_SUBRESOURCES: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
 
 /// What a request begins with.
 #[derive(Clone, Copy, Debug)]
@@ -82,9 +80,7 @@ impl Trail {
                 (verb, Some(object_ref))
             }
         };
-        let is_long = verb == "watch"
-            || verb == "proxy"
-            || object_ref.as_ref().is_some_and(|of| LONG_SUBRESOURCES.contains(&of.subresource.as_str()));
+        let is_long = action.is_long_running();
         let event = Event {
             kind: "Event",
             api_version: "audit.k8s.io/v1",
