@@ -51,7 +51,7 @@ const JSON: &str = "application/json";
 const PROFILES: [&str; 11] =
     ["", "allocs", "block", "cmdline", "goroutine", "heap", "mutex", "profile", "symbol", "threadcreate", "trace"];
 /// Paths besides those of groups and health checks.
-const OTHER_PATHS: [&str; 12] = [
+const OTHER_PATHS: [&str; 13] = [
     "/.well-known/openid-configuration",
     "/api",
     "/api/v1",
@@ -59,6 +59,7 @@ const OTHER_PATHS: [&str; 12] = [
     "/apis/",
     "/flagz",
     "/metrics",
+    "/metrics/slis",
     "/openapi/v2",
     "/openapi/v3",
     "/openapi/v3/",
@@ -155,6 +156,9 @@ pub(crate) fn find(
         }
         "/metrics" => {
             return Ok(Some(respond(200, exposition::CONTENT_TYPE, body::full(gateway.metrics.text()))));
+        }
+        "/metrics/slis" => {
+            return Ok(Some(respond(200, exposition::CONTENT_TYPE, body::full(gateway.health.indicators()))));
         }
         _ => {}
     }

@@ -1,10 +1,15 @@
-//! /healthz, /livez and /readyz: named checks, each also reachable by itself.
+//! /healthz, /livez and /readyz: named checks, each also reachable by itself. /metrics/slis tells how they went.
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use http::Response;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use prometheus_client::registry::Registry;
 
+use crate::exposition;
 use crate::gateway::{Gateway, text};
 use crate::http::ResponseBody;
 use crate::http::query::Query;
@@ -97,6 +102,55 @@ fn checks_of(endpoint: &str, exists: impl Fn(State) -> bool) -> Vec<&'static Che
     CHECKS.iter().filter(|check| !check.not_in.contains(&endpoint) && exists(check.state)).collect()
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCheck {
+    name: &'static str,
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResult {
+    name: &'static str,
+    status: &'static str,
+    r#type: &'static str,
+}
+
+/// How checks went whenever an endpoint ran all of its own.
+#[derive(Debug)]
+struct Indicators {
+    registry: Registry,
+    last: Family<OfCheck, Gauge>,
+    results: Family<OfResult, Counter>,
+}
+
+impl Indicators {
+    fn new(started: jiff::Timestamp) -> Self {
+        let (last, results) = (Family::<OfCheck, Gauge>::default(), Family::<OfResult, Counter>::default());
+        let start_time = Gauge::<f64, AtomicU64>::default();
+        start_time.set(started.as_duration().as_secs_f64());
+        let mut registry = Registry::default();
+        registry.register(
+            "kubernetes_healthcheck",
+            "This metric records the result of a single healthcheck",
+            last.clone(),
+        );
+        registry.register(
+            "kubernetes_healthchecks",
+            "This metric records the results of all healthcheck",
+            results.clone(),
+        );
+        let help = "Start time of the process since unix epoch in seconds";
+        registry.register("process_start_time_seconds", help, start_time);
+        Self { registry, last, results }
+    }
+
+    fn observe(&self, name: &'static str, endpoint: &'static str, is_well: bool) {
+        self.last.get_or_create(&OfCheck { name, r#type: endpoint }).set(i64::from(is_well));
+        let status = if is_well { "success" } else { "error" };
+        self.results.get_or_create(&OfResult { name, status, r#type: endpoint }).inc();
+    }
+}
+
 /// Knows how far start-up has come.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -104,17 +158,25 @@ pub(crate) struct Health {
     bootstrapped: tokio::sync::watch::Sender<bool>,
     /// What seals values, and whether its configuration is followed.
     sealing: Option<(Arc<Sealing>, bool)>,
+    indicators: Indicators,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { started: jiff::Timestamp::now(), bootstrapped: tokio::sync::watch::Sender::default(), sealing: None }
+        let started = jiff::Timestamp::now();
+        let indicators = Indicators::new(started);
+        Self { started, bootstrapped: tokio::sync::watch::Sender::default(), sealing: None, indicators }
     }
 }
 
 impl Health {
     pub(crate) fn with_sealing(self, sealing: Arc<Sealing>, is_followed: bool) -> Self {
         Self { sealing: Some((sealing, is_followed)), ..self }
+    }
+
+    /// What `/metrics/slis` shows.
+    pub(crate) fn indicators(&self) -> String {
+        exposition::text(&self.indicators.registry)
     }
 
     /// Every path that is answered here.
@@ -151,9 +213,7 @@ impl Health {
     pub(crate) async fn respond(&self, gateway: &Gateway, path: &str, query: &Query) -> Option<Response<ResponseBody>> {
         let path = path.strip_prefix('/').filter(|path| !path.ends_with('/'))?;
         let (endpoint, name) = path.split_once('/').unwrap_or((path, ""));
-        if !ENDPOINTS.contains(&endpoint) {
-            return None;
-        }
+        let endpoint = ENDPOINTS.into_iter().find(|known| *known == endpoint)?;
         let checks = checks_of(endpoint, |state| self.exists(state));
         if !name.is_empty() {
             let check = checks.iter().find(|check| check.name == name)?;
@@ -170,7 +230,9 @@ impl Health {
                 lines.push_str(&format!("[+]{} excluded: ok\n", check.name));
                 continue;
             }
-            match self.run(gateway, check.state).await {
+            let result = self.run(gateway, check.state).await;
+            self.indicators.observe(check.name, endpoint, result.is_ok());
+            match result {
                 Ok(()) => lines.push_str(&format!("[+]{} ok\n", check.name)),
                 Err(reason) => {
                     tracing::info!(endpoint, check = check.name, %reason, "health check failed");

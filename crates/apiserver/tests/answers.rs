@@ -38,6 +38,24 @@ async fn the_index_names_every_path() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn checks_are_counted_by_the_endpoints_that_ran_them() {
+    let cluster = Cluster::start().await;
+    let before = cluster.get("/metrics/slis").await;
+    assert!(before.text.contains("\nprocess_start_time_seconds "), "{}", before.text);
+    for path in ["/livez", "/livez?exclude=etcd", "/livez/log"] {
+        assert_eq!(cluster.get(path).await.code, 200, "{path}");
+    }
+    let text = cluster.get("/metrics/slis").await.text;
+    for line in [
+        r#"kubernetes_healthcheck{name="etcd",type="livez"} 1"#,
+        r#"kubernetes_healthchecks_total{name="etcd",status="success",type="livez"} 1"#,
+        r#"kubernetes_healthchecks_total{name="log",status="success",type="livez"} 2"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn routes_know_their_methods_and_media_types() {
     let cluster = Cluster::start().await;
     let code = async |method: Method, path: &str| cluster.request(method, path, &Value::Null).await.code;
