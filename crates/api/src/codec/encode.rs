@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::Map;
 use crate::kind::Kind;
 use crate::schema::{Schema, Shape, TypeId};
-use crate::value::plain_end;
+use crate::value::is_plain;
 
 /// The JSON of an object of `kind`: `{"kind":…,"apiVersion":…,"metadata":{…`.
 ///
@@ -183,7 +183,8 @@ impl Writer<'_> {
     }
 
     fn string(&mut self, text: &str) {
-        if plain_end(text.as_bytes(), 0) == text.len() {
+        if is_plain(text.as_bytes()) {
+            self.out.reserve(text.len() + 2);
             self.out.push(b'"');
             self.out.extend_from_slice(text.as_bytes());
             self.out.push(b'"');

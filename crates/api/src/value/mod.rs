@@ -24,7 +24,7 @@ pub use map::{Entry, Map, OccupiedEntry, VacantEntry};
 pub use read::from_value;
 pub use serde_json::Number;
 pub use skip::{Malformed, Members, value_end};
-pub(crate) use skip::{number_end, plain_end, space_end, string_end};
+pub(crate) use skip::{is_plain, number_end, space_end, string_end};
 
 /// Objects and lists within each other in a document that is read here. What a server holds is a little deeper than what it took from
 /// a client: the ownership of the deepest field is told within the metadata.

@@ -234,14 +234,10 @@ const fn repeat(byte: u8) -> u64 {
 
 /// Where the first quote, backslash or control character is, at or behind `at`; the end of the text when there is none.
 ///
-/// Eight bytes at a time: a byte's high bit is left in `found` when it is one of these. Below the first of them nothing is borrowed,
-/// so that the first is exact.
+/// Eight bytes at a time, of which the first that is special is exact.
 pub(crate) fn plain_end(json: &[u8], mut at: usize) -> usize {
     while let Some(eight) = json.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let eight = u64::from_le_bytes(*eight);
-        let is_zero = |bytes: u64| bytes.wrapping_sub(repeat(1)) & !bytes;
-        let control = eight.wrapping_sub(repeat(b' ')) & !eight;
-        let found = (is_zero(eight ^ repeat(b'"')) | is_zero(eight ^ repeat(b'\\')) | control) & repeat(0x80);
+        let found = special(u64::from_le_bytes(*eight));
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }
@@ -251,6 +247,26 @@ pub(crate) fn plain_end(json: &[u8], mut at: usize) -> usize {
         at += 1;
     }
     at
+}
+
+/// The high bit of each of eight bytes that ends plain text: quotes, backslashes and control characters. Below the first of them
+/// nothing is borrowed, so that it is right about that one, and about there being none.
+fn special(eight: u64) -> u64 {
+    let is_zero = |bytes: u64| bytes.wrapping_sub(repeat(1)) & !bytes;
+    let control = eight.wrapping_sub(repeat(b' ')) & !eight;
+    (is_zero(eight ^ repeat(b'"')) | is_zero(eight ^ repeat(b'\\')) | control) & repeat(0x80)
+}
+
+/// Whether a whole text needs no escapes. The last bytes are looked at twice rather than one by one.
+pub(crate) fn is_plain(text: &[u8]) -> bool {
+    let (whole, _) = text.as_chunks::<8>();
+    match (text.first_chunk::<4>(), text.last_chunk::<4>(), text.last_chunk::<8>()) {
+        (_, _, Some(last)) => whole.iter().chain([last]).all(|eight| special(u64::from_le_bytes(*eight)) == 0),
+        (Some(first), Some(last), None) => {
+            special(u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))) == 0
+        }
+        _ => plain_end(text, 0) == text.len(),
+    }
 }
 
 #[cfg(test)]
@@ -280,6 +296,15 @@ mod tests {
         assert_eq!(of("[]"), None);
         for broken in [r#"{"a":1"#, r#"{"a":1,}"#, r#"{"a":1 "b":2}"#, r#"{,"a":1}"#, r#"{"a":tru}"#, r#"{a:1}"#] {
             assert_eq!(of(broken), Some(Err(Malformed)), "{broken}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn text_is_plain_up_to_its_first_special_byte(text in "[ -~é\u{7f}\u{1}\n]{0,20}") {
+            let first = text.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..b' '));
+            assert_eq!(plain_end(text.as_bytes(), 0), first.unwrap_or(text.len()));
+            assert_eq!(is_plain(text.as_bytes()), first.is_none());
         }
     }
 
