@@ -33,6 +33,7 @@ pub mod status;
 pub mod strategy;
 pub mod table;
 pub mod time;
+mod url;
 pub mod validate;
 pub mod value;
 

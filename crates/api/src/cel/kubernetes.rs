@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use crate::field::go_quote;
 use crate::quantity::{self, Quantity};
+use crate::url::Url;
 use crate::validate::{names, net};
 
 use super::opaque::{Check, FORMATS, Opaque, ResourceCheck};
 use super::semver::Version;
-use super::url::Url;
 use super::value::{Eval, Val, fail, make_map, no_such_overload};
 
 fn text<'v>(args: &'v [Val<'_>], index: usize) -> Eval<&'v str> {

@@ -40,7 +40,6 @@ mod structural;
 mod tests;
 pub mod typed;
 mod types;
-mod url;
 mod value;
 
 pub use environment::{Declared, Environment, Program};

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::quantity::Quantity;
+use crate::url::Url;
 use crate::validate::names::{self, Messages};
 
 use super::functions;
 use super::semver::Version;
-use super::url::Url;
 
 #[derive(Clone, Debug)]
 pub enum Opaque {

@@ -4,6 +4,7 @@ use crate::cel::Type;
 use crate::cel::policy::{self, Compiled, Compiler, Declarations};
 use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
+use crate::url::Url;
 use crate::validate::labels::{conditions, invalid_each, selector};
 use crate::validate::text::{formatted, optional_enum, required_enum, required_formatted, supported};
 use crate::validate::{go, names};
@@ -128,33 +129,25 @@ pub fn client_config(config: &Cursor<'_>, errors: &mut ErrorList) {
 
 fn webhook_url(url: &Cursor<'_>, errors: &mut ErrorList) {
     const FORM: &str = "; desired format: https://host[/path]";
-    let text = url.str();
-    let (scheme, rest) = text.split_once("://").unwrap_or_else(|| {
-        // What Go reads from a text without an authority.
-        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
-        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
-        (if is_scheme { scheme } else { "" }, text.strip_prefix("//").unwrap_or(""))
-    });
-    let mut refuse = |shown: &str, detail: String| errors.invalid(url.path(), shown, detail);
-    if scheme != "https" {
-        refuse(scheme, format!("'https' is the only allowed URL scheme{FORM}"));
+    let parsed = match Url::parse(url.str()) {
+        Ok(parsed) => parsed,
+        Err(error) => return url.required(errors, &format!("url must be a valid URL: {error}{FORM}")),
+    };
+    let mut refuse = |shown: &str, detail: &str| errors.invalid(url.path(), shown, detail);
+    if parsed.scheme != "https" {
+        refuse(&parsed.scheme, &format!("'https' is the only allowed URL scheme{FORM}"));
     }
-    let (rest, fragment) = rest.split_once('#').map_or((rest, ""), |(r, f)| (r, f));
-    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(r, q)| (r, q));
-    let authority = rest.split('/').next().unwrap_or("");
-    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(u, h)| (u, h));
-    if host.is_empty() {
-        refuse(host, format!("host must be specified{FORM}"));
+    if parsed.host.is_empty() {
+        refuse("", &format!("host must be specified{FORM}"));
     }
-    if !user.is_empty() {
-        refuse(user, "user information is not permitted in the URL".to_owned());
+    if let Some(user) = &parsed.user {
+        refuse(user, "user information is not permitted in the URL");
     }
-    if !fragment.is_empty() {
-        refuse(fragment, "fragments are not permitted in the URL".to_owned());
+    if !parsed.fragment.is_empty() {
+        refuse(&parsed.fragment, "fragments are not permitted in the URL");
     }
-    if !query.is_empty() {
-        refuse(query, "query parameters are not permitted in the URL".to_owned());
+    if !parsed.query.is_empty() {
+        refuse(&parsed.query, "query parameters are not permitted in the URL");
     }
 }
 
@@ -701,14 +694,15 @@ pub const API_SERVICE: Strategy = Strategy {
     },
     validate: api_service,
     validate_update: |new, old, errors| {
-        meta::validate_update_again(new, old, errors);
+        meta::object_meta_update(new, old, errors);
+        meta::object_meta(&new.field("metadata"), false, names::path_segment_name, errors);
         api_service(new, errors);
     },
     subresources: &[SubresourceStrategy {
         name: "status",
         prepare_for_update: |_, _, _| {},
         validate_update: |new, old, errors| {
-            meta::validate_update_again(new, old, errors);
+            meta::object_meta_update(new, old, errors);
             for condition in new.field("status").field("conditions").items() {
                 supported(&condition.field("status"), &["True", "False", "Unknown"], errors);
             }
@@ -800,6 +794,14 @@ mod tests {
                 "webhooks[0].clientConfig.url: Invalid value: \"u\": user information is not permitted in the URL",
                 "webhooks[0].clientConfig.url: Invalid value: \"c\": fragments are not permitted in the URL",
                 "webhooks[0].clientConfig.url: Invalid value: \"a=b\": query parameters are not permitted in the URL",
+            ]
+        );
+        assert_eq!(errors_of(json!({"clientConfig": {"url": "HTTPS://e.com"}})), Vec::<String>::new());
+        assert_eq!(
+            errors_of(json!({"clientConfig": {"url": " https://e.com"}})),
+            [
+                "webhooks[0].clientConfig.url: Required value: url must be a valid URL: parse \" https://e.com\": first path \
+              segment in URL cannot contain colon; desired format: https://host[/path]"
             ]
         );
         assert_eq!(
