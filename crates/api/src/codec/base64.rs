@@ -25,6 +25,10 @@ pub(super) fn canonical(text: String) -> Result<String, String> {
     }
 }
 
+pub(super) fn encode(bytes: &[u8]) -> String {
+    GO.encode(bytes)
+}
+
 fn offset(text: &str, error: &DecodeSliceError) -> usize {
     match error {
         DecodeSliceError::DecodeError(DecodeError::InvalidByte(at, b'=')) => padding_fault(text.as_bytes(), *at),

@@ -163,12 +163,62 @@ const OPTIONS: [&str; 7] =
 /// Kinds that are registered beside those of the core group.
 const UNVERSIONED: [&str; 6] = ["List", "Status", "APIVersions", "APIGroupList", "APIGroup", "APIResourceList"];
 
+/// Kinds in versions that upstream can read and does not serve, by group and version.
+const UNSERVED: [(&str, &str, &[&str]); 34] = [
+    ("admissionregistration.k8s.io", "v1alpha1", &MUTATING_AND_VALIDATING_POLICIES),
+    ("admissionregistration.k8s.io", "v1beta1", &MUTATING_AND_VALIDATING_POLICIES),
+    ("admissionregistration.k8s.io", "v1beta1", &["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"]),
+    ("apiextensions.k8s.io", "v1beta1", &["CustomResourceDefinition"]),
+    ("apiregistration.k8s.io", "v1beta1", &["APIService"]),
+    ("apps", "v1beta1", &["ControllerRevision", "Deployment", "DeploymentRollback", "Scale", "StatefulSet"]),
+    ("apps", "v1beta2", &["ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "Scale", "StatefulSet"]),
+    ("authentication.k8s.io", "v1alpha1", &["SelfSubjectReview"]),
+    ("authentication.k8s.io", "v1beta1", &["SelfSubjectReview", "TokenReview"]),
+    ("authorization.k8s.io", "v1beta1", &["LocalSubjectAccessReview", "SelfSubjectAccessReview"]),
+    ("authorization.k8s.io", "v1beta1", &["SelfSubjectRulesReview", "SubjectAccessReview"]),
+    ("batch", "v1beta1", &["CronJob"]),
+    ("certificates.k8s.io", "v1alpha1", &["ClusterTrustBundle"]),
+    ("certificates.k8s.io", "v1beta1", &["CertificateSigningRequest", "ClusterTrustBundle", "PodCertificateRequest"]),
+    ("coordination.k8s.io", "v1alpha2", &["LeaseCandidate"]),
+    ("coordination.k8s.io", "v1beta1", &["Lease", "LeaseCandidate"]),
+    ("discovery.k8s.io", "v1beta1", &["EndpointSlice"]),
+    ("events.k8s.io", "v1beta1", &["Event"]),
+    ("flowcontrol.apiserver.k8s.io", "v1beta1", &["FlowSchema", "PriorityLevelConfiguration"]),
+    ("flowcontrol.apiserver.k8s.io", "v1beta2", &["FlowSchema", "PriorityLevelConfiguration"]),
+    ("flowcontrol.apiserver.k8s.io", "v1beta3", &["FlowSchema", "PriorityLevelConfiguration"]),
+    ("networking.k8s.io", "v1beta1", &["IPAddress", "Ingress", "IngressClass", "ServiceCIDR"]),
+    ("node.k8s.io", "v1alpha1", &["RuntimeClass"]),
+    ("node.k8s.io", "v1beta1", &["RuntimeClass"]),
+    ("policy", "v1beta1", &["Eviction", "PodDisruptionBudget"]),
+    ("rbac.authorization.k8s.io", "v1alpha1", &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]),
+    ("rbac.authorization.k8s.io", "v1beta1", &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]),
+    ("resource.k8s.io", "v1beta1", &["DeviceClass", "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"]),
+    ("resource.k8s.io", "v1beta2", &["DeviceClass", "DeviceTaintRule", "ResourceClaim", "ResourceClaimTemplate"]),
+    ("resource.k8s.io", "v1beta2", &["ResourceSlice"]),
+    ("scheduling.k8s.io", "v1alpha2", &["PodGroup", "Workload"]),
+    ("scheduling.k8s.io", "v1beta1", &["PriorityClass"]),
+    ("storage.k8s.io", "v1alpha1", &["CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass"]),
+    (
+        "storage.k8s.io",
+        "v1beta1",
+        &["CSIDriver", "CSINode", "CSIStorageCapacity", "StorageClass", "VolumeAttachment", "VolumeAttributesClass"],
+    ),
+];
+const MUTATING_AND_VALIDATING_POLICIES: [&str; 4] = [
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+];
+
 /// Does upstream know a type by this name, served or not?
 fn is_registered(group: &str, version: &str, kind: &str) -> bool {
     let registry = kinds::builtin();
     let listed = kind.strip_suffix("List").and_then(|item| registry.by_kind(group, version, item));
     let is_versioned = registry.group(group).is_some_and(|group| group.versions.iter().any(|v| v.version == version));
+    let is_unserved = UNSERVED.iter().any(|(g, v, kinds)| (*g, *v) == (group, version) && kinds.contains(&kind));
     registry.by_kind(group, version, kind).is_some()
+        || is_unserved
         || listed.is_some_and(|item| item.has_verb("list"))
         || (is_versioned && OPTIONS.contains(&kind))
         || ((group, version) == ("", "v1") && UNVERSIONED.contains(&kind))

@@ -153,6 +153,13 @@ fn encoding_puts_late_fields_in_their_place() {
 }
 
 #[test]
+fn bytes_can_be_a_list_of_numbers() {
+    let body = br#"{"metadata":{"name":"a"},"binaryData":{"a":[],"b":[1,2,255],"c":[null]}}"#;
+    let map = decode(body, Format::Json, kind("", "v1", "ConfigMap"), FieldValidation::Strict).expect("decodes").value;
+    assert_eq!(map["binaryData"], json!({"a": "", "b": "AQL/", "c": "AA=="}));
+}
+
+#[test]
 fn wrong_types_are_refused_in_gos_words() {
     let cases: &[(&str, &str, &str, &str, &str)] = &[
         (
@@ -247,6 +254,20 @@ fn wrong_types_are_refused_in_gos_words() {
             "json: cannot unmarshal bool into Go struct field ServicePort.spec.ports.targetPort of type int32",
         ),
         ("", "v1", "Secret", r#"{"data":{"a":"?"}}"#, "illegal base64 data at input byte 0"),
+        (
+            "",
+            "v1",
+            "Secret",
+            r#"{"data":{"a":[1,256]}}"#,
+            "json: cannot unmarshal number 256 into Go struct field Secret.data of type uint8",
+        ),
+        (
+            "",
+            "v1",
+            "Secret",
+            r#"{"data":{"a":["b"]}}"#,
+            "json: cannot unmarshal string into Go struct field Secret.data of type uint8",
+        ),
     ];
     for (group, version, kind, body, text) in cases {
         let expected = format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {text}");
@@ -323,6 +344,10 @@ fn a_body_that_is_no_object_of_the_kind_is_refused() {
             r#"{"apiVersion":"autoscaling/v1","kind":"HorizontalPodAutoscaler"}"#
         ),
         "the API version in the data (autoscaling/v1) does not match the expected API version (autoscaling/v2)"
+    );
+    assert_eq!(
+        refused("apps", "v1", "Deployment", r#"{"apiVersion":"apps/v1beta1","kind":"Deployment"}"#),
+        "the API version in the data (apps/v1beta1) does not match the expected API version (apps/v1)"
     );
     for registered in ["List", "Status", "DeleteOptions", "ConfigMapList"] {
         assert_eq!(

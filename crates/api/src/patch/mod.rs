@@ -156,7 +156,10 @@ impl Patch {
 /// `json: cannot unmarshal KIND into Go struct field PATH of type TYPE` in the words of the conversion that knows no JSON.
 fn unconvertible(reason: &str) -> Option<String> {
     let (kind, rest) = reason.strip_prefix("json: cannot unmarshal ")?.split_once(" into Go ")?;
-    let (_, wanted) = rest.rsplit_once(" of type ")?;
+    let (place, wanted) = rest.rsplit_once(" of type ")?;
+    if reads_itself(place) {
+        return Some(format!("json: cannot unmarshal {kind} into Go value of type {wanted}"));
+    }
     let kind = match kind {
         "array" => "slice",
         "object" => "map",
@@ -183,6 +186,18 @@ fn unconvertible(reason: &str) -> Option<String> {
     })
 }
 
+/// Is it a field of a type that reads JSON itself, `struct field ServicePort.spec.ports.targetPort`?
+fn reads_itself(place: &str) -> bool {
+    let names = place.strip_prefix("struct field ").and_then(|path| path.split_once('.'));
+    let Some((owner, path)) = names else { return false };
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let mut owners = Schema::builtin().types().filter(|(_, ty)| ty.short_name() == owner);
+    owners.any(|(_, ty)| {
+        let shape = ty.field(name).map(|field| field.shape);
+        matches!(shape, Some(Shape::IntOrString | Shape::Time | Shape::MicroTime | Shape::Duration))
+    })
+}
+
 /// A schema that knows no types.
 struct NoSchema;
 
@@ -201,6 +216,11 @@ impl PatchSchema for NoSchema {
 fn as_written(value: &Value, touched: &Value) -> Value {
     let map = match (value, touched) {
         (Value::Array(items), Value::Array(_)) => return items.iter().map(|item| as_written(item, item)).collect(),
+        // The steps of a JSON patch into a list are indices.
+        (Value::Array(items), Value::Object(reached)) => {
+            let step = |i: usize| reached.get(&i.to_string()).unwrap_or(&Value::Null);
+            return items.iter().enumerate().map(|(i, item)| as_written(item, step(i))).collect();
+        }
         (Value::Object(map), Value::Object(_)) => map,
         _ => return value.clone(),
     };

@@ -107,4 +107,12 @@ fn values_of_the_wrong_type_are_refused_in_the_words_of_their_conversion() {
     ] {
         assert_eq!(super::unconvertible(&reason(kind, wanted)).as_deref(), Some(refused), "{kind} {wanted}");
     }
+    // Some types read JSON themselves.
+    assert_eq!(
+        super::unconvertible(
+            "json: cannot unmarshal object into Go struct field ServicePort.spec.ports.targetPort of type int32"
+        )
+        .as_deref(),
+        Some("json: cannot unmarshal object into Go value of type int32")
+    );
 }

@@ -185,7 +185,11 @@ impl<'s, 't> Reader<'s, 't> {
             },
             Shape::Int32 | Shape::Int64 => self.integer(first, shape, go),
             Shape::Double => self.double(first, shape, go),
-            Shape::Bytes => self.base64(first, shape, go),
+            Shape::Bytes => match first {
+                b'"' => self.base64(),
+                b'[' => self.numbered_bytes().map(Some),
+                _ => self.mismatch(first, shape, go),
+            },
             Shape::Time => self.time(first, Precision::Seconds),
             Shape::MicroTime => self.time(first, Precision::Micros),
             Shape::Duration => self.duration(first),
@@ -366,10 +370,7 @@ impl<'s, 't> Reader<'s, 't> {
         }
     }
 
-    fn base64(&mut self, first: u8, shape: Shape, go: GoType<'s>) -> Result<Option<Value>> {
-        if first != b'"' {
-            return self.mismatch(first, shape, go);
-        }
+    fn base64(&mut self) -> Result<Option<Value>> {
         let text = self.string()?;
         match base64::canonical(text.into()) {
             Ok(text) => Ok(Some(text.into())),
@@ -378,6 +379,22 @@ impl<'s, 't> Reader<'s, 't> {
                 Ok(None)
             }
         }
+    }
+
+    /// Bytes as a list of numbers, which Go reads into any slice of bytes.
+    fn numbered_bytes(&mut self) -> Result<Value> {
+        let go = GoType::Named("uint8");
+        let mut out = Vec::new();
+        self.enter()?;
+        while self.next_item(out.is_empty())? {
+            let number = self.value(Shape::Int64, go)?.and_then(|number| number.as_i64()).unwrap_or(0);
+            out.push(u8::try_from(number).unwrap_or_else(|_| {
+                self.type_error(&format!("number {number}"), Shape::Int64, go);
+                0
+            }));
+        }
+        self.leave();
+        Ok(base64::encode(&out).into())
     }
 
     fn time(&mut self, first: u8, precision: Precision) -> Result<Option<Value>> {
