@@ -125,6 +125,6 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn not_supported(&self, errors: &mut ErrorList, supported: &[&str]) {
-        errors.not_supported(self.path(), self.value.clone(), supported);
+        errors.no_such_choice(self.path(), self.value.clone(), supported);
     }
 }

@@ -122,6 +122,8 @@ pub enum ErrorType {
     TooMany,
     Internal,
     TypeInvalid,
+    /// NotSupported, of a field that has a type of its own in Go (an enum), whose texts are shown as JSON shows them.
+    NotSupportedEnum,
     /// Invalid, of a value that is too much to be shown.
     InvalidUnshown,
     /// Duplicate, of a value that is too much to be shown.
@@ -136,7 +138,7 @@ impl ErrorType {
             Self::Required => "FieldValueRequired",
             Self::Duplicate | Self::DuplicateUnshown => "FieldValueDuplicate",
             Self::Invalid | Self::InvalidUnshown => "FieldValueInvalid",
-            Self::NotSupported => "FieldValueNotSupported",
+            Self::NotSupported | Self::NotSupportedEnum => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
@@ -151,7 +153,7 @@ impl ErrorType {
             Self::Required => "Required value",
             Self::Duplicate | Self::DuplicateUnshown => "Duplicate value",
             Self::Invalid | Self::InvalidUnshown => "Invalid value",
-            Self::NotSupported => "Unsupported value",
+            Self::NotSupported | Self::NotSupportedEnum => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
             Self::TooMany => "Too many",
@@ -191,6 +193,10 @@ impl FieldError {
                 out.push_str(": ");
                 out.push_str(&go_value(&self.bad_value));
             }
+            ErrorType::NotSupportedEnum => {
+                out.push_str(": ");
+                out.push_str(&go_json(&self.bad_value));
+            }
         }
         if !self.detail.is_empty() {
             out.push_str(": ");
@@ -210,12 +216,16 @@ impl fmt::Display for FieldError {
 fn go_value(value: &Value) -> String {
     match value {
         Value::String(s) => go_quote(s),
-        other => gojson::html_safe(&other.to_string()),
+        other => go_json(other),
     }
 }
 
+fn go_json(value: &Value) -> String {
+    gojson::html_safe(&value.to_string())
+}
+
 /// Characters that Go does not print: controls, formats, and every space but the plain one.
-fn is_unprintable(c: char) -> bool {
+pub(crate) fn is_unprintable(c: char) -> bool {
     let is_format = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}');
     is_format || c.is_control() || (c.is_whitespace() && c != ' ')
@@ -301,13 +311,12 @@ impl ErrorList {
 
     /// `Unsupported value: "x": supported values: "a", "b"`; the caller gives the values in upstream's order (sorted for sets).
     pub fn not_supported(&mut self, path: Path, bad_value: impl Into<Value>, supported: &[&str]) {
-        let detail = if supported.is_empty() {
-            String::new()
-        } else {
-            let quoted: Vec<String> = supported.iter().map(|s| go_quote(s)).collect();
-            format!("supported values: {}", quoted.join(", "))
-        };
-        self.add(ErrorType::NotSupported, path, bad_value.into(), detail);
+        self.add(ErrorType::NotSupported, path, bad_value.into(), supported_values(supported));
+    }
+
+    /// The same of a field with few possible values, which upstream gave a type.
+    pub fn no_such_choice(&mut self, path: Path, bad_value: impl Into<Value>, supported: &[&str]) {
+        self.add(ErrorType::NotSupportedEnum, path, bad_value.into(), supported_values(supported));
     }
 
     /// `Too long: may not be more than N bytes`.
@@ -354,6 +363,14 @@ impl ErrorList {
     }
 }
 
+fn supported_values(supported: &[&str]) -> String {
+    if supported.is_empty() {
+        return String::new();
+    }
+    let quoted: Vec<String> = supported.iter().map(|s| go_quote(s)).collect();
+    format!("supported values: {}", quoted.join(", "))
+}
+
 impl IntoIterator for ErrorList {
     type Item = FieldError;
     type IntoIter = std::vec::IntoIter<FieldError>;
@@ -371,5 +388,9 @@ mod tests {
     fn values_are_shown_as_go_shows_them() {
         assert_eq!(go_value(&json!("a<b\u{2028}\u{a0}é\u{1}")), "\"a<b\\u2028\\u00a0é\\x01\"");
         assert_eq!(go_value(&json!({"a": "b<&>"})), r#"{"a":"b\u003c\u0026\u003e"}"#);
+        let mut errors = ErrorList::new();
+        errors.no_such_choice(Path::new("type"), "a<\u{a0}\u{1}", &["b"]);
+        let shown = "type: Unsupported value: \"a\\u003c\u{a0}\\u0001\": supported values: \"b\"";
+        assert_eq!(errors.aggregate_message(), shown);
     }
 }

@@ -1,5 +1,6 @@
 //! ObjectMeta: reading it, and the rules that hold for every kind. Source: apimachinery `api/validation/objectmeta.go`.
 
+use crate::field::is_unprintable;
 use crate::validate::labels::{annotations, invalid_each, labels};
 use crate::validate::text::{immutable, nonnegative};
 use crate::validate::{names, text};
@@ -264,7 +265,7 @@ pub fn field_manager(manager: &Cursor<'_>, errors: &mut ErrorList) {
         errors.too_long(manager.path(), FIELD_MANAGER_MAX_BYTES);
     }
     for (position, c) in manager.str().char_indices() {
-        if c.is_control() {
+        if is_unprintable(c) {
             let detail = format!("invalid character U+{:04X} (at position {position})", u32::from(c));
             errors.invalid(manager.path(), manager.str(), detail);
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::field::go_quote;
 use crate::{ErrorList, Kind};
 
 /// A `meta/v1` Status. Failures are built by the constructors below and nowhere else.
@@ -112,7 +113,7 @@ impl Status {
     }
 
     pub fn not_found(gr: GroupResource<'_>, name: &str) -> Self {
-        Self::failure(404, "NotFound", format!("{gr} \"{name}\" not found"), Some(Self::named(gr, name)))
+        Self::failure(404, "NotFound", format!("{gr} {} not found", go_quote(name)), Some(Self::named(gr, name)))
     }
 
     /// Unknown resource of a known group, or unknown subresource.
@@ -121,19 +122,25 @@ impl Status {
     }
 
     pub fn already_exists(gr: GroupResource<'_>, name: &str) -> Self {
-        Self::failure(409, "AlreadyExists", format!("{gr} \"{name}\" already exists"), Some(Self::named(gr, name)))
+        Self::failure(
+            409,
+            "AlreadyExists",
+            format!("{gr} {} already exists", go_quote(name)),
+            Some(Self::named(gr, name)),
+        )
     }
 
     /// generateName ran out of tries.
     pub fn generate_name_conflict(gr: GroupResource<'_>, name: &str) -> Self {
         let details = Details { retry_after_seconds: 1, ..Self::named(gr, name) };
+        let quoted = go_quote(name);
         let message =
-            format!("{gr} \"{name}\" already exists, the server was not able to generate a unique name for the object");
+            format!("{gr} {quoted} already exists, the server was not able to generate a unique name for the object");
         Self::failure(409, "AlreadyExists", message, Some(details))
     }
 
     pub fn conflict(gr: GroupResource<'_>, name: &str, error: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {gr} \"{name}\": {error}");
+        let message = format!("Operation cannot be fulfilled on {gr} {}: {error}", go_quote(name));
         Self::failure(409, "Conflict", message, Some(Self::named(gr, name)))
     }
 
@@ -157,7 +164,7 @@ impl Status {
         let details =
             Details { name: name.into(), group: group.into(), kind: kind.into(), causes, ..Details::default() };
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-        let message = format!("{qualified} \"{name}\" is invalid: {}", errors.aggregate_message());
+        let message = format!("{qualified} {} is invalid: {}", go_quote(name), errors.aggregate_message());
         Self::failure(422, "Invalid", message, Some(details))
     }
 
@@ -166,7 +173,7 @@ impl Status {
         let message = match (gr.resource.is_empty(), name.is_empty()) {
             (true, _) => format!("forbidden: {error}"),
             (false, true) => format!("{gr} is forbidden: {error}"),
-            (false, false) => format!("{gr} \"{name}\" is forbidden: {error}"),
+            (false, false) => format!("{gr} {} is forbidden: {error}", go_quote(name)),
         };
         Self::failure(403, "Forbidden", message, Some(Self::named(gr, name)))
     }

@@ -208,6 +208,7 @@ impl CustomVersion {
             matches!(
                 error_type,
                 ErrorType::NotSupported
+                    | ErrorType::NotSupportedEnum
                     | ErrorType::Required
                     | ErrorType::TooLong
                     | ErrorType::TooMany

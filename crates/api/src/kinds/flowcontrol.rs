@@ -289,7 +289,7 @@ fn priority_level(level: &Cursor<'_>, errors: &mut ErrorList) {
                 limited.required(errors, "must not be empty when type is Limited");
             }
         }
-        _ => errors.not_supported(kind.path(), kind.str(), &["Exempt", "Limited"]),
+        _ => errors.no_such_choice(kind.path(), kind.str(), &["Exempt", "Limited"]),
     }
     mandatory_level(name, &spec, errors);
 }
@@ -356,7 +356,7 @@ fn limit_response(response: &Cursor<'_>, errors: &mut ErrorList) {
                 queuing.required(errors, "must not be empty if limited.limitResponse.type is Limited");
             }
         }
-        _ => errors.not_supported(kind.path(), kind.str(), &["Queue", "Reject"]),
+        _ => errors.no_such_choice(kind.path(), kind.str(), &["Queue", "Reject"]),
     }
 }
 

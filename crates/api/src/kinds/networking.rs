@@ -205,7 +205,10 @@ fn ingress_class_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
         scope.required(errors, "");
         return;
     }
-    supported(&scope, &["Cluster", "Namespace"], errors);
+    const SCOPES: &[&str] = &["Cluster", "Namespace"];
+    if !SCOPES.contains(&scope.str()) {
+        errors.not_supported(scope.path(), scope.str(), SCOPES);
+    }
     match scope.str() {
         "Namespace" if !namespace.is_set() => namespace.required(errors, "`parameters.scope` is set to 'Namespace'"),
         "Namespace" => formatted(&namespace, names::dns1123_label, errors),

@@ -233,7 +233,7 @@ fn driver_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     let modes = spec.field("volumeLifecycleModes");
     for mode in modes.items() {
         if !matches!(mode.str(), "Persistent" | "Ephemeral") {
-            errors.not_supported(modes.path(), mode.str(), &["Persistent", "Ephemeral"]);
+            errors.no_such_choice(modes.path(), mode.str(), &["Persistent", "Ephemeral"]);
         }
     }
     if !spec.field("seLinuxMount").is_set() {

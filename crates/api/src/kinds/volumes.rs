@@ -713,7 +713,7 @@ fn pod_certificate(certificate: &Cursor<'_>, errors: &mut ErrorList) {
     signer_name(&signer, errors);
     let key_type = certificate.field("keyType");
     if !KEY_TYPES.contains(&key_type.str()) {
-        errors.not_supported(key_type.path(), key_type.str(), KEY_TYPES);
+        errors.no_such_choice(key_type.path(), key_type.str(), KEY_TYPES);
     }
     let longest = if signer.str().starts_with("kubernetes.io/") { 24 * HOUR } else { 91 * 24 * HOUR };
     let seconds = certificate.field("maxExpirationSeconds");

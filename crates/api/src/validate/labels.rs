@@ -204,7 +204,7 @@ fn meta_condition(condition: &Cursor<'_>, errors: &mut ErrorList) {
     label_key(&condition.field("type"), errors);
     let status = condition.field("status");
     if !matches!(status.str(), "True" | "False" | "Unknown") {
-        errors.not_supported(status.path(), status.str(), &["False", "True", "Unknown"]);
+        errors.no_such_choice(status.path(), status.str(), &["False", "True", "Unknown"]);
     }
     let generation = condition.field("observedGeneration");
     if generation.int() < 0 {

@@ -66,7 +66,7 @@ pub fn optional_enum(value: &Cursor<'_>, allowed: &[&str], errors: &mut ErrorLis
 /// One of `allowed`, whatever it is.
 pub fn supported(value: &Cursor<'_>, allowed: &[&str], errors: &mut ErrorList) {
     if !allowed.contains(&value.str()) {
-        errors.not_supported(value.path(), value.str(), allowed);
+        errors.no_such_choice(value.path(), value.str(), allowed);
     }
 }
 

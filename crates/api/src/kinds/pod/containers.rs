@@ -383,7 +383,7 @@ fn resize_policy(pod: &PodFacts<'_>, list: &Cursor<'_>, errors: &mut ErrorList) 
             if value.is_empty() {
                 list.required(errors, "");
             } else if !allowed.contains(&value) {
-                errors.not_supported(list.path(), value, &allowed);
+                errors.no_such_choice(list.path(), value, &allowed);
             }
         }
         if pod.spec.field("restartPolicy").str() == "Never" && restart != "NotRequired" {

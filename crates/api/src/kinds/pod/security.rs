@@ -311,7 +311,7 @@ pub fn os(pod: &PodFacts<'_>, errors: &mut ErrorList) {
         "" => name.required(errors, ""),
         "linux" => linux(pod, errors),
         "windows" => windows(pod, errors),
-        other => errors.not_supported(os.path(), other, &["linux", "windows"]),
+        other => errors.no_such_choice(os.path(), other, &["linux", "windows"]),
     }
 }
 
