@@ -110,20 +110,20 @@ pub const CONTROLLER_REVISION: Strategy = Strategy {
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
         meta::validate_whole_again(new, true, names::subdomain_name, errors);
-        controller_revision(new, errors);
+        nonnegative(&new.field("revision"), errors);
         immutable(&new.field("data"), &old.field("data"), errors);
     },
     ..Strategy::DEFAULT
 };
 
 fn controller_revision(revision: &Cursor<'_>, errors: &mut ErrorList) {
+    nonnegative(&revision.field("revision"), errors);
     let data = revision.field("data");
     if !data.is_set() {
         data.required(errors, "data is mandatory");
     } else if !data.value().is_object() {
-        data.invalid(errors, "error parsing data");
+        data.required(errors, "data must be a valid JSON object");
     }
-    nonnegative(&revision.field("revision"), errors);
 }
 
 /// A field of extensions/v1beta1, kept as an annotation: how often the template has changed.
@@ -236,7 +236,7 @@ fn deployment_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
         }
         _ => {
             let shown = go::value("apps.DeploymentStrategy", strategy.value());
-            errors.not_supported(strategy.path(), shown, &["Recreate", "RollingUpdate"]);
+            errors.no_such_choice(strategy.path(), shown, &["Recreate", "RollingUpdate"]);
         }
     }
 }
@@ -329,7 +329,7 @@ fn daemon_set_strategy(strategy: &Cursor<'_>, errors: &mut ErrorList) {
                 unavailable.required(errors, "cannot be 0 when maxSurge is 0");
             }
         }
-        _ => errors.not_supported(
+        _ => errors.no_such_choice(
             strategy.path(),
             go::value("apps.DaemonSetUpdateStrategy", strategy.value()),
             &["RollingUpdate", "OnDelete"],

@@ -11,7 +11,7 @@ use crate::kinds::volumes::csi_driver_name as driver_name;
 use crate::occurrences::Occurrences;
 use crate::strategy::NamespaceDemand;
 use crate::validate::labels::invalid_each;
-use crate::validate::text::{IMMUTABLE, formatted, immutable, required_formatted, same, supported};
+use crate::validate::text::{IMMUTABLE, formatted, required_formatted, same, supported};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Path, Strategy, Value, meta};
 
@@ -67,14 +67,10 @@ pub const DEVICE_CLASS: Strategy = Strategy {
 };
 
 pub const SLICE: Strategy = Strategy {
-    validate: |slice, errors| slice::spec(&slice.field("spec"), errors),
+    validate: |slice, errors| slice::spec(&slice.field("spec"), None, errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
-        let (spec, old_spec) = (new.field("spec"), old.field("spec"));
-        slice::spec(&spec, errors);
-        immutable(&spec.field("driver"), &old_spec.field("driver"), errors);
-        immutable(&spec.field("pool").field("name"), &old_spec.field("pool").field("name"), errors);
-        immutable(&spec.field("nodeName"), &old_spec.field("nodeName"), errors);
+        slice::spec(&new.field("spec"), Some(&old.field("spec")), errors);
     },
     ..Strategy::DEFAULT
 };
@@ -279,7 +275,7 @@ fn exact_request(request: &Cursor<'_>, errors: &mut ErrorList) {
                 errors.invalid(count.path(), count.int(), "must be greater than zero");
             }
         }
-        _ => errors.not_supported(mode.path(), mode.str(), &["All", "ExactCount"]),
+        _ => errors.no_such_choice(mode.path(), mode.str(), &["All", "ExactCount"]),
     }
     for toleration in request.field("tolerations").items() {
         device_toleration(&toleration, errors);

@@ -33,7 +33,10 @@ pub const STRATEGY: Strategy = Strategy {
         carry::keep_status(new, old);
         name_label(new);
     },
-    validate_update: meta::validate_update_again,
+    validate_update: |new, old, errors| {
+        meta::validate_whole_again(new, false, names::label_name, errors);
+        meta::validate_update_again(new, old, errors);
+    },
     subresources: &[STATUS, FINALIZE],
     judges_preconditions: true,
     ..Strategy::DEFAULT

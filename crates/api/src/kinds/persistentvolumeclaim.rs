@@ -90,7 +90,7 @@ pub fn access_modes(modes: &Cursor<'_>, errors: &mut ErrorList) {
     let mut has = (false, false);
     for mode in modes.items() {
         if !ACCESS_MODES.contains(&mode.str()) {
-            errors.not_supported(modes.path(), mode.str(), ACCESS_MODES);
+            errors.no_such_choice(modes.path(), mode.str(), ACCESS_MODES);
         } else if mode.str() == "ReadWriteOncePod" {
             has.0 = true;
         } else {
@@ -102,8 +102,13 @@ pub fn access_modes(modes: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-/// The spec of a claim or of a claim template.
+/// The spec of a new claim or of a claim template.
 pub fn claim_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+    spec_over(spec, &Cursor::at(&Value::Null, spec.path()), errors);
+}
+
+/// A spec that is put in the place of `old`.
+fn spec_over(spec: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     let modes = spec.field("accessModes");
     if modes.is_empty() {
         modes.required(errors, "at least 1 access mode is required");
@@ -121,15 +126,18 @@ pub fn claim_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
     formatted_if_set(&spec.field("storageClassName"), names::dns1123_subdomain, errors);
     optional_enum(&spec.field("volumeMode"), VOLUME_MODES, errors);
-    data_sources(spec, errors);
+    data_sources(spec, old, errors);
     formatted_if_set(&spec.field("volumeAttributesClassName"), names::dns1123_subdomain, errors);
 }
 
-fn data_sources(spec: &Cursor<'_>, errors: &mut ErrorList) {
+fn data_sources(spec: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    // Groups were not always checked: a claim that named one may name any.
+    let named_group = ["dataSource", "dataSourceRef"].iter().any(|field| old.field(field).field("apiGroup").is_set());
     let (source, reference) = (spec.field("dataSource"), spec.field("dataSourceRef"));
-    for object in [&source, &reference] {
-        if object.is_set() {
-            data_source(object, errors);
+    for object in [&source, &reference].into_iter().filter(|object| object.is_set()) {
+        data_source(object, errors);
+        if !named_group {
+            formatted_if_set(&object.field("apiGroup"), names::dns1123_subdomain, errors);
         }
     }
     let namespace = reference.field("namespace");
@@ -162,14 +170,13 @@ fn data_source(source: &Cursor<'_>, errors: &mut ErrorList) {
             "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
         );
     }
-    formatted_if_set(&group, names::dns1123_subdomain, errors);
 }
 
 fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     meta::validate_update_again(new, old, errors);
     let (spec, old_spec) = (new.field("spec"), old.field("spec"));
     meta::validate_whole_again(new, true, names::subdomain_name, errors);
-    claim_spec(&spec, errors);
+    spec_over(&spec, &old_spec, errors);
     let (munged, munged_old) = comparable_specs(new, old, errors);
     if !same(&munged, &munged_old) {
         let diff = go::diff("PersistentVolumeClaimSpec", &munged_old, &munged);

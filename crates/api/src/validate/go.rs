@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use crate::validate::diff;
-use crate::{Map, Value};
+use crate::{Map, Value, gojson};
 
 struct Field {
     go_name: &'static str,
@@ -75,7 +75,7 @@ fn pretty(value: &Value) -> String {
     if value.serialize(&mut serializer).is_err() {
         return String::new();
     }
-    String::from_utf8_lossy(&out).into_owned()
+    gojson::html_safe(&String::from_utf8_lossy(&out))
 }
 
 fn write_struct(out: &mut Map, fields: &[Field], object: &Value) {
@@ -83,7 +83,10 @@ fn write_struct(out: &mut Map, fields: &[Field], object: &Value) {
         if let Some(embedded) = field.code.strip_prefix('^') {
             match TYPES.get(embedded) {
                 Some(fields) => write_struct(out, fields, object),
-                None => out.extend(object.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default()),
+                None => {
+                    let metadata = object.get("metadata").map(without_empty);
+                    out.extend(metadata.as_ref().and_then(Value::as_object).cloned().unwrap_or_default());
+                }
             }
             continue;
         }
@@ -97,7 +100,8 @@ fn write_struct(out: &mut Map, fields: &[Field], object: &Value) {
 
 fn print(code: &str, v: &Value) -> Value {
     match code {
-        "p" | "l" => v.clone(),
+        "p" => without_empty(v),
+        "l" => v.clone(),
         "m" => sorted(v),
         "s" if v.is_null() => "".into(),
         "b" if v.is_null() => false.into(),
@@ -109,6 +113,23 @@ fn print(code: &str, v: &Value) -> Value {
             (_, Some(name)) => list(name, v),
             _ => value(code, v),
         },
+    }
+}
+
+/// A metav1 type as its JSON has it, where empty maps and lists are left out.
+fn without_empty(v: &Value) -> Value {
+    let is_empty = |v: &Value| match v {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    match v {
+        Value::Object(map) => {
+            let fields = map.iter().filter(|(_, v)| !is_empty(v));
+            Value::Object(fields.map(|(k, v)| (k.clone(), without_empty(v))).collect())
+        }
+        Value::Array(items) => items.iter().map(without_empty).collect(),
+        _ => v.clone(),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::kinds::dra::{at_most, binding_conditions, driver_name, policy, pool_name, qualified_name, unique_names};
 use crate::occurrences::Occurrences;
 use crate::validate::labels::{invalid_each, node_selector};
-use crate::validate::text::{formatted, required_enum, required_formatted};
+use crate::validate::text::{formatted, immutable, required_enum, required_formatted};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Value};
 
@@ -20,7 +20,8 @@ const ADVANCED_DEVICES_MAX: usize = 64;
 const TAINTS_MAX: usize = 16;
 const ONE_VALUE: &str = "exactly one value must be specified";
 
-pub(super) fn spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
+/// A new spec, or one that is put in the place of `old`.
+pub(super) fn spec(spec: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorList) {
     driver_name(&spec.field("driver"), errors);
     let pool = spec.field("pool");
     pool_name(&pool.field("name"), errors);
@@ -30,6 +31,11 @@ pub(super) fn spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
     if generation.int() < 0 {
         generation.invalid(errors, "must be greater than or equal to zero");
+    }
+    if let Some(old) = old {
+        for path in [&["pool", "name"] as &[&str], &["driver"], &["nodeName"]] {
+            immutable(&spec.fields(path), &old.fields(path), errors);
+        }
     }
     slice_nodes(spec, errors);
     let (devices, counters) = (spec.field("devices"), spec.field("sharedCounters"));
@@ -182,13 +188,12 @@ fn device_attribute(attribute: &Cursor<'_>, errors: &mut ErrorList) {
     let n_set = members.iter().filter(|m| attribute.field(m).is_set()).count();
     for field in ["string", "version"] {
         let value = attribute.field(field);
+        if field == "version" && value.is_set() && !is_semantic_version(value.str()) {
+            value.invalid(errors, "must be a string compatible with semver.org spec 2.0.0");
+        }
         if value.str().len() > ATTRIBUTE_MAX_BYTES {
             errors.too_long(value.path(), ATTRIBUTE_MAX_BYTES);
         }
-    }
-    let version = attribute.field("version");
-    if version.is_set() && !is_semantic_version(version.str()) {
-        version.invalid(errors, "must be a string compatible with semver.org spec 2.0.0");
     }
     match n_set {
         0 => errors.invalid(attribute.path(), "", ONE_VALUE),
@@ -226,7 +231,7 @@ mod tests {
             slice[key] = value;
         }
         let mut errors = ErrorList::new();
-        spec(&Cursor::root(&slice), &mut errors);
+        spec(&Cursor::root(&slice), None, &mut errors);
         errors.iter().map(ToString::to_string).collect()
     }
 
