@@ -49,13 +49,20 @@ const EPHEMERAL_CONTAINERS: SubresourceStrategy = SubresourceStrategy {
 const RESIZE: SubresourceStrategy = SubresourceStrategy {
     name: "resize",
     prepare_for_update: |new, old, _| {
+        const LISTS: [&str; 2] = ["containers", "initContainers"];
         let sent = new.get("spec").cloned().unwrap_or_default();
-        if !same_container_names(&sent, old) {
+        let old_spec = old.get("spec").cloned().unwrap_or_default();
+        // Containers that come, go or move are left for validation to refuse.
+        if LISTS.iter().any(|list| names_in(&sent, list).len() != names_in(&old_spec, list).len()) {
             return;
         }
         keep_all_but_spec(new, old);
         let Some(spec) = new.get_mut("spec") else { return };
-        for list in ["containers", "initContainers"] {
+        for list in LISTS {
+            if names_in(&sent, list) != names_in(&old_spec, list) {
+                carry::keep(spec, &sent, list);
+                continue;
+            }
             let sent = sent.get(list).and_then(Value::as_array);
             let containers = spec.get_mut(list).and_then(Value::as_array_mut);
             for (container, sent) in containers.into_iter().flatten().zip(sent.into_iter().flatten()) {
@@ -77,13 +84,9 @@ fn keep_all_but_spec(new: &mut Value, old: &Value) {
     *new = out;
 }
 
-fn same_container_names(spec: &Value, old: &Value) -> bool {
-    let names = |spec: &Value, list: &str| -> Vec<Value> {
-        let containers = spec.get(list).and_then(Value::as_array);
-        containers.into_iter().flatten().map(|c| c.get("name").cloned().unwrap_or_default()).collect()
-    };
-    let old_spec = old.get("spec").unwrap_or(&Value::Null);
-    ["containers", "initContainers"].iter().all(|list| names(spec, list) == names(old_spec, list))
+fn names_in(spec: &Value, list: &str) -> Vec<Value> {
+    let containers = spec.get(list).and_then(Value::as_array);
+    containers.into_iter().flatten().map(|c| c.get("name").cloned().unwrap_or_default()).collect()
 }
 
 fn prepare_for_create(new: &mut Value, ctx: &Context<'_>) {

@@ -208,3 +208,45 @@ fn only_pods_that_run_get_time_to_stop() {
     pod["status"] = json!({"phase": "Failed"});
     assert_eq!(grace_period(&pod, Some(5)), 0);
 }
+
+#[test]
+fn only_cpu_and_memory_are_resized() {
+    let sized = |resources: Value| {
+        let mut own = container();
+        own["resources"] = resources;
+        let mut init = own.clone();
+        init["name"] = "i".into();
+        pod_with(json!({"containers": [own], "initContainers": [init]}))
+    };
+    let resized = |old: &Value, mut sent: Value| {
+        sent["metadata"]["resourceVersion"] = "1".into();
+        let strategy = STRATEGY.subresources.iter().find(|part| part.name == "resize").expect("a part");
+        (strategy.prepare_for_update)(&mut sent, old, &CTX);
+        let mut errors = ErrorList::new();
+        (strategy.validate_update)(&Cursor::root(&sent), &Cursor::root(old), &mut errors);
+        errors.iter().map(ToString::to_string).filter(|error| error.starts_with("spec")).collect::<Vec<_>>()
+    };
+    let small = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}});
+    let mut large = small.clone();
+    large["limits"]["cpu"] = "3".into();
+    assert_eq!(resized(&sized(small.clone()), sized(large.clone())), Vec::<String>::new());
+    large["limits"]["ephemeral-storage"] = "1Gi".into();
+    assert_eq!(
+        resized(&sized(small.clone()), sized(large)),
+        [
+            "spec: Forbidden: only cpu and memory resources are mutable",
+            "spec.initContainers[0]: Forbidden: only cpu and memory resources for init or sidecar containers are mutable",
+        ]
+    );
+    let mut moved = sized(small.clone());
+    moved["spec"]["containers"][0]["name"] = "d".into();
+    assert_eq!(
+        resized(&sized(small.clone()), moved),
+        ["spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize"]
+    );
+    let mut with_claims = small;
+    with_claims["claims"] = json!([{"name": "a"}]);
+    let mut claiming = pod_with(json!({"resourceClaims": [{"name": "a", "resourceClaimName": "b"}]}));
+    claiming["spec"]["containers"][0]["resources"] = with_claims;
+    assert_eq!(resized(&claiming, claiming.clone()), ["spec: Forbidden: only cpu and memory resources are mutable"]);
+}

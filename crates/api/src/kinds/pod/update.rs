@@ -1,5 +1,6 @@
 //! What may change in a pod: on the pod itself, its status, its resources, and its ephemeral containers.
 
+use crate::kinds::carry;
 use crate::kinds::pod::{containers, is_mirror, pod_annotations_update, qos_class, whole_pod};
 use crate::validate::text::same;
 use crate::validate::{go, names, resources};
@@ -245,62 +246,129 @@ pub fn resize(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     if running.is_some_and(|s| !s.field("resources").is_set()) {
         spec.forbidden(errors, "Pod running on node without support for resize");
     }
+    let mut munged = spec.value().clone();
+    let (of_pod, of_old_pod) = (spec.field("resources"), old_spec.field("resources"));
+    if has_amounts(&of_pod) || has_amounts(&of_old_pod) {
+        pod_level_resources(&spec, &old_spec, &mut munged, errors);
+    }
+    if !old.field("status").field("nodeAllocatableResourceClaimStatuses").is_empty() {
+        spec.forbidden(errors, "pods with node allocatable resource claims cannot be resized");
+    }
+    if !same_order(&spec, &old_spec, errors) {
+        return;
+    }
     for list in ["initContainers", "containers"] {
         for (container, before) in spec.field(list).items().zip(old_spec.field(list).items()) {
-            resources_kept(&container.field("resources"), &before.field("resources"), errors);
+            amounts_kept(&container.field("resources"), &before.field("resources"), "resource", errors);
         }
     }
-    resources_kept(&spec.field("resources"), &old_spec.field("resources"), errors);
-    let munged = with_old_compute_resources(&spec, &old_spec);
-    if !same_spec(&munged, old_spec.value()) {
+    for list in ["containers", "initContainers"] {
+        let containers = munged.get_mut(list).and_then(Value::as_array_mut);
+        let changed = spec.field(list);
+        for ((munged, sent), before) in
+            containers.into_iter().flatten().zip(changed.items()).zip(old_spec.field(list).items())
+        {
+            // Claims are lost on the way, so that a container that has any cannot be resized.
+            let mut resources = Value::Object(Map::new());
+            set_old_compute(&mut resources, &sent.field("resources"), &before.field("resources"));
+            carry::set(munged, "resources", resources);
+            let is_same = same_container(munged, before.value());
+            match list {
+                "containers" if !is_same => spec.forbidden(errors, "only cpu and memory resources are mutable"),
+                "initContainers" => init_container_resize(&sent, &before, is_same, errors),
+                _ => {}
+            }
+        }
+    }
+    if errors.is_empty() && !same_spec(&munged, old_spec.value()) {
         spec.forbidden(errors, "only cpu and memory resources are mutable");
     }
 }
 
-fn resources_kept(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+fn init_container_resize(new: &Cursor<'_>, old: &Cursor<'_>, only_compute_differs: bool, errors: &mut ErrorList) {
+    if !only_compute_differs {
+        new.forbidden(errors, "only cpu and memory resources for init or sidecar containers are mutable");
+    }
+    let is_sidecar = new.field("restartPolicy").str() == "Always";
+    if is_sidecar || same_container(new.value(), old.value()) {
+        return;
+    }
+    for _ in
+        new.field("resizePolicy").items().filter(|policy| policy.field("restartPolicy").str() == "RestartContainer")
+    {
+        new.forbidden(errors, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized");
+    }
+}
+
+fn pod_level_resources(new: &Cursor<'_>, old: &Cursor<'_>, munged: &mut Value, errors: &mut ErrorList) {
+    let (resources, before) = (new.field("resources"), old.field("resources"));
+    if before.is_set() && !resources.is_set() {
+        return resources.forbidden(errors, "pod-level resources cannot be removed");
+    }
+    amounts_kept(&resources, &before, "pod-level resource", errors);
+    if let Some(munged) = munged.get_mut("resources") {
+        set_old_compute(munged, &resources, &before);
+    }
+    let nothing_else = munged.get("resources").and_then(Value::as_object).is_some_and(Map::is_empty);
+    if !before.is_set() && nothing_else {
+        carry::remove(munged, &[], "resources");
+    }
+    if !same(munged.get("resources").unwrap_or(&Value::Null), before.value()) {
+        new.forbidden(errors, "only cpu and memory resources are mutable at pod-level");
+    }
+}
+
+/// The containers of both are those of before, in the same order. Whether it is worth going on.
+fn same_order(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) -> bool {
+    let n_before = errors.len();
+    for list in ["containers", "initContainers"] {
+        let (containers, before) = (new.field(list), old.field(list));
+        if containers.len() != before.len() {
+            containers.forbidden(errors, format!("{list} may not be added or removed on resize"));
+            continue;
+        }
+        for (container, before) in containers.items().zip(before.items()) {
+            if container.field("name").str() != before.field("name").str() {
+                container.field("name").forbidden(errors, format!("{list} may not be renamed or reordered on resize"));
+            }
+        }
+    }
+    errors.len() == n_before
+}
+
+fn amounts_kept(new: &Cursor<'_>, old: &Cursor<'_>, what: &str, errors: &mut ErrorList) {
     for list in ["requests", "limits"] {
         let after = new.field(list);
         if old.field(list).entries().any(|(name, _)| !after.field(name).is_set()) {
-            after.forbidden(errors, format!("resource {list} cannot be removed"));
+            after.forbidden(errors, format!("{what} {list} cannot be removed"));
         }
     }
 }
 
-/// The new spec with resources and resize policies put back where only cpu and memory changed.
-fn with_old_compute_resources(new: &Cursor<'_>, old: &Cursor<'_>) -> Value {
-    let mut munged = new.value().clone();
-    for list in ["containers", "initContainers"] {
-        let before = old.field(list);
-        for (index, container) in munged.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
-            let old_container = before.index(index);
-            if only_compute_differs(container.get("resources"), old_container.field("resources").value()) {
-                copy_field(container, old_container.value(), "resources");
-            }
-            copy_field(container, old_container.value(), "resizePolicy");
-        }
-    }
-    if only_compute_differs(munged.get("resources"), old.field("resources").value()) {
-        copy_field(&mut munged, old.value(), "resources");
-    }
-    munged
+fn has_amounts(resources: &Cursor<'_>) -> bool {
+    ["requests", "limits"].iter().any(|list| !resources.field(list).is_empty())
 }
 
-fn only_compute_differs(new: Option<&Value>, old: &Value) -> bool {
-    let without_compute = |requirements: &Value| {
-        let mut out = requirements.clone();
-        for list in ["requests", "limits"] {
-            let Some(Value::Object(amounts)) = out.get_mut(list) else { continue };
-            amounts.remove("cpu");
-            amounts.remove("memory");
-            if amounts.is_empty()
-                && let Value::Object(fields) = &mut out
-            {
-                fields.remove(list);
+/// Amounts as `new` has them, but for cpu and memory, which are those of `old`.
+fn set_old_compute(resources: &mut Value, new: &Cursor<'_>, old: &Cursor<'_>) {
+    for list in ["limits", "requests"] {
+        let mut amounts = new.field(list).value().as_object().cloned().unwrap_or_default();
+        for compute in ["cpu", "memory"] {
+            amounts.remove(compute);
+            let before = old.field(list).field(compute);
+            if before.is_set() {
+                amounts.insert(compute, before.value().clone());
             }
         }
-        out
-    };
-    let empty = Value::Object(Map::new());
-    let strip = |v: &Value| without_compute(if v.is_null() { &empty } else { v });
-    same(&strip(new.unwrap_or(&Value::Null)), &strip(old))
+        if amounts.is_empty() {
+            carry::remove(resources, &[], list);
+        } else {
+            carry::set(resources, list, Value::Object(amounts));
+        }
+    }
+}
+
+/// Equal as upstream's internal type.
+fn same_container(a: &Value, b: &Value) -> bool {
+    same(&go::value("Container", a), &go::value("Container", b))
 }
