@@ -5,6 +5,7 @@ mod policies;
 mod status;
 mod update;
 
+use crate::codec::protobuf;
 use crate::json;
 
 use crate::kinds::replicationcontroller::labels_match;
@@ -89,7 +90,11 @@ fn shares_labels(job: &Value, sent: &[u8]) -> bool {
     if job.pointer("/metadata/labels") != job.pointer("/spec/template/metadata/labels") {
         return false;
     }
-    let Ok(sent) = Value::from_json(sent) else { return false };
+    let decoded = match protobuf::is_enveloped(sent) {
+        true => protobuf::decode_object(sent).ok(),
+        false => Value::from_json(sent).ok(),
+    };
+    let Some(sent) = decoded else { return false };
     let labels = |at: &str| sent.pointer(at).and_then(Value::as_object);
     labels("/metadata/labels").is_none_or(|labels| labels.is_empty())
         && labels("/spec/template/metadata/labels").is_some()
@@ -332,14 +337,17 @@ mod tests {
 
     #[test]
     fn labels_that_came_from_the_template_grow_with_it() {
-        let sent = json!({"metadata": {"name": "a"}, "spec": {"template": {"metadata": {"labels": {"app": "a"}}}}});
+        let sent = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"},
+            "spec": {"template": {"metadata": {"labels": {"app": "a"}}}}});
         let mut job = job(json!({}));
         for owner in ["/metadata", "/spec/template/metadata"] {
             job.pointer_mut(owner).expect("metadata")["labels"] = json!({"app": "a"});
         }
-        let mut shared = job.clone();
-        generate_selector(&mut shared, &Context { sent: sent.to_string().as_bytes(), ..CTX });
-        assert_eq!(shared["metadata"]["labels"], shared["spec"]["template"]["metadata"]["labels"]);
+        for sent in [sent.to_string().into(), protobuf::encode(&sent).expect("a job")] {
+            let mut shared = job.clone();
+            generate_selector(&mut shared, &Context { sent: &sent, ..CTX });
+            assert_eq!(shared["metadata"]["labels"], shared["spec"]["template"]["metadata"]["labels"]);
+        }
         generate_selector(&mut job, &CTX);
         assert_eq!(job["metadata"]["labels"], json!({"app": "a"}));
     }
