@@ -137,6 +137,9 @@ pub struct TableRow {
     pub conditions: Vec<Value>,
 }
 
+/// How the default table shows that an object was never created (a bookmark's).
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
 impl Printer {
     /// The printer of a kind: its own, or the default table.
     pub fn of(group: &str, kind: &str) -> Self {
@@ -202,7 +205,7 @@ impl Printer {
         let row = Row { object, now };
         let cells = match &self.cells {
             Source::Builtin(cells) => cells(&row),
-            Source::Default => vec![row.name(), row.text("/metadata/creationTimestamp")],
+            Source::Default => vec![row.name(), row.text_or("/metadata/creationTimestamp", ZERO_TIME)],
             Source::Custom(columns) => {
                 let mut cells = vec![row.name()];
                 cells.extend(columns.iter().map(|column| column.cell(&row)));

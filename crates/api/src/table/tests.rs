@@ -36,6 +36,7 @@ fn every_kind_with_columns_has_a_printer() {
 fn kinds_without_printer_show_name_and_creation_time() {
     let object = json!({"metadata": {"name": "a", "creationTimestamp": "2025-12-31T00:00:00Z"}});
     assert_eq!(cells("", "LimitRange", object), json!(["a", "2025-12-31T00:00:00Z"]));
+    assert_eq!(cells("", "LimitRange", json!({"metadata": {}})), json!(["", "0001-01-01T00:00:00Z"]));
     let header = Printer::of("", "LimitRange").header();
     assert_eq!((&header[1]["name"], &header[1]["type"]), (&json!("Created At"), &json!("date")));
 }

@@ -295,8 +295,11 @@ impl Presenter {
         let (kind, api_version) = self.list_type();
         let mut list = ListEncoder::new(&api_version, &kind).ok_or_else(Status::not_a_protobuf_message)?;
         for item in items {
-            // Of the metadata form only the metadata is encoded, whatever else the object has.
-            list.push(&self.parse(item)?);
+            let value = self.parse(item)?;
+            match self.accept.form {
+                Form::PartialMetadata(version) => list.push(&self.partial_metadata(&value, version)),
+                Form::Object | Form::Table(_) | Form::Misfit(_) => list.push(&value),
+            }
         }
         Ok(list.finish(&metadata.value()))
     }
@@ -351,8 +354,8 @@ impl Presenter {
         empty
     }
 
-    /// A bookmark at a revision; `initial_events_end` marks the end of the initial events.
-    pub(crate) fn bookmark(&self, revision: i64, initial_events_end: bool) -> Bytes {
+    /// A bookmark at a revision; `initial_events_end` marks the end of the initial events, `with_columns` as for [`Presenter::form`].
+    pub(crate) fn bookmark(&self, revision: i64, initial_events_end: bool, with_columns: bool) -> Bytes {
         let mut metadata = json!({ "resourceVersion": revision.to_string() });
         if initial_events_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
@@ -366,7 +369,7 @@ impl Presenter {
                 empty["metadata"] = metadata.clone();
                 let row = self.row(&empty, version);
                 let table_metadata = json!({ "resourceVersion": revision.to_string() });
-                self.table(version, table_metadata, vec![row], false)
+                self.table(version, table_metadata, vec![row], with_columns)
             }
             Form::Object | Form::Misfit(_) => {
                 let mut empty = self.empty();

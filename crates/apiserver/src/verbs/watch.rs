@@ -66,7 +66,7 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
             columns = false;
         }
         if wants_initial == Some(true) && options.allow_watch_bookmarks {
-            pending.push_back(presenter.bookmark(fresh.0, true));
+            pending.push_back(presenter.bookmark(fresh.0, true, columns));
         }
         (Ok(position), fresh)
     } else if unset {
@@ -203,7 +203,8 @@ impl Watcher {
         let revision = self.cache.revision();
         self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
         if self.follower.is_up_to_date() && revision >= self.start {
-            self.pending.push_back(self.presenter.bookmark(revision.0, false));
+            let with_columns = !std::mem::replace(&mut self.columns_sent, true);
+            self.pending.push_back(self.presenter.bookmark(revision.0, false, with_columns));
         }
     }
 
