@@ -7,7 +7,7 @@ use std::time::Instant;
 use ::bytes::Bytes;
 use api::kind::SchemaRef;
 use api::{Kind, Status};
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use tokio::sync::watch;
 
@@ -24,7 +24,8 @@ use crate::cache::Cache;
 use crate::control::{self, Control, ControlCall};
 use crate::custom::{Catalog, conversion};
 use crate::documents::{self, Documents};
-use crate::fairness::{Admission, Fairness};
+use crate::error::check_key_name;
+use crate::fairness::{self, Admission, Fairness};
 use crate::health::{self, Health};
 use crate::http::accept::{self, Accept, Forms, Router, Shape, negotiate};
 use crate::http::body::{self, ResponseBody};
@@ -124,6 +125,8 @@ impl Peer {
 struct Asides {
     trail: Option<Arc<Trail>>,
     admission: Option<Admission>,
+    /// Authorization or impersonation refused it: its text may quote the request, and no browser is to guess what it is.
+    is_refused: bool,
 }
 
 /// The head of an HTTP request and its whole body.
@@ -162,9 +165,12 @@ impl Gateway {
             Ok(response) => response,
             Err(status) => respond_status(&status, accept_header.as_deref()),
         };
-        let Asides { trail, admission } = asides;
+        let Asides { trail, admission, is_refused } = asides;
         if let Some(admission) = &admission {
             admission.mark(response.headers_mut());
+        }
+        if is_refused {
+            response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }
         if let Some(trail) = trail {
             response = trail.finish(response).await;
@@ -185,6 +191,7 @@ impl Gateway {
         (audit_id, asides): (&str, &mut Asides),
     ) -> Result<Response<ResponseBody>, Status> {
         self.has_state(target.as_ref()).await?;
+        check_timeout(target.as_ref(), &call.method, &query)?;
         let user = self.authenticate(peer, &call.headers, call.uri.path()).await;
         let target =
             target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
@@ -213,11 +220,13 @@ impl Gateway {
             asides.trail = Some(begun);
         }
         let trail = asides.trail.clone();
-        let user = match impersonation::wanted(&call.headers)? {
+        let wanted = impersonation::wanted(&call.headers).inspect_err(|_| asides.is_refused = true)?;
+        let user = match wanted {
             None => user,
             Some(wanted) => {
                 let authorize = |user: &UserInfo, action: &Action| self.authz.authorize(user, action);
-                let user = impersonation::impersonate(&wanted, &user, &action, &authorize)?;
+                let user = impersonation::impersonate(&wanted, &user, &action, &authorize)
+                    .inspect_err(|_| asides.is_refused = true)?;
                 if let Some(trail) = &trail {
                     trail.impersonates(&user);
                 }
@@ -241,6 +250,7 @@ impl Gateway {
                 trail.decided(&decision);
             }
             if !decision.allowed {
+                asides.is_refused = true;
                 return Err(forbidden(&user, &action, &decision.reason.text()));
             }
         }
@@ -442,10 +452,7 @@ impl Gateway {
         if !allowed || across {
             return Err(Status::method_not_allowed());
         }
-        match path_segment_fault(&path.name) {
-            Some(fault) => Err(Status::bad_request(format!("Name parameter invalid: {:?}: {fault}", path.name))),
-            None => Ok(()),
-        }
+        if path.name.is_empty() { Ok(()) } else { check_key_name(&path.name) }
     }
 
     async fn dispatch(&self, request: &Request) -> Result<Reply, Status> {
@@ -589,7 +596,9 @@ fn verb(method: &Method, named: bool, watching: bool) -> Option<&'static str> {
 /// Is there a route of any method for the path of a built-in resource? Namespaced objects live in namespaces, others do not.
 fn is_routed(kind: &Kind, path: &ResourcePath, relayed: bool) -> bool {
     let misplaced = kind.namespaced && path.namespace.is_empty() && !path.name.is_empty();
-    let foreign = !kind.namespaced && !path.namespace.is_empty() && path.resource != "namespaces";
+    // A namespace lies in itself, and in no other.
+    let is_own = path.resource == "namespaces" && path.namespace == path.name;
+    let foreign = !kind.namespaced && !path.namespace.is_empty() && !is_own;
     let has_objects = !kind.storage_prefix.is_empty() || kind.resource == "componentstatuses";
     let is_nowhere = kind.namespaced && path.namespace.is_empty() && !kind.has_verb("list");
     let is_too_long = !path.rest.is_empty() && !relayed;
@@ -625,6 +634,20 @@ fn action(target: &Target, method: &Method, query: &Query, fields: &[(String, St
             }
         }
     }
+}
+
+/// `timeout` must be a duration, of all that is answered at once.
+fn check_timeout(target: Option<&Target>, method: &Method, query: &Query) -> Result<(), Status> {
+    let Some((target, timeout)) = target.zip(Some(query.text("timeout")).filter(|text| !text.is_empty())) else {
+        return Ok(());
+    };
+    let Err(fault) = api::codec::check_duration(timeout) else { return Ok(()) };
+    let action = action(target, method, query, &[]);
+    let is_watch = matches!(&action, Action::Resource { verb, .. } if verb == "watch");
+    if is_watch || fairness::is_long(&action) {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!("invalid timeout specified in the request URL - {fault}")))
 }
 
 /// A list of one object by name is authorized as if it were a get of it.
@@ -681,17 +704,6 @@ fn respond_status(status: &Status, accept: Option<&str>) -> Response<ResponseBod
 
 pub(crate) fn text(code: u16, text: impl Into<Bytes>) -> Response<ResponseBody> {
     respond(code, "text/plain; charset=utf-8", body::full(text))
-}
-
-/// Why a name cannot be part of a storage key or a path, in upstream's words.
-fn path_segment_fault(name: &str) -> Option<&'static str> {
-    match name {
-        "." => Some("may not be '.'"),
-        ".." => Some("may not be '..'"),
-        name if name.contains('/') => Some("may not contain '/'"),
-        name if name.contains('%') => Some("may not contain '%'"),
-        _ => None,
-    }
 }
 
 /// What upstream's router answers for paths that nobody serves.

@@ -58,12 +58,14 @@ pub(crate) fn body_format(content_type: &str) -> Result<codec::Format, Status> {
     }
 }
 
+const FIELD_VALIDATIONS: &[&str] = &["", "Ignore", "Strict", "Warn"];
+
 /// How strict the client wants decoding to be.
 pub(crate) fn field_validation(request: &Request) -> Result<FieldValidation, Status> {
     let text = request.query.text("fieldValidation");
     FieldValidation::from_query(text).ok_or_else(|| {
         let mut errors = ErrorList::new();
-        errors.not_supported(api::Path::new("fieldValidation"), text, &["", "Ignore", "Strict", "Warn"]);
+        errors.not_supported(api::Path::new("fieldValidation"), text, FIELD_VALIDATIONS);
         options_error(request, &errors)
     })
 }
@@ -83,6 +85,14 @@ pub(crate) fn check_options(request: &Request) -> Result<(), Status> {
     let manager = Value::from(request.query.text("fieldManager"));
     meta::field_manager(&Cursor::at(&manager, api::Path::new("fieldManager")), &mut errors);
     check_dry_run(&request.query.all("dryRun").collect::<Vec<_>>(), &mut errors);
+    // By itself it is told where the body is decoded; a deletion knows no such option.
+    let validation = request.query.text("fieldValidation");
+    if !errors.is_empty()
+        && request.options_kind() != "DeleteOptions"
+        && FieldValidation::from_query(validation).is_none()
+    {
+        errors.not_supported(api::Path::new("fieldValidation"), validation, FIELD_VALIDATIONS);
+    }
     if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
 }
 
@@ -131,8 +141,19 @@ pub(crate) fn unmet_precondition(field: &str, wanted: &str, found: &str) -> Stri
     format!("Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}")
 }
 
-/// Owner references to the same uid are kept once; the client is told.
-pub(crate) fn deduplicate_owners(object: &mut Value, warnings: &mut Vec<String>) {
+/// How far a write has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Sent,
+    /// Mutating admission has changed what it wanted to.
+    Admitted,
+}
+
+/// Owner references to the same uid are kept once; the client is told. What a patch makes is only looked at once admitted.
+pub(crate) fn deduplicate_owners(request: &Request, stage: Stage, object: &mut Value, warnings: &mut Vec<String>) {
+    if stage == Stage::Sent && request.verb == "patch" {
+        return;
+    }
     let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else { return };
     let mut repeated = Vec::new();
     let mut seen: Vec<Value> = Vec::new();
@@ -147,9 +168,13 @@ pub(crate) fn deduplicate_owners(object: &mut Value, warnings: &mut Vec<String>)
         !is_copy
     });
     if !repeated.is_empty() {
+        let when = match stage {
+            Stage::Sent => "",
+            Stage::Admitted => " after mutating admission happens",
+        };
         warnings.push(format!(
-            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject \
-             such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may \
+             reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
             repeated.join(", ")
         ));
     }

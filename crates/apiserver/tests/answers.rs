@@ -3,6 +3,7 @@
 mod support;
 
 use api::{Value, json};
+use apiserver::attributes::UserInfo;
 use http::Method;
 use support::{Cluster, Reply};
 
@@ -81,7 +82,8 @@ async fn paths_that_lead_nowhere_are_unknown_to_every_method() {
     let cluster = Cluster::start().await;
     cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await;
     let code = async |method: Method, path: &str| cluster.request(method, path, &Value::Null).await.code;
-    for path in ["/api/v1/configmaps/a", "/api/v1/namespaces/default/nodes", "/api/v1/bindings"] {
+    let nested = "/api/v1/namespaces/default/namespaces";
+    for path in ["/api/v1/configmaps/a", "/api/v1/namespaces/default/nodes", "/api/v1/bindings", nested] {
         for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::PATCH] {
             assert_eq!(code(method.clone(), path).await, 404, "{method} {path}");
         }
@@ -369,6 +371,10 @@ async fn a_field_that_is_kept_as_an_annotation_is_no_metadata() {
     let metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
     let shown = accepting(&cluster, &format!("{sets}/d"), metadata).await;
     assert_eq!(shown.body["metadata"]["annotations"], Value::Null, "{}", shown.text);
+    let messages = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let listed = accepting(&cluster, sets, messages).await;
+    // Only its owner is named.
+    assert_eq!((listed.code, listed.text.matches("template.generation").count()), (200, 1), "{}", listed.text);
     let annotations = json!({"deprecated.daemonset.template.generation": "x"});
     let refused =
         cluster.post(sets, json!({"metadata": {"name": "e", "annotations": annotations}, "spec": spec})).await;
@@ -389,4 +395,93 @@ async fn the_condition_of_a_flow_schema_is_applied() {
     assert_eq!(applied["operation"], "Apply");
     let made = managers.iter().find(|entry| entry["operation"] == "Update").cloned().unwrap_or_default();
     assert_eq!(made["manager"], "api-priority-and-fairness-config-producer-v1", "{}", schema.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_is_told_as_what_to_read_the_answer() {
+    let cluster = Cluster::start().await;
+    let sniffs = |reply: &Reply| reply.headers.get("x-content-type-options").is_none_or(|value| value != "nosniff");
+    assert!(sniffs(&cluster.get("/api/v1/nodes/none").await));
+    let nobody = cluster.acting_as(UserInfo { name: "jane".to_owned(), ..UserInfo::default() });
+    for path in ["/api/v1/nodes", "/metrics"] {
+        let refused = nobody.get(path).await;
+        assert_eq!((refused.code, sniffs(&refused)), (403, false), "{path}");
+    }
+    let refused = nobody.send(Method::GET, "/version", &[("impersonate-user", "bob")], String::new()).await;
+    assert_eq!((refused.code, sniffs(&refused)), (403, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_is_a_duration() {
+    let cluster = Cluster::start().await;
+    let refused = cluster.get(&format!("{CONFIG_MAPS}?timeout=5")).await;
+    let text = "invalid timeout specified in the request URL - time: missing unit in duration \"5\"";
+    assert_eq!((refused.code, refused.message()), (400, text));
+    assert_eq!(cluster.get(&format!("{CONFIG_MAPS}?timeout=1m")).await.code, 200);
+    assert_eq!(cluster.get(&format!("{CONFIG_MAPS}?timeout=x&watch=1&timeoutSeconds=1")).await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_wrong_with_the_options_of_a_write_is_told_at_once() {
+    let cluster = Cluster::start().await;
+    let refused = cluster.post(&format!("{CONFIG_MAPS}?dryRun=x&fieldValidation=foo"), json!({})).await;
+    let text = "CreateOptions.meta.k8s.io \"\" is invalid: [dryRun: Unsupported value: [\"x\"]: supported values: \"All\", \
+                fieldValidation: Unsupported value: \"foo\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"]";
+    assert_eq!((refused.code, refused.message()), (422, text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_that_a_patch_repeats_are_found_after_admission() {
+    let cluster = Cluster::start().await;
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "u"});
+    let owned = json!({"metadata": {"name": "a", "ownerReferences": [owner, owner]}});
+    let made = cluster.post(CONFIG_MAPS, owned.clone()).await;
+    let patched = cluster.request(Method::PATCH, &format!("{CONFIG_MAPS}/a"), &owned).await;
+    for (reply, when) in [(made, ""), (patched, " after mutating admission happens")] {
+        let text = format!(
+            "299 - \".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and \
+             may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: u\""
+        );
+        assert_eq!(reply.warnings, [text]);
+        assert_eq!(reply.body["metadata"]["ownerReferences"], json!([owner]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_token_request_asks_for_is_owned() {
+    let cluster = Cluster::start().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    cluster.make(accounts, json!({"metadata": {"name": "a"}})).await;
+    let asked = json!({"metadata": {"managedFields": [{}]}, "spec": {"audiences": ["x"], "expirationSeconds": 3600}});
+    let issued = cluster.post(&format!("{accounts}/a/token?fieldManager=m"), asked).await;
+    let mut owned = issued.body["metadata"]["managedFields"].clone();
+    owned[0]["time"] = Value::Null;
+    let fields = json!({"f:spec": {"f:audiences": {}, "f:expirationSeconds": {}}});
+    let expected = json!({"manager": "m", "operation": "Update", "apiVersion": "authentication.k8s.io/v1", "time": null,
+        "fieldsType": "FieldsV1", "fieldsV1": fields, "subresource": "token"});
+    assert_eq!(owned, json!([expected]), "{}", issued.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_event_of_a_table_has_the_columns() {
+    let cluster = Cluster::start().await;
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+    let query =
+        "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1";
+    let path = format!("/api/v1/namespaces/default/limitranges?{query}");
+    let bookmark: Value = serde_json::from_str(accepting(&cluster, &path, table).await.text.trim()).expect("one event");
+    let table = &bookmark["object"];
+    assert_eq!((&bookmark["type"], &table["columnDefinitions"][1]["name"]), (&"BOOKMARK".into(), &"Created At".into()));
+    assert_eq!(table["rows"][0]["cells"], json!(["", "0001-01-01T00:00:00Z"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_stored_loses_its_link_to_itself() {
+    let cluster = Cluster::start().await;
+    cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await;
+    let linked = json!({"metadata": {"name": "a", "selfLink": "/x"}});
+    for (query, link) in [("?dryRun=All", "/x".into()), ("", Value::Null)] {
+        let put = cluster.request(Method::PUT, &format!("{CONFIG_MAPS}/a{query}"), &linked).await;
+        assert_eq!(put.body["metadata"]["selfLink"], link, "{}", put.text);
+    }
 }

@@ -8,6 +8,7 @@ use super::{
     service_account::{Ref, TokenClaims},
     signing_key::SigningKey,
 };
+use crate::error::check_key_name;
 use crate::source::ObjectSource;
 
 /// Kubelets ask for this lifetime on behalf of pods; such tokens are prolonged, and used late they cause a warning.
@@ -204,6 +205,7 @@ fn bind(
 }
 
 fn find(source: &dyn ObjectSource, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
+    check_key_name(name)?;
     let stored = source.get("", resource, namespace, name);
     stored
         .and_then(|stored| stored.parse())
@@ -300,6 +302,8 @@ mod tests {
             "cannot bind token for serviceaccount \"sa\" to pod running with different serviceaccount name."
         );
         assert_eq!(refuse(bound("Pod", "none", "")), "pods \"none\" not found");
+        assert_eq!(refuse(bound("Pod", "", "")), "Name parameter required.");
+        assert_eq!(refuse(bound("Secret", "a/b", "")), "Name parameter invalid: \"a/b\": may not contain '/'");
         assert_eq!(refuse(bound("ConfigMap", "a", "")), "cannot bind token to object of type /v1, Kind=ConfigMap");
         assert_eq!(
             refuse(bound("Pod", "p", "old")),

@@ -212,7 +212,7 @@ fn uid(object: &api::Value) -> HeaderValue {
     HeaderValue::from_str(api::meta::uid(object)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-fn is_long(action: &Action) -> bool {
+pub(crate) fn is_long(action: &Action) -> bool {
     match action {
         Action::Resource { verb, subresource, .. } => {
             verb == "proxy" || LONG_SUBRESOURCES.contains(&subresource.as_str())

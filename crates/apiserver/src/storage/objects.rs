@@ -39,6 +39,17 @@ impl ObjectKey {
     pub fn bytes(&self) -> &Bytes {
         &self.0
     }
+
+    /// Why a name cannot be a part of a key or a path, in upstream's words.
+    pub fn name_fault(name: &str) -> Option<&'static str> {
+        match name {
+            "." => Some("may not be '.'"),
+            ".." => Some("may not be '..'"),
+            name if name.contains('/') => Some("may not contain '/'"),
+            name if name.contains('%') => Some("may not contain '%'"),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for ObjectKey {

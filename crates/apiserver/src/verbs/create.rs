@@ -13,7 +13,7 @@ use crate::gateway::Gateway;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectBytes, ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_options, decode_body, deduplicate_owners, group_resource, set_metadata, settle_namespace,
+    Moment, Stage, check_options, decode_body, deduplicate_owners, group_resource, set_metadata, settle_namespace,
     validate_create, warnings, written,
 };
 
@@ -53,9 +53,10 @@ pub(crate) async fn create_object(
     let moment = Moment::now();
     let version = meta::resource_version(&object).to_owned();
     let mut notes = Vec::new();
-    deduplicate_owners(&mut object, &mut notes);
+    deduplicate_owners(request, Stage::Sent, &mut object, &mut notes);
     let mut managed = ownership::settle_new(request, &moment, &mut object, ownership);
     let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, &mut managed, None).await?;
+    deduplicate_owners(request, Stage::Admitted, &mut object, &mut notes);
     settle_namespace(request, &mut object)?;
     if meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty() {
         let name = name::generate(meta::metadata_str(&object, "generateName"));

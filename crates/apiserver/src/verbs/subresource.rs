@@ -5,14 +5,15 @@ use api::apply::{Writer, track_update};
 use api::json;
 use api::selector::LabelSelector;
 use api::status::GroupResource;
-use api::{Cursor, ErrorList, Status, Value, codec, defaults, meta};
+use api::{Cursor, ErrorList, Kind, Status, Value, codec, defaults, meta};
 
 use super::delete::{DeleteOptions, delete_object};
 use super::{Reply, Request};
 use crate::admit::{self, Operation};
-use crate::error::from_store;
+use crate::error::{check_key_name, from_store};
 use crate::gateway::Gateway;
 use crate::guaranteed::Target;
+use crate::ownership;
 use crate::startup::USER_AGENT;
 use crate::storage::ObjectKey;
 use crate::write::{
@@ -79,9 +80,7 @@ async fn bind(gateway: &Gateway, request: &Request, name: &str, binding: Value) 
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     validate_binding(&binding)?;
-    if name.is_empty() {
-        return Err(Status::bad_request("Name parameter required."));
-    }
+    check_key_name(name)?;
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, name);
     let moment = Moment::now();
@@ -395,6 +394,23 @@ async fn token(gateway: &Gateway, request: &Request, review: Value) -> Result<Re
     let moment = Moment::now();
     let account = (request.namespace.as_str(), request.name.as_str());
     let when = (moment.timestamp, moment.uid.as_str());
-    let issued = gateway.tokens.issuer.issue(gateway.cache.as_ref(), account, review, when, |_| Ok(()))?;
+    let managed = owned_as_sent(request, &moment, &review)?;
+    let mut issued = gateway.tokens.issuer.issue(gateway.cache.as_ref(), account, review, when, |_| Ok(()))?;
+    set_metadata(&mut issued.request, "managedFields", managed);
     Ok(Reply { warnings: issued.warnings, ..Reply::document(201, issued.request) })
+}
+
+/// The `managedFields` of a new object of a subresource's own kind, to which they are as much a write as any.
+fn owned_as_sent(request: &Request, moment: &Moment, object: &Value) -> Result<Value, Status> {
+    let subresource = request.kind.subresource(&request.subresource).ok_or_else(Status::unknown_endpoint)?;
+    let kind = Kind {
+        group: subresource.group.clone(),
+        version: subresource.version.clone(),
+        kind: subresource.kind.clone(),
+        type_id: subresource.type_id,
+        ..request.kind.as_ref().clone()
+    };
+    let manager = ownership::manager(request);
+    let writer = Writer { manager: &manager, subresource: &request.subresource, now: &moment.now };
+    Ok(track_update(&kind, &writer, &kind.schema.zero(kind.type_id), object))
 }

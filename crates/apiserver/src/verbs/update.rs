@@ -17,7 +17,7 @@ use crate::http::options::parse_resource_version;
 use crate::ownership::{self, Ownership};
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, check_name, check_options, decode_body, decode_stored, deduplicate_owners, failed_precondition,
+    Moment, Stage, check_name, check_options, decode_body, decode_stored, deduplicate_owners, failed_precondition,
     group_resource, invalid_as_it_says, reject_invalid, set_metadata, settle_namespace, warnings, written,
 };
 
@@ -88,10 +88,11 @@ pub(super) async fn replace(
     check_preconditions(request, target.key, &object, &old, seen)?;
     let moment = Moment::now();
     let mut notes = Vec::new();
-    deduplicate_owners(&mut object, &mut notes);
+    deduplicate_owners(request, Stage::Sent, &mut object, &mut notes);
     let mut managed = ownership::settle(request, &request.subresource, &moment, &old, &mut object, ownership);
     let mut admission =
         admit::mutate(gateway, request, Operation::Update, &mut object, &mut managed, Some(&old)).await?;
+    deduplicate_owners(request, Stage::Admitted, &mut object, &mut notes);
     carry_over(request, &mut object, &old);
     prepare(request, &mut object, &old, &moment);
     ownership::restore(&mut object, managed, &old);
@@ -163,8 +164,12 @@ fn check_preconditions(
 fn carry_over(request: &Request, object: &mut Value, old: &Value) {
     let old_metadata = old.get("metadata");
     let old_field = |field: &str| old_metadata.and_then(|m| m.get(field)).cloned().unwrap_or(Value::Null);
-    for field in ["generation", "creationTimestamp", "selfLink"] {
+    for field in ["generation", "creationTimestamp"] {
         set_metadata(object, field, old_field(field));
+    }
+    // What is stored loses it; a dry run stores nothing.
+    if !request.is_dry_run() {
+        set_metadata(object, "selfLink", Value::Null);
     }
     for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let missing = object.pointer(&format!("/metadata/{field}")).is_none_or(Value::is_null);
