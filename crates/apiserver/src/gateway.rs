@@ -25,7 +25,7 @@ use crate::control::{self, Control, ControlCall};
 use crate::custom::{Catalog, conversion};
 use crate::documents::{self, Documents};
 use crate::error::check_key_name;
-use crate::fairness::{self, Admission, Fairness};
+use crate::fairness::{Admission, Fairness};
 use crate::health::{self, Health};
 use crate::http::accept::{self, Accept, Forms, Router, Shape, negotiate};
 use crate::http::body::{self, ResponseBody};
@@ -191,7 +191,6 @@ impl Gateway {
         (audit_id, asides): (&str, &mut Asides),
     ) -> Result<Response<ResponseBody>, Status> {
         self.has_state(target.as_ref()).await?;
-        check_timeout(target.as_ref(), &call.method, &query)?;
         let user = self.authenticate(peer, &call.headers, call.uri.path()).await;
         let target =
             target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
@@ -634,20 +633,6 @@ fn action(target: &Target, method: &Method, query: &Query, fields: &[(String, St
             }
         }
     }
-}
-
-/// `timeout` must be a duration, of all that is answered at once.
-fn check_timeout(target: Option<&Target>, method: &Method, query: &Query) -> Result<(), Status> {
-    let Some((target, timeout)) = target.zip(Some(query.text("timeout")).filter(|text| !text.is_empty())) else {
-        return Ok(());
-    };
-    let Err(fault) = api::codec::check_duration(timeout) else { return Ok(()) };
-    let action = action(target, method, query, &[]);
-    let is_watch = matches!(&action, Action::Resource { verb, .. } if verb == "watch");
-    if is_watch || fairness::is_long(&action) {
-        return Ok(());
-    }
-    Err(Status::bad_request(format!("invalid timeout specified in the request URL - {fault}")))
 }
 
 /// A list of one object by name is authorized as if it were a get of it.

@@ -18,7 +18,7 @@ use crate::{Map, Value};
 pub(crate) use encode::encode_sorted;
 pub use encode::{encode, encode_type};
 pub use target::Target;
-pub use time::{check_duration, duration_nanos, read_duration};
+pub use time::{duration_nanos, read_duration};
 
 use crate::custom::CustomVersion;
 use crate::gojson;

@@ -302,11 +302,6 @@ fn invalid_duration(text: &str) -> String {
     format!("time: invalid duration {}", crate::field::go_quote(text))
 }
 
-/// Why a text is no duration: Go's error.
-pub fn check_duration(text: &str) -> Result<(), String> {
-    parse_duration(text).map(|_| ())
-}
-
 /// The magnitude in nanoseconds, and whether it is negative.
 fn parse_duration(text: &str) -> Result<(i128, bool), String> {
     let invalid = || invalid_duration(text);
