@@ -48,10 +48,14 @@ pub enum Action {
 const LONG_SUBRESOURCES: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
 
 impl Action {
-    /// A watch, or a stream to a pod: its answer begins long before it ends.
+    pub(crate) fn is_watch(&self) -> bool {
+        matches!(self, Self::Resource { verb, .. } if verb == "watch")
+    }
+
+    /// A watch, a stream to a pod or a profile: its answer lasts.
     pub(crate) fn is_long_running(&self) -> bool {
         match self {
-            Self::NonResource { .. } => false,
+            Self::NonResource { path, .. } => path.starts_with("/debug/pprof/"),
             Self::Resource { verb, subresource, .. } => {
                 matches!(verb.as_str(), "watch" | "proxy") || LONG_SUBRESOURCES.contains(&subresource.as_str())
             }

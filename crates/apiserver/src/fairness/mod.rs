@@ -46,8 +46,6 @@ const LIST_SEATS_MAX: usize = 10;
 
 const SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
 const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
-/// Streams that last as long as their connections: they hold no seats.
-const LONG_SUBRESOURCES: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
 
 /// The levels and schemas in force.
 #[derive(Debug)]
@@ -100,7 +98,8 @@ impl Fairness {
         action: &Arc<Action>,
         count: impl FnOnce() -> usize,
     ) -> Admission {
-        if is_long(action) {
+        // A watch holds its seats until it begins, other streams none.
+        if action.is_long_running() && !action.is_watch() {
             return Admission { uids: None, place: Some(Place::free()) };
         }
         let snapshot = Arc::clone(&self.snapshot.read());
@@ -210,15 +209,6 @@ pub(crate) async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<boo
 
 fn uid(object: &api::Value) -> HeaderValue {
     HeaderValue::from_str(api::meta::uid(object)).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-pub(crate) fn is_long(action: &Action) -> bool {
-    match action {
-        Action::Resource { verb, subresource, .. } => {
-            verb == "proxy" || LONG_SUBRESOURCES.contains(&subresource.as_str())
-        }
-        Action::NonResource { path, .. } => path.starts_with("/debug/pprof/"),
-    }
 }
 
 /// Seats that a request takes.
