@@ -170,7 +170,7 @@ impl Gateway {
             admission.mark(response.headers_mut());
         }
         if is_refused {
-            response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            response = not_sniffed(response);
         }
         if let Some(trail) = trail {
             response = trail.finish(response).await;
@@ -687,8 +687,16 @@ fn respond_status(status: &Status, accept: Option<&str>) -> Response<ResponseBod
     response
 }
 
+/// Plain text. Of failures it is said, as Go says it, that they are nothing else.
 pub(crate) fn text(code: u16, text: impl Into<Bytes>) -> Response<ResponseBody> {
-    respond(code, "text/plain; charset=utf-8", body::full(text))
+    let response = respond(code, "text/plain; charset=utf-8", body::full(text));
+    if code >= 400 { not_sniffed(response) } else { response }
+}
+
+/// No browser is to guess what the answer is.
+pub(crate) fn not_sniffed(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// What upstream's router answers for paths that nobody serves.

@@ -10,7 +10,7 @@ use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge}
 use prometheus_client::registry::Registry;
 
 use crate::exposition;
-use crate::gateway::{Gateway, text};
+use crate::gateway::{Gateway, not_sniffed, text};
 use crate::http::ResponseBody;
 use crate::http::query::Query;
 use crate::storage::Sealing;
@@ -249,8 +249,8 @@ impl Health {
                 .push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", list.join(",")));
         }
         Some(match (failed.is_empty(), query.get("verbose").is_some()) {
-            (true, false) => text(200, "ok"),
-            (true, true) => text(200, format!("{lines}{endpoint} check passed\n")),
+            (true, false) => not_sniffed(text(200, "ok")),
+            (true, true) => not_sniffed(text(200, format!("{lines}{endpoint} check passed\n"))),
             (false, _) => text(500, format!("{lines}{endpoint} check failed\n")),
         })
     }

@@ -9,6 +9,7 @@ use http::{HeaderValue, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::attributes::UserInfo;
+use crate::gateway::not_sniffed;
 use crate::http::ResponseBody;
 use crate::http::body;
 
@@ -60,7 +61,7 @@ pub(crate) fn too_many_requests() -> Response<ResponseBody> {
     *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response
+    not_sniffed(response)
 }
 
 #[cfg(test)]

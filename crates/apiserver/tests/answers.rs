@@ -401,7 +401,11 @@ async fn the_condition_of_a_flow_schema_is_applied() {
 async fn who_is_refused_is_told_as_what_to_read_the_answer() {
     let cluster = Cluster::start().await;
     let sniffs = |reply: &Reply| reply.headers.get("x-content-type-options").is_none_or(|value| value != "nosniff");
-    assert!(sniffs(&cluster.get("/api/v1/nodes/none").await));
+    for (path, expected) in
+        [("/api/v1/nodes/none", true), ("/healthz/etcd", true), ("/healthz", false), ("/foo", false)]
+    {
+        assert_eq!(sniffs(&cluster.get(path).await), expected, "{path}");
+    }
     let nobody = cluster.acting_as(UserInfo { name: "jane".to_owned(), ..UserInfo::default() });
     for path in ["/api/v1/nodes", "/metrics"] {
         let refused = nobody.get(path).await;
