@@ -1,9 +1,6 @@
 //! The object of a write as the client sent it. Decoding drops empty lists and maps, as storing them would; upstream's rules and messages
 //! tell a list that was given empty (`[]`) from one that was not given (`null`).
 
-use std::collections::HashSet;
-use std::sync::LazyLock;
-
 use api::schema::{Field, Omit};
 use api::{ErrorList, Kind, Schema, Shape, Value, rules};
 
@@ -39,39 +36,36 @@ pub(super) fn filled(request: &Request, object: &Value, old: &Value) -> Value {
 
 /// Whether there is `[]` or `{}` in the text, with or without space between.
 pub(super) fn has_empty(text: &[u8]) -> bool {
-    empties(text).next().is_some()
-}
-
-/// Where each `[]` and `{}` in the text begins.
-fn empties(text: &[u8]) -> impl Iterator<Item = usize> {
-    let mut open = None;
-    text.iter().enumerate().filter_map(move |(at, byte)| {
-        match (byte, open) {
-            (b'[', _) => open = Some((at, b']')),
-            (b'{', _) => open = Some((at, b'}')),
-            (byte, Some((begin, end))) if *byte == end => {
-                open = None;
-                return Some(begin);
-            }
-            (byte, _) if byte.is_ascii_whitespace() => {}
-            _ => open = None,
+    let mut end = None;
+    for byte in text {
+        match byte {
+            b'[' => end = Some(b']'),
+            b'{' => end = Some(b'}'),
+            byte if end == Some(*byte) => return true,
+            byte if byte.is_ascii_whitespace() => {}
+            _ => end = None,
         }
-        None
-    })
+    }
+    false
 }
 
-/// The name of the field whose value begins there; `None` for the item of a list and within a string.
-fn name_before(json: &[u8], at: usize) -> Option<&[u8]> {
-    let name = json[..at].trim_ascii_end().strip_suffix(b":")?.trim_ascii_end().strip_suffix(b"\"")?;
-    Some(&name[name.iter().rposition(|byte| *byte == b'"')? + 1..])
+/// Whether an object, or a patch that looks like one, has an empty list or map in a field that is shown when it is empty.
+fn has_shown_empty(schema: &Schema, shape: Shape, sent: &Value) -> bool {
+    match sent {
+        Value::Object(fields) => fields.iter().any(|(name, value)| {
+            let Some(owner) = shape.type_id() else { return has_shown_empty(schema, schema.element_of(shape), value) };
+            let Some(field) = schema.field(owner, name) else { return false };
+            let is_empty = match value {
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty() && matches!(field.shape, Shape::Map(_)),
+                _ => false,
+            };
+            (is_empty && field.omit == Omit::Never) || has_shown_empty(schema, field.shape, value)
+        }),
+        Value::Array(items) => items.iter().any(|item| has_shown_empty(schema, schema.element_of(shape), item)),
+        _ => false,
+    }
 }
-
-/// Lists and maps of built-in types that are shown when they are empty.
-static SHOWN_EMPTY: LazyLock<HashSet<&[u8]>> = LazyLock::new(|| {
-    let fields = Schema::builtin().types().flat_map(|(_, ty)| &ty.fields);
-    let is_shown = |field: &&Field| field.omit == Omit::Never && matches!(field.shape, Shape::List(_) | Shape::Map(_));
-    fields.filter(is_shown).map(|field| field.name.as_bytes()).collect()
-});
 
 /// The object with the empty lists and maps of another form of it, which decoding drops.
 pub(super) fn with_empty_lists(kind: &Kind, object: &Value, sent: &Value) -> Value {
@@ -81,11 +75,15 @@ pub(super) fn with_empty_lists(kind: &Kind, object: &Value, sent: &Value) -> Val
 /// A new object, or the one that replaces `old`, with those empty lists of the client's body that are shown when they are empty: they
 /// have an owner. `None` where the client sent none.
 pub(crate) fn owned(request: &Request, object: &Value, old: &Value) -> Option<Value> {
-    let mut names = empties(&request.body).filter_map(|at| name_before(&request.body, at));
-    let is_asked = request.kind.custom().is_none() && names.any(|name| SHOWN_EMPTY.contains(name));
-    let sent = is_asked.then(|| body(request, old))??;
     let kind = &request.kind;
-    Some(fill(&kind.schema, Shape::Ref(kind.type_id), object, &sent, |field| field.omit == Omit::Never))
+    if kind.custom().is_some() || !has_empty(&request.body) {
+        return None;
+    }
+    let (schema, root) = (&kind.schema, Shape::Ref(kind.type_id));
+    // What the operations of a JSON patch make is known when they are done.
+    let sends_some = |sent: &Value| sent.is_array() || has_shown_empty(schema, root, sent);
+    let sent = Value::from_json(&request.body).is_ok_and(|sent| sends_some(&sent)).then(|| body(request, old))??;
+    Some(fill(schema, root, object, &sent, |field| field.omit == Omit::Never))
 }
 
 fn fill(schema: &Schema, shape: Shape, object: &Value, sent: &Value, keeps: fn(&Field) -> bool) -> Value {
@@ -173,10 +171,15 @@ mod tests {
     }
 
     #[test]
-    fn names_of_empty_lists_and_maps_are_found() {
-        let json = br#"{"rules" : [ ], "a": [{}, 1], "text": "\"b\":{}[]", "c":[[]], "state":{"running":{}}}"#;
-        let names: Vec<_> = empties(json).map(|at| name_before(json, at)).collect();
-        assert_eq!(names, [Some(&b"rules"[..]), None, Some(b"b\\"), None, None, Some(b"running")]);
-        assert!(SHOWN_EMPTY.contains(&b"rules"[..]) && !SHOWN_EMPTY.contains(&b"running"[..]));
+    fn fields_that_are_shown_empty_are_found_by_their_place() {
+        let found = |kind: &str, group: &str, sent: Value| {
+            let kind = api::kinds::builtin().by_kind(group, "v1", kind).expect("known");
+            has_shown_empty(&kind.schema, Shape::Ref(kind.type_id), &sent)
+        };
+        assert!(found("Role", "rbac.authorization.k8s.io", json!({"rules": []})));
+        assert!(found("Pod", "", json!({"spec": {"containers": []}})));
+        // Elsewhere in a pod `resources` is a map that is shown.
+        let status = json!({"containerStatuses": [{"resources": {}, "lastState": {}, "state": {"running": {}}}]});
+        assert!(!found("Pod", "", json!({"metadata": {"labels": {}}, "status": status})));
     }
 }
