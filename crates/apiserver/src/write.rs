@@ -1,5 +1,7 @@
 //! The steps that every write shares: decoding, defaulting, admission, metadata, validation, encoding.
 
+use std::collections::HashSet;
+
 use ::bytes::Bytes;
 use api::codec::{self, FieldValidation};
 use api::status::GroupResource;
@@ -155,17 +157,19 @@ pub(crate) fn deduplicate_owners(request: &Request, stage: Stage, object: &mut V
         return;
     }
     let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else { return };
+    if owners.len() < 2 {
+        return;
+    }
     let mut repeated = Vec::new();
-    let mut seen: Vec<Value> = Vec::new();
+    let (mut texts, mut uids) = (HashSet::new(), HashSet::new());
     owners.retain(|owner| {
-        let is_copy = seen.contains(owner);
         if let Some(uid) = owner["uid"].as_str()
-            && seen.iter().any(|other| other["uid"] == owner["uid"])
+            && !uids.insert(uid.to_owned())
         {
             repeated.push(uid.to_owned());
         }
-        seen.push(owner.clone());
-        !is_copy
+        // Decoded references have their fields in one order.
+        texts.insert(owner.to_string())
     });
     if !repeated.is_empty() {
         let when = match stage {
