@@ -56,6 +56,11 @@ impl<K: Eq + Hash> Occurrences<K> {
         &self.keys
     }
 
+    /// The first item of each key, in order, and where it is.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = (usize, &K)> {
+        self.keys.iter().enumerate().filter(|(at, key)| self.first(key) == Some(*at))
+    }
+
     /// One more item at the end of the list.
     pub(crate) fn push(&mut self, key: K) {
         let at = self.keys.len();
@@ -126,6 +131,8 @@ mod tests {
             let mut keys = keys;
             keys.push(more);
             found.push(more);
+            let firsts: Vec<usize> = found.firsts().map(|(at, _)| at).collect();
+            assert_eq!(firsts, (0..keys.len()).filter(|at| !keys[..*at].contains(&keys[*at])).collect::<Vec<_>>());
             for key in 0..41 {
                 assert_eq!(found.first(&key), keys.iter().position(|other| *other == key));
                 let all: Vec<usize> = (0..keys.len()).filter(|at| keys[*at] == key).collect();

@@ -565,6 +565,7 @@ mod tests {
         assert_eq!(counted("Exists", &[]), "1");
         assert_eq!(counted("DoesNotExist", &[]), "1");
     }
+
     #[test]
     fn claims_to_devices_count_by_class() {
         let gold = |count: i64| json!({ "name": "g", "deviceClassName": "gold", "allocationMode": "ExactCount", "count": count });

@@ -184,23 +184,17 @@ fn list(element: Node<'_>, kind: Items<'_>, old: Option<&Value>, new: Option<&Va
     let (old, new) = (items(old), items(new));
     let (old_steps, new_steps) = (element.steps(kind, old), element.steps(kind, new));
     let mut out = Parts::default();
-    for (at, step) in new_steps.keys().iter().enumerate() {
-        let Some(own) = step.as_ref().filter(|_| new_steps.first(step) == Some(at)) else { continue };
+    let gone = old_steps.firsts().filter(|(_, step)| !new_steps.contains(step));
+    for (_, step) in new_steps.firsts().chain(gone) {
+        let Some(own) = step else { continue };
         out.put(own, item(element, found(&old_steps, step, old), found(&new_steps, step, new)));
-    }
-    for (at, step) in old_steps.keys().iter().enumerate() {
-        let Some(own) = step.as_ref().filter(|_| old_steps.first(step) == Some(at)) else { continue };
-        if !new_steps.contains(step) {
-            out.put(own, item(element, found(&old_steps, step, old), Same::None));
-        }
     }
     out.into_comparison()
 }
 
 /// The items of one step.
 enum Same<'v> {
-    None,
-    One(&'v Value),
+    One(Option<&'v Value>),
     /// Where a key is there twice, the items are looked at as one value.
     Many(Vec<&'v Value>),
 }
@@ -209,21 +203,16 @@ fn found<'v>(steps: &Steps, step: &Option<Element>, list: &'v [Value]) -> Same<'
     if steps.is_repeated(step) {
         return Same::Many(steps.all(step).filter_map(|at| list.get(at)).collect());
     }
-    steps.first(step).and_then(|at| list.get(at)).map_or(Same::None, Same::One)
+    Same::One(steps.first(step).and_then(|at| list.get(at)))
 }
 
 fn item(node: Node<'_>, old: Same<'_>, new: Same<'_>) -> Found {
-    let visited = |old: Option<&Value>, new: Option<&Value>| {
-        if old == new { Found::default() } else { visit(node, Place::Below, old, new) }
-    };
     match (old, new) {
-        (Same::None, Same::None) => Found::default(),
-        (Same::One(old), Same::One(new)) => visited(Some(old), Some(new)),
-        (Same::One(old), Same::None) => visited(Some(old), None),
-        (Same::None, Same::One(new)) => visited(None, Some(new)),
-        (Same::None, Same::Many(_)) => Found::own(Change::Added),
-        (Same::Many(_), Same::None) => Found::own(Change::Removed),
+        (Same::One(old), Same::One(new)) if old == new => Found::default(),
+        (Same::One(old), Same::One(new)) => visit(node, Place::Below, old, new),
         (Same::Many(old), Same::Many(new)) if old == new => Found::default(),
-        (Same::Many(_), _) | (_, Same::Many(_)) => Found::own(Change::Modified),
+        (Same::One(None), Same::Many(_)) => Found::own(Change::Added),
+        (Same::Many(_), Same::One(None)) => Found::own(Change::Removed),
+        _ => Found::own(Change::Modified),
     }
 }

@@ -25,9 +25,9 @@ fn collect(node: Node<'_>, value: &Value) -> (bool, Set) {
         Atom::List { element, items: kind } => {
             let list = items(Some(value));
             let steps = element.steps(*kind, list);
-            for (at, (item, step)) in list.iter().zip(steps.keys()).enumerate() {
-                let Some(own) = step.as_ref().filter(|_| steps.first(step) == Some(at)) else { continue };
-                let below = if steps.is_repeated(step) { Set::new() } else { collect(*element, item).1 };
+            for (at, step) in steps.firsts() {
+                let Some(own) = step else { continue };
+                let below = if steps.is_repeated(step) { Set::new() } else { collect(*element, &list[at]).1 };
                 parts.put(own, true, below);
             }
         }

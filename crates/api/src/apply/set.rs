@@ -39,10 +39,12 @@ impl Steps {
         &mut self.0[at].1
     }
 
-    /// Steps in any order, each there once.
+    /// Steps in any order. Of one that is there twice the last counts.
     fn sorted(mut steps: Vec<(Element, Step)>) -> Self {
         if !steps.is_sorted_by(|(a, _), (b, _)| a < b) {
-            steps.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            steps.reverse();
+            steps.sort_by(|(a, _), (b, _)| a.cmp(b));
+            steps.dedup_by(|(earlier, _), (last, _)| earlier == last);
         }
         Self(steps)
     }
@@ -117,13 +119,7 @@ impl Set {
             let member = below.is_empty() || value.get(".").is_some();
             steps.push((Element::parse(key)?, Step { member, below }));
         }
-        if !steps.is_sorted_by(|(a, _), (b, _)| a < b) {
-            // Of two texts for one step the last counts.
-            steps.reverse();
-            steps.sort_by(|(a, _), (b, _)| a.cmp(b));
-            steps.dedup_by(|(later, _), (earlier, _)| later == earlier);
-        }
-        Some(Self { steps: Steps(steps) })
+        Some(Self { steps: Steps::sorted(steps) })
     }
 
     /// As FieldsV1, in canonical order.

@@ -26,6 +26,7 @@ use crate::status::Status;
 
 /// What clients nest deeper than this is refused; the deepest object of upstream's own API is a tenth of it.
 pub(crate) const DEPTH_MAX: usize = 512;
+pub(crate) const TOO_DEEP: &str = "exceeded max depth";
 
 /// `?fieldValidation=`: what becomes of unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -250,7 +251,7 @@ fn read(bytes: &[u8], target: &Target<'_>, strict: bool) -> Result<Read, Failure
 
 fn refused(error: json::ParseError, text: &str, bytes: &[u8], target: &Target<'_>) -> Failure {
     match error {
-        json::ParseError::TooDeep => unparsable("exceeded max depth"),
+        json::ParseError::TooDeep => unparsable(TOO_DEEP),
         json::ParseError::Syntax => {
             let text = gojson::syntax_error(bytes).unwrap_or_else(|| "invalid JSON".to_owned());
             unparsable(&text)
@@ -311,7 +312,7 @@ pub(crate) fn normalize_metadata(metadata: &Value) -> Result<Metadata, String> {
     match json::parse_metadata(&text) {
         Ok(parsed) => Ok(Metadata { value: parsed.value, unknown: parsed.strict_errors }),
         Err(json::ParseError::Content(message)) => Err(message),
-        Err(json::ParseError::Syntax | json::ParseError::TooDeep) => Err("exceeded max depth".to_owned()),
+        Err(json::ParseError::Syntax | json::ParseError::TooDeep) => Err(TOO_DEEP.to_owned()),
     }
 }
 

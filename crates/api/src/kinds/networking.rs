@@ -5,7 +5,7 @@ use crate::strategy::{GenerationSeen, SubresourceStrategy};
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::text::{
     domain_prefixed_path, formatted, formatted_if_present, formatted_if_set, immutable, optional_enum, port_number,
-    port_number_or_name, required_formatted, same, supported,
+    port_number_or_name, required_formatted, same, supported, supported_text,
 };
 use crate::validate::{go, names, net};
 use crate::{Cursor, ErrorList, Path, Strategy, json, meta};
@@ -205,10 +205,7 @@ fn ingress_class_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
         scope.required(errors, "");
         return;
     }
-    const SCOPES: &[&str] = &["Cluster", "Namespace"];
-    if !SCOPES.contains(&scope.str()) {
-        errors.not_supported(scope.path(), scope.str(), SCOPES);
-    }
+    supported_text(&scope, &["Cluster", "Namespace"], errors);
     match scope.str() {
         "Namespace" if !namespace.is_set() => namespace.required(errors, "`parameters.scope` is set to 'Namespace'"),
         "Namespace" => formatted(&namespace, names::dns1123_label, errors),

@@ -2,7 +2,7 @@
 
 use crate::validate::labels::selector;
 use crate::validate::names;
-use crate::validate::text::{formatted, required_formatted};
+use crate::validate::text::{formatted, required_formatted, supported_text};
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -92,20 +92,13 @@ fn policy_rule(rule: &Cursor<'_>, namespaced: bool, errors: &mut ErrorList) {
 
 fn role_binding(binding: &Cursor<'_>, namespaced: bool, errors: &mut ErrorList) {
     let reference = binding.field("roleRef");
-    one_of(&reference.field("apiGroup"), &[GROUP], errors);
+    supported_text(&reference.field("apiGroup"), &[GROUP], errors);
     let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     let (kind, name) = (reference.field("kind"), reference.field("name"));
-    one_of(&kind, kinds, errors);
+    supported_text(&kind, kinds, errors);
     required_formatted(&name, names::path_segment, errors);
     for subject in binding.field("subjects").items() {
         role_subject(&subject, namespaced, errors);
-    }
-}
-
-/// These are plain texts upstream, not enums.
-fn one_of(text: &Cursor<'_>, allowed: &[&str], errors: &mut ErrorList) {
-    if !allowed.contains(&text.str()) {
-        errors.not_supported(text.path(), text.str(), allowed);
     }
 }
 
@@ -120,14 +113,14 @@ fn role_subject(subject: &Cursor<'_>, namespaced: bool, errors: &mut ErrorList) 
                 formatted(&name, names::dns1123_subdomain, errors);
             }
             if !group.is_empty() {
-                one_of(&group, &[""], errors);
+                supported_text(&group, &[""], errors);
             }
             if !namespaced && subject.field("namespace").is_empty() {
                 subject.field("namespace").required(errors, "");
             }
         }
-        "User" | "Group" => one_of(&group, &[GROUP], errors),
-        _ => one_of(&kind, &["ServiceAccount", "User", "Group"], errors),
+        "User" | "Group" => supported_text(&group, &[GROUP], errors),
+        _ => supported_text(&kind, &["ServiceAccount", "User", "Group"], errors),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::json;
 
-use crate::codec::DEPTH_MAX;
+use crate::codec::{DEPTH_MAX, TOO_DEEP};
 use crate::{Value, gojson};
 
 use super::{Patch, PatchError, PatchType};
@@ -14,6 +14,16 @@ pub const OPERATIONS_MAX: usize = 10_000;
 
 /// Bytes that `copy` operations may multiply a document to; without it a short patch could ask for gigabytes.
 const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Values that operations may put somewhere, all of them together: a short patch could move a large list ten thousand times, and what
+/// is put must be looked at.
+const PUT_VALUES_MAX: usize = 10_000_000;
+
+/// What the operations of a patch have cost so far.
+#[derive(Default)]
+struct Spent {
+    copied_bytes: usize,
+    put_values: usize,
+}
 
 pub(super) fn decode(body: &[u8], ignore_strict: bool) -> Result<Patch, PatchError> {
     let (prefix, patch_type, op_type) = if ignore_strict {
@@ -66,9 +76,9 @@ pub(super) fn decode(body: &[u8], ignore_strict: bool) -> Result<Patch, PatchErr
 
 pub(super) fn apply(original: &Value, operations: &Value) -> Result<Value, PatchError> {
     let mut document = original.clone();
-    let mut copied_bytes = 0;
+    let mut spent = Spent::default();
     for operation in operations.as_array().into_iter().flatten() {
-        apply_one(&mut document, operation, &mut copied_bytes).map_err(PatchError::Unprocessable)?;
+        apply_one(&mut document, operation, &mut spent).map_err(PatchError::Unprocessable)?;
     }
     Ok(document)
 }
@@ -90,31 +100,31 @@ pub(super) fn touched(operations: &Value) -> Value {
     root
 }
 
-fn apply_one(document: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), String> {
+fn apply_one(document: &mut Value, operation: &Value, spent: &mut Spent) -> Result<(), String> {
     let text = |name: &str| operation.get(name).and_then(Value::as_str);
     let path = || text("path").ok_or_else(|| "missing value: path".to_owned());
     let from = || text("from").ok_or_else(|| "missing value: from".to_owned());
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     match text("op").unwrap_or("unknown") {
-        "add" => add(document, path()?, value()),
+        "add" => add(document, path()?, value(), spent),
         "remove" => remove(document, path()?).map(|_| ()),
-        "replace" => replace(document, path()?, value()),
+        "replace" => replace(document, path()?, value(), spent),
         "move" => {
             let to = path()?;
             let moved = remove(document, from()?)?;
-            add(document, to, moved)
+            add(document, to, moved, spent)
         }
         "copy" => {
             let to = path()?;
             let copied = get(document, from()?)?;
-            *copied_bytes += copied.to_string().len();
-            if *copied_bytes > COPIED_BYTES_MAX {
-                let limit = COPIED_BYTES_MAX;
+            spent.copied_bytes += copied.to_string().len();
+            let (copied_bytes, limit) = (spent.copied_bytes, COPIED_BYTES_MAX);
+            if copied_bytes > limit {
                 return Err(format!(
                     "accumulated size of copy operations of {copied_bytes} bytes exceeds limit of {limit}"
                 ));
             }
-            add(document, to, copied)
+            add(document, to, copied, spent)
         }
         "test" => {
             let path = path()?;
@@ -176,12 +186,17 @@ fn get(document: &mut Value, path: &str) -> Result<Value, String> {
 }
 
 /// What short operations put into each other must not be deeper than what one body may hold.
-fn check_depth(path: &str, value: &Value) -> Result<(), String> {
-    if path.matches('/').count() + value.depth() > DEPTH_MAX { Err("exceeded max depth".to_owned()) } else { Ok(()) }
+fn check_put(path: &str, value: &Value, spent: &mut Spent) -> Result<(), String> {
+    let extent = value.extent();
+    spent.put_values += extent.values;
+    if spent.put_values > PUT_VALUES_MAX {
+        return Err(format!("accumulated size of operations exceeds limit of {PUT_VALUES_MAX} values"));
+    }
+    if path.matches('/').count() + extent.depth > DEPTH_MAX { Err(TOO_DEEP.to_owned()) } else { Ok(()) }
 }
 
-fn add(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
-    check_depth(path, &value)?;
+fn add(document: &mut Value, path: &str, value: Value, spent: &mut Spent) -> Result<(), String> {
+    check_put(path, &value, spent)?;
     let (container, key) = container(document, path).ok_or_else(|| missing("add", path))?;
     match container {
         Value::Object(map) => {
@@ -208,8 +223,8 @@ fn remove(document: &mut Value, path: &str) -> Result<Value, String> {
     }
 }
 
-fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
-    check_depth(path, &value)?;
+fn replace(document: &mut Value, path: &str, value: Value, spent: &mut Spent) -> Result<(), String> {
+    check_put(path, &value, spent)?;
     if path.is_empty() {
         if !matches!(value, Value::Object(_) | Value::Array(_)) {
             return Err("replace operation value must be object or array".to_owned());
@@ -271,8 +286,21 @@ mod tests {
             operations.extend((0..times).map(copy));
             run(operations.into())
         };
-        assert_eq!(doubled(8).expect("applies").depth(), 257);
+        assert_eq!(doubled(8).expect("applies").extent().depth, 257);
         assert_eq!(doubled(16), Err(PatchError::Unprocessable("exceeded max depth".to_owned())));
+    }
+
+    #[test]
+    fn large_values_are_not_moved_for_ever() {
+        let moves = |times: usize| {
+            let large = json!({"op": "add", "path": "/data/a", "value": vec![0; 100_000]});
+            let there = json!({"op": "move", "from": "/data/a", "path": "/data/z"});
+            let back = json!({"op": "move", "from": "/data/z", "path": "/data/a"});
+            let moves = (0..times).map(|n| if n % 2 == 0 { there.clone() } else { back.clone() });
+            run(std::iter::once(large).chain(moves).collect())
+        };
+        assert!(moves(50).is_ok());
+        assert!(matches!(moves(1000), Err(PatchError::Unprocessable(text)) if text.contains("10000000 values")));
     }
 
     #[test]

@@ -267,9 +267,7 @@ impl<'s, S: PatchSchema> Merge<'s, S> {
                 return Ok(original.iter().filter(|item| !in_patch.contains(&keys.key(item))).cloned().collect());
             }
             let merged: Vec<Value> = original.iter().chain(&patch).cloned().collect();
-            let found = keys.of(&merged);
-            let is_first = |(at, item): &(usize, &Value)| found.first(&keys.key(item)) == Some(*at);
-            let merged = merged.iter().enumerate().filter(is_first).map(|(_, item)| item.clone()).collect();
+            let merged = keys.of(&merged).firsts().map(|(at, _)| merged[at].clone()).collect();
             let (in_patch, server_only) = keys.partition(merged, &patch)?;
             return keys.interleave(in_patch, server_only, &patch, &original);
         }

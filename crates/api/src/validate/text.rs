@@ -70,6 +70,13 @@ pub fn supported(value: &Cursor<'_>, allowed: &[&str], errors: &mut ErrorList) {
     }
 }
 
+/// The same of a field that is a plain text upstream, no enum.
+pub fn supported_text(value: &Cursor<'_>, allowed: &[&str], errors: &mut ErrorList) {
+    if !allowed.contains(&value.str()) {
+        errors.not_supported(value.path(), value.str(), allowed);
+    }
+}
+
 /// A string checked by a name format; shows the string.
 pub fn formatted(value: &Cursor<'_>, format: fn(&str) -> names::Messages, errors: &mut ErrorList) {
     invalid_each(errors, &value.path(), value.str(), format(value.str()));

@@ -33,6 +33,15 @@ pub(crate) const DEPTH_MAX: usize = 2 * crate::codec::DEPTH_MAX;
 /// The text of a value or the name of a field. Up to 24 bytes need no allocation.
 pub type Text = compact_str::CompactString;
 
+/// The size of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Objects and lists within each other, the outermost counted.
+    pub depth: usize,
+    /// Values in all: the tree itself, its parts and theirs.
+    pub values: usize,
+}
+
 /// A decoded object or any part of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Value {
@@ -118,12 +127,16 @@ impl Value {
         if let Self::Object(map) = self { Some(map) } else { None }
     }
 
-    /// How many objects and lists lie within each other here, this one counted; 0 for anything else.
-    pub(crate) fn depth(&self) -> usize {
+    /// How large the tree is. Every value of it is looked at.
+    pub(crate) fn extent(&self) -> Extent {
+        let around = |extent: Extent, part: &Self| {
+            let Extent { depth, values } = part.extent();
+            Extent { depth: extent.depth.max(depth + 1), values: extent.values + values }
+        };
         match self {
-            Self::Array(list) => 1 + list.iter().map(Self::depth).max().unwrap_or(0),
-            Self::Object(map) => 1 + map.values().map(Self::depth).max().unwrap_or(0),
-            Self::Null | Self::Bool(_) | Self::Number(_) | Self::String(_) => 0,
+            Self::Array(list) => list.iter().fold(Extent { depth: 1, values: 1 }, around),
+            Self::Object(map) => map.values().fold(Extent { depth: 1, values: 1 }, around),
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::String(_) => Extent { depth: 0, values: 1 },
         }
     }
 

@@ -618,6 +618,7 @@ mod tests {
         update.old = Some(&new);
         assert_eq!(check(&update, &new, &source), Ok(vec![]));
     }
+
     #[test]
     fn a_pod_that_gets_a_deadline_is_charged_to_other_quotas() {
         let user = UserInfo::default();

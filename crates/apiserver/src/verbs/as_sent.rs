@@ -80,9 +80,14 @@ pub(crate) fn owned(request: &Request, object: &Value, old: &Value) -> Option<Va
         return None;
     }
     let (schema, root) = (&kind.schema, Shape::Ref(kind.type_id));
+    let mut sent = Value::from_json(&request.body).ok()?;
     // What the operations of a JSON patch make is known when they are done.
-    let sends_some = |sent: &Value| sent.is_array() || has_shown_empty(schema, root, sent);
-    let sent = Value::from_json(&request.body).is_ok_and(|sent| sends_some(&sent)).then(|| body(request, old))??;
+    if !sent.is_array() && !has_shown_empty(schema, root, &sent) {
+        return None;
+    }
+    if request.verb == "patch" {
+        sent = patch::as_patched(request, old)?;
+    }
     Some(fill(schema, root, object, &sent, |field| field.omit == Omit::Never))
 }
 

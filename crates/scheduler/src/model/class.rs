@@ -9,19 +9,18 @@ use super::{NodeInfo, PodInfo};
 
 /// Namespace and labels of a pod, as a hash of 128 bits under keys that nobody knows: equal classes are equal namespaces and labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PodClass(u128);
+pub struct PodClass([u64; 2]);
 
 impl PodClass {
     pub fn of(namespace: &str, labels: &Labels) -> PodClass {
         static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
-        let [high, low] = KEYS.each_ref().map(|key| u128::from(key.hash_one((namespace, labels))));
-        PodClass(high << 64 | low)
+        PodClass(KEYS.each_ref().map(|key| key.hash_one((namespace, labels))))
     }
 }
 
 impl std::hash::Hash for PodClass {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u128(self.0);
+        state.write_u64(self.0[0]);
     }
 }
 
@@ -38,9 +37,8 @@ impl Hasher for Itself {
         bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
     }
 
-    #[allow(clippy::cast_possible_truncation)]
-    fn write_u128(&mut self, class: u128) {
-        self.0 = class as u64;
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 
@@ -61,7 +59,10 @@ impl ClassCounts {
 
     /// Takes back what was added.
     pub fn remove(&mut self, pod: &PodInfo) {
-        let Some(at) = self.0.iter().position(|(class, _)| *class == pod.class && !pod.terminating) else { return };
+        if pod.terminating {
+            return;
+        }
+        let Some(at) = self.0.iter().position(|(class, _)| *class == pod.class) else { return };
         self.0[at].1 -= 1;
         if self.0[at].1 == 0 {
             self.0.swap_remove(at);

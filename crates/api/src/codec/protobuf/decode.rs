@@ -21,12 +21,10 @@ use crate::{Map, codec};
 /// Messages within each other; only JSON schemas nest without end. A message in a list is two levels of JSON.
 const DEPTH_MAX: usize = codec::DEPTH_MAX / 2;
 
-const TOO_DEEP: &str = "exceeded max depth";
-
 /// Reads a message of a built-in type.
 pub(super) fn message(bytes: &[u8], id: TypeId, depth: usize) -> Result<Value> {
     if depth > DEPTH_MAX {
-        return Err(WireError(TOO_DEEP.into()));
+        return Err(WireError(codec::TOO_DEEP.into()));
     }
     let schema = Schema::builtin();
     let ty = schema.get(id);
@@ -214,7 +212,9 @@ impl<'b> Reader<'b> {
         }
         match json::any(&String::from_utf8_lossy(raw)) {
             Some(Value::Null) => Ok(None),
-            Some(value) if 2 * self.depth + value.depth() > codec::DEPTH_MAX => Err(WireError(TOO_DEEP.into())),
+            Some(value) if 2 * self.depth + value.extent().depth > codec::DEPTH_MAX => {
+                Err(WireError(codec::TOO_DEEP.into()))
+            }
             Some(value) => Ok(Some(value)),
             None => {
                 Err(WireError(crate::gojson::syntax_error(raw).unwrap_or_else(|| "invalid embedded JSON".to_owned())))

@@ -12,14 +12,12 @@ use crate::{Text, Value};
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 pub use print::print;
 
-use super::DEPTH_MAX;
+use super::{DEPTH_MAX, TOO_DEEP};
 use crate::Map;
 use crate::field::go_quote;
 
 /// Values an expanded document may hold, so that aliases of aliases cannot fill memory.
 const NODES_MAX: usize = 1_000_000;
-
-const TOO_DEEP: &str = "yaml: exceeded max depth";
 
 /// A document as JSON.
 #[derive(Debug)]
@@ -87,9 +85,7 @@ impl<'t> Builder<'t> {
     /// A value, and whether it is the plain scalar `<<`.
     fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<(Value, bool), String> {
         self.count(1)?;
-        if depth > DEPTH_MAX {
-            return Err(TOO_DEEP.to_owned());
-        }
+        check_depth(depth)?;
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
@@ -114,10 +110,9 @@ impl<'t> Builder<'t> {
                     .get(&id)
                     .cloned()
                     .ok_or_else(|| format!("yaml: line {}: anchor value contains itself", span.start.line()))?;
-                self.count(size(&value))?;
-                if depth + value.depth() > DEPTH_MAX {
-                    return Err(TOO_DEEP.to_owned());
-                }
+                let extent = value.extent();
+                self.count(extent.values)?;
+                check_depth(depth + extent.depth)?;
                 (value, 0)
             }
             _ => return Err(format!("yaml: line {}: did not find expected node content", span.start.line())),
@@ -212,12 +207,8 @@ fn binary(text: &str) -> Result<Value, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned().into())
 }
 
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Array(list) => 1 + list.iter().map(size).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(size).sum::<usize>(),
-        _ => 1,
-    }
+fn check_depth(depth: usize) -> Result<(), String> {
+    if depth > DEPTH_MAX { Err(format!("yaml: {TOO_DEEP}")) } else { Ok(()) }
 }
 
 /// The YAML 1.1 meaning of a plain scalar.
