@@ -1,8 +1,9 @@
 //! Fields behind feature gates that are off in v1.36: an object does not keep them, unless it already had them. Source: the
 //! `dropDisabledFields` functions of `pkg/registry` and `pkg/api`.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
+
+use hashbrown::HashMap;
 
 use crate::schema::{Schema, Shape, TypeId};
 use crate::{Kind, Value};

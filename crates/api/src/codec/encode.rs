@@ -5,8 +5,12 @@ use bytes::Bytes;
 
 use crate::Map;
 use crate::kind::Kind;
-use crate::schema::{Schema, Shape, TypeId};
+use crate::schema::{Field, Schema, Shape, TypeId};
 use crate::value::is_plain;
+
+/// Most objects are no larger than this, nor have more fields on the way to any value.
+const OBJECT_BYTES: usize = 4096;
+const OBJECT_FIELDS: usize = 64;
 
 /// The JSON of an object of `kind`: `{"kind":…,"apiVersion":…,"metadata":{…`.
 ///
@@ -22,7 +26,7 @@ pub fn encode(kind: &Kind, value: &Value) -> Bytes {
 /// A custom resource: what every object begins with, then its fields by name.
 fn encode_resource(value: &Value) -> Bytes {
     let schema = Schema::builtin();
-    let mut writer = Writer { schema, out: Vec::with_capacity(1024) };
+    let mut writer = Writer::new(schema);
     let Value::Object(map) = value else { return Bytes::from_static(b"{}") };
     let metadata = schema.type_id("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").map_or(Shape::Any, Shape::Ref);
     writer.out.push(b'{');
@@ -47,14 +51,14 @@ fn encode_resource(value: &Value) -> Bytes {
 
 /// A value without a type, the keys of every object sorted: how Go writes its maps.
 pub(crate) fn encode_sorted(value: &Value) -> Vec<u8> {
-    let mut writer = Writer { schema: Schema::builtin(), out: Vec::new() };
+    let mut writer = Writer { schema: Schema::builtin(), out: Vec::new(), places: Vec::new() };
     writer.sorted(value);
     writer.out
 }
 
-/// The same for any type of a schema.
-pub fn encode_type(schema: &Schema, type_id: TypeId, value: &Value) -> Bytes {
-    let mut writer = Writer { schema, out: Vec::with_capacity(1024) };
+/// The same for a type of the built-in schema.
+fn encode_type(schema: &Schema, type_id: TypeId, value: &Value) -> Bytes {
+    let mut writer = Writer::new(schema);
     writer.value(Shape::Ref(type_id), value);
     writer.out.into()
 }
@@ -62,9 +66,15 @@ pub fn encode_type(schema: &Schema, type_id: TypeId, value: &Value) -> Bytes {
 struct Writer<'s> {
     schema: &'s Schema,
     out: Vec<u8>,
+    /// Where the fields of the objects being written are in their types, innermost last.
+    places: Vec<usize>,
 }
 
-impl Writer<'_> {
+impl<'s> Writer<'s> {
+    fn new(schema: &'s Schema) -> Self {
+        Self { schema, out: Vec::with_capacity(OBJECT_BYTES), places: Vec::with_capacity(OBJECT_FIELDS) }
+    }
+
     fn value(&mut self, shape: Shape, value: &Value) {
         match (value, shape) {
             (Value::Object(map), Shape::Ref(id)) => self.object(id, map),
@@ -97,29 +107,37 @@ impl Writer<'_> {
 
     fn object(&mut self, id: TypeId, map: &Map) {
         let ty = self.schema.get(id);
-        let position = |key: &str| ty.field_index(key).unwrap_or(usize::MAX);
-        let shape = |at: usize| ty.fields.get(at).map_or(Shape::Any, |f| f.shape);
-        let begin = self.out.len();
+        // All are looked up before anything is written: an object is written once, however its fields lie.
+        let first = self.places.len();
+        self.places.extend(map.keys().map(|key| ty.field_index(key).unwrap_or(usize::MAX)));
         self.out.push(b'{');
-        let (mut ordered, mut last) = (true, 0);
-        for (n, (key, value)) in map.iter().enumerate() {
-            let at = position(key);
-            if at < last {
-                ordered = false;
-                break;
+        if self.places[first..].is_sorted() {
+            for (n, (key, value)) in map.iter().enumerate() {
+                self.field(n, ty.fields.get(self.places[first + n]), key, value);
             }
-            last = at;
-            self.entry(n, key, shape(at), value);
-        }
-        if !ordered {
-            self.out.truncate(begin + 1);
-            let mut entries: Vec<(usize, &Text, &Value)> = map.iter().map(|(k, v)| (position(k), k, v)).collect();
-            entries.sort_by_key(|(at, _, _)| *at);
-            for (n, (at, key, value)) in entries.into_iter().enumerate() {
-                self.entry(n, key, shape(at), value);
+        } else {
+            let places = self.places[first..].iter().copied();
+            let mut entries: Vec<(usize, (&Text, &Value))> = places.zip(map.iter()).collect();
+            entries.sort_by_key(|(at, _)| *at);
+            for (n, (at, (key, value))) in entries.into_iter().enumerate() {
+                self.field(n, ty.fields.get(at), key, value);
             }
         }
+        self.places.truncate(first);
         self.out.push(b'}');
+    }
+
+    fn field(&mut self, n: usize, field: Option<&Field>, key: &str, value: &Value) {
+        let Some(field) = field else { return self.entry(n, key, Shape::Any, value) };
+        // The names of a type of Kubernetes need no escapes.
+        self.out.reserve(key.len() + 4);
+        if n > 0 {
+            self.out.push(b',');
+        }
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.value(field.shape, value);
     }
 
     /// Keys of a Go map print sorted.

@@ -15,8 +15,8 @@ pub mod yaml;
 
 use crate::{Map, Value};
 
+pub use encode::encode;
 pub(crate) use encode::encode_sorted;
-pub use encode::{encode, encode_type};
 pub use target::Target;
 pub use time::{duration_nanos, read_duration};
 

@@ -34,8 +34,9 @@ pub mod storage;
 pub mod strategies;
 pub mod volumes;
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+
+use hashbrown::HashMap;
 
 use crate::kind::Kind;
 

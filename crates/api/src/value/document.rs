@@ -8,8 +8,11 @@ use serde_json::de::SliceRead;
 
 use super::map::Fields;
 use super::skip::{number_end, plain_end, space_end, string_end};
-use super::{DEPTH_MAX, Map, Number, Text, Value, value_end};
+use super::{DEPTH_MAX, Map, Number, Text, Value, known, value_end};
 
+/// The name of field sets, and the depth of the objects that have them: those in a list of the metadata.
+const FIELD_SET: &str = "fieldsV1";
+const FIELD_SET_DEPTH_MAX: usize = 8;
 /// More digits and a sign may not fit.
 const DIGITS_MAX: usize = 18;
 
@@ -103,7 +106,7 @@ impl Reader<'_> {
                 return None;
             }
             self.at += 1;
-            let value = self.value()?;
+            let value = if name == FIELD_SET { self.field_set() } else { self.value() }?;
             self.fields.push((name, value));
             let end = self.next()?;
             self.at += 1;
@@ -114,6 +117,23 @@ impl Reader<'_> {
             }
         }
         Fields::distinct(self.fields.drain(first..).collect()).map(|fields| Value::Object(fields.into_map()))
+    }
+
+    /// A value that is likely to be [known](super::known). Deep down it may not be: how deep a known one is was looked at elsewhere.
+    fn field_set(&mut self) -> Option<Value> {
+        if self.depth > FIELD_SET_DEPTH_MAX || self.next()? != b'{' {
+            return self.value();
+        }
+        let begin = self.at;
+        if let Some((tree, length)) = known::find(&self.bytes[begin..]) {
+            self.at += length;
+            return Some(Value::Object(tree));
+        }
+        let value = self.value()?;
+        if let Value::Object(tree) = &value {
+            known::met(&self.bytes[begin..self.at], tree);
+        }
+        Some(value)
     }
 
     fn list(&mut self) -> Option<Value> {

@@ -8,6 +8,7 @@ mod convert;
 mod document;
 mod index;
 mod json;
+mod known;
 mod make;
 mod map;
 mod read;

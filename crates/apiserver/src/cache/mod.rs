@@ -10,11 +10,11 @@ mod follow;
 mod parsed;
 mod resource;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Kind;
+use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use store::{ProgressRequester, Revision, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -225,9 +225,12 @@ fn strategy_score(strategy: &ScoringStrategy, requested: i64, allocatable: i64) 
     }
 }
 
-/// `part / whole` in hundredths, without overflow for large memories.
+/// `part / whole` in hundredths, without overflow for large memories; wide division, which is slow, only for those.
 fn scaled(part: i64, whole: i64) -> i64 {
-    i64::try_from(i128::from(part) * i128::from(MAX_NODE_SCORE) / i128::from(whole)).unwrap_or(i64::MAX)
+    match part.checked_mul(MAX_NODE_SCORE) {
+        Some(hundredfold) => hundredfold / whole,
+        None => i64::try_from(i128::from(part) * i128::from(MAX_NODE_SCORE) / i128::from(whole)).unwrap_or(i64::MAX),
+    }
 }
 
 /// The curve's value, 0 to 100; linear between points.
