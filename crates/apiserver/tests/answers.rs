@@ -489,3 +489,34 @@ async fn only_what_is_stored_loses_its_link_to_itself() {
         assert_eq!(put.body["metadata"]["selfLink"], link, "{}", put.text);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_of_a_revision_are_the_text_that_was_sent() {
+    let cluster = Cluster::start().await;
+    let path = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let json = [("content-type", "application/json")];
+    let revision = |name: &str, data: &str, more: &str| {
+        format!(r#"{{"metadata":{{"name":"{name}"{more}}},"data":{data},"revision":1}}"#)
+    };
+    let merge = [("content-type", "application/merge-patch+json")];
+    let labels = json!({"metadata": {"labels": {"a": "b"}}}).to_string();
+    for (name, data) in [("compact", r#"{"a":"b c"}"#), ("spaced", "{\"a\":\n\"b c\"}")] {
+        let made = cluster.send(Method::POST, path, &json, revision(name, data, "")).await;
+        assert_eq!(made.code, 201, "{}", made.text);
+        assert_eq!(made.text.lines().count(), 1, "one object is one line");
+        let path = format!("{path}/{name}");
+        let put = cluster.send(Method::PUT, &path, &json, revision(name, data, r#","labels":{"x":"y"}"#)).await;
+        assert_eq!(put.code, 200, "{}", put.text);
+        let patched = cluster.send(Method::PATCH, &path, &merge, labels.clone()).await;
+        match name {
+            "compact" => assert_eq!(patched.code, 200, "{}", patched.text),
+            _ => assert_eq!(
+                (patched.code, patched.message()),
+                (
+                    422,
+                    r#"ControllerRevision.apps "spaced" is invalid: data: Invalid value: {"a":"b c"}: field is immutable"#
+                )
+            ),
+        }
+    }
+}

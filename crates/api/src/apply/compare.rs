@@ -124,6 +124,12 @@ fn typed(node: Node<'_>, place: Place, atom: &Atom<'_>, old: Option<&Value>, new
         (_, None) => Some(Change::Removed),
         _ => None,
     };
+    if let (Some(Value::Object(old)), Some(Value::Object(new))) = (old, new)
+        && old.has_same_fields(new)
+    {
+        // Only the texts differ.
+        return Found::default();
+    }
     if empty || atom.is_atomic() {
         return Found::own(came_or_went.unwrap_or(Change::Modified));
     }

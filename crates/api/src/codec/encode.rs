@@ -91,7 +91,10 @@ impl<'s> Writer<'s> {
             // Writing to a Vec cannot fail.
             (Value::Number(number), _) => drop(serde_json::to_writer(&mut self.out, number)),
             // What has no schema, as it is.
-            (Value::Object(map), _) => self.entries(map, Shape::Any),
+            (Value::Object(map), _) => match map.written() {
+                Some(text) => self.out.extend_from_slice(text.as_bytes()),
+                None => self.entries(map, Shape::Any),
+            },
             (Value::Array(list), _) => self.list(Shape::Any, list),
         }
     }

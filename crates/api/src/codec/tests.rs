@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{Value, json};
 
@@ -49,11 +49,17 @@ pub(super) fn golden() -> Vec<(PathBuf, &'static crate::Kind)> {
     out
 }
 
+/// A golden object as clients send it. The files have line breaks, which a RawExtension would keep.
+pub(super) fn compact(path: &Path) -> Vec<u8> {
+    let object: Value = serde_json::from_slice(&fs::read(path).expect("readable")).expect("json");
+    serde_json::to_vec(&object).expect("json")
+}
+
 #[test]
 fn golden_objects_round_trip_in_key_order() {
     let mut seen = 0;
     for (path, kind) in golden() {
-        let bytes = fs::read(&path).expect("readable");
+        let bytes = compact(&path);
         let decoded = decode(&bytes, Format::Json, kind, FieldValidation::Strict)
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let expected: Value = serde_json::from_slice(&bytes).expect("json");
@@ -69,7 +75,7 @@ fn golden_objects_round_trip_in_key_order() {
 #[test]
 fn golden_yaml_equals_golden_json() {
     for (path, kind) in golden() {
-        let json = fs::read(&path).expect("readable");
+        let json = compact(&path);
         let yaml = fs::read(path.with_extension("yaml")).expect("readable");
         let from_json = decode(&json, Format::Json, kind, FieldValidation::Strict).expect("json decodes");
         let from_yaml = decode(&yaml, Format::Yaml, kind, FieldValidation::Strict)
@@ -81,7 +87,7 @@ fn golden_yaml_equals_golden_json() {
 #[test]
 fn decoding_twice_changes_nothing() {
     for (path, kind) in golden() {
-        let bytes = fs::read(&path).expect("readable");
+        let bytes = compact(&path);
         let once = decode(&bytes, Format::Json, kind, FieldValidation::Strict).expect("decodes").value;
         let twice = normalize(&once, kind).expect("normalizes");
         assert_eq!((twice.value, twice.strict_errors), (once, vec![]), "{}", path.display());

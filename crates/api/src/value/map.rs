@@ -27,8 +27,16 @@ pub struct Map(Option<Arc<Fields>>);
 #[derive(Clone, Default)]
 pub(crate) struct Fields {
     fields: Vec<(Text, Value)>,
+    /// What few objects have.
+    aside: Option<Box<Aside>>,
+}
+
+#[derive(Clone, Default)]
+struct Aside {
     /// Where each field is, of an object with more than [`SEARCHED_MAX`].
-    index: Option<Box<Positions>>,
+    index: Option<Positions>,
+    /// The JSON text that the object was read from, where that matters and is not what would be written.
+    written: Option<Box<str>>,
 }
 
 #[derive(Clone, Default)]
@@ -39,12 +47,12 @@ struct Positions {
 }
 
 impl Positions {
-    fn of(fields: &[(Text, Value)]) -> Box<Self> {
+    fn of(fields: &[(Text, Value)]) -> Self {
         let mut positions = Self { hasher: RandomState::new(), table: HashTable::with_capacity(fields.len()) };
         for at in 0..fields.len() {
             positions.insert(fields, at);
         }
-        Box::new(positions)
+        positions
     }
 
     fn find(&self, fields: &[(Text, Value)], name: &str) -> Option<usize> {
@@ -61,7 +69,7 @@ impl Positions {
 
 impl Fields {
     pub(crate) fn with_capacity(fields: usize) -> Self {
-        Self { fields: Vec::with_capacity(fields), index: None }
+        Self { fields: Vec::with_capacity(fields), aside: None }
     }
 
     pub(crate) fn into_map(self) -> Map {
@@ -73,7 +81,8 @@ impl Fields {
         if fields.len() > SEARCHED_MAX {
             let index = Positions::of(&fields);
             let is_distinct = fields.iter().enumerate().all(|(at, (name, _))| index.find(&fields, name) == Some(at));
-            return is_distinct.then_some(Self { fields, index: Some(index) });
+            let aside = Some(Box::new(Aside { index: Some(index), written: None }));
+            return is_distinct.then_some(Self { fields, aside });
         }
         // Names that differ in length and last letter need not be compared.
         let mut seen = 0_u64;
@@ -85,11 +94,22 @@ impl Fields {
             }
             seen |= bit;
         }
-        Some(Self { fields, index: None })
+        Some(Self { fields, aside: None })
+    }
+
+    fn index(&self) -> Option<&Positions> {
+        self.aside.as_ref()?.index.as_ref()
+    }
+
+    /// What is about to be changed is not as it was written any more.
+    fn forget_text(&mut self) {
+        if let Some(aside) = &mut self.aside {
+            aside.written = None;
+        }
     }
 
     fn position(&self, name: &str) -> Option<usize> {
-        match &self.index {
+        match self.index() {
             Some(index) => index.find(&self.fields, name),
             None => self.fields.iter().position(|(n, _)| n == name),
         }
@@ -114,9 +134,10 @@ impl Fields {
     pub(crate) fn push(&mut self, name: impl Into<Text>, value: Value) -> &mut Value {
         let at = self.fields.len();
         self.fields.push((name.into(), value));
-        match &mut self.index {
-            Some(index) => index.insert(&self.fields, at),
-            None if self.fields.len() > SEARCHED_MAX => self.reindex(),
+        let Self { fields, aside } = self;
+        match aside.as_mut().and_then(|aside| aside.index.as_mut()) {
+            Some(index) => index.insert(fields, at),
+            None if fields.len() > SEARCHED_MAX => self.reindex(),
             None => {}
         }
         &mut self.fields[at].1
@@ -124,12 +145,17 @@ impl Fields {
 
     /// The index again, after fields moved.
     fn reindex(&mut self) {
-        self.index = (self.fields.len() > SEARCHED_MAX).then(|| Positions::of(&self.fields));
+        let index = (self.fields.len() > SEARCHED_MAX).then(|| Positions::of(&self.fields));
+        match &mut self.aside {
+            Some(aside) => aside.index = index,
+            None if index.is_some() => self.aside = Some(Box::new(Aside { index, written: None })),
+            None => {}
+        }
     }
 
     fn remove_at(&mut self, at: usize) -> Value {
         let (_, value) = self.fields.remove(at);
-        if self.index.is_some() {
+        if self.index().is_some() {
             self.reindex();
         }
         value
@@ -151,7 +177,20 @@ impl Map {
 
     /// The fields for a change, no longer shared.
     fn fields_mut(&mut self) -> &mut Fields {
-        Arc::make_mut(self.0.get_or_insert_default())
+        let own = Arc::make_mut(self.0.get_or_insert_default());
+        own.forget_text();
+        own
+    }
+
+    /// The JSON text that stands for the object: the one that it was read from, if that was kept and nothing changed since.
+    pub(crate) fn written(&self) -> Option<&str> {
+        self.0.as_ref()?.aside.as_ref()?.written.as_deref()
+    }
+
+    /// Keeps the JSON text that the object was read from, until it is changed.
+    pub(crate) fn keep_text(&mut self, text: &str) {
+        let own = Arc::make_mut(self.0.get_or_insert_default());
+        own.aside.get_or_insert_default().written = Some(text.into());
     }
 
     pub fn len(&self) -> usize {
@@ -227,7 +266,7 @@ impl Map {
         let own = self.fields_mut();
         let before = own.fields.len();
         own.fields.retain_mut(|(name, value)| keep(name, value));
-        if own.fields.len() != before && own.index.is_some() {
+        if own.fields.len() != before && own.index().is_some() {
             own.reindex();
         }
     }
@@ -239,7 +278,7 @@ impl Map {
         }
         let own = self.fields_mut();
         own.fields.sort_by(|(a, _), (b, _)| a.cmp(b));
-        if own.index.is_some() {
+        if own.index().is_some() {
             own.reindex();
         }
     }
@@ -327,7 +366,7 @@ impl<N: Into<Text>, V: Into<Value>> FromIterator<(N, V)> for Map {
     }
 }
 
-/// Objects with the same fields are equal, whatever their order.
+/// Objects with the same fields are equal, whatever their order; those whose text was kept when the text is the same.
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
         if let (Some(a), Some(b)) = (&self.0, &other.0)
@@ -335,6 +374,18 @@ impl PartialEq for Map {
         {
             return true;
         }
+        match (self.written(), other.written()) {
+            (None, None) => self.has_same_fields(other),
+            (Some(ours), Some(theirs)) => ours == theirs,
+            (Some(text), None) => serde_json::to_string(other).is_ok_and(|other| other == text),
+            (None, Some(text)) => serde_json::to_string(self).is_ok_and(|own| own == text),
+        }
+    }
+}
+
+impl Map {
+    /// Whether two objects are equal, whatever the texts are that they were read from.
+    pub(crate) fn has_same_fields(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.fields(), other.fields());
         // Each value is compared once, or the time would double with each level of a tree.
         let is_same = |(at, (name, value)): (usize, &(Text, Value))| match &theirs[at] {

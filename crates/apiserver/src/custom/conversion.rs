@@ -41,7 +41,7 @@ pub(crate) async fn decode_stored(
     value: &Bytes,
     revision: Revision,
 ) -> Result<Value, Status> {
-    let object = written(value, revision)?.parse().map_err(from_read)?;
+    let object = written(value, revision)?.parse_live(kind).map_err(from_read)?;
     let object = one(gateway, kind, object, &kind.api_version()).await?;
     Ok(from_storage(kind, object))
 }

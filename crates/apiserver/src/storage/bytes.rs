@@ -107,6 +107,11 @@ impl ObjectBytes {
     pub fn parse(&self) -> Result<api::Value, ReadError> {
         Ok(api::Value::from_json(&self.json)?)
     }
+
+    /// The same, to be changed: what shows that a part of it was not is kept.
+    pub fn parse_live(&self, kind: &api::Kind) -> Result<api::Value, ReadError> {
+        Ok(api::codec::decode_stored(kind, &self.json)?)
+    }
 }
 
 /// Offset of `"metadata":{` when the value begins `{"kind":"…","apiVersion":"…","metadata":{`.

@@ -9,7 +9,7 @@ mod tokens;
 use std::ops::Range;
 
 use super::time::{self, Precision};
-use super::{DEPTH_MAX, base64};
+use super::{DEPTH_MAX, base64, raw};
 use crate::quantity::Quantity;
 use crate::schema::{Field, Omit, Schema, Shape, Type, TypeId};
 use crate::value::Fields;
@@ -195,7 +195,8 @@ impl<'s, 't> Reader<'s, 't> {
             Shape::Duration => self.duration(first),
             Shape::Quantity => self.quantity(),
             Shape::IntOrString => self.int_or_string(first),
-            Shape::RawExtension | Shape::Free | Shape::FieldsV1 | Shape::Any => self.any().map(Some),
+            Shape::RawExtension => self.raw().map(Some),
+            Shape::Free | Shape::FieldsV1 | Shape::Any => self.any().map(Some),
             Shape::SchemaOrArray(_) | Shape::SchemaOrBool(_) | Shape::SchemaOrStrings(_) => {
                 self.schema_or(first, shape)
             }
@@ -471,6 +472,19 @@ impl<'s, 't> Reader<'s, 't> {
     }
 
     /// Any JSON, kept as it is.
+    fn raw(&mut self) -> Result<Value> {
+        self.peek()?;
+        let begin = self.at;
+        let mut value = self.any()?;
+        if let Value::Object(map) = &mut value
+            && let Some(Step::Field { owner, .. }) = self.path.last()
+            && raw::is_kept_in(self.schema.get(*owner))
+        {
+            raw::keep_text(map, &self.text[begin..self.at]);
+        }
+        Ok(value)
+    }
+
     fn any(&mut self) -> Result<Value> {
         match self.peek()? {
             b'{' => {

@@ -215,7 +215,15 @@ impl<'b> Reader<'b> {
             Some(value) if 2 * self.depth + value.extent().depth > codec::DEPTH_MAX => {
                 Err(WireError(codec::TOO_DEEP.into()))
             }
-            Some(value) => Ok(Some(value)),
+            Some(mut value) => {
+                if shape == Shape::RawExtension
+                    && codec::raw::is_kept_in(self.ty)
+                    && let (Value::Object(map), Ok(text)) = (&mut value, std::str::from_utf8(raw))
+                {
+                    codec::raw::keep_text(map, text.trim());
+                }
+                Ok(Some(value))
+            }
             None => {
                 Err(WireError(crate::gojson::syntax_error(raw).unwrap_or_else(|| "invalid embedded JSON".to_owned())))
             }

@@ -103,7 +103,8 @@ fn composite(out: &mut Vec<u8>, shape: Shape, value: &Value) {
         }
         Shape::RawExtension | Shape::Free | Shape::FieldsV1 | Shape::Any => {
             if !value.is_null() {
-                out.put_bytes(1, value.to_string().as_bytes());
+                let written = value.as_object().and_then(Map::written);
+                out.put_bytes(1, written.map_or_else(|| value.to_string(), str::to_owned).as_bytes());
             }
         }
         Shape::SchemaOrBool(id) => {

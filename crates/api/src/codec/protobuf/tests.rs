@@ -4,13 +4,12 @@ use std::path::Path;
 use crate::{Value, json};
 use proptest::prelude::*;
 
-use super::super::tests::{golden, kind};
+use super::super::tests::{compact, golden, kind};
 use super::super::{FieldValidation, Format, decode, decode_delete_options};
 use super::*;
 
 fn from_json(path: &Path, kind: &crate::Kind) -> Value {
-    let bytes = fs::read(path).expect("readable");
-    decode(&bytes, Format::Json, kind, FieldValidation::Strict).expect("json decodes").value
+    decode(&compact(path), Format::Json, kind, FieldValidation::Strict).expect("json decodes").value
 }
 
 fn read_as(kind: &crate::Kind, bytes: &[u8]) -> Result<Value, String> {
