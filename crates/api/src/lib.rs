@@ -22,7 +22,7 @@ mod golden;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
-mod occurrences;
+pub mod occurrences;
 pub mod openapi;
 pub mod patch;
 pub mod quantity;

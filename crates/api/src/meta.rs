@@ -1,5 +1,7 @@
 //! ObjectMeta: reading it, and the rules that hold for every kind. Source: apimachinery `api/validation/objectmeta.go`.
 
+use std::collections::BTreeSet;
+
 use crate::field::is_unprintable;
 use crate::validate::labels::{annotations, invalid_each, labels};
 use crate::validate::text::{immutable, nonnegative};
@@ -216,15 +218,13 @@ fn standard_finalizers(metadata: &Cursor<'_>, errors: &mut ErrorList) {
 
 /// What is said about new finalizers of custom resources, whose names nobody checks.
 pub fn finalizer_warnings(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>) {
-    let names = |object: &Cursor<'_>| -> Vec<String> {
+    let names = |object: &Cursor<'_>| -> BTreeSet<String> {
         let list = object.field("metadata").field("finalizers");
         list.items().map(|finalizer| finalizer.str().to_owned()).collect()
     };
     let known = old.map(names).unwrap_or_default();
     let mut added = names(new);
     added.retain(|name| !known.contains(name) && !name.contains('/') && !STANDARD_FINALIZERS.contains(&name.as_str()));
-    added.sort();
-    added.dedup();
     out.extend(added.iter().map(|name| {
         format!(
             "metadata.finalizers: {}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental \

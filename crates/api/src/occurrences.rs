@@ -9,12 +9,14 @@ use hashbrown::hash_table::Entry;
 const SEARCHED_MAX: usize = 16;
 
 /// The keys of a list's items in order, each found without looking at all others.
-pub(crate) struct Occurrences<K> {
+#[derive(Debug)]
+pub struct Occurrences<K> {
     keys: Vec<K>,
     /// Of a list with more than [`SEARCHED_MAX`].
     index: Option<Index>,
 }
 
+#[derive(Debug)]
 struct Index {
     /// Keyed anew for each list: the keys are a client's.
     hasher: RandomState,
@@ -24,18 +26,24 @@ struct Index {
 }
 
 /// The first and the last item of one key.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Chain {
     first: usize,
     last: usize,
 }
 
+impl<K: Eq + Hash> Default for Occurrences<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<K: Eq + Hash> Occurrences<K> {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self { keys: Vec::new(), index: None }
     }
 
-    pub(crate) fn of(keys: impl IntoIterator<Item = K>) -> Self {
+    pub fn of(keys: impl IntoIterator<Item = K>) -> Self {
         let mut all = Self { keys: keys.into_iter().collect(), index: None };
         all.reindex();
         all
@@ -52,17 +60,17 @@ impl<K: Eq + Hash> Occurrences<K> {
         }
     }
 
-    pub(crate) fn keys(&self) -> &[K] {
+    pub fn keys(&self) -> &[K] {
         &self.keys
     }
 
     /// The first item of each key, in order, and where it is.
-    pub(crate) fn firsts(&self) -> impl Iterator<Item = (usize, &K)> {
+    pub fn firsts(&self) -> impl Iterator<Item = (usize, &K)> {
         self.keys.iter().enumerate().filter(|(at, key)| self.first(key) == Some(*at))
     }
 
     /// One more item at the end of the list.
-    pub(crate) fn push(&mut self, key: K) {
+    pub fn push(&mut self, key: K) {
         let at = self.keys.len();
         self.keys.push(key);
         match &mut self.index {
@@ -72,19 +80,19 @@ impl<K: Eq + Hash> Occurrences<K> {
     }
 
     /// Where the first item with this key is.
-    pub(crate) fn first(&self, key: &K) -> Option<usize> {
+    pub fn first(&self, key: &K) -> Option<usize> {
         match &self.index {
             Some(index) => index.find(&self.keys, key).map(|found| found.first),
             None => self.keys.iter().position(|other| other == key),
         }
     }
 
-    pub(crate) fn contains(&self, key: &K) -> bool {
+    pub fn contains(&self, key: &K) -> bool {
         self.first(key).is_some()
     }
 
     /// More than one item has this key.
-    pub(crate) fn is_repeated(&self, key: &K) -> bool {
+    pub fn is_repeated(&self, key: &K) -> bool {
         match &self.index {
             Some(index) => index.find(&self.keys, key).is_some_and(|found| found.first != found.last),
             None => self.keys.iter().filter(|other| *other == key).nth(1).is_some(),
@@ -92,7 +100,7 @@ impl<K: Eq + Hash> Occurrences<K> {
     }
 
     /// All items with this key, in order.
-    pub(crate) fn all(&self, key: &K) -> impl Iterator<Item = usize> {
+    pub fn all(&self, key: &K) -> impl Iterator<Item = usize> {
         std::iter::successors(self.first(key), move |at| match &self.index {
             Some(index) => index.next.get(*at).copied().filter(|next| next != at),
             None => (at + 1..self.keys.len()).find(|next| self.keys[*next] == *key),

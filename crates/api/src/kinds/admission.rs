@@ -1,5 +1,7 @@
 //! Webhook configurations, admission policies and their bindings. Source: `pkg/apis/admissionregistration/validation`.
 
+use std::collections::HashSet;
+
 use crate::cel::Type;
 use crate::cel::policy::{self, Compiled, Compiler, Declarations};
 use crate::occurrences::Occurrences;
@@ -229,8 +231,8 @@ fn rule_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
     }
     let list: Vec<&str> = resources.items().map(|r| r.str()).collect();
     // `*/x` covers x of all resources, `a/*` all subresources of a; naming one of them again is a mistake.
-    let mut subresources: Vec<&str> = Vec::new();
-    let mut parents: Vec<&str> = Vec::new();
+    let mut subresources: HashSet<&str> = HashSet::new();
+    let mut parents: HashSet<&str> = HashSet::new();
     for (index, resource) in list.iter().enumerate() {
         let path = resources.path().index(index);
         if resource.is_empty() {
@@ -244,17 +246,17 @@ fn rule_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
             continue;
         }
         let Some((parent, sub)) = resource.split_once('/') else { continue };
-        if subresources.contains(&sub) {
+        if subresources.contains(sub) {
             errors.invalid(path.clone(), *resource, format!("if '*/{sub}' is present, must not specify {resource}"));
         }
-        if parents.contains(&parent) {
+        if parents.contains(parent) {
             errors.invalid(path, *resource, format!("if '{parent}/*' is present, must not specify {resource}"));
         }
         if parent == "*" {
-            subresources.push(sub);
+            subresources.insert(sub);
         }
         if sub == "*" {
-            parents.push(parent);
+            parents.insert(parent);
         }
     }
     let has_plain = list.iter().any(|r| *r != "*" && !r.contains('/'));

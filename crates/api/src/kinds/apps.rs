@@ -5,6 +5,7 @@ use crate::json;
 use crate::kinds::persistentvolumeclaim::claim_spec;
 use crate::kinds::replicationcontroller::{always_restarts, labels_match, replica_status};
 use crate::kinds::{carry, pod};
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{annotations, is_empty_selector, labels, selector};
 use crate::validate::text::{
@@ -398,17 +399,11 @@ fn stateful_template(spec: &Cursor<'_>, errors: &mut ErrorList) {
         carry::remove(&mut shown, &["spec"], name);
     }
     if !claims.is_empty() {
-        let name_of = |claim: &Cursor<'_>| claim.field("metadata").field("name").str().to_owned();
-        let mut names: Vec<String> = Vec::new();
-        for name in claims.items().map(|claim| name_of(&claim)) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
+        let names = Occurrences::of(claims.items().map(|claim| claim.field("metadata").field("name").str()));
         // One after the other; upstream goes through a map.
-        let added = names.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+        let added = names.firsts().map(|(_, name)| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
         let own_volumes = own.field("volumes");
-        let kept = own_volumes.items().filter(|v| !names.iter().any(|name| v.field("name").str() == name));
+        let kept = own_volumes.items().filter(|v| !names.contains(&v.field("name").str()));
         let volumes: Vec<Value> = added.chain(kept.map(|volume| volume.value().clone())).collect();
         if let Some(own) = shown.get_mut("spec") {
             carry::set(own, "volumes", volumes.into());

@@ -1,5 +1,6 @@
 //! LimitRange. Source: `pkg/apis/core/validation`.
 
+use crate::occurrences::Occurrences;
 use crate::quantity::{Format, Quantity};
 use crate::validate::labels::invalid_each;
 use crate::validate::names;
@@ -23,7 +24,7 @@ pub const STRATEGY: Strategy = Strategy {
 };
 
 fn validate(range: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut types: Vec<&str> = Vec::new();
+    let mut types: Occurrences<&str> = Occurrences::new();
     for limit in range.field("spec").field("limits").items() {
         let kind = limit.field("type");
         limit_type(&kind, errors);
@@ -46,7 +47,7 @@ fn limit_type(kind: &Cursor<'_>, errors: &mut ErrorList) {
 
 fn one_limit(limit: &Cursor<'_>, errors: &mut ErrorList) {
     let kind = limit.field("type").str();
-    let mut keys: Vec<&str> = Vec::new();
+    let mut keys: Occurrences<&str> = Occurrences::new();
     for list in ["max", "min"] {
         resource_names(&limit.field(list), kind, &mut keys, errors);
     }
@@ -65,12 +66,12 @@ fn one_limit(limit: &Cursor<'_>, errors: &mut ErrorList) {
             .required(errors, "either minimum or maximum storage value is required, but neither was provided");
     }
     resource_names(&limit.field("maxLimitRequestRatio"), kind, &mut keys, errors);
-    for key in keys {
+    for key in keys.keys() {
         amounts_agree(limit, key, kind, errors);
     }
 }
 
-fn resource_names<'a>(list: &Cursor<'a>, kind: &str, keys: &mut Vec<&'a str>, errors: &mut ErrorList) {
+fn resource_names<'a>(list: &Cursor<'a>, kind: &str, keys: &mut Occurrences<&'a str>, errors: &mut ErrorList) {
     for (name, value) in list.entries() {
         if matches!(kind, "Pod" | "Container") {
             container_resource_name(name, &value.path(), errors);

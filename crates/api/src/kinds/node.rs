@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use crate::field::go_quote;
 use crate::kinds::carry;
+use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::resources::{resource_value, taints};
 use crate::validate::{go, names, net};
@@ -129,11 +130,13 @@ fn node_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     meta::validate_update_again(new, old, errors);
     capacities(new, errors);
     declared_features(new, errors);
-    let addresses: Vec<Cursor<'_>> = new.field("status").field("addresses").items().collect();
-    for (index, address) in addresses.iter().enumerate() {
-        if addresses[..index].iter().any(|a| a.value() == address.value()) {
+    let mut seen: Occurrences<(&str, &str)> = Occurrences::new();
+    for address in new.field("status").field("addresses").items() {
+        let key = (address.field("type").str(), address.field("address").str());
+        if seen.contains(&key) {
             errors.duplicate(address.path(), go::value("NodeAddress", address.value()));
         }
+        seen.push(key);
     }
     let (spec, old_spec) = (new.field("spec"), old.field("spec"));
     let (cidrs, old_cidrs) = (spec.field("podCIDRs"), old_spec.field("podCIDRs"));

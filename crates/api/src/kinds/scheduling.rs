@@ -1,5 +1,6 @@
 //! PriorityClass, RuntimeClass and Lease: three small kinds of three groups. Source: `pkg/apis/{scheduling,node,coordination}`.
 
+use crate::occurrences::Occurrences;
 use crate::validate::labels::labels;
 use crate::validate::resources::{container_resource_name, one_toleration, resource_lists};
 use crate::validate::text::{formatted, immutable, required_formatted};
@@ -89,13 +90,14 @@ fn runtime_class(class: &Cursor<'_>, errors: &mut ErrorList) {
     let scheduling = class.field("scheduling");
     labels(&scheduling.field("nodeSelector"), errors);
     let list = scheduling.field("tolerations");
-    let mut seen: Vec<&Value> = Vec::new();
+    let mut seen: Occurrences<String> = Occurrences::new();
     for toleration in list.items() {
         one_toleration(&toleration, errors);
-        if seen.contains(&toleration.value()) {
+        let whole = toleration.value().to_string();
+        if seen.contains(&whole) {
             errors.duplicate(toleration.path(), go::value("Toleration", toleration.value()));
         }
-        seen.push(toleration.value());
+        seen.push(whole);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Service. Addresses and ports are allocated by the server; here is what a service may say. Source:
 //! `pkg/registry/core/service`, `pkg/apis/core/validation`.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::json;
 
 use crate::kinds::carry;
@@ -132,18 +134,19 @@ fn needs_health_check(service: &Value) -> bool {
 
 fn keep_node_ports(new: &mut Value, old: &Value) {
     let name = |port: &Value| port.get("name").and_then(Value::as_str).unwrap_or("").to_owned();
-    let old_ports = old.pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut used: Vec<Value> = Vec::new();
+    let node_port = |port: &Value| port.get("nodePort").and_then(Value::as_i64).filter(|number| *number != 0);
+    let old_ports = old.pointer("/spec/ports").and_then(Value::as_array);
+    // The last one of a name counts.
+    let old_ports: HashMap<String, Option<i64>> =
+        old_ports.into_iter().flatten().map(|port| (name(port), node_port(port))).collect();
     let ports = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
     let Some(ports) = ports else { return };
-    used.extend(ports.iter().filter_map(|p| p.get("nodePort").cloned()).filter(|p| p != 0));
-    for port in ports {
-        let has_own = port.get("nodePort").is_some_and(|p| p != 0);
-        let Some(before) = old_ports.iter().rev().find(|p| name(p) == name(port)) else { continue };
-        let Some(node_port) = before.get("nodePort").filter(|p| !used.contains(p) && **p != 0) else { continue };
-        if !has_own {
-            used.push(node_port.clone());
-            carry::set(port, "nodePort", node_port.clone());
+    let mut used: HashSet<i64> = ports.iter().filter_map(node_port).collect();
+    for port in ports.iter_mut().filter(|port| node_port(port).is_none()) {
+        if let Some(Some(before)) = old_ports.get(&name(port))
+            && used.insert(*before)
+        {
+            carry::set(port, "nodePort", (*before).into());
         }
     }
 }
@@ -226,7 +229,7 @@ fn validate(service: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorLi
         "ExternalName" => external_name(&spec, errors),
         _ => {}
     }
-    let mut port_names: Vec<&str> = Vec::new();
+    let mut port_names: Occurrences<&str> = Occurrences::new();
     for port in ports.items() {
         service_port(&port, ports.len() > 1, &mut port_names, errors);
     }
@@ -271,7 +274,7 @@ fn external_name(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn service_port<'a>(port: &Cursor<'a>, needs_name: bool, seen: &mut Vec<&'a str>, errors: &mut ErrorList) {
+fn service_port<'a>(port: &Cursor<'a>, needs_name: bool, seen: &mut Occurrences<&'a str>, errors: &mut ErrorList) {
     let name = port.field("name");
     if name.is_empty() {
         if needs_name {
@@ -316,7 +319,7 @@ fn session_affinity(spec: &Cursor<'_>, errors: &mut ErrorList) {
 }
 
 /// Addresses that the old object has: an update may keep them even if a newer rule refuses them.
-struct Known<'a>(Vec<&'a str>);
+struct Known<'a>(HashSet<&'a str>);
 
 impl<'a> Known<'a> {
     fn of(old: Option<&Cursor<'a>>, field: &str) -> Self {
@@ -324,7 +327,7 @@ impl<'a> Known<'a> {
     }
 
     fn has(&self, address: &str) -> bool {
-        self.0.contains(&address)
+        self.0.contains(address)
     }
 }
 
@@ -404,7 +407,7 @@ fn unique_ports(ports: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
             }
         }
     }
-    let mut node_ports: Vec<(&str, i64)> = Vec::new();
+    let mut node_ports: Occurrences<(&str, i64)> = Occurrences::new();
     for port in ports.items() {
         let node_port = port.field("nodePort");
         let key = (port.field("protocol").str(), node_port.int());
@@ -439,9 +442,9 @@ fn source_ranges(service: &Cursor<'_>, old: Option<&Cursor<'_>>, kind: &str, err
         if kind != "LoadBalancer" {
             errors.forbidden(path.clone(), ONLY_LOAD_BALANCER);
         }
-        let known: Vec<&str> = Known::of(old, "loadBalancerSourceRanges").0.into_iter().map(str::trim).collect();
+        let known: HashSet<&str> = Known::of(old, "loadBalancerSourceRanges").0.into_iter().map(str::trim).collect();
         for (index, range) in ranges.items().enumerate() {
-            if !known.contains(&range.str().trim()) {
+            if !known.contains(range.str().trim()) {
                 trimmed(range.str(), path.index(index), errors);
             }
         }

@@ -1,7 +1,7 @@
 //! StorageClass, VolumeAttachment, CSIDriver, CSINode, CSIStorageCapacity, VolumeAttributesClass. Source:
 //! `pkg/apis/storage/validation`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::kinds::volumes::csi_driver_name;
 use crate::occurrences::Occurrences;
@@ -77,16 +77,16 @@ fn parameters(map: &Cursor<'_>, may_be_empty: bool, errors: &mut ErrorList) {
 }
 
 fn topologies(list: &Cursor<'_>, errors: &mut ErrorList) {
-    let mut seen: Vec<BTreeMap<&str, BTreeSet<&str>>> = Vec::new();
+    let mut seen: HashMap<BTreeMap<&str, BTreeSet<&str>>, usize> = HashMap::new();
     for term in list.items() {
         let mut selected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        let mut keys: Vec<&str> = Vec::new();
+        let mut keys: Occurrences<&str> = Occurrences::new();
         for requirement in term.field("matchLabelExpressions").items() {
             let (key, values) = (requirement.field("key"), requirement.field("values"));
             if values.is_empty() {
                 values.required(errors, "");
             }
-            let mut known: Vec<&str> = Vec::new();
+            let mut known: Occurrences<&str> = Occurrences::new();
             for value in values.items() {
                 if known.contains(&value.str()) {
                     errors.duplicate(value.path(), value.str());
@@ -98,15 +98,15 @@ fn topologies(list: &Cursor<'_>, errors: &mut ErrorList) {
                 errors.duplicate(key.path(), key.str());
             }
             keys.push(key.str());
-            selected.insert(key.str(), known.into_iter().collect());
+            selected.insert(key.str(), known.keys().iter().copied().collect());
         }
         // Upstream compares with as many empty terms as there are terms, too.
         let n_empty = if selected.is_empty() { list.len() } else { 0 };
-        let n_same = seen.iter().filter(|other| **other == selected).count();
-        for _ in 0..n_empty + n_same {
+        let n_same = seen.entry(selected).or_default();
+        for _ in 0..n_empty + *n_same {
             errors.duplicate(term.path().child("matchLabelExpressions"), "");
         }
-        seen.push(selected);
+        *n_same += 1;
     }
 }
 
@@ -213,7 +213,7 @@ fn driver_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     if policy.is_set() {
         supported(&policy, &["File", "None", "ReadWriteOnceWithFSType"], errors);
     }
-    let mut audiences: Vec<&str> = Vec::new();
+    let mut audiences: Occurrences<&str> = Occurrences::new();
     for request in spec.field("tokenRequests").items() {
         let (audience, seconds) = (request.field("audience"), request.field("expirationSeconds"));
         if audiences.contains(&audience.str()) {
@@ -294,7 +294,7 @@ fn node_drivers(drivers: &Cursor<'_>, errors: &mut ErrorList) {
         }
         seen.push(name.str());
         let keys = driver.field("topologyKeys");
-        let mut known: Vec<&str> = Vec::new();
+        let mut known: Occurrences<&str> = Occurrences::new();
         for key in keys.items() {
             if key.is_empty() {
                 driver.required(errors, "");

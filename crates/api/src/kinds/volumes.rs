@@ -1,6 +1,8 @@
 //! Volume sources, of pods and of persistent volumes: exactly one of a table of sources, each with its own fields.
 //! Source: `pkg/apis/core/validation`. Misspelt paths in the table are upstream's and part of its messages.
 
+use std::collections::HashSet;
+
 use crate::field::go_quote;
 use crate::kinds::persistentvolumeclaim;
 use crate::validate::labels::{invalid_each, selector};
@@ -552,21 +554,19 @@ fn downward_api_file(file: &Cursor<'_>, errors: &mut ErrorList) {
 
 fn projected(c: &Cursor<'_>, _: VolumeOwner<'_>, errors: &mut ErrorList) {
     file_mode(&c.field("defaultMode"), errors);
-    let mut paths: Vec<String> = Vec::new();
+    let mut paths: HashSet<String> = HashSet::new();
     for source in c.field("sources").items() {
         projection(c, &source, &mut paths, errors);
     }
 }
 
-fn projection(volume: &Cursor<'_>, source: &Cursor<'_>, paths: &mut Vec<String>, errors: &mut ErrorList) {
+fn projection(volume: &Cursor<'_>, source: &Cursor<'_>, paths: &mut HashSet<String>, errors: &mut ErrorList) {
     let mut unique = |path: &str, shown: &str, errors: &mut ErrorList| {
         if path.is_empty() {
             return;
         }
-        if paths.iter().any(|p| p == path) {
+        if !paths.insert(path.to_owned()) {
             errors.invalid(volume.path(), shown, "conflicting duplicate paths");
-        } else {
-            paths.push(path.to_owned());
         }
     };
     let mut n_sources = 0;

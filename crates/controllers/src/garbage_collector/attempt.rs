@@ -258,8 +258,10 @@ impl Collector {
     }
 
     async fn disown(&self, item: &Identity, live: &Metadata, lost: &[Uid]) -> Result<(), ReconcileError> {
+        let lost: HashSet<&str> = lost.iter().map(String::as_str).collect();
         let references = live.metadata.owner_references.iter().flatten();
-        let kept: Vec<&OwnerReference> = references.filter(|reference| !lost.contains(&reference.uid)).collect();
+        let kept: Vec<&OwnerReference> =
+            references.filter(|reference| !lost.contains(reference.uid.as_str())).collect();
         self.patch(item, live, json!({ "ownerReferences": kept })).await
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use api::occurrences::Occurrences;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::ApiResource;
 
@@ -98,7 +99,9 @@ impl Graph {
         let before = self.nodes.get(&uid).map(|node| (node.owners.clone(), node.is_virtual));
         let (known, is_new) = before.as_ref().map_or((&[][..], true), |(owners, is_virtual)| (owners, *is_virtual));
         let mut wakes = self.link(&uid, known, &owners, &identity.namespace);
-        let added: Vec<OwnerReference> = owners.iter().filter(|owner| !known.contains(owner)).cloned().collect();
+        let known = Occurrences::of(known.iter().map(whole));
+        let added: Vec<OwnerReference> =
+            owners.iter().filter(|owner| !known.contains(&whole(owner))).cloned().collect();
         let (mut dependents, mut was_deleted, mut was_deleting_dependents) = (BTreeSet::new(), false, false);
         if let Some(node) = self.nodes.get_mut(&uid) {
             // There may be thousands.
@@ -166,7 +169,8 @@ impl Graph {
     /// Moves `uid` from its old owners to its new ones. Owners never seen become virtual nodes, to be looked up.
     fn link(&mut self, uid: &str, old: &[OwnerReference], new: &[OwnerReference], namespace: &str) -> Vec<Wake> {
         let mut wakes = Vec::new();
-        for owner in old.iter().filter(|owner| !new.iter().any(|kept| kept.uid == owner.uid)) {
+        let uids = Occurrences::of(new.iter().map(|owner| owner.uid.as_str()));
+        for owner in old.iter().filter(|owner| !uids.contains(&owner.uid.as_str())) {
             if let Some(node) = self.nodes.get_mut(&owner.uid) {
                 node.dependents.remove(uid);
                 if node.deleting_dependents {
@@ -180,7 +184,7 @@ impl Graph {
             node.dependents.insert(uid.to_owned());
         }
         // Unblocking a reference lets its owner go on as removing it does.
-        for (before, after) in old.iter().filter_map(|old| Some((old, new.iter().find(|new| new.uid == old.uid)?))) {
+        for (before, after) in old.iter().filter_map(|old| Some((old, &new[uids.first(&old.uid.as_str())?]))) {
             let unblocked = before.block_owner_deletion == Some(true) && after.block_owner_deletion != Some(true);
             if unblocked && self.nodes.get(&after.uid).is_some_and(|node| node.deleting_dependents) {
                 wakes.push(Wake::Delete(after.uid.clone()));
@@ -231,6 +235,12 @@ impl Graph {
     fn dependents_wake(&self, uid: &str) -> Vec<Wake> {
         self.nodes.get(uid).into_iter().flat_map(|node| node.dependents.iter().cloned().map(Wake::Delete)).collect()
     }
+}
+
+/// All that a reference says.
+fn whole(owner: &OwnerReference) -> (&str, &str, &str, &str, Option<bool>, Option<bool>) {
+    let OwnerReference { api_version, kind, name, uid, controller, block_owner_deletion } = owner;
+    (uid, name, kind, api_version, *controller, *block_owner_deletion)
 }
 
 fn virtual_node(owner: &OwnerReference, namespace: &str) -> Node {

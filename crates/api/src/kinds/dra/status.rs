@@ -1,5 +1,7 @@
 //! The status of a ResourceClaim: for whom it is reserved, which devices it got, and what their drivers say of them.
 
+use std::collections::HashSet;
+
 use crate::kinds::dra::{
     CONFIG_MAX, at_most, binding_conditions, device_config, driver_name, json_object, pool_name, request_name,
     request_names, request_references, unique,
@@ -45,8 +47,8 @@ fn allocated(object: &Value) -> Vec<DeviceId> {
 
 /// What drivers said of devices that are given back goes with them: whoever gives them back need not know of it.
 fn drop_deallocated(new: &mut Value, old: &Value) {
-    let kept = allocated(new);
-    let gone: Vec<DeviceId> = allocated(old).into_iter().filter(|id| !kept.contains(id)).collect();
+    let kept: HashSet<DeviceId> = allocated(new).into_iter().collect();
+    let gone: HashSet<DeviceId> = allocated(old).into_iter().filter(|id| !kept.contains(id)).collect();
     let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) else { return };
     let Some(devices) = status.get_mut("devices").and_then(Value::as_array_mut) else { return };
     devices.retain(|device| !gone.contains(&device_id(device)));
@@ -91,7 +93,7 @@ fn consumers(reserved: &Cursor<'_>, errors: &mut ErrorList) {
             }
         }
     }
-    let mut uids: Vec<&str> = Vec::new();
+    let mut uids: Occurrences<&str> = Occurrences::new();
     for consumer in reserved.items().filter(|_| reserved.len() <= RESERVED_MAX) {
         let uid = consumer.field("uid").str();
         if uids.contains(&uid) {

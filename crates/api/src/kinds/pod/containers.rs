@@ -45,7 +45,7 @@ pub fn containers(pod: &PodFacts<'_>, errors: &mut ErrorList) {
 
 /// `spec.initContainers`.
 pub fn init_containers(pod: &PodFacts<'_>, errors: &mut ErrorList) {
-    let mut names: Vec<&str> = pod.spec.field("containers").items().map(|c| c.field("name").str()).collect();
+    let mut names = Occurrences::of(pod.spec.field("containers").items().map(|c| c.field("name").str()));
     let list = pod.spec.field("initContainers");
     for container in list.items() {
         common(pod, &container, errors);
@@ -108,11 +108,11 @@ const NOT_EPHEMERAL: &[&str] = &[
 pub fn ephemeral_containers(pod: &PodFacts<'_>, errors: &mut ErrorList) {
     const REFUSED: &str = "cannot be set for an Ephemeral Container";
     let spec = pod.spec;
-    let others: Vec<&str> = ["containers", "initContainers"]
+    let others = ["containers", "initContainers"]
         .iter()
-        .flat_map(|list| spec.field(list).items().map(|c| c.field("name").str()).collect::<Vec<_>>())
-        .collect();
-    let mut names = others.clone();
+        .flat_map(|list| spec.field(list).items().map(|c| c.field("name").str()).collect::<Vec<_>>());
+    let others = Occurrences::of(others);
+    let mut names = Occurrences::of(others.keys().iter().copied());
     for container in spec.field("ephemeralContainers").items() {
         common(pod, &container, errors);
         trimmed_image(&container, errors);

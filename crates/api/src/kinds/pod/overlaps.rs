@@ -1,9 +1,12 @@
 //! Files of one volume that lie on or below one another. Source: `pkg/api/pod/warnings.go`.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound::{Excluded, Included};
 
 use crate::Cursor;
 use crate::field::go_quote;
+use crate::kinds::pod::warnings::WARNINGS_MAX;
 
 /// A file and the source it comes from; no source where the volume has only one.
 #[derive(PartialEq)]
@@ -34,7 +37,7 @@ pub fn volumes(spec: &Cursor<'_>, out: &mut Vec<String>) {
 }
 
 fn projected(name: &str, volume: &Cursor<'_>, out: &mut Vec<String>) {
-    let mut placed: Vec<Placed<'_>> = Vec::new();
+    let mut placed = Files::default();
     for source in volume.field("sources").items() {
         if source.entries().next().is_none() {
             out.push(format!("volume {name} (Projected) has no sources provided"));
@@ -55,7 +58,7 @@ fn projected(name: &str, volume: &Cursor<'_>, out: &mut Vec<String>) {
             None => Vec::new(),
         };
         for file in files {
-            add(&mut placed, file, |clash| out.push(format!("volume {name} (Projected): overlapping paths: {clash}")));
+            placed.add(file, &format!("volume {name} (Projected): overlapping paths: "), out);
         }
     }
 }
@@ -70,22 +73,45 @@ fn trimmed(path: &str) -> &str {
 }
 
 fn warn(name: &str, described: &str, files: Vec<Placed<'_>>, out: &mut Vec<String>) {
-    let mut placed = Vec::new();
+    let mut placed = Files::default();
     for file in files {
-        add(&mut placed, file, |clash| out.push(format!("volume {name} ({described}): overlapping paths: {clash}")));
+        placed.add(file, &format!("volume {name} ({described}): overlapping paths: "), out);
     }
 }
 
-/// Puts a file beside the others, and tells which of them it meets.
-fn add<'a>(placed: &mut Vec<Placed<'a>>, file: Placed<'a>, mut clash: impl FnMut(String)) {
-    let below =
-        |inner: &str, outer: &str| inner == outer || inner.strip_prefix(outer).is_some_and(|r| r.starts_with('/'));
-    for other in placed.iter().filter(|other| !file.path.is_empty() && !other.path.is_empty()) {
-        if below(other.path, file.path) || below(file.path, other.path) {
-            clash(format!("{file} with {other}"));
+/// The files of a volume, and which of them have a path.
+#[derive(Default)]
+struct Files<'a> {
+    placed: Vec<Placed<'a>>,
+    by_path: BTreeMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Files<'a> {
+    /// Puts a file beside the others, and tells which of them it meets, in their order.
+    fn add(&mut self, file: Placed<'a>, saying: &str, out: &mut Vec<String>) {
+        if file.path.is_empty() {
+            return;
         }
+        if out.len() < WARNINGS_MAX {
+            let met = self.met(file.path);
+            let met = met.iter().map(|at| &self.placed[*at]);
+            out.extend(met.take(WARNINGS_MAX - out.len()).map(|other| format!("{saying}{file} with {other}")));
+        }
+        self.by_path.entry(file.path).or_default().push(self.placed.len());
+        self.placed.push(file);
     }
-    placed.push(file);
+
+    /// Those at the path, above it and below it, in order.
+    fn met(&self, path: &str) -> Vec<usize> {
+        let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
+        let above = ends.filter_map(|end| self.by_path.get(&path[..end]));
+        // What begins with the path and a slash lies between it and what begins with the path and the next character.
+        let (first, end) = (format!("{path}/"), format!("{path}0"));
+        let below = self.by_path.range::<str, _>((Included(first.as_str()), Excluded(end.as_str())));
+        let mut met: Vec<usize> = above.chain(below.map(|(_, files)| files)).flatten().copied().collect();
+        met.sort_unstable();
+        met
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +125,9 @@ mod tests {
         let spec = json!({"volumes": [
             {"name": "a", "secret": {"secretName": "s", "items": [{"path": "x/"}, {"path": "x"}, {"path": "xy"}]}},
             {"name": "b", "projected": {"sources": [{}, {"serviceAccountToken": {"path": "t/u"}},
-                {"configMap": {"name": "m", "items": [{"path": "t"}]}}]}}]});
+                {"configMap": {"name": "m", "items": [{"path": "t"}]}}]}},
+            {"name": "c", "configMap": {"name": "d", "items": [{"path": "a/b/c"}, {"path": "a-b"}, {"path": "a/c"},
+                {"path": "a"}, {"path": "a/b"}]}}]});
         let mut out = Vec::new();
         volumes(&Cursor::root(&spec), &mut out);
         assert_eq!(
@@ -108,6 +136,10 @@ mod tests {
                 "volume \"a\" (Secret \"s\"): overlapping paths: \"x\" with \"x\"",
                 "volume \"b\" (Projected) has no sources provided",
                 "volume \"b\" (Projected): overlapping paths: \"t\" (ConfigMap \"m\") with \"t/u\" (ServiceAccountToken)",
+                "volume \"c\" (ConfigMap \"d\"): overlapping paths: \"a\" with \"a/b/c\"",
+                "volume \"c\" (ConfigMap \"d\"): overlapping paths: \"a\" with \"a/c\"",
+                "volume \"c\" (ConfigMap \"d\"): overlapping paths: \"a/b\" with \"a/b/c\"",
+                "volume \"c\" (ConfigMap \"d\"): overlapping paths: \"a/b\" with \"a\"",
             ]
         );
     }

@@ -1,5 +1,7 @@
 //! What a pod asks of the scheduler: affinity, spreading, gates.
 
+use std::collections::HashSet;
+
 use crate::occurrences::Occurrences;
 use crate::validate::labels::{label_key, node_selector, node_selector_term, selector};
 use crate::validate::names;
@@ -78,16 +80,16 @@ fn label_keys(keys: &Cursor<'_>, selector: &Cursor<'_>, errors: &mut ErrorList) 
 
 /// A key of matchLabelKeys is in the selector once, put there on creation; twice means that the user wrote it as well.
 fn keys_not_in_selector(term: &Cursor<'_>, selector: &Cursor<'_>, errors: &mut ErrorList) {
-    let keys: Vec<&str> = term.field("matchLabelKeys").items().map(|k| k.str()).collect();
-    let mut seen: Vec<&str> = selector.field("matchLabels").entries().map(|(k, _)| k).collect();
+    let keys = Occurrences::of(term.field("matchLabelKeys").items().map(|k| k.str()));
+    let mut seen: HashSet<&str> = selector.field("matchLabels").entries().map(|(k, _)| k).collect();
     for expression in selector.field("matchExpressions").items() {
         let key = expression.field("key").str();
-        if let Some(index) = keys.iter().position(|k| *k == key)
+        if let Some(index) = keys.first(&key)
             && seen.contains(&key)
         {
             errors.invalid(term.path().index(index), key, "exists in both matchLabelKeys and labelSelector");
         }
-        seen.push(key);
+        seen.insert(key);
     }
 }
 

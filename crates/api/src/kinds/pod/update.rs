@@ -1,5 +1,7 @@
 //! What may change in a pod: on the pod itself, its status, its resources, and its ephemeral containers.
 
+use std::collections::HashSet;
+
 use crate::kinds::carry;
 use crate::kinds::pod::{containers, is_mirror, pod_annotations_update, qos_class, whole_pod};
 use crate::validate::text::same;
@@ -81,9 +83,9 @@ fn only_added_tolerations(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut Error
     let without_seconds = |toleration: &Cursor<'_>| {
         let mut fields = toleration.value().as_object().cloned().unwrap_or_default();
         fields.remove("tolerationSeconds");
-        fields
+        Value::from(fields).to_string()
     };
-    let kept: Vec<Map> = new.items().map(|t| without_seconds(&t)).collect();
+    let kept: HashSet<String> = new.items().map(|t| without_seconds(&t)).collect();
     if old.items().any(|toleration| !kept.contains(&without_seconds(&toleration))) {
         new.forbidden(errors, "existing toleration can not be modified except its tolerationSeconds");
         return;

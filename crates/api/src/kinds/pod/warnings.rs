@@ -222,7 +222,7 @@ fn container_warnings(spec: &Cursor<'_>, annotations: &Cursor<'_>, out: &mut Vec
 }
 
 /// More are never sent: together they are longer than warnings may be.
-const WARNINGS_MAX: usize = 1000;
+pub(super) const WARNINGS_MAX: usize = 1000;
 
 /// Ports that mean the same or nothing, over all containers of the pod.
 fn port_warnings(spec: &Cursor<'_>, out: &mut Vec<String>) {
