@@ -1,29 +1,33 @@
 //! ResourceQuota controller: counts what a namespace uses of what its quotas limit.
-//! Reads ResourceQuota, Pod, Service, PersistentVolumeClaim, ResourceClaim and the metadata of what is counted. Writes
+//! Reads ResourceQuota, Pod, Service, PersistentVolumeClaim, ResourceClaim, DeviceClass and the metadata of what is counted. Writes
 //! ResourceQuota.status.
-//! Admission adds to `used` as things are made; this controller corrects it, above all when things go.
+//! Admission adds to `used` as things are made; this controller corrects it, above all when things go. What each thing uses is
+//! decided in `api::quota`, for both.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::quantity::{Format, Quantity};
+use api::quota::{self, Usage, add as add_all, count};
 use client::informer::Metadata;
 use client::{Event, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{
-    Container, PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ScopedResourceSelectorRequirement, Service,
+    Container, ContainerStatus, PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec,
+    ScopedResourceSelectorRequirement, Service,
 };
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim};
 use k8s_openapi::apimachinery::pkg::api::resource;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
 use kube::core::ApiResource;
 use parking_lot::Mutex;
 
 use crate::api_error::ApiErrorExt;
+use crate::clock::{now, seconds_between};
 use crate::discovery::discover;
 use crate::own_writes::{LOOK_AGAIN, OwnWrites};
-use crate::ownership::namespace;
+use crate::ownership::{controller_of, namespace};
 use crate::pods;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
 use crate::spec::{ControllerSpec, Ctx};
@@ -42,13 +46,6 @@ const RESYNC: Duration = Duration::from_secs(300);
 const SECOND_COUNT: Duration = Duration::from_secs(1);
 /// Core resources counted under their bare names too.
 const BARE_COUNTS: [&str; 4] = ["configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
-const STORAGE_CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
-const DEVICES_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
-/// Devices that a claim to all of them may get.
-const DEVICES_MAX: i64 = 32;
-
-type Usage = BTreeMap<String, Quantity>;
-
 struct Controller {
     ctx: Ctx,
     quotas: Informer<ResourceQuota>,
@@ -56,6 +53,7 @@ struct Controller {
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
     device_claims: Informer<ResourceClaim>,
+    device_classes: Informer<DeviceClass>,
     /// By `resource.group` as `count/` names them; a bare resource is of the core group.
     counted: Mutex<HashMap<String, Informer<Metadata>>>,
     queue: WorkQueue<ObjectKey>,
@@ -68,6 +66,7 @@ async fn run(ctx: Ctx) {
     let services = ctx.informers.informer::<Service>();
     let claims = ctx.informers.informer::<PersistentVolumeClaim>();
     let device_claims = ctx.informers.informer::<ResourceClaim>();
+    let device_classes = ctx.informers.informer::<DeviceClass>();
     let queue = WorkQueue::default();
     quotas.on_event({
         let queue = queue.clone();
@@ -84,7 +83,12 @@ async fn run(ctx: Ctx) {
         move |event| {
             let freed = match event {
                 Event::Added(_) => false,
-                Event::Updated { old, new } => pods::is_terminal(new) && !pods::is_terminal(old),
+                Event::Updated { old, new } => {
+                    let now = now();
+                    !is_over(old, &now) && is_over(new, &now)
+                        || terminates(old) != terminates(new)
+                        || is_resized(old, new)
+                }
                 Event::Deleted(_) => true,
             };
             if freed {
@@ -103,7 +107,12 @@ async fn run(ctx: Ctx) {
     claims.on_event({
         let (queue, quotas) = (queue.clone(), quotas.clone());
         move |event| {
-            if matches!(event, Event::Deleted(_)) {
+            let freed = match event {
+                Event::Added(_) => false,
+                Event::Updated { old, new } => old.status != new.status,
+                Event::Deleted(_) => true,
+            };
+            if freed {
                 wake(&queue, &quotas, namespace(&event.object().metadata));
             }
         }
@@ -121,6 +130,7 @@ async fn run(ctx: Ctx) {
     services.has_synced().await;
     claims.has_synced().await;
     device_claims.has_synced().await;
+    device_classes.has_synced().await;
     let controller = Controller {
         ctx: ctx.clone(),
         quotas,
@@ -128,6 +138,7 @@ async fn run(ctx: Ctx) {
         services,
         claims,
         device_claims,
+        device_classes,
         counted: Mutex::default(),
         queue: queue.clone(),
         own_writes: OwnWrites::default(),
@@ -146,6 +157,8 @@ struct View<'a> {
     services: &'a [Arc<Service>],
     claims: &'a [Arc<PersistentVolumeClaim>],
     device_claims: &'a [Arc<ResourceClaim>],
+    device_classes: &'a [Arc<DeviceClass>],
+    now: &'a Time,
     /// Counts of other resources, by `resource.group`.
     counts: &'a BTreeMap<String, usize>,
 }
@@ -154,7 +167,7 @@ struct View<'a> {
 fn used(view: &View) -> Usage {
     let mut total: Usage = BTreeMap::new();
     for pod in view.pods.iter().filter(|pod| in_scopes(view.spec, |scope| pod_in_scope(scope, pod))) {
-        add_all(&mut total, pod_usage(pod));
+        add_all(&mut total, pod_usage(pod, view.now));
     }
     for claim in view.claims.iter().filter(|claim| in_scopes(view.spec, |scope| claim_in_scope(scope, claim))) {
         add_all(&mut total, claim_usage(claim));
@@ -163,12 +176,12 @@ fn used(view: &View) -> Usage {
         view.spec.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty()) || view.spec.scope_selector.is_some();
     if !scoped {
         view.services.iter().for_each(|service| add_all(&mut total, service_usage(service)));
-        view.device_claims.iter().for_each(|claim| add_all(&mut total, device_usage(claim)));
+        let resources = DeviceResources::of(view);
+        view.device_claims.iter().for_each(|claim| add_all(&mut total, resources.usage(claim)));
         for (resource, count) in view.counts {
-            let count = i64::try_from(*count).unwrap_or(i64::MAX);
-            total.insert(format!("count/{resource}"), Quantity::new(count, Format::DecimalSi));
+            total.insert(format!("count/{resource}"), quota::count(*count));
             if BARE_COUNTS.contains(&resource.as_str()) {
-                total.insert(resource.clone(), Quantity::new(count, Format::DecimalSi));
+                total.insert(resource.clone(), quota::count(*count));
             }
         }
     }
@@ -176,79 +189,76 @@ fn used(view: &View) -> Usage {
     limited.map(|(resource, _)| (resource.clone(), total.remove(resource).unwrap_or_default())).collect()
 }
 
-fn add_all(total: &mut Usage, more: Usage) {
-    for (resource, quantity) in more {
-        let sum = total.get(&resource).map_or_else(|| quantity.clone(), |sum| sum.add(&quantity));
-        total.insert(resource, sum);
-    }
+fn one(resource: &str) -> (String, api::quantity::Quantity) {
+    (resource.to_owned(), count(1))
 }
 
-fn one(resource: &str) -> (String, Quantity) {
-    (resource.to_owned(), Quantity::new(1, Format::DecimalSi))
+/// Finished, or deleted longer ago than it had time to end: its node is lost, and nobody shall wait for it.
+fn is_over(pod: &Pod, now: &Time) -> bool {
+    let metadata = &pod.metadata;
+    let is_late = match (&metadata.deletion_timestamp, metadata.deletion_grace_period_seconds) {
+        (Some(deleted), Some(grace)) => seconds_between(deleted, now) > grace,
+        _ => false,
+    };
+    pods::is_terminal(pod) || is_late
 }
 
-fn pod_usage(pod: &Pod) -> Usage {
+fn terminates(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).is_some()
+}
+
+fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.as_ref();
+    let init = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
+    init.chain(status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten())
+}
+
+/// Does a container have other resources than it had?
+fn is_resized(old: &Pod, new: &Pod) -> bool {
+    let had: HashMap<&str, &ContainerStatus> = statuses(old).map(|status| (status.name.as_str(), status)).collect();
+    statuses(new).any(|status| had.get(status.name.as_str()).is_some_and(|had| had.resources != status.resources))
+}
+
+fn pod_usage(pod: &Pod, now: &Time) -> Usage {
     let mut usage: Usage = [one("count/pods")].into();
-    // A finished pod takes nothing but its place in the store.
-    if pods::is_terminal(pod) {
+    // It takes nothing but its place in the store.
+    if is_over(pod, now) {
         return usage;
     }
-    usage.extend([one("pods")]);
     let Some(spec) = &pod.spec else { return usage };
-    let init = spec.init_containers.as_deref().unwrap_or(&[]);
-    let overhead = spec.overhead.as_ref();
-    for (resource, quantity) in
-        pod_sum(&spec.containers, init, overhead, |container| container.resources.as_ref()?.requests.as_ref())
-    {
-        if matches!(resource.as_str(), "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-") {
-            usage.insert(resource.clone(), quantity.clone());
+    let held: HashMap<&str, &ContainerStatus> = statuses(pod)
+        .filter(|status| status.resources.is_some())
+        .map(|status| (status.name.as_str(), status))
+        .collect();
+    let container = |container: &Container| {
+        let asked = container.resources.as_ref();
+        let held = held.get(container.name.as_str()).map(|status| quota::Held {
+            requests: parsed(status.resources.as_ref().and_then(|has| has.requests.as_ref())),
+            limits: parsed(status.resources.as_ref().and_then(|has| has.limits.as_ref())),
+            allocated: parsed(status.allocated_resources.as_ref()),
+        });
+        quota::Container {
+            requests: parsed(asked.and_then(|asked| asked.requests.as_ref())),
+            limits: parsed(asked.and_then(|asked| asked.limits.as_ref())),
+            is_sidecar: container.restart_policy.as_deref() == Some("Always"),
+            held,
         }
-        usage.insert(format!("requests.{resource}"), quantity);
-    }
-    for (resource, quantity) in
-        pod_sum(&spec.containers, init, overhead, |container| container.resources.as_ref()?.limits.as_ref())
-    {
-        usage.insert(format!("limits.{resource}"), quantity);
-    }
+    };
+    let own = spec.resources.as_ref();
+    let pending = pods::condition(pod, "PodResizePending");
+    let pod = quota::Pod {
+        containers: spec.containers.iter().map(container).collect(),
+        init_containers: spec.init_containers.iter().flatten().map(container).collect(),
+        requests: parsed(own.and_then(|own| own.requests.as_ref())),
+        limits: parsed(own.and_then(|own| own.limits.as_ref())),
+        overhead: parsed(spec.overhead.as_ref()),
+        is_resize_infeasible: pending.is_some_and(|pending| pending.reason.as_deref() == Some("Infeasible")),
+    };
+    usage.extend(pod.usage());
     usage
 }
 
 type ResourceList = BTreeMap<String, resource::Quantity>;
-
-/// Containers and sidecars run together; an ordinary init container runs before them, with the sidecars started so far.
-fn pod_sum(
-    containers: &[Container],
-    init: &[Container],
-    overhead: Option<&ResourceList>,
-    list: impl Fn(&Container) -> Option<&ResourceList>,
-) -> Usage {
-    let mut running: Usage = BTreeMap::new();
-    let mut peak: Usage = BTreeMap::new();
-    for container in init {
-        let own = parsed(list(container));
-        if container.restart_policy.as_deref() == Some("Always") {
-            add_all(&mut running, own);
-            continue;
-        }
-        let mut together = running.clone();
-        add_all(&mut together, own);
-        raise(&mut peak, together);
-    }
-    containers.iter().for_each(|container| add_all(&mut running, parsed(list(container))));
-    raise(&mut peak, running);
-    if !peak.is_empty() {
-        add_all(&mut peak, parsed(overhead));
-    }
-    peak
-}
-
-fn raise(peak: &mut Usage, candidate: Usage) {
-    for (resource, quantity) in candidate {
-        if peak.get(&resource).is_none_or(|highest| *highest < quantity) {
-            peak.insert(resource, quantity);
-        }
-    }
-}
 
 /// Malformed quantities cannot be in a stored object.
 fn parsed(list: Option<&ResourceList>) -> Usage {
@@ -257,61 +267,103 @@ fn parsed(list: Option<&ResourceList>) -> Usage {
 }
 
 fn service_usage(service: &Service) -> Usage {
-    let type_ = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()).unwrap_or("ClusterIP");
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or(&[]);
-    let allocates = service.spec.as_ref().and_then(|spec| spec.allocate_load_balancer_node_ports).unwrap_or(true);
-    let n_node_ports = match type_ {
-        "NodePort" => ports.len(),
-        "LoadBalancer" if allocates => ports.len(),
-        "LoadBalancer" => ports.iter().filter(|port| port.node_port.is_some_and(|number| number != 0)).count(),
-        _ => 0,
+    let spec = service.spec.as_ref();
+    let type_ = spec.and_then(|spec| spec.type_.as_deref());
+    let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or(&[]);
+    let matters = quota::Service {
+        is_node_port: type_ == Some("NodePort"),
+        is_load_balancer: type_ == Some("LoadBalancer"),
+        allocates_node_ports: spec.and_then(|spec| spec.allocate_load_balancer_node_ports).unwrap_or(true),
+        n_ports: ports.len(),
+        n_node_ports: ports.iter().filter(|port| port.node_port.is_some_and(|number| number != 0)).count(),
     };
-    let n_node_ports = i64::try_from(n_node_ports).unwrap_or(i64::MAX);
-    let n_balancers = i64::from(type_ == "LoadBalancer");
-    [
-        one("services"),
-        one("count/services"),
-        ("services.nodeports".to_owned(), Quantity::new(n_node_ports, Format::DecimalSi)),
-        ("services.loadbalancers".to_owned(), Quantity::new(n_balancers, Format::DecimalSi)),
-    ]
-    .into()
+    let mut usage = matters.usage();
+    usage.extend([one("services"), one("count/services")]);
+    usage
 }
 
 fn claim_usage(claim: &PersistentVolumeClaim) -> Usage {
-    let mut usage: Usage = [one("persistentvolumeclaims"), one("count/persistentvolumeclaims")].into();
-    let Some(spec) = &claim.spec else { return usage };
-    let requests = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-    let storage = parsed(requests).remove("storage");
-    if let Some(class) = &spec.storage_class_name {
-        usage.extend([one(&format!("{class}{STORAGE_CLASS_SUFFIX}persistentvolumeclaims"))]);
-        if let Some(storage) = &storage {
-            usage.insert(format!("{class}{STORAGE_CLASS_SUFFIX}requests.storage"), storage.clone());
-        }
-    }
-    usage.extend(storage.map(|storage| ("requests.storage".to_owned(), storage)));
+    const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+    let spec = claim.spec.as_ref();
+    let annotated = claim.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CLASS_ANNOTATION));
+    let class = annotated.or(spec.and_then(|spec| spec.storage_class_name.as_ref())).map_or("", String::as_str);
+    let requests = spec.and_then(|spec| spec.resources.as_ref()).and_then(|resources| resources.requests.as_ref());
+    let allocated = claim.status.as_ref().and_then(|status| status.allocated_resources.as_ref());
+    let mut usage = quota::storage(class, parsed(requests).remove("storage"), parsed(allocated).remove("storage"));
+    usage.extend([one("persistentvolumeclaims"), one("count/persistentvolumeclaims")]);
     usage
 }
 
-/// Devices by class; of alternatives, the most of each class that any of them asks for.
 fn device_usage(claim: &ResourceClaim) -> Usage {
-    let mut usage: Usage = [one("count/resourceclaims.resource.k8s.io")].into();
-    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
-    for request in requests {
+    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten()).map(|request| {
         let exactly = request.exactly.iter().map(|one| (&one.device_class_name, &one.allocation_mode, one.count));
         let alternatives = request.first_available.iter().flatten();
         let alternatives = alternatives.map(|one| (&one.device_class_name, &one.allocation_mode, one.count));
-        let mut most = Usage::new();
-        for (class, mode, count) in alternatives.chain(exactly) {
-            let count = match mode.as_deref() {
-                Some("ExactCount") => count.unwrap_or(0),
-                Some("All") => DEVICES_MAX,
-                _ => 0,
-            };
-            raise(&mut most, [(format!("{class}{DEVICES_SUFFIX}"), Quantity::new(count, Format::DecimalSi))].into());
+        alternatives.chain(exactly).map(|(class, mode, count)| quota::Devices {
+            class,
+            mode: mode.as_deref().unwrap_or_default(),
+            count: count.unwrap_or(0),
+        })
+    });
+    quota::devices(requests)
+}
+
+/// What stands behind claims to devices: the extended resources of their classes, and the pods that the scheduler made them for.
+struct DeviceResources<'a> {
+    by_class: HashMap<&'a str, &'a str>,
+    pods: HashMap<&'a str, &'a Pod>,
+    /// The first claim for the extended resources of each pod, by the pod's UID.
+    first: HashMap<&'a str, (Option<&'a Time>, &'a str)>,
+    now: &'a Time,
+}
+
+impl<'a> DeviceResources<'a> {
+    fn of(view: &View<'a>) -> Self {
+        let by_class = view
+            .device_classes
+            .iter()
+            .filter_map(|class| Some((class.metadata.name.as_deref()?, class.spec.extended_resource_name.as_deref()?)));
+        let mut first = HashMap::new();
+        for claim in view.device_claims {
+            let Some((_, uid)) = extended_owner(claim) else { continue };
+            let age = (claim.metadata.creation_timestamp.as_ref(), claim.metadata.name.as_deref().unwrap_or_default());
+            let oldest = first.entry(uid).or_insert(age);
+            *oldest = age.min(*oldest);
         }
-        add_all(&mut usage, most);
+        // Without such claims nobody looks for a pod.
+        let pods = view.pods.iter().filter(|_| !first.is_empty());
+        let pods = pods.filter_map(|pod| Some((pod.metadata.name.as_deref()?, pod.as_ref()))).collect();
+        Self { by_class: by_class.collect(), pods, first, now: view.now }
     }
-    usage
+
+    fn usage(&self, claim: &ResourceClaim) -> Usage {
+        let mut usage = device_usage(claim);
+        quota::add_extended(&mut usage, &self.pod_behind(claim), |class| self.by_class.get(class).copied());
+        usage.extend([one("count/resourceclaims.resource.k8s.io")]);
+        usage
+    }
+
+    /// What the pod is charged for whose extended resources the scheduler made the claim; nothing where they do not name each other.
+    fn pod_behind(&self, claim: &ResourceClaim) -> Usage {
+        let Some((pod, uid)) = extended_owner(claim) else { return Usage::new() };
+        let Some(pod) = self.pods.get(pod).filter(|pod| pod.metadata.uid.as_deref() == Some(uid)) else {
+            return Usage::new();
+        };
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        let is_meant = match pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref()) {
+            Some(status) => status.resource_claim_name == name,
+            // As long as the pod names none, the first one is meant.
+            None => self.first.get(uid).is_some_and(|(_, first)| *first == name),
+        };
+        if is_meant { pod_usage(pod, self.now) } else { Usage::new() }
+    }
+}
+
+/// Name and UID of the pod for whose extended resources the scheduler made the claim.
+fn extended_owner(claim: &ResourceClaim) -> Option<(&str, &str)> {
+    let made = claim.metadata.annotations.as_ref()?.get(quota::EXTENDED_CLAIM_ANNOTATION)?;
+    let owner = controller_of(&claim.metadata).filter(|_| made == "true")?;
+    (owner.kind == "Pod" && owner.api_version == "v1").then_some((owner.name.as_str(), owner.uid.as_str()))
 }
 
 /// Every scope and selector of the quota matches.
@@ -327,7 +379,7 @@ fn in_scopes(spec: &ResourceQuotaSpec, matches: impl Fn(&ScopedResourceSelectorR
 
 fn pod_in_scope(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
-    let terminating = spec.and_then(|spec| spec.active_deadline_seconds).is_some();
+    let terminating = terminates(pod);
     let best_effort = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) == Some("BestEffort");
     match requirement.scope_name.as_str() {
         "Terminating" => terminating,
@@ -412,6 +464,8 @@ impl Controller {
             services: &self.services.by_namespace(&key.namespace),
             claims: &self.claims.by_namespace(&key.namespace),
             device_claims: &self.device_claims.by_namespace(&key.namespace),
+            device_classes: &self.device_classes.list(),
+            now: &now(),
             counts: &counts,
         };
         let used: ResourceList = used(&view)
@@ -511,10 +565,19 @@ mod tests {
         Arc::new(serde_json::from_value(pod).unwrap())
     }
 
+    fn epoch() -> Time {
+        Time(jiff::Timestamp::UNIX_EPOCH)
+    }
+
+    fn empty<'a>(spec: &'a ResourceQuotaSpec, counts: &'a BTreeMap<String, usize>, now: &'a Time) -> View<'a> {
+        let (pods, services, claims): (&[_], &[_], &[_]) = (&[], &[], &[]);
+        View { spec, pods, services, claims, device_claims: &[], device_classes: &[], now, counts }
+    }
+
     fn check(spec: Value, pods: &[Arc<Pod>], counts: &[(&str, usize)], expected: Value) {
         let spec: ResourceQuotaSpec = serde_json::from_value(spec).unwrap();
         let counts = counts.iter().map(|(resource, count)| ((*resource).to_owned(), *count)).collect();
-        let used = used(&View { spec: &spec, pods, services: &[], claims: &[], device_claims: &[], counts: &counts });
+        let used = used(&View { pods, ..empty(&spec, &counts, &epoch()) });
         let used: BTreeMap<String, String> =
             used.into_iter().map(|(resource, quantity)| (resource, quantity.to_string())).collect();
         assert_eq!(serde_json::to_value(used).unwrap(), expected);
@@ -531,6 +594,91 @@ mod tests {
             json!({ "pods": "9", "count/pods": "9", "requests.cpu": "9", "cpu": "9", "memory": "9Gi", "secrets": "1" });
         let expected = json!({ "pods": "2", "count/pods": "3", "requests.cpu": "1500m", "cpu": "1500m", "memory": "1Gi", "secrets": "4" });
         check(json!({ "hard": hard }), &pods, &[("secrets", 4)], expected);
+    }
+
+    fn typed(pod: Value) -> Arc<Pod> {
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn a_pod_is_counted_as_a_whole_and_as_it_is_resized() {
+        let whole = typed(json!({ "metadata": {}, "spec": {
+            "resources": { "requests": { "cpu": "2" }, "limits": { "cpu": "3" } },
+            "containers": [{ "name": "c", "resources": { "requests": { "cpu": "1", "memory": "1Gi" } } }],
+        } }));
+        let resized = |conditions: Value| {
+            typed(json!({
+                "metadata": {},
+                "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": "8" } } }] },
+                "status": { "conditions": conditions, "containerStatuses": [{
+                    "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                    "resources": { "requests": { "cpu": "2" } }, "allocatedResources": { "cpu": "3" },
+                }] },
+            }))
+        };
+        let hard = json!({ "hard": { "requests.cpu": "9", "limits.cpu": "9", "memory": "9Gi" } });
+        check(hard.clone(), &[whole], &[], json!({ "requests.cpu": "2", "limits.cpu": "3", "memory": "1Gi" }));
+        let used = |cpu: &str| json!({ "requests.cpu": cpu, "limits.cpu": "0", "memory": "0" });
+        check(hard.clone(), &[resized(json!([]))], &[], used("8"));
+        let infeasible = json!([{ "type": "PodResizePending", "status": "True", "reason": "Infeasible" }]);
+        check(hard, &[resized(infeasible)], &[], used("3"));
+    }
+
+    #[test]
+    fn a_pod_whose_node_is_lost_uses_nothing_once_its_grace_is_over() {
+        let deleted = |at: &str, grace: i64| {
+            typed(json!({
+                "metadata": { "deletionTimestamp": at, "deletionGracePeriodSeconds": grace },
+                "spec": { "containers": [] }, "status": { "phase": "Running" },
+            }))
+        };
+        let pods = [deleted("1969-12-31T23:59:00Z", 59), deleted("1969-12-31T23:59:00Z", 60)];
+        let hard = json!({ "hard": { "pods": "9", "count/pods": "9" } });
+        check(hard, &pods, &[], json!({ "pods": "1", "count/pods": "2" }));
+    }
+
+    #[test]
+    fn claims_to_devices_count_as_extended_resources_unless_their_pod_does() {
+        let class: DeviceClass = serde_json::from_value(json!({
+            "metadata": { "name": "gold" }, "spec": { "extendedResourceName": "example.com/gpu" },
+        }))
+        .unwrap();
+        let claim = |name: &str, metadata: Value, count: i64| -> Arc<ResourceClaim> {
+            let exactly = json!({ "deviceClassName": "gold", "allocationMode": "ExactCount", "count": count });
+            let mut claim = json!({ "metadata": metadata,
+                "spec": { "devices": { "requests": [{ "name": "r", "exactly": exactly }] } } });
+            claim["metadata"]["name"] = name.into();
+            Arc::new(serde_json::from_value(claim).unwrap())
+        };
+        let made = json!({
+            "annotations": { (quota::EXTENDED_CLAIM_ANNOTATION): "true" },
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true }],
+        });
+        let pod = |status: Value| {
+            [typed(json!({ "metadata": { "name": "p", "uid": "u" }, "status": status, "spec": { "containers": [
+                { "name": "c", "resources": { "requests": { "example.com/gpu": "2" } } },
+            ] } }))]
+        };
+        let (named, implicit) = ("requests.example.com/gpu", "requests.deviceclass.resource.kubernetes.io/gold");
+        let spec: ResourceQuotaSpec = serde_json::from_value(json!({ "hard": { named: "9", implicit: "9" } })).unwrap();
+        let (classes, counts, now) = ([Arc::new(class)], BTreeMap::new(), epoch());
+        let counted = |pods: &[Arc<Pod>], device_claims: &[Arc<ResourceClaim>]| {
+            let view = View { pods, device_claims, device_classes: &classes, ..empty(&spec, &counts, &now) };
+            let used = used(&view);
+            (used[named].to_string(), used[implicit].to_string())
+        };
+        let of = |named: &str, implicit: &str| (named.to_owned(), implicit.to_owned());
+        assert_eq!(counted(&[], &[claim("a", json!({}), 3)]), of("3", "3"));
+        // The pod counts two of the three.
+        let pods = pod(json!({}));
+        let (first, second) = (claim("a", made.clone(), 3), claim("b", made.clone(), 3));
+        assert_eq!(counted(&pods, &[first.clone()]), of("3", "3"));
+        assert_eq!(counted(&pods, &[first.clone(), second.clone()]), of("6", "6"));
+        assert_eq!(counted(&pods, &[claim("a", json!({}), 3)]), of("5", "3"));
+        let settled =
+            pod(json!({ "extendedResourceClaimStatus": { "resourceClaimName": "b", "requestMappings": [] } }));
+        assert_eq!(counted(&settled, &[first]), of("5", "3"));
+        assert_eq!(counted(&settled, &[second]), of("3", "3"));
     }
 
     #[test]
@@ -555,9 +703,7 @@ mod tests {
                 json!({ "hard": { "persistentvolumeclaims": "9" }, "scopeSelector": { "matchExpressions": [scope] } });
             let spec: ResourceQuotaSpec = serde_json::from_value(spec).unwrap();
             let counts = BTreeMap::new();
-            let view =
-                View { spec: &spec, pods: &[], services: &[], claims: &claims, device_claims: &[], counts: &counts };
-            used(&view)["persistentvolumeclaims"].to_string()
+            used(&View { claims: &claims, ..empty(&spec, &counts, &epoch()) })["persistentvolumeclaims"].to_string()
         };
         assert_eq!(counted("In", &["gold"]), "1");
         assert_eq!(counted("In", &["old"]), "1");
@@ -574,13 +720,12 @@ mod tests {
             { "name": "a", "exactly": gold(2) }, { "name": "b", "firstAvailable": [gold(1), all, gold(3)] },
         ] } } }))
         .unwrap();
-        let (gold, tin) = (format!("gold{DEVICES_SUFFIX}"), format!("tin{DEVICES_SUFFIX}"));
+        let [gold, tin] = ["gold", "tin"].map(|class| format!("{class}{}", quota::DEVICES_SUFFIX));
         let count = "count/resourceclaims.resource.k8s.io";
         let spec: ResourceQuotaSpec =
             serde_json::from_value(json!({ "hard": { &gold: "1", &tin: "1", count: "1" } })).unwrap();
         let (claims, counts) = ([Arc::new(claim)], BTreeMap::new());
-        let view = View { spec: &spec, pods: &[], services: &[], claims: &[], device_claims: &claims, counts: &counts };
-        let used = used(&view);
+        let used = used(&View { device_claims: &claims, ..empty(&spec, &counts, &epoch()) });
         let used: Vec<String> = [gold.as_str(), &tin, count].iter().map(|name| used[*name].to_string()).collect();
         assert_eq!(used, ["5", "32", "1"]);
     }

@@ -4,19 +4,14 @@
 //! read; when one is not, it asks again. Only then is the object itself written. A charge that turns out too high (the write
 //! failed later) is corrected by the quota controller.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use api::json;
-use api::{
-    Status, Value, meta,
-    quantity::{Format, Quantity},
-};
+use api::quantity::Quantity;
+use api::quota::{self, DEVICES_SUFFIX, Usage};
+use api::{Status, Value, json, meta};
 
 use super::{Operation, Request, items};
 use crate::source::ObjectSource;
-
-/// Amounts by quota resource name: `pods`, `requests.cpu`, `count/deployments.apps`.
-type Usage = BTreeMap<String, Quantity>;
 
 /// A quota to write before the object: `new` differs from `old` in `status.used` only.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,11 +34,6 @@ const IGNORED: [(&str, &str); 10] = [
     ("authorization.k8s.io", "selfsubjectrulesreviews"),
 ];
 
-/// What follows the name of a device class in the name of its quota.
-const DEVICES_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
-/// Devices that a claim to all of them may get.
-const DEVICES_MAX: i64 = 32;
-
 /// Core resources that may be counted by their bare name.
 const COUNTED_BY_NAME: [&str; 6] =
     ["pods", "services", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas", "secrets"];
@@ -52,14 +42,19 @@ const COUNTED_BY_NAME: [&str; 6] =
 pub fn check(request: &Request<'_>, object: &Value, source: &dyn ObjectSource) -> Result<Vec<Charge>, Status> {
     let Some(kind) = Kind::of(request, object) else { return Ok(Vec::new()) };
     let quotas = source.list("", "resourcequotas", request.namespace);
+    if quotas.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut interesting: Vec<(Value, Usage)> = Vec::new();
-    let usage = kind.usage(request, object);
+    let classes = if kind == Kind::Devices { DeviceClasses::of(source) } else { DeviceClasses::default() };
+    let namespace = Namespace { name: request.namespace, classes: &classes, source };
+    let usage = kind.usage(request, object, &namespace);
     for quota in quotas.iter().filter_map(|stored| stored.parse()) {
         let hard = amounts(&quota["status"]["hard"]);
         let restricted: BTreeSet<&str> =
-            hard.keys().map(String::as_str).filter(|name| kind.counts(request, name)).collect();
-        let concerns =
-            amounts(&quota["spec"]["hard"]).keys().any(|name| kind.counts(request, name)) || !restricted.is_empty();
+            hard.keys().map(String::as_str).filter(|name| kind.counts(request, name, &classes)).collect();
+        let concerns = amounts(&quota["spec"]["hard"]).keys().any(|name| kind.counts(request, name, &classes))
+            || !restricted.is_empty();
         if !concerns || !kind.in_scopes(&quota, object) {
             continue;
         }
@@ -74,7 +69,7 @@ pub fn check(request: &Request<'_>, object: &Value, source: &dyn ObjectSource) -
         }
         let delta =
             match request.old.filter(|old| request.operation == Operation::Update && kind.in_scopes(&quota, old)) {
-                Some(old) => increase(&usage, &kind.usage(request, old)),
+                Some(old) => increase(&usage, &kind.usage(request, old, &namespace)),
                 None => usage.clone(),
             };
         interesting.push((quota, delta));
@@ -140,8 +135,81 @@ fn amounts(list: &Value) -> Usage {
     entries.filter_map(|(name, value)| Some((name.to_string(), Quantity::from_value(value).ok()?))).collect()
 }
 
-fn one() -> Quantity {
-    Quantity::new(1, Format::DecimalSi)
+/// Device classes by name, each with the extended resource that it stands behind, if it names one.
+#[derive(Debug, Default)]
+struct DeviceClasses(BTreeMap<String, Option<String>>);
+
+impl DeviceClasses {
+    fn of(source: &dyn ObjectSource) -> Self {
+        let classes = source.list("resource.k8s.io", "deviceclasses", "");
+        let named = classes.iter().filter_map(|stored| {
+            let class = source.parsed(stored)?;
+            let resource = class["spec"]["extendedResourceName"].as_str().map(str::to_owned);
+            Some((stored.name.clone(), resource))
+        });
+        Self(named.collect())
+    }
+
+    fn resource(&self, class: &str) -> Option<&str> {
+        self.0.get(class)?.as_deref()
+    }
+
+    /// Does a class stand behind the extended resource?
+    fn are_behind(&self, resource: &str) -> bool {
+        match resource.strip_prefix(quota::IMPLICIT_RESOURCE_PREFIX) {
+            Some(class) => self.0.contains_key(class),
+            None => self.0.values().flatten().any(|named| named == resource),
+        }
+    }
+}
+
+/// What else is in the namespace of a claim.
+struct Namespace<'a> {
+    name: &'a str,
+    classes: &'a DeviceClasses,
+    source: &'a dyn ObjectSource,
+}
+
+impl Namespace<'_> {
+    /// What the pod is charged for whose extended resources the scheduler made the claim; nothing where they do not name each other.
+    fn pod_behind(&self, claim: &Value) -> Usage {
+        let Some((pod, uid)) = extended_owner(claim) else { return Usage::new() };
+        let Some(pod) = self.source.get("", "pods", self.name, pod).and_then(|stored| self.source.parsed(&stored))
+        else {
+            return Usage::new();
+        };
+        let is_meant = meta::uid(&pod) == uid
+            && match pod["status"]["extendedResourceClaimStatus"]["resourceClaimName"].as_str() {
+                Some(name) => name == meta::name(claim),
+                // As long as the pod names none, the first one is meant.
+                None => !self.is_preceded(claim, uid),
+            };
+        if is_meant { pod_usage(&pod) } else { Usage::new() }
+    }
+
+    /// Is there an older claim for the extended resources of the same pod?
+    fn is_preceded(&self, claim: &Value, uid: &str) -> bool {
+        let age = |claim: &Value| {
+            (
+                claim["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned(),
+                meta::name(claim).to_owned(),
+            )
+        };
+        let own = age(claim);
+        let claims = self.source.list("resource.k8s.io", "resourceclaims", self.name);
+        let mut others = claims.iter().filter_map(|stored| self.source.parsed(stored));
+        others.any(|other| extended_owner(&other).is_some_and(|(_, owner)| owner == uid) && age(&other) < own)
+    }
+}
+
+/// Name and UID of the pod for whose extended resources the scheduler made the claim.
+fn extended_owner(claim: &Value) -> Option<(&str, &str)> {
+    if claim["metadata"]["annotations"][quota::EXTENDED_CLAIM_ANNOTATION] != "true" {
+        return None;
+    }
+    let owner = items(&claim["metadata"], "ownerReferences").find(|owner| owner["controller"] == true)?;
+    let is_pod = owner["kind"] == "Pod" && owner["apiVersion"] == "v1";
+    is_pod.then_some((owner["name"].as_str()?, owner["uid"].as_str()?))
 }
 
 /// How a resource is charged.
@@ -196,31 +264,39 @@ impl Kind {
     }
 
     /// Does a quota on `name` concern the resource?
-    fn counts(self, request: &Request<'_>, name: &str) -> bool {
+    fn counts(self, request: &Request<'_>, name: &str, classes: &DeviceClasses) -> bool {
         let by_name = request.group.is_empty()
             && name == request.resource
             && (COUNTED_BY_NAME.contains(&name) || name == "configmaps");
         by_name
             || name == Self::count_name(request)
             || match self {
-                Self::Pod => is_pod_resource(name),
+                Self::Pod => quota::is_of_pods(name),
                 Self::Service => matches!(name, "services.nodeports" | "services.loadbalancers"),
                 Self::Claim => name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/"),
-                Self::Devices => name.ends_with(DEVICES_SUFFIX),
+                Self::Devices => {
+                    let is_behind = |resource| classes.are_behind(resource);
+                    name.ends_with(DEVICES_SUFFIX) || name.strip_prefix("requests.").is_some_and(is_behind)
+                }
                 Self::Counted => false,
             }
     }
 
-    fn usage(self, request: &Request<'_>, object: &Value) -> Usage {
-        let mut usage = Usage::from([(Self::count_name(request), one())]);
+    fn usage(self, request: &Request<'_>, object: &Value, namespace: &Namespace<'_>) -> Usage {
+        let mut usage = Usage::from([(Self::count_name(request), quota::count(1))]);
         if request.group.is_empty() {
-            usage.insert(request.resource.to_owned(), one());
+            usage.insert(request.resource.to_owned(), quota::count(1));
         }
         match self {
             Self::Pod => usage.extend(pod_usage(object)),
             Self::Service => usage.extend(service_usage(object)),
             Self::Claim => usage.extend(claim_usage(object)),
-            Self::Devices => usage.extend(device_usage(object)),
+            Self::Devices => {
+                let mut devices = device_usage(object);
+                let of_pod = namespace.pod_behind(object);
+                quota::add_extended(&mut devices, &of_pod, |class| namespace.classes.resource(class));
+                usage.extend(devices);
+            }
             Self::Counted => {}
         }
         usage
@@ -236,7 +312,7 @@ impl Kind {
         let mut missing: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for container in ["containers", "initContainers"].iter().flat_map(|list| items(&object["spec"], list)) {
             let resources = &container["resources"];
-            let said = compute_usage(&amounts(&resources["requests"]), &amounts(&resources["limits"]));
+            let said = quota::compute(&amounts(&resources["requests"]), &amounts(&resources["limits"]));
             for name in EXPLICIT.iter().filter(|name| restricted.contains(*name) && !said.contains_key(**name)) {
                 let container = container["name"].as_str().unwrap_or_default().to_owned();
                 missing.entry(name).or_default().insert(container);
@@ -296,27 +372,6 @@ impl Kind {
     }
 }
 
-fn is_pod_resource(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
-        "cpu",
-        "memory",
-        "ephemeral-storage",
-        "requests.cpu",
-        "requests.memory",
-        "requests.ephemeral-storage",
-        "limits.cpu",
-        "limits.memory",
-        "limits.ephemeral-storage",
-    ];
-    let is_huge = name.starts_with("hugepages-") || name.starts_with("requests.hugepages-");
-    NAMES.contains(&name) || is_huge || name.strip_prefix("requests.").is_some_and(is_extended)
-}
-
-/// A resource outside of Kubernetes' own names.
-fn is_extended(name: &str) -> bool {
-    name.contains('/') && !name.contains("kubernetes.io/")
-}
-
 fn is_best_effort(pod: &Value) -> bool {
     const LISTS: [&str; 2] = ["containers", "initContainers"];
     let says_nothing = |resources: &Value| {
@@ -344,135 +399,69 @@ fn uses_cross_namespace_affinity(spec: &Value) -> bool {
     })
 }
 
-/// Requests and limits as quota names them.
-fn compute_usage(requests: &Usage, limits: &Usage) -> Usage {
-    const COMPUTE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
-    let mut out = Usage::new();
-    for (name, amount) in requests {
-        if COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-") {
-            out.insert(name.clone(), amount.clone());
-            out.insert(format!("requests.{name}"), amount.clone());
-        } else if is_extended(name) {
-            out.insert(format!("requests.{name}"), amount.clone());
-        }
-    }
-    for name in COMPUTE {
-        if let Some(amount) = limits.get(name) {
-            out.insert(format!("limits.{name}"), amount.clone());
-        }
-    }
-    out
-}
-
 fn pod_usage(pod: &Value) -> Usage {
-    compute_usage(&pod_amounts(pod, "requests"), &pod_amounts(pod, "limits"))
-}
-
-/// Containers and sidecars together, or an init container with the sidecars before it when that is more; pod-level amounts
-/// instead where given; overhead on top.
-fn pod_amounts(pod: &Value, field: &str) -> Usage {
-    let list = |container: &Value| amounts(&container["resources"][field]);
-    let is_sidecar = |container: &&Value| container["restartPolicy"] == "Always";
-    let mut total = Usage::new();
-    for container in items(&pod["spec"], "containers") {
-        add(&mut total, &list(container));
-    }
-    let mut sidecars = Usage::new();
-    let mut peak = Usage::new();
-    for container in items(&pod["spec"], "initContainers") {
-        let own = list(container);
-        if is_sidecar(&container) {
-            add(&mut total, &own);
-            add(&mut sidecars, &own);
-            raise(&mut peak, &sidecars);
-        } else {
-            let mut together = sidecars.clone();
-            add(&mut together, &own);
-            raise(&mut peak, &together);
-        }
-    }
-    raise(&mut total, &peak);
-    total.extend(amounts(&pod["spec"]["resources"][field]));
-    for (name, amount) in amounts(&pod["spec"]["overhead"]) {
-        // Overhead raises a limit only where there is one.
-        if field == "requests" || total.contains_key(&name) {
-            add(&mut total, &Usage::from([(name, amount)]));
-        }
-    }
-    total
-}
-
-fn add(total: &mut Usage, more: &Usage) {
-    for (name, amount) in more {
-        let sum = total.get(name).map_or_else(|| amount.clone(), |before| before.add(amount));
-        total.insert(name.clone(), sum);
-    }
-}
-
-fn raise(total: &mut Usage, other: &Usage) {
-    for (name, amount) in other {
-        if total.get(name).is_none_or(|before| before < amount) {
-            total.insert(name.clone(), amount.clone());
-        }
-    }
+    let (spec, status) = (&pod["spec"], &pod["status"]);
+    let held: HashMap<&str, &Value> = ["initContainerStatuses", "containerStatuses"]
+        .into_iter()
+        .flat_map(|list| items(status, list))
+        .filter_map(|status| Some((status["name"].as_str()?, status)))
+        .filter(|(_, status)| !status["resources"].is_null())
+        .collect();
+    let container = |container: &Value| quota::Container {
+        requests: amounts(&container["resources"]["requests"]),
+        limits: amounts(&container["resources"]["limits"]),
+        is_sidecar: container["restartPolicy"] == "Always",
+        held: container["name"].as_str().and_then(|name| held.get(name)).map(|status| quota::Held {
+            requests: amounts(&status["resources"]["requests"]),
+            limits: amounts(&status["resources"]["limits"]),
+            allocated: amounts(&status["allocatedResources"]),
+        }),
+    };
+    let pending = items(status, "conditions").find(|condition| condition["type"] == "PodResizePending");
+    let pod = quota::Pod {
+        containers: items(spec, "containers").map(container).collect(),
+        init_containers: items(spec, "initContainers").map(container).collect(),
+        requests: amounts(&spec["resources"]["requests"]),
+        limits: amounts(&spec["resources"]["limits"]),
+        overhead: amounts(&spec["overhead"]),
+        is_resize_infeasible: pending.is_some_and(|condition| condition["reason"] == "Infeasible"),
+    };
+    pod.usage()
 }
 
 fn service_usage(service: &Value) -> Usage {
     let spec = &service["spec"];
-    let count = |n: usize| Quantity::new(i64::try_from(n).unwrap_or(i64::MAX), Format::DecimalSi);
-    let n_ports = items(spec, "ports").len();
-    let (node_ports, balancers) = match spec["type"].as_str() {
-        Some("NodePort") => (n_ports, 0),
-        Some("LoadBalancer") if spec["allocateLoadBalancerNodePorts"] == false => {
-            (items(spec, "ports").filter(|port| port["nodePort"].as_i64().unwrap_or(0) != 0).count(), 1)
-        }
-        Some("LoadBalancer") => (n_ports, 1),
-        _ => (0, 0),
+    let service = quota::Service {
+        is_node_port: spec["type"] == "NodePort",
+        is_load_balancer: spec["type"] == "LoadBalancer",
+        allocates_node_ports: spec["allocateLoadBalancerNodePorts"] != false,
+        n_ports: items(spec, "ports").len(),
+        n_node_ports: items(spec, "ports").filter(|port| port["nodePort"].as_i64().unwrap_or(0) != 0).count(),
     };
-    Usage::from([
-        ("services.nodeports".to_owned(), count(node_ports)),
-        ("services.loadbalancers".to_owned(), count(balancers)),
-    ])
+    service.usage()
 }
 
 fn claim_usage(claim: &Value) -> Usage {
     let annotated = claim["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"].as_str();
     let class = annotated.or(claim["spec"]["storageClassName"].as_str()).unwrap_or_default();
-    let mut usage = Usage::new();
-    let per_class = |what: &str| format!("{class}.storageclass.storage.k8s.io/{what}");
-    if !class.is_empty() {
-        usage.insert(per_class("persistentvolumeclaims"), one());
-    }
-    let asked = Quantity::from_value(&claim["spec"]["resources"]["requests"]["storage"]).ok();
-    // A claim that is being grown and shrunk back still holds what was allocated.
-    let allocated = Quantity::from_value(&claim["status"]["allocatedResources"]["storage"]).ok();
-    if let Some(size) = asked.into_iter().chain(allocated).max() {
-        usage.insert("requests.storage".to_owned(), size.clone());
-        if !class.is_empty() {
-            usage.insert(per_class("requests.storage"), size);
-        }
-    }
-    usage
+    let amount = |list: &Value| Quantity::from_value(&list["storage"]).ok();
+    quota::storage(
+        class,
+        amount(&claim["spec"]["resources"]["requests"]),
+        amount(&claim["status"]["allocatedResources"]),
+    )
 }
 
-/// Devices by class; of alternatives, the most of each class that any of them asks for.
 fn device_usage(claim: &Value) -> Usage {
-    let mut usage = Usage::new();
-    for request in items(&claim["spec"]["devices"], "requests") {
+    let requests = items(&claim["spec"]["devices"], "requests").map(|request| {
         let alternatives = items(request, "firstAvailable").chain(request.get("exactly"));
-        let mut most = Usage::new();
-        for asked in alternatives {
-            let count = match asked["allocationMode"].as_str() {
-                Some("ExactCount") => asked["count"].as_i64().unwrap_or(0),
-                Some("All") => DEVICES_MAX,
-                _ => 0,
-            };
-            let name = format!("{}{DEVICES_SUFFIX}", asked["deviceClassName"].as_str().unwrap_or_default());
-            raise(&mut most, &Usage::from([(name, Quantity::new(count, Format::DecimalSi))]));
-        }
-        add(&mut usage, &most);
-    }
-    usage
+        alternatives.map(|asked| quota::Devices {
+            class: asked["deviceClassName"].as_str().unwrap_or_default(),
+            mode: asked["allocationMode"].as_str().unwrap_or_default(),
+            count: asked["count"].as_i64().unwrap_or(0),
+        })
+    });
+    quota::devices(requests)
 }
 
 #[cfg(test)]
@@ -568,6 +557,61 @@ mod tests {
         );
         let old = json!({"spec": {"devices": {"requests": both}}});
         assert_eq!(used(Operation::Update, both, Some(&old)).unwrap(), Value::Null);
+    }
+
+    #[test]
+    fn devices_are_charged_as_extended_resources_that_their_classes_stand_behind() {
+        let (implicit, named) = ("requests.deviceclass.resource.kubernetes.io/gold", "requests.example.com/gpu");
+        let unknown = "requests.deviceclass.resource.kubernetes.io/tin";
+        let zero = json!({implicit: "0", named: "0", unknown: "0"});
+        let source = source(json!({implicit: "4", named: "4", unknown: "4"}), zero, json!({}));
+        let class = json!({"metadata": {"name": "gold"}, "spec": {"extendedResourceName": "example.com/gpu"}});
+        source.put("resource.k8s.io", "deviceclasses", class);
+        let user = UserInfo::default();
+        let claim = |metadata: Value, class: &str, count: i64| {
+            let exactly = json!({"deviceClassName": class, "allocationMode": "ExactCount", "count": count});
+            json!({"metadata": metadata, "spec": {"devices": {"requests": [{"exactly": exactly}]}}})
+        };
+        let used = |claim: Value| {
+            let request = request(Operation::Create, "resource.k8s.io", "resourceclaims", &user);
+            let charges = check(&request, &claim, &source).map_err(|status| status.message)?;
+            Ok::<Value, String>(charges.first().map_or(Value::Null, |charge| charge.new["status"]["used"].clone()))
+        };
+        let plain = json!({"name": "a"});
+        assert_eq!(used(claim(plain.clone(), "gold", 3)).unwrap(), json!({implicit: "3", named: "3", unknown: "0"}));
+        let refused = used(claim(plain.clone(), "gold", 5)).unwrap_err();
+        assert!(refused.contains(&format!("exceeded quota: q, requested: {implicit}=5,{named}=5")), "{refused}");
+        // Nobody counts what no class stands behind.
+        assert_eq!(used(claim(plain, "tin", 9)), Ok(Value::Null));
+        // The scheduler's claim for a pod that was charged already.
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"example.com/gpu": "2"}}}]}});
+        source.put("", "pods", pod.clone());
+        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
+        let made = |name: &str| {
+            json!({"name": name, "namespace": "ns", "annotations": {"resource.kubernetes.io/extended-resource-claim": "true"},
+                "creationTimestamp": "2026-01-02T03:04:05Z", "ownerReferences": [owner.clone()]})
+        };
+        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "1", unknown: "0"}));
+        // Only one claim is the pod's: the first one, or the one that its status names.
+        source.put("resource.k8s.io", "resourceclaims", claim(made("a"), "gold", 1));
+        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "3", unknown: "0"}));
+        let mut settled = pod;
+        settled["status"]["extendedResourceClaimStatus"] = json!({"resourceClaimName": "b"});
+        source.put("", "pods", settled);
+        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "1", unknown: "0"}));
+    }
+
+    #[test]
+    fn pods_are_charged_for_devices_by_class() {
+        let name = "requests.deviceclass.resource.kubernetes.io/gold";
+        let source = source(json!({name: "1"}), json!({name: "0"}), json!({}));
+        let pod = |n: &str| {
+            json!({"spec": {"containers": [{"name": "c", "resources": {
+            "requests": {"deviceclass.resource.kubernetes.io/gold": n}}}]}})
+        };
+        assert_eq!(create(&source, "pods", pod("1")).unwrap(), json!({name: "1"}));
+        assert!(create(&source, "pods", pod("2")).unwrap_err().contains(&format!("requested: {name}=2")));
     }
 
     #[test]
