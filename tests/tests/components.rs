@@ -83,6 +83,8 @@ fn four_processes_are_a_master() -> Result<()> {
         let metrics = page(controllers_port, "/metrics", &["--cert", &certificate, "--key", &key])?;
         assert!(metrics.contains(r#"leader_election_master_status{name="kube-controller-manager"} 1"#), "{metrics}");
         assert!(metrics.contains(r#"workqueue_adds_total{name="deployment-controller"}"#), "{metrics}");
+        let indicators = page(controllers_port, "/metrics/slis", &["--cert", &certificate, "--key", &key])?;
+        assert!(indicators.contains(r#"kubernetes_healthcheck{name="ping",type="healthz"} 1"#), "{indicators}");
     }
     Ok(())
 }

@@ -158,7 +158,7 @@ pub(crate) fn find(
             return Ok(Some(respond(200, exposition::CONTENT_TYPE, body::full(gateway.metrics.text()))));
         }
         "/metrics/slis" => {
-            return Ok(Some(respond(200, exposition::CONTENT_TYPE, body::full(gateway.health.indicators()))));
+            return Ok(Some(respond(200, exposition::CONTENT_TYPE, body::full(gateway.health.indicators().text()))));
         }
         _ => {}
     }

@@ -523,6 +523,14 @@ impl Gateway {
         if let Some(response) = self.health.respond(self, path, query).await {
             return Ok(response);
         }
+        if call.method == Method::DELETE && matches!(path, "/metrics" | "/metrics/slis") {
+            if path == "/metrics" {
+                self.metrics.reset()
+            } else {
+                self.health.indicators().reset()
+            }
+            return Ok(text(200, "metrics reset\n"));
+        }
         let is_allowed = call.method == Method::GET || documents::takes_any_method(path);
         // OpenAPI documents are made when asked for, which takes its time.
         let found = match self.me.upgrade().filter(|_| path.starts_with("/openapi/")) {

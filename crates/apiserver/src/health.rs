@@ -2,17 +2,13 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use http::Response;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
-use prometheus_client::registry::Registry;
 
-use crate::exposition;
 use crate::gateway::{Gateway, not_sniffed, text};
 use crate::http::ResponseBody;
 use crate::http::query::Query;
+use crate::indicators::Indicators;
 use crate::storage::Sealing;
 
 /// The three endpoints and which checks they run.
@@ -102,55 +98,6 @@ fn checks_of(endpoint: &str, exists: impl Fn(State) -> bool) -> Vec<&'static Che
     CHECKS.iter().filter(|check| !check.not_in.contains(&endpoint) && exists(check.state)).collect()
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfCheck {
-    name: &'static str,
-    r#type: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfResult {
-    name: &'static str,
-    status: &'static str,
-    r#type: &'static str,
-}
-
-/// How checks went whenever an endpoint ran all of its own.
-#[derive(Debug)]
-struct Indicators {
-    registry: Registry,
-    last: Family<OfCheck, Gauge>,
-    results: Family<OfResult, Counter>,
-}
-
-impl Indicators {
-    fn new(started: jiff::Timestamp) -> Self {
-        let (last, results) = (Family::<OfCheck, Gauge>::default(), Family::<OfResult, Counter>::default());
-        let start_time = Gauge::<f64, AtomicU64>::default();
-        start_time.set(started.as_duration().as_secs_f64());
-        let mut registry = Registry::default();
-        registry.register(
-            "kubernetes_healthcheck",
-            "This metric records the result of a single healthcheck",
-            last.clone(),
-        );
-        registry.register(
-            "kubernetes_healthchecks",
-            "This metric records the results of all healthcheck",
-            results.clone(),
-        );
-        let help = "Start time of the process since unix epoch in seconds";
-        registry.register("process_start_time_seconds", help, start_time);
-        Self { registry, last, results }
-    }
-
-    fn observe(&self, name: &'static str, endpoint: &'static str, is_well: bool) {
-        self.last.get_or_create(&OfCheck { name, r#type: endpoint }).set(i64::from(is_well));
-        let status = if is_well { "success" } else { "error" };
-        self.results.get_or_create(&OfResult { name, status, r#type: endpoint }).inc();
-    }
-}
-
 /// Knows how far start-up has come.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -175,8 +122,8 @@ impl Health {
     }
 
     /// What `/metrics/slis` shows.
-    pub(crate) fn indicators(&self) -> String {
-        exposition::text(&self.indicators.registry)
+    pub(crate) fn indicators(&self) -> &Indicators {
+        &self.indicators
     }
 
     /// Every path that is answered here.

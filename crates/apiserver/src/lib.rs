@@ -29,6 +29,7 @@ mod gateway;
 mod guaranteed;
 mod health;
 pub mod http;
+pub mod indicators;
 mod inflight;
 mod metrics;
 pub mod outbound;

@@ -158,6 +158,12 @@ impl Metrics {
         register(&mut self.registry.write());
     }
 
+    /// Counts requests anew, as `DELETE /metrics` asks for.
+    pub(crate) fn reset(&self) {
+        self.requests.clear();
+        self.durations.clear();
+    }
+
     /// The text exposition.
     pub(crate) fn text(&self) -> String {
         exposition::text(&self.registry.read())

@@ -57,6 +57,21 @@ async fn checks_are_counted_by_the_endpoints_that_ran_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_counted_anew_when_they_are_deleted() {
+    let cluster = Cluster::start().await;
+    for (path, counted) in [("/metrics", "resource=\"limitranges\""), ("/metrics/slis", "type=\"livez\"")] {
+        for counted in ["/livez", "/api/v1/limitranges"] {
+            assert_eq!(cluster.get(counted).await.code, 200);
+        }
+        assert!(cluster.get(path).await.text.contains(counted), "{path}");
+        let reset = cluster.request(Method::DELETE, path, &Value::Null).await;
+        assert_eq!((reset.code, reset.text.as_str()), (200, "metrics reset\n"), "{path}");
+        let left = cluster.get(path).await.text;
+        assert!(!left.contains(counted), "{left}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn routes_know_their_methods_and_media_types() {
     let cluster = Cluster::start().await;
     let code = async |method: Method, path: &str| cluster.request(method, path, &Value::Null).await.code;

@@ -15,6 +15,7 @@ use apiserver::authn::{AUTHENTICATED_GROUP, bearer_token, certificate};
 use apiserver::authz;
 use apiserver::bootstrap::objects::AuthenticationInfo;
 use apiserver::exposition;
+use apiserver::indicators::Indicators;
 use client::{Connection, Shutdown};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -83,6 +84,7 @@ pub(super) async fn open(
         always_allowed: flags.authorization_always_allow_paths.clone(),
         reviews: Semaphore::new(REVIEWS_MAX),
         metrics,
+        indicators: Indicators::new(jiff::Timestamp::now()),
     };
     tokio::spawn(serve(Arc::new(door), listener, tls, shutdown));
     Ok(())
@@ -145,6 +147,7 @@ struct Door {
     always_allowed: Vec<String>,
     reviews: Semaphore,
     metrics: Registry,
+    indicators: Indicators,
 }
 
 impl Door {
@@ -166,17 +169,24 @@ impl Door {
         {
             return refusal(&status);
         }
+        if path == "/metrics/slis" && *request.method() == Method::DELETE {
+            self.indicators.reset();
+            return page(StatusCode::OK, TEXT, "metrics reset\n".to_owned());
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".to_owned());
         }
         match path {
             "/healthz" | "/livez" | "/readyz" => {
                 let is_verbose = request.uri().query().is_some_and(|query| query.contains("verbose"));
-                let name = path.trim_start_matches('/');
+                let name =
+                    ["healthz", "livez", "readyz"].into_iter().find(|name| path.ends_with(name)).unwrap_or_default();
+                self.indicators.observe("ping", name, true);
                 let text = if is_verbose { format!("[+]ping ok\n{name} check passed\n") } else { "ok".to_owned() };
                 page(StatusCode::OK, TEXT, text)
             }
             "/healthz/ping" | "/livez/ping" | "/readyz/ping" => page(StatusCode::OK, TEXT, "ok".to_owned()),
+            "/metrics/slis" => page(StatusCode::OK, exposition::CONTENT_TYPE, self.indicators.text()),
             "/metrics" => page(StatusCode::OK, exposition::CONTENT_TYPE, exposition::text(&self.metrics)),
             _ => page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
         }
