@@ -55,10 +55,17 @@ impl Action {
     /// A watch, a stream to a pod or a profile: its answer lasts.
     pub(crate) fn is_long_running(&self) -> bool {
         match self {
-            Self::NonResource { path, .. } => path.starts_with("/debug/pprof/"),
-            Self::Resource { verb, subresource, .. } => {
-                matches!(verb.as_str(), "watch" | "proxy") || LONG_SUBRESOURCES.contains(&subresource.as_str())
-            }
+            Self::NonResource { path, .. } => is_profile(path),
+            Self::Resource { verb, subresource, .. } => lasts(verb, subresource),
         }
     }
+}
+
+/// The answer to such a request lasts.
+pub(crate) fn lasts(verb: &str, subresource: &str) -> bool {
+    matches!(verb, "watch" | "proxy") || LONG_SUBRESOURCES.contains(&subresource)
+}
+
+pub(crate) fn is_profile(path: &str) -> bool {
+    path.starts_with("/debug/pprof/")
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::bytes::Bytes;
 use api::kind::SchemaRef;
@@ -23,6 +23,7 @@ use crate::authz::{Authorizer, forbidden};
 use crate::cache::Cache;
 use crate::control::{self, Control, ControlCall};
 use crate::custom::{Catalog, conversion};
+use crate::deadline::{self, Timeouts};
 use crate::documents::{self, Documents};
 use crate::error::check_key_name;
 use crate::fairness::{Admission, Fairness};
@@ -71,6 +72,7 @@ pub(crate) struct Gateway {
     pub fairness: Option<Fairness>,
     /// Bounds on requests where nobody waits.
     pub in_flight: Option<InFlight>,
+    pub timeouts: Timeouts,
     /// Shown by `/flagz`.
     pub flags: Vec<(String, String)>,
     /// `None`: nothing is recorded.
@@ -129,39 +131,71 @@ struct Asides {
     is_refused: bool,
 }
 
-/// The head of an HTTP request and its whole body.
+/// The head of an HTTP request, what it says, and the whole body.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub method: Method,
     pub uri: Uri,
     pub headers: HeaderMap,
+    /// What the path names; `None` when it cannot be decoded.
+    pub target: Option<Target>,
+    pub query: Query,
+    /// The name of the request, for the audit log and the client.
+    pub audit_id: HeaderValue,
+    pub started: Instant,
+    /// How long it may take, as [`deadline::limit`] found it.
+    pub limit: Result<Option<Duration>, String>,
     pub body: Result<Bytes, Status>,
     /// The body unread, instead, when the request is [passed on](Gateway::passes_on).
     pub raw: Option<Raw>,
 }
 
+impl Call {
+    /// When it must be answered; `None`: whenever it is.
+    pub(crate) fn deadline(&self) -> Option<tokio::time::Instant> {
+        let limit = self.limit.as_ref().ok().copied().flatten()?;
+        Some((self.started + limit).into())
+    }
+}
+
 impl Gateway {
+    /// A request that begins now; without a body, so far.
+    pub(crate) fn call(&self, method: Method, uri: Uri, headers: HeaderMap) -> Call {
+        let (target, query) = (parse(uri.path()), Query::parse(uri.query()));
+        Call {
+            limit: deadline::limit(target.as_ref(), &method, &query, self.timeouts.request),
+            audit_id: audit::id(&headers),
+            started: Instant::now(),
+            target,
+            query,
+            method,
+            uri,
+            headers,
+            body: Ok(Bytes::new()),
+            raw: None,
+        }
+    }
+
     /// Is the request answered elsewhere, so that its body is not to be read here?
-    pub(crate) fn passes_on(&self, path: &str) -> bool {
-        let Some(target) = parse(path) else { return false };
-        let relayed = matches!(&target, Target::Resource(path)
+    pub(crate) fn passes_on(&self, call: &Call) -> bool {
+        let Some(target) = &call.target else { return false };
+        let relayed = matches!(target, Target::Resource(path)
             if path.group.is_empty() && relay::is_relayed(&path.resource, &path.subresource));
-        relayed || self.aggregation.remote_for(self.cache.as_ref(), &target).is_some()
+        relayed || self.aggregation.remote_for(self.cache.as_ref(), target).is_some()
     }
 
     /// Answers a request. Never fails: every refusal is a response.
-    pub(crate) async fn handle(&self, peer: &Peer, call: Call) -> Response<ResponseBody> {
-        let started = Instant::now();
-        let query = Query::parse(call.uri.query());
+    pub(crate) async fn handle(&self, peer: &Peer, mut call: Call) -> Response<ResponseBody> {
+        let started = call.started;
+        let (target, query) = (call.target.take(), std::mem::take(&mut call.query));
+        let audit_id = call.audit_id.clone();
         let accept_header = header(&call.headers, ACCEPT.as_str()).map(str::to_owned);
-        let target = parse(call.uri.path());
         let mut label = self.metric_label(target.as_ref(), &call.method, &query);
         if call.method == Method::PATCH && media_type(&call.headers) == verbs::apply::MEDIA_TYPE {
             label = label.of_apply();
         }
-        let audit_id = audit::id(&call.headers);
         let mut asides = Asides::default();
-        let mut response = match self.answer(peer, call, target, query, (&audit_id, &mut asides)).await {
+        let mut response = match self.answer(peer, call, target, query, &mut asides).await {
             Ok(response) => response,
             Err(status) => respond_status(&status, accept_header.as_deref()),
         };
@@ -175,9 +209,7 @@ impl Gateway {
         if let Some(trail) = trail {
             response = trail.finish(response).await;
         }
-        if let Ok(id) = HeaderValue::from_str(&audit_id) {
-            response.headers_mut().insert(audit::AUDIT_ID, id);
-        }
+        response.headers_mut().insert(audit::AUDIT_ID, audit_id);
         self.metrics.observe(label, response.status().as_u16(), started.elapsed());
         response
     }
@@ -188,7 +220,7 @@ impl Gateway {
         call: Call,
         target: Option<Target>,
         query: Query,
-        (audit_id, asides): (&str, &mut Asides),
+        asides: &mut Asides,
     ) -> Result<Response<ResponseBody>, Status> {
         self.has_state(target.as_ref()).await?;
         let user = self.authenticate(peer, &call.headers, call.uri.path()).await;
@@ -196,12 +228,16 @@ impl Gateway {
             target.ok_or_else(|| Status::bad_request("the request path is not valid percent-encoded UTF-8"))?;
         let fields = equalities(&query);
         let action = Arc::new(action(&target, &call.method, &query, &fields));
-        let head = Head { id: audit_id, uri: &call.uri, headers: &call.headers, peer: peer.address() };
-        if let Err(status) = check_timeout(&action, &query) {
-            // As if nobody had asked: this is known before the user is.
-            asides.trail = self.audit.as_ref().and_then(|audit| audit.begin(head, &UserInfo::default(), &action));
-            return Err(status);
-        }
+        let id = call.audit_id.to_str().unwrap_or_default();
+        let head = Head { id, uri: &call.uri, headers: &call.headers, peer: peer.address() };
+        let limit = match &call.limit {
+            Ok(limit) => limit.unwrap_or(self.timeouts.request),
+            Err(fault) => {
+                // As if nobody had asked: this is known before the user is.
+                asides.trail = self.audit.as_ref().and_then(|audit| audit.begin(head, &UserInfo::default(), &action));
+                return Err(Status::bad_request(format!("invalid timeout specified in the request URL - {fault}")));
+            }
+        };
         let user = match user {
             Ok(user) => user,
             Err(status) => {
@@ -233,7 +269,7 @@ impl Gateway {
             }
         };
         if let Some(fairness) = &self.fairness {
-            let admission = fairness.admit(&user, &action, || self.count(&action)).await;
+            let admission = fairness.admit(&user, &action, limit, || self.count(&action)).await;
             // Held until the answer is ready.
             let is_sent_away = asides.admission.insert(admission).place.is_none();
             if is_sent_away {
@@ -254,12 +290,14 @@ impl Gateway {
             }
         }
         if let Some(service) = self.aggregation.remote_for(self.cache.as_ref(), &target) {
-            let Call { method, uri, headers, body, raw } = call;
+            let deadline = call.deadline();
+            let Call { method, uri, headers, body, raw, .. } = call;
             let raw = match raw {
                 Some(raw) => raw,
                 None => Raw { body: body::full(body?), ..Raw::default() },
             };
-            return Ok(aggregation::answer(self, &service, &user, Passing { method, uri, headers, raw }).await);
+            let passing = Passing { method, uri, headers, raw };
+            return Ok(aggregation::answer(self, &service, &user, passing, deadline).await);
         }
         match target {
             Target::Other(path) => self.other(&path, user, call, &query).await,
@@ -570,16 +608,6 @@ impl Gateway {
     }
 }
 
-/// A request may say how long it waits for its answer, if that does not last.
-fn check_timeout(action: &Action, query: &Query) -> Result<(), Status> {
-    let timeout = query.text("timeout");
-    if timeout.is_empty() || action.is_long_running() {
-        return Ok(());
-    }
-    let refuse = |fault| Status::bad_request(format!("invalid timeout specified in the request URL - {fault}"));
-    api::codec::read_duration(timeout).map(|_| ()).map_err(refuse)
-}
-
 /// The query asks for a watch of a collection; one object is watched by a selector, or by the deprecated path.
 fn is_watching(path: &ResourcePath, query: &Query) -> bool {
     path.watch_prefix || (path.name.is_empty() && query.flag("watch"))
@@ -598,6 +626,15 @@ fn verb(method: &Method, named: bool, watching: bool) -> Option<&'static str> {
         (&Method::DELETE, false) => "deletecollection",
         _ => return None,
     })
+}
+
+/// The verb that authorization knows the request by; empty for methods that have none.
+pub(crate) fn verb_of(path: &ResourcePath, method: &Method, query: &Query) -> &'static str {
+    match (method, path.name.is_empty()) {
+        (&Method::PUT, true) => "update",
+        (&Method::PATCH, true) => "patch",
+        (method, empty) => verb(method, !empty, is_watching(path, query)).unwrap_or(""),
+    }
 }
 
 /// Is there a route of any method for the path of a built-in resource? Namespaced objects live in namespaces, others do not.
@@ -623,12 +660,7 @@ fn action(target: &Target, method: &Method, query: &Query, fields: &[(String, St
     match target {
         Target::Other(path) => Action::NonResource { verb: method.as_str().to_ascii_lowercase(), path: path.clone() },
         Target::Resource(path) => {
-            let watching = is_watching(path, query);
-            let verb = match (method, path.name.is_empty()) {
-                (&Method::PUT, true) => "update",
-                (&Method::PATCH, true) => "patch",
-                (method, empty) => verb(method, !empty, watching).unwrap_or(""),
-            };
+            let verb = verb_of(path, method, query);
             let is_list = matches!(verb, "list" | "watch");
             Action::Resource {
                 verb: verb.to_owned(),

@@ -19,6 +19,7 @@ pub mod cache;
 mod config_file;
 pub mod control;
 mod custom;
+mod deadline;
 mod demands;
 mod documents;
 mod error;
@@ -49,6 +50,7 @@ mod webhook;
 mod write;
 mod zpages;
 
+pub use deadline::Timeouts;
 pub use gateway::Tokens;
 pub use relay::kubelet::KubeletConfig;
 pub use serve::InProcess;

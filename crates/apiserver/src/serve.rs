@@ -6,11 +6,10 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::bytes::Bytes;
-use api::Status;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -18,13 +17,14 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use store::FromFiles;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::attributes::UserInfo;
 use crate::authn::certificate;
 use crate::authn::request_header::Standing;
-use crate::gateway::{Call, Gateway, Peer};
+use crate::deadline;
+use crate::gateway::{Gateway, Peer};
 use crate::http::ResponseBody;
 use crate::http::body::{self, BoxError, RequestBody};
 use crate::relay::forward::{Raw, is_upgrade};
@@ -72,41 +72,62 @@ where
     }
 }
 
-/// Answers in a task of its own: a panic costs one request, and a client that gives up does not stop a write half-way.
-async fn answer_in_task(gateway: Arc<Gateway>, peer: Peer, request: Request<RequestBody>) -> Response<ResponseBody> {
-    // A task moves its future about, at its start as at its end; this one is twelve kilobytes.
-    let answering: Pin<Box<dyn Future<Output = _> + Send>> =
-        Box::pin(async move { answer(&gateway, &peer, request).await });
-    tokio::spawn(answering).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "request handler failed");
-        crate::gateway::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
-    })
-}
-
-async fn answer(gateway: &Gateway, peer: &Peer, request: Request<RequestBody>) -> Response<ResponseBody> {
-    if gateway.passes_on(request.uri().path()) {
-        return pass_on(gateway, peer, request).await;
-    }
-    let (head, mut incoming) = request.into_parts();
-    let body: Result<Bytes, Status> = body::read(&mut incoming).await;
-    let refused = body.is_err();
-    let call = Call { method: head.method, uri: head.uri, headers: head.headers, body, raw: None };
-    let response = gateway.handle(peer, call).await;
-    if refused { response.map(|answer| body::hold(answer, incoming)) } else { response }
-}
-
-/// A request whose body is for somebody else, and whose connection may be as well.
-async fn pass_on(gateway: &Gateway, peer: &Peer, mut request: Request<RequestBody>) -> Response<ResponseBody> {
+/// Answers in a task of its own, in time: a panic costs one request, and a client that gives up, or who is told that it is late,
+/// does not stop a write half-way.
+async fn answer_in_task(
+    gateway: Arc<Gateway>,
+    peer: Peer,
+    mut request: Request<RequestBody>,
+) -> Response<ResponseBody> {
     let upgrade = is_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
-    let (head, body) = request.into_parts();
-    let client = match peer {
-        Peer::Network { address, .. } => Some(*address),
-        Peer::InProcess(_) => None,
+    let (head, mut incoming) = request.into_parts();
+    let mut call = gateway.call(head.method, head.uri, head.headers);
+    let (deadline, audit_id) = (call.deadline(), call.audit_id.clone());
+    let mut is_unread = false;
+    let mut task = None;
+    let answering = async {
+        if gateway.passes_on(&call) {
+            // The body is for somebody else, and the connection may be as well.
+            let client = match &peer {
+                Peer::Network { address, .. } => Some(*address),
+                Peer::InProcess(_) => None,
+            };
+            call.raw = Some(Raw { body: std::mem::take(&mut incoming), upgrade, client });
+        } else {
+            is_unread = true;
+            call.body = body::read(&mut incoming).await;
+            is_unread = call.body.is_err();
+        }
+        // A task moves its future about, at its start as at its end; this one is twelve kilobytes.
+        let work: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move { gateway.handle(&peer, call).await });
+        task.insert(tokio::spawn(work)).await
     };
-    let raw = Raw { body, upgrade, client };
-    let call =
-        Call { method: head.method, uri: head.uri, headers: head.headers, body: Ok(Bytes::new()), raw: Some(raw) };
-    gateway.handle(peer, call).await
+    let answered = match deadline {
+        None => Ok(answering.await),
+        Some(deadline) => tokio::time::timeout_at(deadline, answering).await,
+    };
+    let response = match (answered, deadline) {
+        (Ok(Ok(response)), None) => response,
+        (Ok(Ok(response)), Some(deadline)) => deadline::cut_off(response, deadline),
+        (Ok(Err(error)), _) => {
+            tracing::error!(%error, "request handler failed");
+            crate::gateway::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
+        }
+        (Err(_late), _) => {
+            if let Some(task) = task {
+                tokio::spawn(log_end(task, audit_id.clone()));
+            }
+            deadline::late(audit_id)
+        }
+    };
+    if is_unread { response.map(|answer| body::hold(answer, incoming)) } else { response }
+}
+
+/// What became of a request whose client was told that it is late.
+async fn log_end(task: JoinHandle<Response<ResponseBody>>, audit_id: HeaderValue) {
+    let late = Instant::now();
+    let code = task.await.map(|response| response.status().as_u16());
+    tracing::warn!(?audit_id, ?code, late = ?late.elapsed(), "a request ended after its deadline");
 }
 
 /// Accepts connections until `shutdown` turns true, then lets running requests finish for a moment.

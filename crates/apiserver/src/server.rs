@@ -27,6 +27,7 @@ use crate::cache::Cache;
 use crate::config_file;
 use crate::control::Control;
 use crate::custom::{Catalog, Keeper};
+use crate::deadline::Timeouts;
 use crate::documents::Documents;
 use crate::fairness::{self, Fairness};
 use crate::gateway::{Gateway, Tokens};
@@ -71,6 +72,8 @@ pub struct Config {
     pub encryption: Option<(Encryption, EncryptionFile)>,
     /// How many requests are worked on at once, and whether the others wait in turn.
     pub flow_control: FlowControl,
+    /// How long requests and watches last.
+    pub timeouts: Timeouts,
     /// Who else vouches for tokens (`--authentication-config`, `--oidc-…`, `--authentication-token-webhook-…`, `--token-auth-file`).
     pub outside: OutsideConfig,
     /// Who may do what, decided by whom.
@@ -208,6 +211,7 @@ impl ApiServer {
             health,
             fairness: config.flow_control.fairness.then(|| config.flow_control.fairness()),
             in_flight: (!config.flow_control.fairness).then(|| config.flow_control.in_flight()),
+            timeouts: config.timeouts,
             flags: config.flags,
             audit,
             metrics,

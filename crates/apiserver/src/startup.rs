@@ -195,7 +195,8 @@ pub(crate) async fn write(
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     let agent = if group == flowcontrol::GROUP { flowcontrol::MANAGER } else { USER_AGENT };
     headers.insert(http::header::USER_AGENT, HeaderValue::from_static(agent));
-    let response = gateway.handle(&loopback(), Call { method, uri, headers, body: Ok(body), raw: None }).await;
+    let call = Call { body: Ok(body), ..gateway.call(method, uri, headers) };
+    let response = gateway.handle(&loopback(), call).await;
     if response.status().is_success() {
         return Ok(());
     }

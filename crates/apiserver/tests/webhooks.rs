@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use api::{Value, json};
 use base64::Engine as _;
@@ -278,4 +279,40 @@ async fn a_hook_behind_a_service_is_reached_at_its_endpoint_under_its_services_n
     // An endpoint on loopback is refused by the API; the name's own port stands in for one here.
     assert!(reviews.lock().await.is_empty());
     assert!(address.ip().is_loopback());
+}
+
+#[tokio::test]
+async fn who_is_late_hears_so_and_the_write_goes_on_to_its_end() {
+    let (cluster, ca) = (Cluster::start().await, Ca::new());
+    let (address, _) = webhook(&ca).await;
+    let ignored = configuration(
+        "ValidatingWebhookConfiguration",
+        "w",
+        &format!("https://{address}/hang"),
+        &ca,
+        json!({"failurePolicy": "Ignore"}),
+    );
+    cluster.make(VALIDATING, ignored).await;
+    settle(&cluster).await;
+    let started = Instant::now();
+    let reply = cluster.post(&format!("{CONFIG_MAPS}?timeout=100ms"), config_map("a")).await;
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    let text = concat!(
+        r#"{"metadata":{},"status":"Failure","message":"Timeout: request did not complete within the allotted timeout","#,
+        r#""reason":"Timeout","details":{},"code":504}"#,
+        "\n"
+    );
+    assert_eq!((reply.code, reply.text.as_str()), (504, text));
+    assert_eq!(reply.headers["content-type"], "text/plain; charset=utf-8");
+    assert!(reply.headers.contains_key("audit-id"));
+    cluster.until(&format!("{CONFIG_MAPS}/a"), |reply| reply.code == 200).await;
+    // The server's own limit is the most that anybody gets.
+    let cluster = Cluster::start_with(|config| config.timeouts.request = Duration::from_millis(200)).await;
+    let (address, _) = webhook(&ca).await;
+    let url = format!("https://{address}/hang");
+    cluster.make(VALIDATING, configuration("ValidatingWebhookConfiguration", "w", &url, &ca, json!({}))).await;
+    settle(&cluster).await;
+    assert_eq!(cluster.post(&format!("{CONFIG_MAPS}?timeout=9s"), config_map("a")).await.code, 504);
+    let watch = cluster.get(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&timeout=1ms")).await;
+    assert_eq!(watch.code, 200);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ::bytes::Bytes;
 use api::Value;
 use http::{HeaderName, HeaderValue, Response};
+use tokio::time::Instant;
 
 use super::ApiService;
 use crate::attributes::UserInfo;
@@ -22,11 +23,13 @@ const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const EXTRA_PREFIX: &str = "x-remote-extra-";
 
 /// A request for a group version that is served elsewhere. Refusals are plain text, as upstream's aggregator gives them.
+/// Nobody waits for an answer after `deadline`.
 pub(crate) async fn answer(
     gateway: &Gateway,
     service: &ApiService,
     user: &UserInfo,
     mut passing: Passing,
+    deadline: Option<Instant>,
 ) -> Response<ResponseBody> {
     let Some(remote) = service.remote.as_ref().filter(|_| service.available) else { return unavailable() };
     let Ok(authority) = gateway.services.resolve(&remote.namespace, &remote.name, remote.port) else {
@@ -44,11 +47,12 @@ pub(crate) async fn answer(
         ..Forward::default()
     };
     let answered = Box::pin(forward::forward(gateway, forward, passing));
-    let answered = match is_discovery {
-        true => tokio::time::timeout(DISCOVERY_TIMEOUT, answered)
+    let deadline = if is_discovery { Some(Instant::now() + DISCOVERY_TIMEOUT) } else { deadline };
+    let answered = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, answered)
             .await
             .unwrap_or_else(|_| Err(forward::Error::Outbound { error: OutboundError::Timeout, upgrade: false })),
-        false => answered.await,
+        None => answered.await,
     };
     answered.unwrap_or_else(|error| match error {
         forward::Error::Outbound { error: OutboundError::Certificates(error), .. } => text(500, format!("{error}\n")),

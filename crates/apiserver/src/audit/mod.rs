@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 
 pub use log::{Format, LogConfig};
 pub use policy::Policy;
@@ -81,10 +81,10 @@ impl Audit {
 }
 
 /// The name of a request: the client's, or a new one.
-pub(crate) fn id(headers: &HeaderMap) -> String {
-    match headers.get(AUDIT_ID).and_then(|value| value.to_str().ok()) {
-        Some(id) if !id.is_empty() => id.to_owned(),
-        _ => uuid::Uuid::new_v4().to_string(),
+pub(crate) fn id(headers: &HeaderMap) -> HeaderValue {
+    match headers.get(AUDIT_ID) {
+        Some(id) if id.to_str().is_ok_and(|text| !text.is_empty()) => id.clone(),
+        _ => HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).expect("hexadecimal digits and hyphens"),
     }
 }
 

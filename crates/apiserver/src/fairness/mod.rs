@@ -38,8 +38,8 @@ use schema::Schema;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Seats are lent anew after this many looks: every ten seconds, as upstream.
 const LOOKS_PER_LENDING: u32 = 40;
-/// A request waits in a queue no longer: a quarter of upstream's request timeout of a minute.
-const WAIT_MAX: Duration = Duration::from_secs(15);
+/// Nobody waits in a queue longer, whatever the request timeout.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// A list takes a seat for so many objects, but no more seats than this.
 const OBJECTS_PER_SEAT: usize = 100;
 const LIST_SEATS_MAX: usize = 10;
@@ -91,11 +91,13 @@ impl Fairness {
         self.metrics.register(registry);
     }
 
-    /// Finds a place for a request, now or after a while. `count` says how many objects a list would look at.
+    /// Finds a place for a request, now or after a while: at most a quarter of what it may take altogether. `count` says how many
+    /// objects a list would look at.
     pub(crate) async fn admit(
         &self,
         user: &UserInfo,
         action: &Arc<Action>,
+        limit: Duration,
         count: impl FnOnce() -> usize,
     ) -> Admission {
         // A watch holds its seats until it begins, other streams none.
@@ -122,7 +124,7 @@ impl Fairness {
         if let Some(place) = level.take(width, &about) {
             return Admission { uids, place: Some(place) };
         }
-        match level.wait(width, about, WAIT_MAX).await {
+        match level.wait(width, about, WAIT_MAX.min(limit / 4)).await {
             Ok(place) => Admission { uids, place: Some(place) },
             Err(reason) => {
                 self.metrics.rejected(&level.name, &schema.name, reason);

@@ -7,6 +7,9 @@ use super::*;
 use crate::bootstrap::flowcontrol;
 use crate::source::testing::MemorySource;
 
+/// What a request may take.
+const MINUTE: Duration = Duration::from_secs(60);
+
 fn user(name: &str, groups: &[&str]) -> UserInfo {
     UserInfo {
         name: name.into(),
@@ -128,7 +131,7 @@ async fn who_finds_no_seat_waits_for_one_and_who_finds_no_queue_is_sent_away() {
     let fairness = Arc::new(fairness(246, &small_level(1, 1)));
     let jane = user("jane", &["small"]);
     let get = Arc::new(action("get", "pods", "x"));
-    let first = fairness.admit(&jane, &get, || 0).await;
+    let first = fairness.admit(&jane, &get, MINUTE, || 0).await;
     assert!(first.place.is_some());
     let mut headers = HeaderMap::new();
     first.mark(&mut headers);
@@ -136,7 +139,7 @@ async fn who_finds_no_seat_waits_for_one_and_who_finds_no_queue_is_sent_away() {
     assert_eq!(headers[LEVEL_UID], "level-uid");
     let waits = {
         let (fairness, jane, get) = (Arc::clone(&fairness), jane.clone(), get.clone());
-        tokio::spawn(async move { fairness.admit(&jane, &get, || 0).await })
+        tokio::spawn(async move { fairness.admit(&jane, &get, MINUTE, || 0).await })
     };
     tokio::task::yield_now().await;
     let shown = fairness.dump("/debug/api_priority_and_fairness/dump_requests", true).unwrap();
@@ -145,12 +148,16 @@ async fn who_finds_no_seat_waits_for_one_and_who_finds_no_queue_is_sent_away() {
     let places: Vec<_> = rows.iter().map(|cells| (cells[2], cells[3], cells[9].starts_with("0001"))).collect();
     assert_eq!(places, [("0", "0", true), ("-1", "-1", false)], "{shown}");
     assert_eq!(rows[0][10..13], ["jane", "get", "/api/v1/namespaces/x/pods"]);
-    assert!(fairness.admit(&jane, &get, || 0).await.place.is_none(), "the queue is full");
+    assert!(fairness.admit(&jane, &get, MINUTE, || 0).await.place.is_none(), "the queue is full");
     drop(first);
     let second = waits.await.unwrap();
     assert!(second.place.is_some());
     // Nobody leaves: the next one waits in vain.
-    assert!(fairness.admit(&jane, &get, || 0).await.place.is_none());
+    assert!(fairness.admit(&jane, &get, MINUTE, || 0).await.place.is_none());
+    // A quarter of what it may take, and no more.
+    let before = tokio::time::Instant::now();
+    assert!(fairness.admit(&jane, &get, Duration::from_secs(4), || 0).await.place.is_none());
+    assert_eq!(before.elapsed().as_secs(), 1);
     let levels = fairness.dump("/debug/api_priority_and_fairness/dump_priority_levels", false).unwrap();
     let small = levels.lines().find(|line| line.starts_with("small")).unwrap();
     let cells: Vec<&str> = small.split(',').map(str::trim).collect();
@@ -163,7 +170,7 @@ async fn what_happens_over_time_is_measured_by_upstreams_names() {
     let mut registry = prometheus_client::registry::Registry::default();
     fairness.register(&mut registry);
     let watch = Arc::new(action("watch", "pods", "x"));
-    let held = fairness.admit(&user("jane", &["small"]), &watch, || 0).await;
+    let held = fairness.admit(&user("jane", &["small"]), &watch, MINUTE, || 0).await;
     fairness.lend();
     let shown = |registry: &prometheus_client::registry::Registry| {
         let mut out = String::new();
@@ -193,13 +200,13 @@ async fn what_happens_over_time_is_measured_by_upstreams_names() {
 async fn a_flow_that_floods_does_not_keep_another_waiting() {
     let fairness = Arc::new(fairness(246, &small_level(64, 50)));
     let get = Arc::new(action("get", "pods", "x"));
-    let held = fairness.admit(&user("flood", &["small"]), &get, || 0).await;
+    let held = fairness.admit(&user("flood", &["small"]), &get, MINUTE, || 0).await;
     let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let mut tasks = tokio::task::JoinSet::new();
     for name in ["flood", "flood", "flood", "jane"] {
         let (fairness, get, order) = (Arc::clone(&fairness), get.clone(), Arc::clone(&order));
         tasks.spawn(async move {
-            let place = fairness.admit(&user(name, &["small"]), &get, || 0).await.place;
+            let place = fairness.admit(&user(name, &["small"]), &get, MINUTE, || 0).await.place;
             order.lock().push(name);
             tokio::task::yield_now().await;
             drop(place);

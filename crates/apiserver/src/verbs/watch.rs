@@ -23,8 +23,6 @@ use crate::http::body;
 use crate::select::Selection;
 use crate::serve::stopped;
 
-/// Watches without a timeout end after this long, plus up to as much again, so that they spread over servers.
-const TIMEOUT_MIN: Duration = Duration::from_secs(1_800);
 /// Bookmarks come about this often.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Events taken from the window at a time.
@@ -42,9 +40,8 @@ pub(crate) async fn watch(gateway: &Gateway, request: &Request) -> Result<Reply,
     request.accept.check_stream()?;
     let presenter = Presenter::new(request.kind.clone(), request.accept, request.query.text("includeObject"))?;
     let wants_initial = options.send_initial_events;
-    let timeout = options
-        .timeout_seconds
-        .map_or_else(|| TIMEOUT_MIN.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
+    let unnamed = || gateway.timeouts.watch_min.mul_f64(1.0 + rand::rng().random::<f64>());
+    let timeout = options.timeout_seconds.map_or_else(unnamed, Duration::from_secs);
 
     let lists_first = wants_initial.unwrap_or(options.resource_version.is_empty() || options.resource_version == "0");
     let unset = options.resource_version.is_empty();

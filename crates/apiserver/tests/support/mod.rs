@@ -186,6 +186,7 @@ impl Cluster {
             encryption: None,
             audit: None,
             flow_control: Default::default(),
+            timeouts: Default::default(),
             outside: Default::default(),
             authorization: Default::default(),
             flags: Vec::new(),

@@ -81,4 +81,10 @@ pub(crate) struct GuardFlags {
     /// Writes at once.
     #[arg(long, default_value_t = 200)]
     pub max_mutating_requests_inflight: usize,
+    /// The most that a request may take, watches and streams aside; it may ask for less (`?timeout=5s`).
+    #[arg(long, default_value = "1m0s", value_parser = crate::duration::parse)]
+    pub request_timeout: Duration,
+    /// A watch that does not say how long it lasts takes so many seconds, up to twice as many.
+    #[arg(long, default_value_t = 1800)]
+    pub min_request_timeout: u32,
 }

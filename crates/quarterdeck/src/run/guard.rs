@@ -11,7 +11,7 @@ use apiserver::authn::outside::{AuthenticationFile, OidcFlags, OutsideConfig, To
 use apiserver::authz::abac::Policies;
 use apiserver::authz::config::parse;
 use apiserver::authz::{Mode, WebhookConfig};
-use apiserver::{Authorization, FlowControl};
+use apiserver::{Authorization, FlowControl, Timeouts};
 
 use super::{audit, tls};
 use crate::args::GuardFlags;
@@ -19,6 +19,8 @@ use crate::duration;
 
 /// Time for one question to the webhook of a mode; upstream's number.
 const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(30);
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Upstream's words for a changed file that wants policies where the first did not.
 const NO_POLICIES: &str = "authorizer type ABAC is not allowed if it was not enabled at initial server startup";
@@ -144,4 +146,14 @@ pub(super) fn flow_control(flags: &GuardFlags) -> Result<FlowControl> {
         "MaxRequestsInFlight={reads_max} and MaxMutatingRequestsInFlight={writes_max}; they must add up to something positive"
     );
     Ok(FlowControl { fairness, reads_max, writes_max })
+}
+
+pub(super) fn timeouts(flags: &GuardFlags) -> Result<Timeouts> {
+    ensure!(!flags.request_timeout.is_zero(), "--request-timeout can not be zero");
+    // Zero means that they end with their connections, which no connection lives to see.
+    let watch_min = match flags.min_request_timeout {
+        0 => YEAR,
+        seconds => Duration::from_secs(seconds.into()),
+    };
+    Ok(Timeouts { request: flags.request_timeout, watch_min })
 }
