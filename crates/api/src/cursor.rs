@@ -125,6 +125,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn not_supported(&self, errors: &mut ErrorList, supported: &[&str]) {
+        errors.not_supported(self.path(), self.value.clone(), supported);
+    }
+
+    /// The same of a field that upstream gave a type of its own.
+    pub fn no_such_choice(&self, errors: &mut ErrorList, supported: &[&str]) {
         errors.no_such_choice(self.path(), self.value.clone(), supported);
     }
 }

@@ -122,8 +122,10 @@ pub enum ErrorType {
     TooMany,
     Internal,
     TypeInvalid,
-    /// NotSupported, of a field that has a type of its own in Go (an enum), whose texts are shown as JSON shows them.
-    NotSupportedEnum,
+    /// NotSupported, of a field that has a type of its own in Go (a choice), whose texts are shown as JSON shows them.
+    NotSupportedChoice,
+    /// Invalid, of such a field.
+    InvalidChoice,
     /// Invalid, of a value that is too much to be shown.
     InvalidUnshown,
     /// Duplicate, of a value that is too much to be shown.
@@ -137,8 +139,8 @@ impl ErrorType {
             Self::NotFound => "FieldValueNotFound",
             Self::Required => "FieldValueRequired",
             Self::Duplicate | Self::DuplicateUnshown => "FieldValueDuplicate",
-            Self::Invalid | Self::InvalidUnshown => "FieldValueInvalid",
-            Self::NotSupported | Self::NotSupportedEnum => "FieldValueNotSupported",
+            Self::Invalid | Self::InvalidChoice | Self::InvalidUnshown => "FieldValueInvalid",
+            Self::NotSupported | Self::NotSupportedChoice => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
@@ -152,8 +154,8 @@ impl ErrorType {
             Self::NotFound => "Not found",
             Self::Required => "Required value",
             Self::Duplicate | Self::DuplicateUnshown => "Duplicate value",
-            Self::Invalid | Self::InvalidUnshown => "Invalid value",
-            Self::NotSupported | Self::NotSupportedEnum => "Unsupported value",
+            Self::Invalid | Self::InvalidChoice | Self::InvalidUnshown => "Invalid value",
+            Self::NotSupported | Self::NotSupportedChoice => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
             Self::TooMany => "Too many",
@@ -193,7 +195,7 @@ impl FieldError {
                 out.push_str(": ");
                 out.push_str(&go_value(&self.bad_value));
             }
-            ErrorType::NotSupportedEnum => {
+            ErrorType::NotSupportedChoice | ErrorType::InvalidChoice => {
                 out.push_str(": ");
                 out.push_str(&go_json(&self.bad_value));
             }
@@ -292,6 +294,11 @@ impl ErrorList {
         self.add(ErrorType::Invalid, path, bad_value.into(), detail.into());
     }
 
+    /// Invalid, of a field that upstream gave a type of its own, such as one with few possible values.
+    pub fn invalid_choice(&mut self, path: Path, bad_value: impl Into<Value>, detail: impl Into<String>) {
+        self.add(ErrorType::InvalidChoice, path, bad_value.into(), detail.into());
+    }
+
     /// Invalid, without saying the value: upstream's `OmitValueType`.
     pub fn invalid_unshown(&mut self, path: Path, detail: impl Into<String>) {
         self.add(ErrorType::InvalidUnshown, path, Value::Null, detail.into());
@@ -314,9 +321,9 @@ impl ErrorList {
         self.add(ErrorType::NotSupported, path, bad_value.into(), supported_values(supported));
     }
 
-    /// The same of a field with few possible values, which upstream gave a type.
+    /// The same of a field that upstream gave a type of its own, such as one with few possible values.
     pub fn no_such_choice(&mut self, path: Path, bad_value: impl Into<Value>, supported: &[&str]) {
-        self.add(ErrorType::NotSupportedEnum, path, bad_value.into(), supported_values(supported));
+        self.add(ErrorType::NotSupportedChoice, path, bad_value.into(), supported_values(supported));
     }
 
     /// `Too long: may not be more than N bytes`.
@@ -391,6 +398,11 @@ mod tests {
         let mut errors = ErrorList::new();
         errors.no_such_choice(Path::new("type"), "a<\u{a0}\u{1}", &["b"]);
         let shown = "type: Unsupported value: \"a\\u003c\u{a0}\\u0001\": supported values: \"b\"";
+        assert_eq!(errors.aggregate_message(), shown);
+        let mut errors = ErrorList::new();
+        errors.invalid_choice(Path::new("type"), "a<", "no");
+        errors.invalid(Path::new("name"), "a<", "no");
+        let shown = r#"[type: Invalid value: "a\u003c": no, name: Invalid value: "a<": no]"#;
         assert_eq!(errors.aggregate_message(), shown);
     }
 }

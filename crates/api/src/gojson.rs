@@ -6,9 +6,9 @@ use std::num::{IntErrorKind, ParseIntError};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::Value;
 use crate::field::go_quote;
 use crate::value::{Fields, Text, plain, unusual};
+use crate::{Map, Value};
 
 /// Duplicates remembered per document; a hostile body cannot make the error long.
 const DUPLICATES_MAX: usize = 100;
@@ -55,6 +55,51 @@ pub fn print(value: &Value) -> String {
     out
 }
 
+/// The integer that a number with a fraction of zero is.
+pub fn whole(value: &Value) -> Option<i64> {
+    const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+    let number = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= INTEGER_MAX)?;
+    // The bound makes the conversion exact.
+    #[allow(clippy::cast_possible_truncation)]
+    Some(number as i64)
+}
+
+/// Whether there is a number like `1.0`, which is written as a whole one where no schema says that it is none.
+pub fn has_whole_fraction(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64() && whole(value).is_some(),
+        Value::Array(items) => items.iter().any(has_whole_fraction),
+        Value::Object(map) => map.values().any(has_whole_fraction),
+        _ => false,
+    }
+}
+
+pub fn drop_whole_fractions(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(whole) = whole(value) {
+                *value = whole.into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_whole_fractions),
+        Value::Object(map) => map.values_mut().for_each(drop_whole_fractions),
+        _ => {}
+    }
+}
+
+/// A value as Go writes it that has made maps of the objects in it: their names are sorted.
+pub fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect::<Map>())
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
 /// Go's `%s`: of what is no text, its type as well.
 pub fn print_as_text(value: &Value) -> String {
     match value {
@@ -70,6 +115,10 @@ fn print_into(value: &Value, out: &mut String) {
     match value {
         Value::Null => out.push_str("<nil>"),
         Value::String(s) => out.push_str(s),
+        // Whole ones are without a fraction.
+        Value::Number(number) if number.is_f64() && whole(value).is_some() => {
+            out.push_str(&value.to_string().replace(".0", ""))
+        }
         Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
         Value::Array(items) => {
             out.push('[');

@@ -24,7 +24,18 @@ const GROUPS_WITHOUT_STANDARD_FINALIZERS: &[&str] = &[
     "policy",
 ];
 
-/// Metadata of an object about to be created; its name has been generated already.
+/// An object of a built-in kind about to be created; its name has been generated already.
+pub fn validate_new(kind: &Kind, object: &Cursor<'_>, errors: &mut ErrorList) {
+    if !kind.strategy.judges_metadata_last {
+        validate_create(kind, object, errors);
+    }
+    (kind.strategy.validate)(object, errors);
+    if kind.strategy.judges_metadata_last && errors.is_empty() {
+        validate_create(kind, object, errors);
+    }
+}
+
+/// Metadata of an object about to be created.
 pub fn validate_create(kind: &Kind, object: &Cursor<'_>, errors: &mut ErrorList) {
     let metadata = object.field("metadata");
     object_meta(&metadata, kind.namespaced, kind.strategy.name_rule, errors);
@@ -226,9 +237,10 @@ pub fn finalizer_warnings(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut 
     let mut added = names(new);
     added.retain(|name| !known.contains(name) && !name.contains('/') && !STANDARD_FINALIZERS.contains(&name.as_str()));
     out.extend(added.iter().map(|name| {
+        let including = if name.contains('.') { " including a path (/)" } else { "" };
         format!(
-            "metadata.finalizers: {}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental \
-             conflicts with other finalizer writers",
+            "metadata.finalizers: {}: prefer a domain-qualified finalizer name{including} to avoid accidental conflicts with other \
+             finalizer writers",
             crate::field::go_quote(name)
         )
     }));

@@ -99,6 +99,10 @@ pub struct Strategy {
     pub prepare_for_update: fn(new: &mut Value, old: &Value, ctx: &Context<'_>),
     pub validate_update: fn(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList),
     pub generation_seen: GenerationSeen,
+    /// The kind's rules come first on create, and what they leave of the metadata is looked at when all else is well.
+    pub judges_metadata_last: bool,
+    /// What is in an object with nothing in it besides its zeros: what upstream's internal form has not as pointers.
+    pub fill_empty: fn(object: &mut Value),
     /// Warnings for the client; `old` is `None` on create.
     pub warnings: fn(new: &Cursor<'_>, old: Option<&Cursor<'_>>, out: &mut Vec<String>),
     /// Warnings for the writer of the status. Of other subresources there are none.
@@ -114,6 +118,8 @@ pub struct Strategy {
     pub default_propagation_warning: Option<&'static str>,
     /// The first delete marks the object this way, whatever was asked for, and somebody removes it later.
     pub begin_delete: Option<fn(object: &mut Value, now: &str)>,
+    /// Why a delete of the object of this name is refused before it is looked at.
+    pub refuses_delete: fn(name: &str) -> Option<&'static str>,
     /// Upstream looks at the preconditions of a delete itself, before it marks the object for somebody to remove later.
     pub judges_preconditions: bool,
     /// Why a decoded object is none of this kind after all: upstream reads a field out of its metadata.
@@ -131,6 +137,8 @@ impl Strategy {
         prepare_for_update: |_, _, _| {},
         validate_update: |_, _, _| {},
         generation_seen: GenerationSeen::Prepared,
+        judges_metadata_last: false,
+        fill_empty: |_| {},
         warnings: |_, _, _| {},
         status_warnings: |_, _| {},
         namespace_demand: |_, _| None,
@@ -139,6 +147,7 @@ impl Strategy {
         grace_period: None,
         default_propagation_warning: None,
         begin_delete: None,
+        refuses_delete: |_| None,
         judges_preconditions: false,
         decode_fault: |_| None,
         field_annotations: &[],

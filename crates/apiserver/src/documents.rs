@@ -198,9 +198,10 @@ pub(crate) fn find(
     };
     let Some(document) = document else { return Ok(None) };
     if document.content_type == JSON {
-        let forms =
-            if takes_any_method(path) { Forms::WHOLE } else { Forms { router: Router::Object, ..Forms::WHOLE } };
-        let encoding = negotiate(accept, Shape::Object, false, forms)?.encoding;
+        if !takes_any_method(path) {
+            Router::Object.check(accept)?;
+        }
+        let encoding = negotiate(accept, Shape::Object, false, Forms::WHOLE)?.encoding;
         if !matches!(encoding, Encoding::Json | Encoding::PrettyJson) {
             let value = Value::from_json(&document.bytes).map_err(Status::internal)?;
             let bytes = crate::verbs::encode(&value, encoding)?;

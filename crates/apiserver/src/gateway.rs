@@ -45,6 +45,16 @@ use crate::storage::Objects;
 use crate::verbs::{self, Content, Notes, Presenter, Reply, Request};
 use crate::webhook::Webhooks;
 
+/// Subresources that upstream reads and cannot show as rows.
+const WITHOUT_ROWS: [(&str, &str); 6] = [
+    ("apiservices", "status"),
+    ("certificatesigningrequests", "approval"),
+    ("customresourcedefinitions", "status"),
+    ("pods", "ephemeralcontainers"),
+    ("pods", "resize"),
+    ("resourceclaims", "status"),
+];
+
 /// Everything a request may need. One per API server.
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -398,18 +408,35 @@ impl Gateway {
             _ => Router::Object,
         };
         let accept_header = header(&call.headers, ACCEPT.as_str());
+        // The router looks at what the body is before it looks at what the answer may be.
+        let is_routed_patch = verb == "patch" && !relayed && router != Router::Absent;
+        if is_routed_patch && !verbs::is_patch(&media_type(&call.headers)) {
+            return Err(Status::unsupported_patch_type());
+        }
+        if !relayed {
+            router.check(accept_header)?;
+        }
+        let deprecation = api::kinds::deprecation(&kind).map(str::to_owned);
         // Bodies of subresources are built-in types, also those of custom resources.
         let protobuf = matches!(kind.schema, SchemaRef::Builtin(_)) || path.subresource == "scale";
         // What is only ever created (reviews, bindings, evictions, tokens) has no rows.
         let table = match subresource {
+            Some(subresource) if WITHOUT_ROWS.contains(&(kind.resource.as_ref(), subresource.name.as_ref())) => false,
             Some(subresource) => subresource.verbs.iter().any(|v| v == "get"),
             None => kind.has_verb("list"),
         };
         let accept = match relayed {
             true => Accept::JSON,
             false => {
-                let forms = Forms { protobuf, table, metadata: true, router };
-                negotiate(accept_header, shape, query.flag("pretty"), forms)?
+                let forms = Forms { protobuf, table, metadata: true };
+                match negotiate(accept_header, shape, query.flag("pretty"), forms) {
+                    Ok(accept) => accept,
+                    Err(status) => {
+                        let mut response = respond_status(&status, accept_header);
+                        warning::add(response.headers_mut(), deprecation.as_slice());
+                        return Ok(response);
+                    }
+                }
             }
         };
         let request = Request {
@@ -432,7 +459,6 @@ impl Gateway {
         {
             trail.request_body(&request.body);
         }
-        let deprecation = api::kinds::deprecation(&request.kind).map(str::to_owned);
         deprecation.into_iter().for_each(|text| request.notes.push(text));
         if relayed {
             // As long as it takes: nobody else waits for the place.

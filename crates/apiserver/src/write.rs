@@ -258,8 +258,7 @@ pub(crate) fn validate_create(kind: &Kind, object: &Value, mut errors: ErrorList
         custom.validate(object, &mut errors);
         return reject_invalid(kind, meta::name(object), &errors);
     }
-    meta::validate_create(kind, &cursor, &mut errors);
-    (kind.strategy.validate)(&cursor, &mut errors);
+    meta::validate_new(kind, &cursor, &mut errors);
     reject_invalid(kind, meta::name(object), &as_sent::without_empty_lists(errors))
 }
 

@@ -535,3 +535,87 @@ async fn the_data_of_a_revision_are_the_text_that_was_sent() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_router_looks_at_the_body_first_and_warns_of_nothing() {
+    let cluster = Cluster::start().await;
+    let endpoints = "/api/v1/namespaces/default/endpoints";
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+    let form = accepting(&cluster, endpoints, "application/json;as=Nonsense;g=meta.k8s.io;v=v1").await;
+    assert_eq!((form.code, form.warnings.len()), (406, 1), "{}", form.text);
+    let media_type = accepting(&cluster, endpoints, "text/html").await;
+    assert_eq!((media_type.code, media_type.warnings.len()), (406, 0), "{}", media_type.text);
+    let path = format!("{endpoints}/a");
+    let headers = [("accept", "text/html"), ("content-type", "application/json")];
+    let patch = cluster.send(Method::PATCH, &path, &headers, "{}".to_owned()).await;
+    assert_eq!((patch.code, patch.warnings.len()), (415, 0), "{}", patch.text);
+    cluster.make(PODS, json!({"metadata": {"name": "p"}, "spec": template()["spec"]})).await;
+    for (part, code) in [("status", 200), ("ephemeralcontainers", 406), ("resize", 406)] {
+        assert_eq!(accepting(&cluster, &format!("{PODS}/p/{part}"), table).await.code, code, "{part}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_priority_class_is_not_deleted() {
+    let cluster = Cluster::start().await;
+    let path = "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical";
+    let refused = cluster.request(Method::DELETE, path, &json!({})).await;
+    let text = "priorityclasses.scheduling.k8s.io \"system-node-critical\" is forbidden: this is a system priority class and cannot \
+                be deleted";
+    assert_eq!((refused.code, refused.message()), (403, text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_judged_before_its_metadata() {
+    let cluster = Cluster::start().await;
+    let refused = cluster.post("/api/v1/namespaces/kube-system/events", json!({})).await;
+    let text = "Event \"\" is invalid: involvedObject.namespace: Invalid value: \"\": does not match event.namespace";
+    assert_eq!(refused.message(), text);
+    let here = json!({"involvedObject": {"namespace": "kube-system"}});
+    let nameless = cluster.post("/api/v1/namespaces/kube-system/events", here).await;
+    let text = "Event \"\" is invalid: metadata.name: Required value: name or generateName is required";
+    assert_eq!(nameless.message(), text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_labels_go_has_those_of_its_template() {
+    let cluster = Cluster::start().await;
+    let pod = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let job = json!({"metadata": {"name": "j"}, "spec": {"template": pod}});
+    let made = cluster.post("/apis/batch/v1/namespaces/default/jobs", job).await.body;
+    let path = "/apis/batch/v1/namespaces/default/jobs/j/status";
+    let patched = cluster.request(Method::PATCH, path, &json!({"metadata": {"labels": null}})).await;
+    assert_eq!(patched.body["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"], "{}", patched.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bookmarks_show_what_is_no_pointer_inside() {
+    let cluster = Cluster::start().await;
+    let query =
+        "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1";
+    for (resource, pointer, shown) in [
+        ("apps/v1/namespaces/default/deployments", "/spec/replicas", json!(0)),
+        (
+            "apps/v1/namespaces/default/daemonsets",
+            "/metadata/annotations/deprecated.daemonset.template.generation",
+            json!("0"),
+        ),
+        ("certificates.k8s.io/v1/certificatesigningrequests", "/spec/request", Value::Null),
+    ] {
+        let path = format!("/apis/{resource}?{query}");
+        let text = accepting(&cluster, &path, "application/json").await.text;
+        let bookmark: Value = serde_json::from_str(text.trim()).expect("one event");
+        assert_eq!(bookmark["object"].pointer(pointer), Some(&shown), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_of_nothing_is_null() {
+    let cluster = Cluster::start().await;
+    let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let none = accepting(&cluster, "/api/v1/namespaces/nope/configmaps", metadata).await;
+    assert_eq!(none.body.get("items"), Some(&Value::Null), "{}", none.text);
+    cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await;
+    let one = accepting(&cluster, CONFIG_MAPS, metadata).await;
+    assert_eq!(one.body["items"].as_array().map(Vec::len), Some(1), "{}", one.text);
+}

@@ -238,3 +238,37 @@ async fn a_conversion_that_fails_is_told() {
         )
     );
 }
+
+#[tokio::test]
+async fn what_custom_resources_are_refused_with() {
+    let cluster = Cluster::start().await;
+    let properties = json!({"spec": {"type": "object", "properties": {
+        "half": {"type": "number", "multipleOf": 0.5}, "size": {"type": "integer"}}}});
+    let version = json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}});
+    define(&cluster, definition(version)).await;
+    // Beside a whole number the factor is cut to one.
+    let refused = cluster.post(WIDGETS, widget("b", json!({"half": 1}))).await;
+    let text = "Widget.example.com \"b\" is invalid: spec.half: Invalid value: 0: factor MultipleOf declared for spec.half must be \
+                positive: 0";
+    assert_eq!(refused.message(), text);
+    let made = cluster
+        .send(
+            Method::POST,
+            WIDGETS,
+            &[("content-type", "application/json")],
+            widget("a", json!({"size": 1})).to_string().replace(":1}", ":1.0}"),
+        )
+        .await;
+    assert!(made.text.contains("\"size\":1}"), "{}", made.text);
+    let path = format!("{WIDGETS}/a");
+    let renamed = cluster.request(Method::PATCH, &path, &json!({"metadata": {"uid": "x"}})).await;
+    let causes = renamed.body["details"]["causes"].as_array().map_or(0, Vec::len);
+    assert_eq!(causes, 2, "told twice: {}", renamed.text);
+    let other = cluster.request(Method::PATCH, &path, &json!({"apiVersion": "example.com/v9"})).await;
+    let text =
+        "Widget.example.com \"a\" is invalid: apiVersion: Invalid value: \"example.com/v9\": must be example.com/v1";
+    assert_eq!(other.message(), text);
+    let finalized = cluster.request(Method::PATCH, &path, &json!({"metadata": {"finalizers": ["abc", "a.b"]}})).await;
+    assert!(finalized.warnings[0].contains("name including a path (/) to"), "{:?}", finalized.warnings);
+    assert!(finalized.warnings[1].contains("name to avoid"), "{:?}", finalized.warnings);
+}

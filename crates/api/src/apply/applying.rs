@@ -13,7 +13,7 @@ use super::set::Set;
 use super::update::{Unreconciled, ignored_fields, reconcile, record, stripped_fields};
 use crate::kind::Kind;
 use crate::status::Status;
-use crate::{Map, Value, meta};
+use crate::{Value, gojson, meta};
 
 /// Who owns the fields of an object that nobody tracked before the first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -43,14 +43,6 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    /// The same for a client that sees the object through another version (a Scale).
-    pub fn seen_as(self, api_version: &str) -> Self {
-        match self {
-            Self::Conflict(conflicts) => Self::Conflict(conflicts.seen_as(api_version)),
-            other => other,
-        }
-    }
-
     pub fn status(&self) -> Status {
         match self {
             Self::BadRequest(message) => Status::bad_request(message),
@@ -100,14 +92,19 @@ pub fn apply(
         .map_err(|error| ApplyError::Failed(format!("failed to decode managed fields: {error}")))?;
     let mut live = live.clone();
     drop_managed_fields(&mut live);
+    let node = Node::root(&kind.schema, kind.type_id);
     if managed.is_empty() {
+        check(node, &live).map_err(|error| {
+            let described = described(&live);
+            let text = format!("failed to convert new object ({described}) to smd typed: {error}");
+            ApplyError::Failed(format!("failed to create manager for existing fields: {text}"))
+        })?;
         let before = Writer { manager: BEFORE_FIRST_APPLY, ..*writer };
         managed = record(kind, &before, &kind.schema.zero(kind.type_id), &live, managed);
     }
     if config.pointer("/metadata/managedFields").is_some_and(|v| !v.is_null()) {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".into()));
     }
-    let node = Node::root(&kind.schema, kind.type_id);
     check(node, config).map_err(|error| {
         ApplyError::Failed(format!("failed to create typed patch object ({}): {error}", described(config)))
     })?;
@@ -212,20 +209,7 @@ fn sync_last_applied(object: &mut Value, config: &Value) {
     if let Some(annotations) = config.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.remove(LAST_APPLIED);
     }
-    *annotation = json!(format!("{}\n", sorted(&config)));
-}
-
-/// Go marshals maps with sorted keys.
-fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let mut entries: Vec<_> = map.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(entries.into_iter().collect::<Map>())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
-        other => other.clone(),
-    }
+    *annotation = json!(format!("{}\n", gojson::sorted(&config)));
 }
 
 fn drop_managed_fields(object: &mut Value) {

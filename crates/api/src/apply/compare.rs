@@ -11,6 +11,8 @@ pub(super) struct Comparison {
     pub added: Set,
     pub modified: Set,
     pub removed: Set,
+    /// An item has none of the keys of its list, or is nothing that a set can have: upstream cannot compare such objects.
+    pub incomparable: bool,
 }
 
 impl Comparison {
@@ -27,6 +29,7 @@ impl Comparison {
             added: self.added.without_subtrees(ignored),
             modified: self.modified.without_subtrees(ignored),
             removed: self.removed.without_subtrees(ignored),
+            ..self
         }
     }
 
@@ -47,14 +50,16 @@ struct Parts {
     added: Level,
     modified: Level,
     removed: Level,
+    incomparable: bool,
 }
 
 impl Parts {
     fn put(&mut self, step: &Element, found: Found) {
-        let Comparison { added, modified, removed } = found.below;
+        let Comparison { added, modified, removed, incomparable } = found.below;
         self.added.put(step, found.own == Some(Change::Added), added);
         self.modified.put(step, found.own == Some(Change::Modified), modified);
         self.removed.put(step, found.own == Some(Change::Removed), removed);
+        self.incomparable |= incomparable;
     }
 
     fn into_comparison(self) -> Comparison {
@@ -62,6 +67,7 @@ impl Parts {
             added: self.added.into_set(),
             modified: self.modified.into_set(),
             removed: self.removed.into_set(),
+            incomparable: self.incomparable,
         }
     }
 }
@@ -192,7 +198,10 @@ fn list(element: Node<'_>, kind: Items<'_>, old: Option<&Value>, new: Option<&Va
     let mut out = Parts::default();
     let gone = old_steps.firsts().filter(|(_, step)| !new_steps.contains(step));
     for (_, step) in new_steps.firsts().chain(gone) {
-        let Some(own) = step else { continue };
+        let Some(own) = step else {
+            out.incomparable = true;
+            continue;
+        };
         out.put(own, item(element, found(&old_steps, step, old), found(&new_steps, step, new)));
     }
     out.into_comparison()

@@ -20,11 +20,6 @@ impl Conflicts {
         Self(left.filter(|(_, set)| !set.is_empty()).collect())
     }
 
-    pub(super) fn seen_as(self, api_version: &str) -> Self {
-        let named = self.0.into_iter().map(|(id, set)| (ManagerId { api_version: api_version.to_owned(), ..id }, set));
-        Self(named.collect())
-    }
-
     /// 409 with one cause per field.
     pub fn status(&self) -> Status {
         let by_manager: Vec<(String, Vec<String>)> =

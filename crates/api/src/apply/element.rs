@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use crate::{Map, Text, Value};
+use crate::{Map, Text, Value, gojson};
 
 /// A step from a value to one of its parts. The text is canonical, so equal steps have equal texts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,12 +22,12 @@ impl Element {
     pub fn key(mut keys: Vec<(&str, Value)>) -> Self {
         keys.sort_by(|a, b| a.0.cmp(b.0));
         let map: Map = keys.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self(format!("k:{}", Value::Object(map)).into())
+        Self(format!("k:{}", as_go_writes(&Value::Object(map))).into())
     }
 
     /// An item of a set.
     pub fn value(value: &Value) -> Self {
-        Self(format!("v:{value}").into())
+        Self(format!("v:{}", as_go_writes(value)).into())
     }
 
     /// From a key of a FieldsV1 object; `None` when it is none of the four forms.
@@ -97,10 +97,16 @@ impl fmt::Display for Element {
                     keys.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={}", shown(value)));
                 write!(f, "[{}]", keys.collect::<Vec<_>>().join(","))
             }
-            2 => write!(f, "[={}]", &self.0[2..]),
+            2 => write!(f, "[={}]", shown(&self.json())),
             _ => write!(f, "[{}]", &self.0[2..]),
         }
     }
+}
+
+/// The JSON of a value, in which Go escapes what would mean something in a page.
+fn as_go_writes(value: &Value) -> String {
+    let json = value.to_string();
+    if json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) { gojson::html_safe(&json) } else { json }
 }
 
 /// A value as upstream prints it in a path: JSON but for maps, which no key should be.

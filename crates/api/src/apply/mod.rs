@@ -15,6 +15,7 @@ mod managed;
 mod merge;
 mod node;
 mod overlay;
+mod scale;
 mod set;
 mod update;
 
@@ -25,6 +26,7 @@ pub use applying::{Applied, ApplyError, apply, unconvertible};
 pub use conflict::Conflicts;
 pub use managed::{ManagerId, Operation, same_but_for_times};
 pub use overlay::lay_over;
+pub use scale::{ReplicasPaths, owners_of_object, owners_of_scale};
 pub use set::Set;
 pub use update::track_update;
 

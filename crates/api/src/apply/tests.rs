@@ -182,3 +182,25 @@ fn a_list_keeps_the_order_of_the_configuration_and_live_neighbours() {
     let object = applied(&live, "m", &config);
     assert_eq!(object["metadata"]["finalizers"], json!(["x/b", "x/c", "x/a", "x/d"]));
 }
+
+#[test]
+fn nobody_owns_an_object_with_an_item_that_has_no_key() {
+    let accounts = kind("", "v1", "ServiceAccount");
+    let account = |secrets: Value| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a", "namespace": "d", "uid": "u"}, "secrets": secrets});
+    let mut live = account(json!([{"name": "x"}]));
+    let zero = accounts.schema.zero(accounts.type_id);
+    live["metadata"]["managedFields"] = track_update(accounts, &writer("m"), &zero, &live);
+    assert!(live["metadata"]["managedFields"].is_array());
+    let mut new = account(json!([{"name": "x"}, {}]));
+    assert_eq!(track_update(accounts, &writer("m"), &live, &new), Value::Null);
+    let named =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}, "secrets": [{"name": "x"}]});
+    let refused = apply(accounts, &writer("m"), &new, &named, false).expect_err("refused").status().message;
+    let omits = "associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for \
+                 any key fields)";
+    let converting = "failed to create manager for existing fields: failed to convert new object (d/a; /v1, Kind=ServiceAccount) to smd typed";
+    assert_eq!(refused, format!("{converting}: .secrets: element 1: {omits}"));
+    new["secrets"] = json!([{"name": "a<b>&c"}]);
+    let owned = track_update(accounts, &writer("m"), &zero, &new)[0]["fieldsV1"]["f:secrets"].clone();
+    assert_eq!(owned, json!({".": {}, "k:{\"name\":\"a\\u003cb\\u003e\\u0026c\"}": {}}));
+}

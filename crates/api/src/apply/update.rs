@@ -20,7 +20,7 @@ const OLD_UPDATES_MANAGER: &str = "ancient-changes";
 
 /// `metadata.managedFields` of `new`, which a plain write puts in the place of `live` (in a create: the zero object).
 ///
-/// `new` carries what the client sent there. Null when nobody owns anything or nothing is tracked.
+/// `new` carries what the client sent there. Null when nobody owns anything or nothing is tracked, or when the two cannot be compared.
 pub fn track_update(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value) -> Value {
     let managed = requested(writer, live, new);
     let is_create = crate::meta::uid(live).is_empty();
@@ -63,6 +63,9 @@ fn managed_fields(object: &Value) -> Option<&Value> {
 pub(super) fn record(kind: &Kind, writer: &Writer<'_>, live: &Value, new: &Value, mut managed: Managed) -> Managed {
     let ignored = ignored_fields(kind, writer.subresource);
     let comparison = compare(Node::root(&kind.schema, kind.type_id), live, new).excluding(&ignored);
+    if comparison.incomparable {
+        return Managed::default();
+    }
     if comparison.is_empty() {
         managed.entries.retain(|_, owned| is_served(kind, &owned.api_version));
         return managed;

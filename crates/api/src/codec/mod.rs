@@ -280,6 +280,9 @@ fn read_custom(
 ) -> Result<Read, Failure> {
     let parsed = json::parse_resource(text, strict).map_err(|error| refused(error, text, bytes, target))?;
     let mut value = parsed.value;
+    if gojson::has_whole_fraction(&value) {
+        gojson::drop_whole_fractions(&mut value);
+    }
     let given = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
     let (kind, api_version) = (given("kind"), given("apiVersion"));
     if !target.is_exactly(&api_version, &kind) {

@@ -151,6 +151,14 @@ impl Definition {
         found.and_then(|v| v.pointer_mut("/schema/openAPIV3Schema").map(Value::take)).unwrap_or_default()
     }
 
+    /// The `apiVersion` of every version, and where the replicas are in those that have a scale.
+    pub fn replicas_paths(&self) -> impl Iterator<Item = (String, Option<&str>)> {
+        self.versions.iter().map(|version| {
+            let path = version.scale.as_ref().map(|scale| scale.spec_replicas_path.as_str());
+            (format!("{}/{}", self.group, version.name), path)
+        })
+    }
+
     pub(super) fn version_object(&self, index: usize) -> Value {
         let mut object: Value = Value::from_json(&self.source).unwrap_or_default();
         object.pointer_mut(&format!("/spec/versions/{index}")).map(Value::take).unwrap_or_default()

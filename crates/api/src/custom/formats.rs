@@ -1,13 +1,12 @@
 //! Formats of strings that values are checked against. Source: `kube-openapi` `pkg/validation/strfmt`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
 use super::structural::Types;
-use crate::quantity::Quantity;
-use crate::validate::names;
+use crate::validate::{names, net};
 
 /// Whether a text is of a format; dashes in the format's name do not count.
 type Check = fn(&str) -> bool;
@@ -23,7 +22,7 @@ static FORMATS: &[(&str, Check)] = &[
     ("email", is_email),
     ("hexcolor", |s| HEX_COLOR.is_match(s)),
     ("hostname", is_hostname),
-    ("ipv4", |s| s.parse::<Ipv4Addr>().is_ok()),
+    ("ipv4", |s| s.contains('.') && net::parse_ip_sloppy(s).is_some()),
     ("ipv6", |s| s.parse::<Ipv6Addr>().is_ok()),
     ("isbn", |s| is_isbn10(s) || is_isbn13(s)),
     ("isbn10", is_isbn10),
@@ -32,7 +31,6 @@ static FORMATS: &[(&str, Check)] = &[
     ("k8sshortname", |s| names::dns1123_label(s).is_empty()),
     ("mac", |s| MAC.is_match(s)),
     ("password", |_| true),
-    ("quantity", |s| s.parse::<Quantity>().is_ok()),
     ("rgbcolor", |s| RGB_COLOR.is_match(s)),
     ("ssn", |s| SSN.is_match(s)),
     ("uri", is_uri),
@@ -92,13 +90,7 @@ patterns! {
 }
 
 fn is_cidr(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
-    let max = match address.parse::<IpAddr>() {
-        Ok(IpAddr::V4(_)) => 32,
-        Ok(IpAddr::V6(_)) => 128,
-        Err(_) => return false,
-    };
-    bits.bytes().all(|b| b.is_ascii_digit()) && bits.parse::<u8>().is_ok_and(|bits| bits <= max)
+    net::parse_cidr_sloppy(text).is_some()
 }
 
 fn is_date_time(text: &str) -> bool {
@@ -201,6 +193,7 @@ mod tests {
             ("hexcolor", "#ff0000", "#ggg"),
             ("hostname", "a.example.com", "-a"),
             ("ipv4", "1.2.3.4", "1.2.3"),
+            ("ipv4", "01.2.3.4", "::1"),
             ("ipv6", "::1", "1.2.3.4"),
             ("isbn10", "0-306-40615-2", "0-306-40615-3"),
             ("isbn13", "978-3-16-148410-0", "978-3-16-148410-1"),

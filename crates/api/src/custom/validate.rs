@@ -245,10 +245,18 @@ fn number(place: &Place, value: &Value, schema: &Structural, limits: &Limits) ->
     range(&mut out, value, "Checked");
     if let Some(factor) = limits.multiple_of
         && range(&mut out, &limit_value(factor), "MultipleOf")
-        && !is_multiple(value, factor)
     {
-        let text = format!("should be a multiple of {}", bound(value, factor));
-        out.add(place.fault(What::Invalid(value.clone()), &text));
+        // Beside a whole number the factor is cut to one as well, and may be nothing then.
+        let cut = if value.is_i64() { factor.trunc() } else { factor };
+        if cut <= 0.0 {
+            let shown = bound(value, factor);
+            let message = format!("factor MultipleOf declared for {} must be positive: {shown}", place.name);
+            let what = What::Invalid(limit_value(cut));
+            out.add(Fault { name: Some(place.name.clone()), message, what });
+        } else if !is_multiple(value, cut) {
+            let text = format!("should be a multiple of {}", bound(value, factor));
+            out.add(place.fault(What::Invalid(value.clone()), &text));
+        }
     }
     let compare = |limit: f64| compare(value, limit);
     if let Some(min) = limits.minimum {
@@ -307,10 +315,7 @@ fn limit_value(number: f64) -> Value {
 
 fn is_multiple(value: &Value, factor: f64) -> bool {
     match value.as_i64() {
-        Some(n) => {
-            let factor = factor as i64;
-            factor == 0 || n.checked_rem(factor).is_none_or(|rest| rest == 0)
-        }
+        Some(n) => n.checked_rem(factor as i64).is_none_or(|rest| rest == 0),
         None => {
             let n = value.as_f64().unwrap_or(0.0);
             let times = if factor < 1.0 { 1.0 / factor * n } else { n / factor };

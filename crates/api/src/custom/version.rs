@@ -9,7 +9,7 @@ use super::{Definition, Scale, defaults, embedded, lists, prune, typed, validate
 use crate::field::ErrorType;
 use crate::schema::Schema;
 use crate::table::{CustomColumn, Printer};
-use crate::{Cursor, ErrorList, Kind, Map, Path, Value};
+use crate::{Cursor, ErrorList, Kind, Map, Path, Value, meta};
 
 /// A version of a definition.
 #[derive(Clone)]
@@ -178,6 +178,8 @@ impl CustomVersion {
 
     /// The same for an update, which may leave as it is what was wrong before; that is warned about.
     pub fn validate_update(&self, object: &Value, old: &Value, errors: &mut ErrorList, warnings: &mut Vec<String>) {
+        // Upstream looks at what of the metadata may change once more with the rest.
+        meta::object_meta_update(&Cursor::root(object), &Cursor::root(old), errors);
         self.validate_against(object, Some(old), errors);
         self.scale_spec(object, errors);
         self.scale_status(object, errors);
@@ -193,6 +195,7 @@ impl CustomVersion {
         errors: &mut ErrorList,
         warnings: &mut Vec<String>,
     ) {
+        meta::object_meta_update(&Cursor::root(object), &Cursor::root(old), errors);
         if let (Some(status), Some(schema)) = (object.get("status"), self.structural().property("status")) {
             validate::validate(&Path::new("status"), status, old.get("status"), schema, errors);
         }
@@ -208,7 +211,7 @@ impl CustomVersion {
             matches!(
                 error_type,
                 ErrorType::NotSupported
-                    | ErrorType::NotSupportedEnum
+                    | ErrorType::NotSupportedChoice
                     | ErrorType::Required
                     | ErrorType::TooLong
                     | ErrorType::TooMany

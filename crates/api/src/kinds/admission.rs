@@ -607,7 +607,7 @@ fn mutating_policy(spec: &Cursor<'_>, errors: &mut ErrorList) {
     mutating_operations(&constraints, errors);
     let declared = Declarations { params: spec.field("paramKind").is_set(), authorizer: true, patches: false };
     match_conditions(&spec.field("matchConditions"), declared.params, errors);
-    let mut compiler = compiler(spec);
+    let mut compiler = Compiler::with_variables();
     for variable in spec.field("variables").items() {
         policy_variable(&variable, declared, &mut compiler, errors);
     }

@@ -16,6 +16,7 @@ use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Strategy, Value, gojson, meta};
 
 pub const DEPLOYMENT: Strategy = Strategy {
+    fill_empty: |object| object["spec"]["replicas"] = 0.into(),
     validate: |object, errors| deployment_spec(&object.field("spec"), errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
@@ -32,6 +33,7 @@ pub const DEPLOYMENT: Strategy = Strategy {
 };
 
 pub const REPLICA_SET: Strategy = Strategy {
+    fill_empty: |object| object["spec"]["replicas"] = 0.into(),
     validate: |object, errors| replica_set_spec(&object.field("spec"), errors),
     validate_update: |new, old, errors| {
         meta::validate_update_again(new, old, errors);
@@ -51,6 +53,7 @@ pub const REPLICA_SET: Strategy = Strategy {
 };
 
 pub const DAEMON_SET: Strategy = Strategy {
+    fill_empty: |object| object["metadata"]["annotations"][TEMPLATE_GENERATION] = "0".into(),
     prepare_for_create: |new, _| set_template_generation(new, template_generation(new).max(1)),
     prepare_for_update: |new, old, _| {
         let changed = new["spec"]["template"] != old["spec"]["template"];
@@ -82,6 +85,7 @@ pub const DAEMON_SET: Strategy = Strategy {
 };
 
 pub const STATEFUL_SET: Strategy = Strategy {
+    fill_empty: |object| object["spec"]["replicas"] = 0.into(),
     name_rule: names::label_name,
     validate: |object, errors| stateful_set_spec(&object.field("spec"), true, errors),
     validate_update: stateful_set_update,

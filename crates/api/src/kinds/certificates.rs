@@ -268,7 +268,7 @@ fn conditions(request: &Cursor<'_>, errors: &mut ErrorList) {
             "False" | "Unknown" if !is_decision => {}
             _ => {
                 let all: &[&str] = if is_decision { &["True"] } else { &["False", "True", "Unknown"] };
-                status.not_supported(errors, all);
+                status.no_such_choice(errors, all);
             }
         }
         if seen.contains(&kind.str()) {

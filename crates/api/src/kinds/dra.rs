@@ -295,7 +295,7 @@ fn device_toleration(toleration: &Cursor<'_>, errors: &mut ErrorList) {
         }
         "Equal" => formatted(&value, names::label_value, errors),
         "" => operator.required(errors, ""),
-        _ => operator.not_supported(errors, &["Equal", "Exists"]),
+        _ => operator.no_such_choice(errors, &["Equal", "Exists"]),
     }
     let effect = toleration.field("effect");
     if !effect.is_empty() {

@@ -12,14 +12,17 @@ const NOTE_MAX_BYTES: usize = 1024;
 pub const CORE: Strategy = Strategy {
     name_rule: names::path_segment_name,
     validate: |event, errors| involved_namespace(event, "involvedObject", errors),
+    judges_metadata_last: true,
     validate_update: |new, _, errors| involved_namespace(new, "involvedObject", errors),
     ..Strategy::DEFAULT
 };
 
 /// `events.k8s.io/v1` Event.
 pub const EVENTS: Strategy = Strategy {
+    judges_metadata_last: true,
     validate: |event, errors| {
         involved_namespace(event, "regarding", errors);
+        meta::validate_whole_again(event, true, names::subdomain_name, errors);
         new_event(event, errors);
     },
     validate_update: |new, old, errors| {

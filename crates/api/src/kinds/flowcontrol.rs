@@ -131,7 +131,7 @@ fn flow_subject(subject: &Cursor<'_>, errors: &mut ErrorList) {
     let kind = subject.field("kind");
     let members = [("User", "user"), ("Group", "group"), ("ServiceAccount", "serviceAccount")];
     let Some((_, own)) = members.iter().find(|(name, _)| *name == kind.str()) else {
-        kind.not_supported(errors, &["Group", "ServiceAccount", "User"]);
+        kind.no_such_choice(errors, &["Group", "ServiceAccount", "User"]);
         return;
     };
     let member = subject.field(own);

@@ -2,7 +2,6 @@
 
 use crate::occurrences::Occurrences;
 use crate::quantity::{Format, Quantity};
-use crate::validate::labels::invalid_each;
 use crate::validate::names;
 use crate::validate::resources::{amount, container_resource_name, is_overcommit_allowed, resource_name};
 use crate::{Cursor, ErrorList, Path, Strategy, Value, meta};
@@ -39,9 +38,9 @@ fn validate(range: &Cursor<'_>, errors: &mut ErrorList) {
 fn limit_type(kind: &Cursor<'_>, errors: &mut ErrorList) {
     let messages = names::qualified_name(kind.str());
     if !messages.is_empty() {
-        invalid_each(errors, &kind.path(), kind.str(), messages);
+        messages.into_iter().for_each(|message| errors.invalid_choice(kind.path(), kind.str(), message));
     } else if !kind.str().contains('/') && !matches!(kind.str(), "Pod" | "Container" | "PersistentVolumeClaim") {
-        errors.invalid(kind.path(), kind.str(), "must be a standard limit type or fully qualified");
+        errors.invalid_choice(kind.path(), kind.str(), "must be a standard limit type or fully qualified");
     }
 }
 

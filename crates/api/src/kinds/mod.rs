@@ -34,11 +34,12 @@ pub mod storage;
 pub mod strategies;
 pub mod volumes;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use hashbrown::HashMap;
 
 use crate::kind::Kind;
+use crate::rules::WriteRules;
 
 /// An API group as discovery and the aggregator list it.
 #[derive(Clone, Debug)]
@@ -84,6 +85,28 @@ pub fn deprecation(kind: &Kind) -> Option<&str> {
         return custom.deprecation();
     }
     DEPRECATED.iter().find(|(group, name, _)| kind.group == *group && kind.kind == *name).map(|(_, _, text)| *text)
+}
+
+/// What the `scale` subresources read and write: a small object that is never stored.
+pub fn scale() -> &'static Kind {
+    static SCALE: LazyLock<Kind> = LazyLock::new(|| {
+        let like = builtin().by_kind("apps", "v1", "Deployment").expect("deployments are built in");
+        let scale = like.subresource("scale").expect("deployments have a scale");
+        Kind {
+            group: scale.group.clone(),
+            version: scale.version.clone(),
+            kind: scale.kind.clone(),
+            type_name: scale.type_name.clone(),
+            type_id: scale.type_id,
+            storage_prefix: "".into(),
+            storage_version: "".into(),
+            rules: WriteRules { apply_resets: Vec::new(), status_apply_resets: Vec::new(), ..like.rules.clone() },
+            subresources: Vec::new(),
+            selectable_fields: Vec::new(),
+            ..Kind::clone(like)
+        }
+    });
+    &SCALE
 }
 
 impl Registry {

@@ -124,7 +124,7 @@ fn ingress_path(path: &Cursor<'_>, errors: &mut ErrorList) {
                 text.invalid(errors, "must be an absolute path");
             }
         }
-        _ => kind.not_supported(errors, PATH_TYPES),
+        _ => kind.no_such_choice(errors, PATH_TYPES),
     }
     ingress_backend(&path.field("backend"), errors);
 }

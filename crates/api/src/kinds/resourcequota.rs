@@ -160,7 +160,7 @@ fn scope_selector(spec: &Cursor<'_>, resources: &[&str], errors: &mut ErrorList)
                 "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
             ),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => errors.invalid(path.child("operator"), operator, "not a valid selector operator"),
+            _ => errors.invalid_choice(path.child("operator"), operator, "not a valid selector operator"),
         }
     }
     for (a, b) in EXCLUSIVE {

@@ -23,6 +23,10 @@ pub const PRIORITY_CLASS: Strategy = Strategy {
         }
         immutable(&new.field("preemptionPolicy"), &old.field("preemptionPolicy"), errors);
     },
+    refuses_delete: |name| {
+        let is_system = SYSTEM_CLASSES.iter().any(|(known, _)| *known == name);
+        is_system.then_some("this is a system priority class and cannot be deleted")
+    },
     ..Strategy::DEFAULT
 };
 

@@ -350,7 +350,7 @@ pub fn cluster_ips(service: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut 
     let mut seen: Occurrences<&str> = Occurrences::new();
     for family in families.items() {
         if !matches!(family.str(), "IPv4" | "IPv6") {
-            family.not_supported(errors, &["IPv4", "IPv6"]);
+            family.no_such_choice(errors, &["IPv4", "IPv6"]);
         }
         if seen.contains(&family.str()) {
             errors.duplicate(family.path(), family.str());

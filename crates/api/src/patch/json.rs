@@ -106,17 +106,36 @@ fn apply_one(document: &mut Value, operation: &Value, spent: &mut Spent) -> Resu
     let from = || text("from").ok_or_else(|| "missing value: from".to_owned());
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     match text("op").unwrap_or("unknown") {
-        "add" => add(document, path()?, value(), spent),
-        "remove" => remove(document, path()?).map(|_| ()),
+        "add" => {
+            let (path, value) = (path()?, value());
+            check_put(path, &value, spent)?;
+            let (container, key) = container(document, path).ok_or_else(|| absent("add", "path", &quoted(path)))?;
+            put(container, key, value).map_err(|error| format!("error in add for path: '{path}': {error}"))
+        }
+        "remove" => {
+            let path = path()?;
+            let (container, key) = container(document, path).ok_or_else(|| absent("remove", "path", &quoted(path)))?;
+            take(container, &key).map_err(|error| format!("error in remove for path: '{path}': {error}"))?;
+            Ok(())
+        }
         "replace" => replace(document, path()?, value(), spent),
         "move" => {
-            let to = path()?;
-            let moved = remove(document, from()?)?;
-            add(document, to, moved, spent)
+            let (to, from) = (path()?, from()?);
+            let source = container(document, from).ok_or_else(|| absent("move", "from path", from))?;
+            let moved = take(source.0, &source.1)
+                .map_err(|error| format!("error in move for path: '{}': {error}", source.1))?;
+            check_put(to, &moved, spent)?;
+            let (container, key) = container(document, to).ok_or_else(|| absent("move", "destination path", to))?;
+            put(container, key, moved).map_err(|error| format!("error in move for path: '{to}': {error}"))
         }
         "copy" => {
-            let to = path()?;
-            let copied = get(document, from()?)?;
+            let (to, from) = (path()?, from()?);
+            let source = container(document, from).ok_or_else(|| absent("copy", "from path", from))?;
+            let copied =
+                get(source.0, &source.1).map_err(|error| format!("error in copy for from: '{from}': {error}"))?;
+            if container(document, to).is_none() {
+                return Err(absent("copy", "destination path", to));
+            }
             spent.copied_bytes += copied.to_string().len();
             let (copied_bytes, limit) = (spent.copied_bytes, COPIED_BYTES_MAX);
             if copied_bytes > limit {
@@ -124,11 +143,19 @@ fn apply_one(document: &mut Value, operation: &Value, spent: &mut Spent) -> Resu
                     "accumulated size of copy operations of {copied_bytes} bytes exceeds limit of {limit}"
                 ));
             }
-            add(document, to, copied, spent)
+            check_put(to, &copied, spent)?;
+            let (container, key) = container(document, to).ok_or_else(|| absent("copy", "destination path", to))?;
+            put(container, key, copied).map_err(|error| format!("error while adding value during copy: {error}"))
         }
         "test" => {
             let path = path()?;
-            let found = if path.is_empty() { document.clone() } else { get(document, path)? };
+            let found = if path.is_empty() {
+                document.clone()
+            } else {
+                let none = || format!("test operation does not apply: is missing path: {path}: missing value");
+                let (container, key) = container(document, path).ok_or_else(none)?;
+                get(container, &key).map_err(|error| format!("error in test for path: '{path}': {error}"))?
+            };
             if found == value() { Ok(()) } else { Err(format!("testing value {path} failed: test failed")) }
         }
         other => Err(format!("Unexpected kind: {other}")),
@@ -172,16 +199,42 @@ fn index(key: &str, len: usize, end: usize) -> Result<usize, String> {
     }
 }
 
-fn missing(operation: &str, path: &str) -> String {
-    format!("{operation} operation does not apply: doc is missing path: \"{path}\": missing value")
+/// A path that leads nowhere.
+fn absent(operation: &str, what: &str, path: &str) -> String {
+    format!("{operation} operation does not apply: doc is missing {what}: {path}: missing value")
 }
 
-fn get(document: &mut Value, path: &str) -> Result<Value, String> {
-    let (container, key) = container(document, path).ok_or_else(|| missing("test", path))?;
+fn quoted(path: &str) -> String {
+    format!("\"{path}\"")
+}
+
+fn get(container: &Value, key: &str) -> Result<Value, String> {
     match container {
-        Value::Object(map) => Ok(map.get(&key).cloned().unwrap_or(Value::Null)),
-        Value::Array(items) => index(&key, items.len(), items.len()).map(|i| items[i].clone()),
-        _ => Err(missing("test", path)),
+        Value::Array(items) => index(key, items.len(), items.len()).map(|i| items[i].clone()),
+        map => Ok(map.get(key).cloned().unwrap_or(Value::Null)),
+    }
+}
+
+fn put(container: &mut Value, key: String, value: Value) -> Result<(), String> {
+    match container {
+        Value::Array(items) if key == "-" => items.push(value),
+        Value::Array(items) => {
+            let grown = items.len() + 1;
+            items.insert(index(&key, grown, grown)?, value);
+        }
+        Value::Object(map) => drop(map.insert(key, value)),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn take(container: &mut Value, key: &str) -> Result<Value, String> {
+    match container {
+        Value::Array(items) => index(key, items.len(), items.len()).map(|i| items.remove(i)),
+        Value::Object(map) => {
+            map.remove(key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value"))
+        }
+        _ => Ok(Value::Null),
     }
 }
 
@@ -195,34 +248,6 @@ fn check_put(path: &str, value: &Value, spent: &mut Spent) -> Result<(), String>
     if path.matches('/').count() + extent.depth > DEPTH_MAX { Err(TOO_DEEP.to_owned()) } else { Ok(()) }
 }
 
-fn add(document: &mut Value, path: &str, value: Value, spent: &mut Spent) -> Result<(), String> {
-    check_put(path, &value, spent)?;
-    let (container, key) = container(document, path).ok_or_else(|| missing("add", path))?;
-    match container {
-        Value::Object(map) => {
-            map.insert(key, value);
-        }
-        Value::Array(items) if key == "-" => items.push(value),
-        Value::Array(items) => {
-            let grown = items.len() + 1;
-            items.insert(index(&key, grown, grown)?, value);
-        }
-        _ => return Err(missing("add", path)),
-    }
-    Ok(())
-}
-
-fn remove(document: &mut Value, path: &str) -> Result<Value, String> {
-    let (container, key) = container(document, path).ok_or_else(|| missing("remove", path))?;
-    match container {
-        Value::Object(map) => {
-            map.remove(&key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value"))
-        }
-        Value::Array(items) => index(&key, items.len(), items.len()).map(|i| items.remove(i)),
-        _ => Err(missing("remove", path)),
-    }
-}
-
 fn replace(document: &mut Value, path: &str, value: Value, spent: &mut Spent) -> Result<(), String> {
     check_put(path, &value, spent)?;
     if path.is_empty() {
@@ -232,16 +257,14 @@ fn replace(document: &mut Value, path: &str, value: Value, spent: &mut Spent) ->
         *document = value;
         return Ok(());
     }
-    let (container, key) = container(document, path).ok_or_else(|| missing("replace", path))?;
+    let (container, key) = container(document, path).ok_or_else(|| absent("replace", "path", path))?;
     match container {
-        Value::Object(map) => {
-            map.insert(key, value);
-        }
-        Value::Array(items) => {
-            let i = index(&key, items.len(), items.len())?;
-            items[i] = value;
-        }
-        _ => return Err(missing("replace", path)),
+        Value::Array(items) => match index(&key, items.len(), items.len()) {
+            Ok(i) => items[i] = value,
+            Err(_) => return Err(absent("replace", "key", path)),
+        },
+        Value::Object(map) => drop(map.insert(key, value)),
+        _ => {}
     }
     Ok(())
 }
@@ -254,6 +277,51 @@ mod tests {
         let original = json!({"data": {"a": "1", "b": "2"}, "list": [{"n": 0}, {"n": 1}]});
         let patch = decode(operations.to_string().as_bytes(), false)?;
         apply(&original, &patch.document)
+    }
+
+    #[test]
+    fn what_does_not_apply_is_told_in_the_words_of_its_operation() {
+        let refused = |operation: Value| match run(json!([operation])) {
+            Err(PatchError::Unprocessable(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        let invalid = "Unable to access invalid index: 9: invalid index referenced";
+        for (operation, text) in [
+            (
+                json!({"op": "remove", "path": "/data/z"}),
+                "error in remove for path: '/data/z': Unable to remove nonexistent key: z: missing value".to_owned(),
+            ),
+            (
+                json!({"op": "remove", "path": "/x/z"}),
+                "remove operation does not apply: doc is missing path: \"/x/z\": missing value".to_owned(),
+            ),
+            (
+                json!({"op": "add", "path": "/list/9", "value": 1}),
+                format!("error in add for path: '/list/9': {invalid}"),
+            ),
+            (
+                json!({"op": "replace", "path": "/list/9", "value": 1}),
+                "replace operation does not apply: doc is missing key: /list/9: missing value".to_owned(),
+            ),
+            (
+                json!({"op": "move", "from": "/x/z", "path": "/a"}),
+                "move operation does not apply: doc is missing from path: /x/z: missing value".to_owned(),
+            ),
+            (
+                json!({"op": "copy", "from": "/data/a", "path": "/x/z"}),
+                "copy operation does not apply: doc is missing destination path: /x/z: missing value".to_owned(),
+            ),
+            (
+                json!({"op": "test", "path": "/x/z", "value": 1}),
+                "test operation does not apply: is missing path: /x/z: missing value".to_owned(),
+            ),
+            (
+                json!({"op": "test", "path": "/list/9", "value": 1}),
+                format!("error in test for path: '/list/9': {invalid}"),
+            ),
+        ] {
+            assert_eq!(refused(operation), text);
+        }
     }
 
     fn data(operations: Value) -> Value {

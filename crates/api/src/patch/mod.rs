@@ -118,7 +118,13 @@ impl Patch {
         let object = match self.patch_type {
             PatchType::Json => json::apply(original, &self.document)?,
             PatchType::Merge => merge::apply(original, &self.document),
-            PatchType::Strategic => strategic::apply(original, &self.document, schema, root)?,
+            PatchType::Strategic => {
+                let mut object = strategic::apply(original, &self.document, schema, root)?;
+                if gojson::has_whole_fraction(&self.document) {
+                    gojson::drop_whole_fractions(&mut object);
+                }
+                object
+            }
         };
         Ok(Patched { object })
     }

@@ -3,8 +3,8 @@
 use crate::{
     Kind, Value, codec, defaults,
     golden::shared_json,
-    kinds,
-    patch::{Patch, PatchError, PatchType},
+    json, kinds,
+    patch::{Patch, PatchError, PatchType, Patched},
 };
 
 /// The kind of a recorded path.
@@ -115,4 +115,15 @@ fn values_of_the_wrong_type_are_refused_in_the_words_of_their_conversion() {
         .as_deref(),
         Some("json: cannot unmarshal object into Go value of type int32")
     );
+}
+
+#[test]
+fn a_strategic_patch_takes_whole_numbers_with_a_fraction() {
+    let deployments = kinds::builtin().by_kind("apps", "v1", "Deployment").expect("deployments");
+    let patch = |body: &str| Patch::decode(PatchType::Strategic, body.as_bytes(), false).expect("a patch");
+    let old = json!({"spec": {"replicas": 1}});
+    let patched = patch(r#"{"spec":{"replicas":2.0}}"#).apply_to(deployments, &old).expect("patched");
+    assert_eq!(patched.object, json!({"spec": {"replicas": 2}}));
+    let odd = patch(r#"{"spec":{"replicas":1.5},"a":2.0}"#);
+    assert_eq!(odd.shown(&Patched { object: Value::Null }), "map[a:2 spec:map[replicas:1.5]]");
 }

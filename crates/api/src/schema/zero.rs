@@ -48,13 +48,14 @@ impl Schema {
 
     pub(crate) fn zero_shape(&self, shape: Shape) -> Value {
         match shape {
-            Shape::String | Shape::Bytes => Value::String(Text::default()),
+            Shape::String => Value::String(Text::default()),
             Shape::Bool => Value::Bool(false),
             Shape::Int32 | Shape::Int64 | Shape::Double | Shape::IntOrString => Value::from(0),
             Shape::Quantity => Value::String("0".into()),
             Shape::Duration => Value::String("0s".into()),
             Shape::Ref(id) => self.zero(id),
-            Shape::Time
+            Shape::Bytes
+            | Shape::Time
             | Shape::MicroTime
             | Shape::RawExtension
             | Shape::Free

@@ -45,7 +45,7 @@ pub fn selector(selector: &Cursor<'_>, errors: &mut ErrorList) {
     for requirement in selector.field("matchExpressions").items() {
         let operator = requirement.field("operator");
         if !matches!(operator.str(), "In" | "NotIn" | "Exists" | "DoesNotExist") {
-            errors.invalid(operator.path(), operator.str(), "not a valid selector operator");
+            errors.invalid_choice(operator.path(), operator.str(), "not a valid selector operator");
         }
         selector_requirement(&requirement, errors);
     }
@@ -150,7 +150,7 @@ fn node_selector_requirement(requirement: &Cursor<'_>, check_values: bool, error
                 values.required(errors, "must be specified single value when `operator` is 'Lt' or 'Gt'");
             }
         }
-        other => errors.invalid(requirement.field("operator").path(), other, "not a valid selector operator"),
+        other => errors.invalid_choice(requirement.field("operator").path(), other, "not a valid selector operator"),
     }
     label_key(&requirement.field("key"), errors);
     if check_values {
@@ -171,7 +171,7 @@ fn node_field_requirement(requirement: &Cursor<'_>, errors: &mut ErrorList) {
                 );
             }
         }
-        other => errors.invalid(requirement.field("operator").path(), other, "not a valid selector operator"),
+        other => errors.invalid_choice(requirement.field("operator").path(), other, "not a valid selector operator"),
     }
     let key = requirement.field("key");
     if key.str() != "metadata.name" {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::occurrences::Occurrences;
 use crate::quantity::{Format, Quantity};
-use crate::validate::labels::invalid_each;
 use crate::validate::names;
 use crate::validate::text::{NEGATIVE, NOT_POSITIVE, duplicate_because, formatted, not_found_because};
 use crate::{Cursor, ErrorList, Path, Value};
@@ -94,11 +93,11 @@ fn is_integer(name: &str) -> bool {
 pub fn resource_name(name: &str, path: &Path, errors: &mut ErrorList) -> bool {
     let messages = names::qualified_name(name);
     if !messages.is_empty() {
-        invalid_each(errors, path, name, messages);
+        messages.into_iter().for_each(|message| errors.invalid_choice(path.clone(), name, message));
         return false;
     }
     if !name.contains('/') && !is_standard(name) {
-        errors.invalid(path.clone(), name, "must be a standard resource type or fully qualified");
+        errors.invalid_choice(path.clone(), name, "must be a standard resource type or fully qualified");
         return false;
     }
     true
@@ -109,17 +108,17 @@ pub fn container_resource_name(name: &str, path: &Path, errors: &mut ErrorList) 
     resource_name(name, path, errors);
     if !name.contains('/') {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(name) {
-            errors.invalid(path.clone(), name, "must be a standard resource for containers");
+            errors.invalid_choice(path.clone(), name, "must be a standard resource for containers");
         }
     } else if !is_native(name) && !is_extended(name) {
-        errors.invalid(path.clone(), name, "doesn't follow extended resource name standard");
+        errors.invalid_choice(path.clone(), name, "doesn't follow extended resource name standard");
     }
 }
 
 /// A name that a whole pod can use.
 pub fn pod_resource_name(name: &str, path: &Path, errors: &mut ErrorList) {
     if resource_name(name, path, errors) && !matches!(name, "cpu" | "memory") && !is_huge_page(name) {
-        errors.not_supported(path.clone(), name, &["cpu", "hugepages-", "memory"]);
+        errors.no_such_choice(path.clone(), name, &["cpu", "hugepages-", "memory"]);
     }
 }
 
@@ -127,7 +126,7 @@ pub fn pod_resource_name(name: &str, path: &Path, errors: &mut ErrorList) {
 pub fn quota_resource_name(name: &str, path: &Path, errors: &mut ErrorList) {
     resource_name(name, path, errors);
     if !name.contains('/') && !is_standard_quota(name) {
-        errors.invalid(path.clone(), name, "must be a standard resource for quota");
+        errors.invalid_choice(path.clone(), name, "must be a standard resource for quota");
     }
 }
 
@@ -340,8 +339,8 @@ pub fn one_toleration(toleration: &Cursor<'_>, errors: &mut ErrorList) {
             }
         }
         // The comparison operators exist, behind a gate that is off; upstream lists them when one of them is used.
-        "Lt" | "Gt" => operator.not_supported(errors, &["Equal", "Exists", "Lt", "Gt"]),
-        _ => operator.not_supported(errors, &["Equal", "Exists"]),
+        "Lt" | "Gt" => operator.no_such_choice(errors, &["Equal", "Exists", "Lt", "Gt"]),
+        _ => operator.no_such_choice(errors, &["Equal", "Exists"]),
     }
     if !effect.is_empty() {
         super::text::supported(&effect, TAINT_EFFECTS, errors);

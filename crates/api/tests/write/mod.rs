@@ -61,8 +61,7 @@ pub(crate) fn checked(kind: &Kind, body: &str, namespace: &str) -> Result<(Value
     (kind.strategy.prepare_for_create)(&mut object, &CTX);
     let mut errors = ErrorList::new();
     let cursor = Cursor::root(&object);
-    meta::validate_create(kind, &cursor, &mut errors);
-    (kind.strategy.validate)(&cursor, &mut errors);
+    meta::validate_new(kind, &cursor, &mut errors);
     Ok((object, errors))
 }
 

@@ -5,10 +5,7 @@
 use std::collections::BTreeMap;
 
 use api::json;
-use api::{
-    Status, Value,
-    quantity::{Format, Quantity},
-};
+use api::{Status, Value, quantity::Quantity};
 
 use super::{Context, Operation, Request, items};
 
@@ -226,48 +223,49 @@ fn check_claim(limit: &Value, requests: &Amounts, errors: &mut Vec<String>) {
 /// What a pod needs of each resource: its containers and sidecars together, or an init container with the sidecars before it
 /// when that is more. A resource that one container does not name has no total. Amounts of the pod itself win.
 fn pod_total(pod: &Value, field: &str) -> Amounts {
-    let list = |container: &Value| amounts(&container["resources"][field]);
-    let is_sidecar = |container: &Value| container["restartPolicy"] == "Always";
-    let running: Vec<Amounts> = items(&pod["spec"], "containers")
-        .chain(items(&pod["spec"], "initContainers").filter(|c| is_sidecar(c)))
-        .map(list)
-        .collect();
-    let mut total = sum(&running);
-    let mut sidecars: Vec<Amounts> = Vec::new();
-    for container in items(&pod["spec"], "initContainers") {
-        let own = list(container);
-        if is_sidecar(container) {
-            sidecars.push(own);
-            continue;
-        }
-        let together: Vec<Amounts> = sidecars.iter().cloned().chain([own]).collect();
-        for (name, amount) in sum(&together) {
-            let known = total.get(&name);
-            if known.is_none_or(|known| *known < amount) {
-                total.insert(name, amount);
-            }
-        }
+    let own = |container: &Value| amounts(&container["resources"][field]);
+    let mut total = Amounts::new();
+    for container in items(&pod["spec"], "containers") {
+        add(&mut total, &own(container));
     }
+    let (mut sidecars, mut starting) = (Amounts::new(), Amounts::new());
+    for container in items(&pod["spec"], "initContainers") {
+        let mut together = own(container);
+        if container["restartPolicy"] == "Always" {
+            add(&mut total, &together);
+            add(&mut sidecars, &together);
+            together = sidecars.clone();
+        } else {
+            add(&mut together, &sidecars);
+        }
+        raise(&mut starting, together);
+    }
+    raise(&mut total, starting);
     let of_pod = amounts(&pod["spec"]["resources"][field]);
-    total.extend(of_pod);
+    total.extend(of_pod.into_iter().filter(|(name, _)| is_pod_level(name)));
     total
 }
 
-fn sum(lists: &[Amounts]) -> Amounts {
-    let mut out = Amounts::new();
-    for name in lists.iter().flat_map(Amounts::keys) {
-        let values: Vec<&Quantity> = lists.iter().filter_map(|list| list.get(name)).collect();
-        if values.len() != lists.len() || out.contains_key(name) {
-            continue;
-        }
-        let total = if name == "cpu" {
-            Quantity::from_milli(values.iter().map(|q| q.milli_value()).sum(), Format::DecimalSi)
-        } else {
-            Quantity::new(values.iter().map(|q| q.value()).sum(), Format::DecimalSi)
-        };
-        out.insert(name.clone(), total);
+/// What a pod may say of itself as a whole.
+fn is_pod_level(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
+/// Adds up what is named; who names nothing adds nothing.
+fn add(total: &mut Amounts, more: &Amounts) {
+    for (name, amount) in more {
+        let sum = total.get(name).map_or_else(|| amount.clone(), |known| known.add(amount));
+        total.insert(name.clone(), sum);
     }
-    out
+}
+
+/// The greater of both amounts of a name.
+fn raise(total: &mut Amounts, other: Amounts) {
+    for (name, amount) in other {
+        if total.get(&name).is_none_or(|known| *known < amount) {
+            total.insert(name, amount);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -305,6 +303,10 @@ mod tests {
         let init = json!({"containers": [{"name": "a", "resources": limits("700m")}],
                           "initContainers": [{"name": "i", "resources": limits("2")}]});
         assert_eq!(refuse(init), "maximum cpu usage per Pod is 1, but limit is 2");
+        // Who names nothing adds nothing, and the sum is written as its first part is.
+        let some = json!({"containers": [{"name": "a", "resources": limits("700m")},
+            {"name": "b", "resources": {"limits": {"memory": "2Gi"}}}, {"name": "c"}]});
+        assert_eq!(refuse(some), "maximum memory usage per Pod is 1Gi, but limit is 2049Mi");
     }
 
     #[test]

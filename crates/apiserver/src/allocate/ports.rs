@@ -88,7 +88,7 @@ impl<'a> Operation<'a> {
     pub(super) fn allocate_next(&mut self, random: Random<'_>) -> Result<i64, PortError> {
         if self.dry_run {
             // A placeholder outside of any range: nothing is decided in a dry run.
-            let port = self.taken.iter().max().map_or(32768, |last| (*last).max(0) + 1);
+            let port = self.taken.iter().max().map_or(32768, |last| (*last).max(0)) + 1;
             self.taken.insert(port);
             return Ok(port);
         }

@@ -539,6 +539,6 @@ mod tests {
         let mut service = service(json!({"type": "NodePort"}));
         allocator(&["10.0.0.0/24"]).create(&mut service, &InUse::default(), true, &mut |_| 0).unwrap();
         assert_eq!(service["spec"]["clusterIP"], "10.0.0.0");
-        assert_eq!(service["spec"]["ports"][0]["nodePort"], 32768);
+        assert_eq!(service["spec"]["ports"][0]["nodePort"], 32769);
     }
 }

@@ -103,7 +103,6 @@ pub(crate) struct Forms {
     pub table: bool,
     /// Objects can be shown as their metadata.
     pub metadata: bool,
-    pub router: Router,
 }
 
 /// What stands before the negotiation and refuses media types that nobody produces.
@@ -117,9 +116,30 @@ pub(crate) enum Router {
 }
 
 impl Forms {
-    pub(crate) const OBJECT: Forms = Forms { protobuf: true, table: true, metadata: true, router: Router::Object };
-    /// A document that is never transformed, without a router before it.
-    pub(crate) const WHOLE: Forms = Forms { table: false, metadata: false, router: Router::Absent, ..Forms::OBJECT };
+    pub(crate) const OBJECT: Forms = Forms { protobuf: true, table: true, metadata: true };
+    /// A document that is never transformed.
+    pub(crate) const WHOLE: Forms = Forms { table: false, metadata: false, ..Forms::OBJECT };
+}
+
+impl Router {
+    /// Whether any of the types that the client takes is produced. Of a form of such a type the negotiation knows more.
+    pub(crate) fn check(self, header: Option<&str>) -> Result<(), Status> {
+        let produced = match self {
+            Self::Absent => return Ok(()),
+            Self::Object => MEDIA_TYPES,
+            Self::List => LIST_MEDIA_TYPES,
+        };
+        let header = header.unwrap_or("").trim();
+        let takes = |part: &str| {
+            let media_type = Alternative::parse(part).media_type;
+            MEDIA_TYPES.contains(&media_type) || media_type == "*/*"
+        };
+        if header.is_empty() || header.split(',').any(takes) {
+            Ok(())
+        } else {
+            Err(Status::no_representation(produced))
+        }
+    }
 }
 
 /// Chooses the first acceptable alternative of an Accept header, in order of quality.
@@ -145,14 +165,7 @@ pub(crate) fn negotiate(header: Option<&str>, shape: Shape, pretty: bool, forms:
             }
         }
     }
-    // A media type that nobody produces is refused by the router, a form of a known one by the negotiation behind it.
-    let produced = |a: &Alternative<'_>| MEDIA_TYPES.contains(&a.media_type) || a.media_type == "*/*";
-    let is_produced = alternatives.iter().any(produced);
-    Err(match forms.router {
-        Router::Object if !is_produced => Status::no_representation(MEDIA_TYPES),
-        Router::List if !is_produced => Status::no_representation(LIST_MEDIA_TYPES),
-        _ => Status::not_acceptable(MEDIA_TYPES),
-    })
+    Err(Status::not_acceptable(MEDIA_TYPES))
 }
 
 impl Accept {
@@ -301,9 +314,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_served_is_406() {
-        let routed = Forms { router: Router::List, ..Forms::OBJECT };
+        assert!(Router::List.check(Some("text/html, application/json;as=Nonsense")).is_ok());
+        assert!(Router::Absent.check(Some("text/html")).is_ok() && Router::Object.check(Some("")).is_ok());
         assert_eq!(
-            refused("text/html", Shape::List, routed),
+            Router::List.check(Some("text/html")).unwrap_err().message,
             "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, \
              application/vnd.kubernetes.protobuf, application/json;stream=watch, \
              application/vnd.kubernetes.protobuf;stream=watch"

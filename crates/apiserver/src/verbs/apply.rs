@@ -1,6 +1,6 @@
 //! Server-side apply: PATCH with a configuration. It creates what is not there.
 
-use api::apply::{self, ApplyError, Writer};
+use api::apply::{self, Writer};
 use api::codec::{FieldValidation, normalize, yaml};
 use api::{ErrorList, Path, Status, Value, defaults, gojson, meta};
 use futures::FutureExt;
@@ -70,26 +70,16 @@ async fn create(gateway: &Gateway, request: &Request, config: &Value, duplicates
 fn merged(request: &Request, live: &Value, config: &Value) -> Result<Value, Status> {
     let kind = &request.kind;
     let moment = Moment::now();
-    let applied = applied(request, &request.subresource, live, config, &moment).map_err(|refused| refused.status())?;
-    let normalized = normalize(&applied, kind.as_ref())
+    let manager = request.query.text("fieldManager");
+    let writer = Writer { manager, subresource: &request.subresource, now: &moment.now };
+    let applied = apply::apply(kind, &writer, live, config, request.query.flag("force"));
+    let applied = applied.map_err(|refused| refused.status())?;
+    let normalized = normalize(&applied.object, kind.as_ref())
         .map_err(|error| Status::unknown(apply::unconvertible(config, &error.reason)))?;
     let mut object = normalized.value;
     check_identity(request, &mut object)?;
     defaults::apply_at(kind.as_ref(), &mut object, &moment.now);
     Ok(object)
-}
-
-/// What the configuration makes of `live`, as the request's manager.
-pub(super) fn applied(
-    request: &Request,
-    subresource: &str,
-    live: &Value,
-    config: &Value,
-    moment: &Moment,
-) -> Result<Value, ApplyError> {
-    let writer = Writer { manager: request.query.text("fieldManager"), subresource, now: &moment.now };
-    let force = request.query.flag("force");
-    apply::apply(&request.kind, &writer, live, config, force).map(|applied| applied.object)
 }
 
 /// A patch leaves the object where the URL says it is.

@@ -152,6 +152,9 @@ pub(crate) async fn delete(gateway: &Gateway, request: &Request) -> Result<Reply
     if let Some(warning) = options.warning(request) {
         request.notes.push(warning);
     }
+    if let Some(text) = (request.kind.strategy.refuses_delete)(&request.name) {
+        return Err(Status::forbidden(group_resource(request), &request.name, text));
+    }
     delete_object(gateway, request, &options).await
 }
 

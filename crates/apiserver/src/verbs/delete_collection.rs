@@ -34,7 +34,8 @@ pub(crate) async fn delete_collection(gateway: &Gateway, request: &Request) -> R
                 }
             }
         })
-        .buffer_unordered(WORKERS)
+        // In order: of several failures the first one is told.
+        .buffered(WORKERS)
         .filter_map(|result: Result<(), Status>| std::future::ready(result.err()));
     let mut failures = std::pin::pin!(failures.by_ref());
     if let Some(status) = failures.next().await {

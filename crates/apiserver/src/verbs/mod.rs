@@ -37,7 +37,7 @@ pub(crate) use delete_collection::delete_collection;
 pub(crate) use get::{get, read};
 pub(crate) use list::list;
 pub(crate) use name::suffix as name_suffix;
-pub(crate) use patch::patch;
+pub(crate) use patch::{is_patch, patch};
 pub(crate) use present::{Presenter, encode};
 pub(crate) use scale::{get_scale, patch_scale, update_scale};
 pub(crate) use subresource::{create_binding, create_named};

@@ -2,7 +2,7 @@
 
 use api::codec::{self, FieldValidation, Target, yaml};
 use api::patch::{Patch, PatchType};
-use api::{ErrorList, Path, Shape, Status, Value, defaults, meta};
+use api::{Cursor, ErrorList, Path, Shape, Status, Value, defaults, gojson, meta};
 use futures::FutureExt;
 
 use super::update::replace;
@@ -11,7 +11,7 @@ use crate::gateway::Gateway;
 use crate::guaranteed::Live;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
-use crate::write::{Moment, check_options, field_validation, group_resource};
+use crate::write::{Moment, check_options, field_validation, group_resource, invalid_as_it_says};
 
 /// Media types that PATCH takes; of custom resources nobody knows a strategy.
 const PATCH_MEDIA_TYPES: [&str; 4] = [
@@ -21,6 +21,11 @@ const PATCH_MEDIA_TYPES: [&str; 4] = [
     "application/apply-patch+yaml",
 ];
 const STRATEGIC_MEDIA_TYPE: &str = "application/strategic-merge-patch+json";
+
+/// Whether a body of this type is a patch of any form.
+pub(crate) fn is_patch(media_type: &str) -> bool {
+    PATCH_MEDIA_TYPES.contains(&media_type)
+}
 
 pub(crate) async fn patch(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     if request.content_type == apply::MEDIA_TYPE {
@@ -98,10 +103,20 @@ pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old:
             }
         }
     }
+    if let Some(custom) = request.kind.custom().filter(|_| request.subresource != "scale") {
+        let (object, mut errors) = (Cursor::root(&patched.object), ErrorList::new());
+        // That it is another kind is found out later.
+        if object.field("kind").str() == request.kind.kind && !custom.validate_type(&object, &mut errors) {
+            return Err(invalid_as_it_says(&patched.object, &errors));
+        }
+    }
     let refuse = |text: String| {
         let mut errors = ErrorList::new();
         let mut patched = patched.clone();
-        meta::put_in_order(&mut patched.object);
+        match request.kind.custom() {
+            Some(_) => patched.object = gojson::sorted(&patched.object),
+            None => meta::put_in_order(&mut patched.object),
+        }
         errors.invalid(Path::new("patch"), patch.shown(&patched), text);
         Status::invalid("", "", "", &errors)
     };

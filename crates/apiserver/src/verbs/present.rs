@@ -227,7 +227,7 @@ impl Presenter {
             let head = self.list_head(&self.list_metadata(metadata));
             return Ok(body::stream(stream_list(&head, before.into(), items, "")));
         }
-        if let Some(head) = &self.metadata_head {
+        if let Some(head) = self.metadata_head.as_ref().filter(|_| !items.is_empty()) {
             let members = items.iter().map(ObjectBytes::metadata_member);
             let members = members.collect::<Result<Vec<_>, _>>().map_err(from_read)?;
             return Ok(body::stream(stream_list(
@@ -267,7 +267,8 @@ impl Presenter {
                     "kind": "PartialObjectMetadataList",
                     "apiVersion": format!("meta.k8s.io/{version}"),
                     "metadata": metadata.value(),
-                    "items": values,
+                    // Nothing was appended to a list of nothing.
+                    "items": if values.is_empty() { Value::Null } else { values.into() },
                 })
             }
             Form::Table(version) => {
@@ -374,6 +375,7 @@ impl Presenter {
             Form::Object | Form::Misfit(_) => {
                 let mut empty = self.empty();
                 empty["metadata"] = metadata;
+                (self.kind.strategy.fill_empty)(&mut empty);
                 empty
             }
         };

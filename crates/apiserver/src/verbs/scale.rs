@@ -1,11 +1,12 @@
 //! The `scale` subresource: a small object that stands for three fields of a bigger one.
 
+use api::apply::{self as owner, ReplicasPaths, Writer};
 use api::codec::Target;
 use api::custom::Scale;
 use api::json;
 use api::kind::Subresource;
 use api::selector::LabelSelector;
-use api::{ErrorList, Kind, Path, Status, Value, codec, meta};
+use api::{ErrorList, Kind, Path, Status, Value, codec, kinds, meta};
 use futures::FutureExt;
 
 use super::apply;
@@ -18,8 +19,8 @@ use crate::guaranteed::Live;
 use crate::ownership::{self, Ownership};
 use crate::storage::ObjectKey;
 use crate::write::{
-    Moment, body_format, check_name, check_options, failed_precondition, field_validation, from_storage,
-    group_resource, set_metadata,
+    body_format, check_name, check_options, failed_precondition, field_validation, from_storage, group_resource,
+    set_metadata,
 };
 
 const SCALE_VERSION: &str = "autoscaling/v1";
@@ -37,7 +38,7 @@ pub(crate) async fn update_scale(gateway: &Gateway, request: &Request) -> Result
     let decoded = codec::decode(&request.body, format, scale(request)?, field_validation(request)?)?;
     check_name(&decoded.value, &request.name)?;
     decoded.warnings.into_iter().for_each(|warning| request.notes.push(warning));
-    change(gateway, request, |_, _| Ok(Edited::of(decoded.value.clone()))).await
+    change(gateway, request, |live| Ok(tracked(request, live, decoded.value.clone()))).await
 }
 
 pub(crate) async fn patch_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
@@ -47,62 +48,44 @@ pub(crate) async fn patch_scale(gateway: &Gateway, request: &Request) -> Result<
     let patch = decode_patch(request)?;
     check_options(request)?;
     let target = Target::from(scale(request)?);
-    change(gateway, request, |_, old| Ok(Edited::of(patched(request, target, &patch, old)?))).await
+    change(gateway, request, |live| Ok(tracked(request, live, patched(request, target, &patch, live)?))).await
 }
 
-/// Server-side apply of a Scale is an apply of the object's replicas.
 async fn apply_scale(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
     let config = apply::configuration(request)?.config;
-    let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or("");
-    if (text("apiVersion"), text("kind")) != (SCALE_VERSION, "Scale") {
-        let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
-        return Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={}", text("kind"))));
-    }
-    let kind = &request.kind;
-    let mut of_object =
-        json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": request.name } });
-    let path = custom_scale(kind).map_or(".spec.replicas", |paths| paths.spec_replicas_path.as_str());
-    if let Some(replicas) = config.pointer("/spec/replicas") {
-        Scale::set(&mut of_object, path, replicas.clone());
-    }
-    change(gateway, request, |object, scale| {
-        let applied = apply::applied(request, &request.subresource, object, &of_object, &untimed())
-            .map_err(|refused| refused.seen_as(SCALE_VERSION).status())?;
-        let mut scale = scale.clone();
-        scale["spec"]["replicas"] = Scale::value(&applied, path).cloned().unwrap_or(0.into());
-        let managed = applied.pointer("/metadata/managedFields").cloned().unwrap_or_default();
-        Ok(Edited { scale, managed: Some(managed) })
+    change(gateway, request, |live| {
+        let manager = request.query.text("fieldManager");
+        let force = request.query.flag("force");
+        let applied = owner::apply(kinds::scale(), &writer(request, manager), live, &config, force);
+        let applied = applied.map_err(|refused| refused.status())?.object;
+        let normalized = codec::normalize(&applied, scale(request)?);
+        normalized.map(|n| n.value).map_err(|e| Status::unknown(owner::unconvertible(&config, &e.reason)))
     })
     .await
 }
 
-/// Upstream does not say when a scale was written.
-fn untimed() -> Moment {
-    Moment { now: String::new(), ..Moment::now() }
+/// Nobody is told when a scale was written.
+fn writer<'a>(request: &'a Request, manager: &'a str) -> Writer<'a> {
+    Writer { manager, subresource: &request.subresource, now: "" }
 }
 
-/// A scale as the request wants it.
-struct Edited {
-    scale: Value,
-    /// The object's `managedFields`, when they are settled already.
-    managed: Option<Value>,
-}
-
-impl Edited {
-    fn of(scale: Value) -> Self {
-        Self { scale, managed: None }
-    }
+/// The scale of a plain write, with its owners.
+fn tracked(request: &Request, live: &Value, mut scale: Value) -> Value {
+    let manager = ownership::manager(request);
+    let managed = owner::track_update(kinds::scale(), &writer(request, &manager), live, &scale);
+    set_metadata(&mut scale, "managedFields", managed);
+    scale
 }
 
 fn scale(request: &Request) -> Result<&Subresource, Status> {
     request.kind.subresource("scale").ok_or_else(Status::unknown_endpoint)
 }
 
-/// Reads the object, lets `edit` change its scale, and writes the replicas back.
+/// Reads the object, lets `edit` change its scale, and writes the replicas and their owners back.
 async fn change(
     gateway: &Gateway,
     request: &Request,
-    edit: impl Fn(&Value, &Value) -> Result<Edited, Status> + Send + Sync,
+    edit: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
 ) -> Result<Reply, Status> {
     let kind = &request.kind;
     let key = ObjectKey::new(kind, &request.namespace, &request.name);
@@ -116,8 +99,12 @@ async fn change(
             };
             let live = Live::decode(gateway, kind, current).await?;
             let mut object = live.object.clone();
-            let old_scale = scale_of(kind, &object)?;
-            let Edited { mut scale, managed } = edit(&live.object, &old_scale)?;
+            let mut old_scale = scale_of(kind, &object)?;
+            let paths = ReplicasPaths::of(kind);
+            let owners = live.object.pointer("/metadata/managedFields");
+            let owners_of_scale = owner::owners_of_scale(&paths, owners).map_err(Status::unknown)?;
+            set_metadata(&mut old_scale, "managedFields", owners_of_scale);
+            let mut scale = edit(&old_scale)?;
             admit::body(gateway, request, Operation::Update, &mut scale, &old_scale).await?;
             // Replicas of custom resources are judged as part of the object.
             if kind.custom().is_none() {
@@ -137,10 +124,8 @@ async fn change(
                 Some(paths) => drop(Scale::set(&mut object, &paths.spec_replicas_path, replicas)),
                 None => object["spec"]["replicas"] = replicas,
             }
-            let managed = managed.unwrap_or_else(|| {
-                let moment = untimed();
-                ownership::settle(request, &request.subresource, &moment, &live.object, &mut object, Ownership::Track)
-            });
+            let of_scale = scale.pointer("/metadata/managedFields").unwrap_or(&Value::Null);
+            let managed = owner::owners_of_object(&paths, &kind.api_version(), owners, of_scale);
             set_metadata(&mut object, "managedFields", managed);
             replace(gateway, parent, target, object, live, Ownership::Settled).await
         };

@@ -110,7 +110,12 @@ impl<'a> Attributes<'a> {
     pub(crate) fn of_delete(request: &'a Request, options: &DeleteOptions) -> Self {
         let dry_run = options.dry_run;
         let options = review::delete_options(options);
-        Self { dry_run, ..Self::new(request, Operation::Delete, &Value::Null, options) }
+        let mut attributes = Self { dry_run, ..Self::new(request, Operation::Delete, &Value::Null, options) };
+        // Who deletes a collection names none of its objects.
+        if request.verb == "deletecollection" {
+            attributes.name.clear();
+        }
+        attributes
     }
 
     fn new(request: &'a Request, operation: Operation, object: &Value, options: Value) -> Self {

@@ -76,7 +76,7 @@ fn spec(spec: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorList) {
     }
     let manual = job.field("manualSelector");
     if manual.bool() {
-        manual.not_supported(errors, &["nil", "false"]);
+        manual.no_such_choice(errors, &["nil", "false"]);
     }
     nonnegative_fields(spec, &["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
 }

@@ -14,7 +14,7 @@ use crate::strategy::{Context, SubresourceStrategy};
 use crate::validate::labels::{selector, selector_matches};
 use crate::validate::names;
 use crate::validate::text::{domain_prefixed_path, nonnegative_fields, optional_enum};
-use crate::{Cursor, ErrorList, Path, Strategy, Text, Value, meta};
+use crate::{Cursor, ErrorList, Map, Path, Strategy, Text, Value, meta};
 
 pub use cronjob::CRON_JOB;
 
@@ -43,7 +43,7 @@ pub const JOB: Strategy = Strategy {
     warnings,
     subresources: &[SubresourceStrategy {
         name: "status",
-        prepare_for_update: |_, _, _| {},
+        prepare_for_update: |new, old, _| label_as_template(new, old),
         validate_update: status::validate,
     }],
     ..Strategy::DEFAULT
@@ -98,6 +98,15 @@ fn shares_labels(job: &Value, sent: &[u8]) -> bool {
     let labels = |at: &str| sent.pointer(at).and_then(Value::as_object);
     labels("/metadata/labels").is_none_or(|labels| labels.is_empty())
         && labels("/spec/template/metadata/labels").is_some()
+}
+
+/// A job whose labels went is read with those of its template.
+fn label_as_template(job: &mut Value, old: &Value) {
+    let of_template = old.pointer("/spec/template/metadata/labels").filter(|labels| labels.is_object());
+    let unlabelled = job.pointer("/metadata/labels").and_then(Value::as_object).is_none_or(Map::is_empty);
+    if unlabelled && let (Some(labels), Some(metadata)) = (of_template, job.get_mut("metadata")) {
+        carry::set(metadata, "labels", labels.clone());
+    }
 }
 
 /// Upstream fills in the labels of a job without any whenever it reads one; by then its template has some. Of a name that is no
@@ -267,7 +276,7 @@ fn restart_policy(spec: &Cursor<'_>, errors: &mut ErrorList) {
             policy.invalid(errors, "only \"Never\" is supported when podFailurePolicy is specified");
         }
         "OnFailure" | "Never" => {}
-        _ => policy.not_supported(errors, &["OnFailure", "Never"]),
+        _ => policy.no_such_choice(errors, &["OnFailure", "Never"]),
     }
 }
 

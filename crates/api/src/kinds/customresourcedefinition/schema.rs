@@ -510,7 +510,7 @@ fn validation_rule(schema: &Value, rule: &Cursor<'_>, errors: &mut ErrorList) {
     }
     let reason = rule.field("reason");
     if reason.is_set() && !REASONS.contains(&reason.str()) {
-        reason.not_supported(errors, REASONS);
+        reason.no_such_choice(errors, REASONS);
     }
     let field = rule.field("fieldPath");
     if field.is_empty() {

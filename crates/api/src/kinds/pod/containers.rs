@@ -318,7 +318,7 @@ fn recursive_read_only(list: &Cursor<'_>, mount: &Cursor<'_>, errors: &mut Error
                 mode.forbidden(errors, "may only be specified when mountPropagation is None or not specified");
             }
         }
-        Some(_) => mode.not_supported(errors, &["Disabled", "Enabled", "IfPossible"]),
+        Some(_) => mode.no_such_choice(errors, &["Disabled", "Enabled", "IfPossible"]),
     }
 }
 

@@ -125,7 +125,7 @@ fn app_armor_profile(profile: &Cursor<'_>, errors: &mut ErrorList) {
             }
         }
         "" => kind.required(errors, "type is required when appArmorProfile is set"),
-        _ => kind.not_supported(errors, PROFILE_TYPES),
+        _ => kind.no_such_choice(errors, PROFILE_TYPES),
     }
 }
 
