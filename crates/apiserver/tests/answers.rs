@@ -610,6 +610,25 @@ async fn bookmarks_show_what_is_no_pointer_inside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_seen_to_end_before_it_is_gone() {
+    let cluster = Cluster::start().await;
+    let made = cluster.post(PODS, json!({"metadata": {"name": "p"}, "spec": template()["spec"]})).await.body;
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(cluster.request(Method::DELETE, &format!("{PODS}/p"), &json!({})).await.code, 200);
+    let watch = cluster.get(&format!("{PODS}?watch=1&timeoutSeconds=1&resourceVersion={version}")).await;
+    let events: Vec<Value> = watch.text.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
+    let told: Vec<(&Value, &Value, bool)> = events
+        .iter()
+        .map(|event| {
+            let metadata = &event["object"]["metadata"];
+            (&event["type"], &metadata["generation"], metadata["deletionTimestamp"].is_string())
+        })
+        .collect();
+    let two = json!(2);
+    assert_eq!(told, [(&json!("MODIFIED"), &two, true), (&json!("DELETED"), &two, true)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metadata_of_nothing_is_null() {
     let cluster = Cluster::start().await;
     let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";

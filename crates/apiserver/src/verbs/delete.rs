@@ -314,6 +314,17 @@ async fn execute(
         Plan::Remove(object) => {
             let mut revision = seen;
             if !options.dry_run {
+                // Who watches a kind with a grace period sees how it ends before it is gone.
+                let mut seen = seen;
+                if kind.strategy.grace_period.is_some() {
+                    let marked = conversion::encode_for_store(gateway, kind, object.clone()).await?;
+                    if marked != before {
+                        match gateway.put_over(target, seen, marked).await? {
+                            Tried::Done(marked_at) => seen = marked_at,
+                            Tried::LostRace(current) => return Ok(Tried::LostRace(current)),
+                        }
+                    }
+                }
                 let outcome = gateway.objects.delete(target.key, seen).await;
                 match outcome.map_err(|e| from_store(kind, target.operation, e))? {
                     WriteOutcome::Written(deleted_at) => revision = deleted_at,
