@@ -87,9 +87,9 @@ mod tests {
         assert_eq!(
             counted,
             [
-                r#"kubernetes_healthcheck{name="ping",type="healthz"} 0"#,
                 r#"kubernetes_healthchecks_total{name="ping",status="error",type="healthz"} 1"#,
                 r#"kubernetes_healthchecks_total{name="ping",status="success",type="healthz"} 2"#,
+                r#"kubernetes_healthcheck{name="ping",type="healthz"} 0"#,
             ]
         );
         indicators.reset();

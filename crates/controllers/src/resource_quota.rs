@@ -672,7 +672,7 @@ mod tests {
         // The pod counts two of the three.
         let pods = pod(json!({}));
         let (first, second) = (claim("a", made.clone(), 3), claim("b", made.clone(), 3));
-        assert_eq!(counted(&pods, &[first.clone()]), of("3", "3"));
+        assert_eq!(counted(&pods, std::slice::from_ref(&first)), of("3", "3"));
         assert_eq!(counted(&pods, &[first.clone(), second.clone()]), of("6", "6"));
         assert_eq!(counted(&pods, &[claim("a", json!({}), 3)]), of("5", "3"));
         let settled =

@@ -562,9 +562,7 @@ mod tests {
     #[test]
     fn devices_are_charged_as_extended_resources_that_their_classes_stand_behind() {
         let (implicit, named) = ("requests.deviceclass.resource.kubernetes.io/gold", "requests.example.com/gpu");
-        let unknown = "requests.deviceclass.resource.kubernetes.io/tin";
-        let zero = json!({implicit: "0", named: "0", unknown: "0"});
-        let source = source(json!({implicit: "4", named: "4", unknown: "4"}), zero, json!({}));
+        let source = source(json!({implicit: "4", named: "4"}), json!({implicit: "0", named: "0"}), json!({}));
         let class = json!({"metadata": {"name": "gold"}, "spec": {"extendedResourceName": "example.com/gpu"}});
         source.put("resource.k8s.io", "deviceclasses", class);
         let user = UserInfo::default();
@@ -578,28 +576,28 @@ mod tests {
             Ok::<Value, String>(charges.first().map_or(Value::Null, |charge| charge.new["status"]["used"].clone()))
         };
         let plain = json!({"name": "a"});
-        assert_eq!(used(claim(plain.clone(), "gold", 3)).unwrap(), json!({implicit: "3", named: "3", unknown: "0"}));
+        assert_eq!(used(claim(plain.clone(), "gold", 3)).unwrap(), json!({implicit: "3", named: "3"}));
         let refused = used(claim(plain.clone(), "gold", 5)).unwrap_err();
         assert!(refused.contains(&format!("exceeded quota: q, requested: {implicit}=5,{named}=5")), "{refused}");
         // Nobody counts what no class stands behind.
         assert_eq!(used(claim(plain, "tin", 9)), Ok(Value::Null));
         // The scheduler's claim for a pod that was charged already.
-        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": [
-            {"name": "c", "resources": {"requests": {"example.com/gpu": "2"}}}]}});
-        source.put("", "pods", pod.clone());
+        let pod = |status: Value| {
+            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "status": status, "spec": {"containers": [
+                {"name": "c", "resources": {"requests": {"example.com/gpu": "2"}}}]}})
+        };
+        source.put("", "pods", pod(json!({})));
         let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
         let made = |name: &str| {
             json!({"name": name, "namespace": "ns", "annotations": {"resource.kubernetes.io/extended-resource-claim": "true"},
                 "creationTimestamp": "2026-01-02T03:04:05Z", "ownerReferences": [owner.clone()]})
         };
-        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "1", unknown: "0"}));
+        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "1"}));
         // Only one claim is the pod's: the first one, or the one that its status names.
         source.put("resource.k8s.io", "resourceclaims", claim(made("a"), "gold", 1));
-        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "3", unknown: "0"}));
-        let mut settled = pod;
-        settled["status"]["extendedResourceClaimStatus"] = json!({"resourceClaimName": "b"});
-        source.put("", "pods", settled);
-        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "1", unknown: "0"}));
+        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "3"}));
+        source.put("", "pods", pod(json!({"extendedResourceClaimStatus": {"resourceClaimName": "b"}})));
+        assert_eq!(used(claim(made("b"), "gold", 3)).unwrap(), json!({implicit: "3", named: "1"}));
     }
 
     #[test]

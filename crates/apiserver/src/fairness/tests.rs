@@ -161,7 +161,7 @@ async fn who_finds_no_seat_waits_for_one_and_who_finds_no_queue_is_sent_away() {
     let levels = fairness.dump("/debug/api_priority_and_fairness/dump_priority_levels", false).unwrap();
     let small = levels.lines().find(|line| line.starts_with("small")).unwrap();
     let cells: Vec<&str> = small.split(',').map(str::trim).collect();
-    assert_eq!(cells, ["small", "0", "false", "false", "0", "1", "2", "1", "1", "0"]);
+    assert_eq!(cells, ["small", "0", "false", "false", "0", "1", "2", "1", "2", "0"]);
 }
 
 #[tokio::test]
