@@ -513,8 +513,14 @@ async fn the_data_of_a_revision_are_the_text_that_was_sent() {
     let revision = |name: &str, data: &str, more: &str| {
         format!(r#"{{"metadata":{{"name":"{name}"{more}}},"data":{data},"revision":1}}"#)
     };
-    let merge = [("content-type", "application/merge-patch+json")];
-    let labels = json!({"metadata": {"labels": {"a": "b"}}}).to_string();
+    // A patch is of the value.
+    let patches = [
+        ("application/merge-patch+json", r#"{"metadata":{"labels":{"a":"b"}}}"#),
+        (
+            "application/json-patch+json",
+            r#"[{"op":"test","path":"/data","value":{"a":"b c"}},{"op":"add","path":"/metadata/labels","value":{}}]"#,
+        ),
+    ];
     for (name, data) in [("compact", r#"{"a":"b c"}"#), ("spaced", "{\"a\":\n\"b c\"}")] {
         let made = cluster.send(Method::POST, path, &json, revision(name, data, "")).await;
         assert_eq!(made.code, 201, "{}", made.text);
@@ -522,16 +528,17 @@ async fn the_data_of_a_revision_are_the_text_that_was_sent() {
         let path = format!("{path}/{name}");
         let put = cluster.send(Method::PUT, &path, &json, revision(name, data, r#","labels":{"x":"y"}"#)).await;
         assert_eq!(put.code, 200, "{}", put.text);
-        let patched = cluster.send(Method::PATCH, &path, &merge, labels.clone()).await;
-        match name {
-            "compact" => assert_eq!(patched.code, 200, "{}", patched.text),
-            _ => assert_eq!(
-                (patched.code, patched.message()),
-                (
-                    422,
-                    r#"ControllerRevision.apps "spaced" is invalid: data: Invalid value: {"a":"b c"}: field is immutable"#
-                )
-            ),
+        for (media_type, patch) in patches {
+            let media_type = [("content-type", media_type)];
+            let patched = cluster.send(Method::PATCH, &path, &media_type, patch.to_owned()).await;
+            match name {
+                "compact" => assert_eq!(patched.code, 200, "{}", patched.text),
+                _ => {
+                    let text = r#"data: Invalid value: {"a":"b c"}: field is immutable"#;
+                    let text = format!("ControllerRevision.apps \"spaced\" is invalid: {text}");
+                    assert_eq!((patched.code, patched.message()), (422, text.as_str()));
+                }
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{Map, Value};
 
 pub use encode::encode;
 pub(crate) use encode::encode_sorted;
-pub use raw::decode_stored;
+pub use raw::{decode_stored, rewritten};
 pub use target::Target;
 pub use time::{duration_nanos, read_duration};
 
@@ -138,9 +138,8 @@ pub fn normalize_changed<'t>(
 ) -> Result<Normalized, DecodeError> {
     let target = target.into();
     let (Value::Object(new), Value::Object(old)) = (value, before) else { return normalize(value, target) };
-    // A definition may have another schema since; a new field has its place, which the whole reading finds; and the text of a
-    // RawExtension is written anew.
-    if target.custom.is_some() || !new.keys().eq(old.keys()) || raw::occurs_in(target.type_id) {
+    // A definition may have another schema since; and a new field has its place, which the whole reading finds.
+    if target.custom.is_some() || !new.keys().eq(old.keys()) {
         return normalize(value, target);
     }
     let is_changed = |name: &str, part: &Value| matches!(name, "apiVersion" | "kind") || old.get(name) != Some(part);

@@ -94,6 +94,7 @@ pub(super) fn as_patched(request: &Request, old: &Value) -> Option<Value> {
 
 /// The result of a patch as a decoded object of `target`. What does not decode is 422: the patch is at fault.
 pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old: &Value) -> Result<Value, Status> {
+    let old = &*codec::rewritten(old, &target);
     let mut patched = patch.apply(old, target.schema, Shape::Ref(target.type_id)).map_err(|error| error.status())?;
     if patch.patch_type() == PatchType::Strategic {
         // It is merged into an object of its type, which no patch makes another.

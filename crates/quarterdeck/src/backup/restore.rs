@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
 use store::offline::{self, OfflineError, Replay};
 use store::{Revision, WatchEvent};
+use tempfile::TempDir;
 
 use super::archive::{ArchiveKind, ArchiveReader, BackupKey, is_archive};
 use super::catalog::{self, Listed};
@@ -27,9 +28,8 @@ const LOG_BYTES_MAX: usize = 256 << 20;
 /// What a store is called before it is told better; the binary gives its members their names at every start.
 const MEMBER_NAME: &str = "quarterdeck";
 const MEMBER_URL: &str = "http://localhost:2380";
-/// A restore works in a directory with such a name, beside its place, and holds a lock in it.
+/// A restore works in a directory with such a name, beside its place, and holds the directory's lock.
 const SCRATCH: &str = ".quarterdeck-restore-";
-const SCRATCH_LOCK: &str = "lock";
 /// Where masters compete for being the one that acts. Nobody holds anything in a cluster that has just been restored.
 const ELECTIONS: &[u8] = b"/registry/leases/kube-system/kube-";
 /// API servers that are alive; none is.
@@ -111,11 +111,7 @@ pub(crate) async fn restore(request: RestoreRequest) -> Result<Restored> {
     let parent = dir.parent().context("the data directory has no parent")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     remove_leftovers(parent);
-    // On the same file system, so that the rename at the end is one step. Removed when dropped.
-    let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(parent);
-    let scratch = scratch.with_context(|| format!("cannot write to {}", parent.display()))?;
-    let lock = File::create(scratch.path().join(SCRATCH_LOCK)).context("the scratch directory's lock")?;
-    lock.lock().context("the scratch directory's lock")?;
+    let (scratch, lock) = scratch_in(parent).with_context(|| format!("cannot write to {}", parent.display()))?;
     let files = fetch(&request, scratch.path()).await?;
     let made = tokio::task::spawn_blocking(move || {
         let restored = make(&request, &files, scratch.path())?;
@@ -131,11 +127,29 @@ pub(crate) async fn restore(request: RestoreRequest) -> Result<Restored> {
     made.await.context("restoring")?
 }
 
+/// A directory to work in, and its lock. It is on the same file system, so that the rename at the end is one step; it is removed when
+/// dropped.
+fn scratch_in(parent: &Path) -> std::io::Result<(TempDir, File)> {
+    loop {
+        let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(parent)?;
+        // Before it is locked, another restore may take it for one that was left.
+        let lock = match File::open(scratch.path()) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        lock.lock()?;
+        if scratch.path().exists() {
+            return Ok((scratch, lock));
+        }
+    }
+}
+
 /// Removes what restores that were killed have left; those that run hold their lock.
 fn remove_leftovers(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SCRATCH)) {
-        let Ok(lock) = File::open(entry.path().join(SCRATCH_LOCK)) else { continue };
+        let Ok(lock) = File::open(entry.path()) else { continue };
         if lock.try_lock().is_ok()
             && let Err(error) = fs::remove_dir_all(entry.path())
         {
@@ -386,6 +400,18 @@ fn sync_dir(dir: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_restore_has_left_is_removed_wherever_it_was() {
+        let parent = tempfile::tempdir().unwrap();
+        let (running, _lock) = scratch_in(parent.path()).unwrap();
+        let left = |name: &str| parent.path().join(format!("{SCRATCH}{name}"));
+        fs::create_dir(left("just-made")).unwrap();
+        fs::create_dir_all(left("half-done").join("data")).unwrap();
+        remove_leftovers(parent.path());
+        assert!(running.path().exists());
+        assert!(!left("just-made").exists() && !left("half-done").exists());
+    }
 
     #[test]
     fn a_moment_is_a_revision_or_a_time() {
