@@ -131,9 +131,8 @@ fn typed(node: Node<'_>, place: Place, atom: &Atom<'_>, old: Option<&Value>, new
         _ => None,
     };
     if let (Some(Value::Object(old)), Some(Value::Object(new))) = (old, new)
-        && old.has_same_fields(new)
+        && old.differs_in_text(new)
     {
-        // Only the texts differ.
         return Found::default();
     }
     if empty || atom.is_atomic() {

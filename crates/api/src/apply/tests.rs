@@ -204,3 +204,23 @@ fn nobody_owns_an_object_with_an_item_that_has_no_key() {
     let owned = track_update(accounts, &writer("m"), &zero, &new)[0]["fieldsV1"]["f:secrets"].clone();
     assert_eq!(owned, json!({".": {}, "k:{\"name\":\"a\\u003cb\\u003e\\u0026c\"}": {}}));
 }
+
+#[test]
+fn a_text_that_is_written_anew_is_no_change() {
+    let kind = kind("apps", "v1", "ControllerRevision");
+    let read = |data: &str| {
+        let json = format!(r#"{{"metadata":{{"name":"r","uid":"u"}},"data":{data},"revision":1}}"#);
+        crate::codec::decode(json.as_bytes(), crate::codec::Format::Json, kind, crate::codec::FieldValidation::Strict)
+            .unwrap()
+            .value
+    };
+    let own = |live: &Value, new: &Value| track_update(kind, &writer("w"), live, new).to_string();
+    let mut live = read(r#"{"a": 1}"#);
+    live["metadata"]["managedFields"] = track_update(kind, &writer("first"), &kind.schema.zero(kind.type_id), &live);
+    let mut new = read(r#"{"a":1}"#);
+    new["metadata"]["managedFields"] = live["metadata"]["managedFields"].clone();
+    assert!(!own(&live, &new).contains(r#""manager":"w""#));
+    let mut changed = read(r#"{"a":2}"#);
+    changed["metadata"]["managedFields"] = live["metadata"]["managedFields"].clone();
+    assert!(own(&live, &changed).contains(r#""manager":"w""#));
+}

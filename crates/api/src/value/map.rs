@@ -384,8 +384,12 @@ impl PartialEq for Map {
 }
 
 impl Map {
-    /// Whether two objects are equal, whatever the texts are that they were read from.
-    pub(crate) fn has_same_fields(&self, other: &Self) -> bool {
+    /// Whether two objects that are not equal are so but for the texts that they were read from.
+    pub(crate) fn differs_in_text(&self, other: &Self) -> bool {
+        self.written().or(other.written()).is_some() && self.has_same_fields(other)
+    }
+
+    fn has_same_fields(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.fields(), other.fields());
         // Each value is compared once, or the time would double with each level of a tree.
         let is_same = |(at, (name, value)): (usize, &(Text, Value))| match &theirs[at] {
