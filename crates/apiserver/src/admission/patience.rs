@@ -7,7 +7,8 @@ use api::Value;
 use super::{Operation, Request};
 use crate::source::ObjectSource;
 
-/// An object whose absence would refuse the write now, and how long it is worth waiting for.
+/// An object whose absence would refuse the write now, and how long it is worth waiting for; for no time at all where nobody makes
+/// it, but the cache may not show yet what somebody has made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awaited {
     pub resource: &'static str,
@@ -33,16 +34,26 @@ pub fn awaited(request: &Request<'_>, object: &Value, source: &dyn ObjectSource)
     }
     let is_new_pod = request.is_whole("", "pods") && request.operation == Operation::Create;
     let is_mirror = !object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null();
-    let takes_default = matches!(object["spec"]["serviceAccountName"].as_str(), None | Some("" | "default"));
-    if !is_new_pod || is_mirror || !takes_default {
+    if !is_new_pod || is_mirror {
         return None;
     }
-    let missing = source.get("", "serviceaccounts", request.namespace, "default").is_none();
-    missing.then(|| Awaited {
-        resource: "serviceaccounts",
-        namespace: request.namespace.to_owned(),
-        name: "default".to_owned(),
-        patience: DEFAULT_ACCOUNT,
+    let named = |field: &str| object["spec"][field].as_str().unwrap_or_default();
+    let account = Some(named("serviceAccountName")).filter(|name| !name.is_empty()).unwrap_or("default");
+    let patience = if account == "default" { DEFAULT_ACCOUNT } else { Duration::ZERO };
+    [
+        ("", "serviceaccounts", request.namespace, account, patience),
+        ("node.k8s.io", "runtimeclasses", "", named("runtimeClassName"), Duration::ZERO),
+        ("scheduling.k8s.io", "priorityclasses", "", named("priorityClassName"), Duration::ZERO),
+    ]
+    .into_iter()
+    .find(|(group, resource, namespace, name, _)| {
+        !name.is_empty() && source.get(group, resource, namespace, name).is_none()
+    })
+    .map(|(_, resource, namespace, name, patience)| Awaited {
+        resource,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        patience,
     })
 }
 
@@ -66,7 +77,25 @@ mod tests {
         assert_eq!(awaited(&create, &pod, &source).map(|a| a.resource), Some("namespaces"));
         source.put("", "namespaces", json!({"metadata": {"name": "ns"}}));
         assert_eq!(awaited(&create, &pod, &source).map(|a| a.name), Some("default".to_owned()));
-        assert_eq!(awaited(&create, &json!({"spec": {"serviceAccountName": "x"}}), &source), None);
         assert_eq!(awaited(&create, &pod, &World::new().source), None);
+    }
+
+    #[test]
+    fn what_a_pod_names_is_looked_for_once_more() {
+        let user = UserInfo::default();
+        let create = request(Operation::Create, "", "pods", &user);
+        let world = World::new();
+        for (field, resource) in [
+            ("serviceAccountName", "serviceaccounts"),
+            ("runtimeClassName", "runtimeclasses"),
+            ("priorityClassName", "priorityclasses"),
+        ] {
+            let missing = awaited(&create, &json!({"spec": {field: "x"}}), &world.source).unwrap();
+            assert_eq!((missing.resource, missing.patience), (resource, Duration::ZERO));
+        }
+        world.source.put("node.k8s.io", "runtimeclasses", json!({"metadata": {"name": "x"}}));
+        assert_eq!(awaited(&create, &json!({"spec": {"runtimeClassName": "x"}}), &world.source), None);
+        let update = request(Operation::Update, "", "pods", &user);
+        assert_eq!(awaited(&update, &json!({"spec": {"runtimeClassName": "y"}}), &world.source), None);
     }
 }
