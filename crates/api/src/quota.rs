@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::quantity::{Format, Quantity};
+use crate::validate::resources::is_huge_page;
 
 /// Amounts by the name of a resource, or by that of a quota: `pods`, `requests.cpu`, `count/deployments.apps`.
 pub type Usage = BTreeMap<String, Quantity>;
@@ -30,7 +31,7 @@ pub fn add(total: &mut Usage, more: Usage) {
 }
 
 /// Raises each amount to that of another list, where that has more.
-fn raise(total: &mut Usage, other: &Usage) {
+pub fn raise(total: &mut Usage, other: &Usage) {
     for (name, amount) in other {
         if total.get(name).is_none_or(|before| before < amount) {
             total.insert(name.clone(), amount.clone());
@@ -62,7 +63,7 @@ pub fn is_of_pods(name: &str) -> bool {
         "limits.memory",
         "limits.ephemeral-storage",
     ];
-    let is_huge = name.starts_with("hugepages-") || name.starts_with("requests.hugepages-");
+    let is_huge = is_huge_page(name.strip_prefix("requests.").unwrap_or(name));
     NAMES.contains(&name) || is_huge || name.strip_prefix("requests.").is_some_and(is_extended)
 }
 
@@ -165,9 +166,9 @@ impl Pod {
 }
 
 /// What the pod says as a whole stands for what its containers say together.
-fn replace(total: &mut Usage, of_pod: &Usage) {
+pub fn replace(total: &mut Usage, of_pod: &Usage) {
     for (name, amount) in of_pod {
-        if matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-") {
+        if matches!(name.as_str(), "cpu" | "memory") || is_huge_page(name) {
             total.insert(name.clone(), amount.clone());
         }
     }
@@ -178,7 +179,7 @@ pub fn compute(requests: &Usage, limits: &Usage) -> Usage {
     const COMPUTE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
     let mut usage = Usage::new();
     for (name, amount) in requests {
-        let is_compute = COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-");
+        let is_compute = COMPUTE.contains(&name.as_str()) || is_huge_page(name);
         if is_compute {
             usage.insert(name.clone(), amount.clone());
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use api::json;
-use api::{Status, Value, quantity::Quantity};
+use api::{Status, Value, quantity::Quantity, quota};
 
 use super::{Context, Operation, Request, items};
 
@@ -226,46 +226,23 @@ fn pod_total(pod: &Value, field: &str) -> Amounts {
     let own = |container: &Value| amounts(&container["resources"][field]);
     let mut total = Amounts::new();
     for container in items(&pod["spec"], "containers") {
-        add(&mut total, &own(container));
+        quota::add(&mut total, own(container));
     }
     let (mut sidecars, mut starting) = (Amounts::new(), Amounts::new());
     for container in items(&pod["spec"], "initContainers") {
         let mut together = own(container);
         if container["restartPolicy"] == "Always" {
-            add(&mut total, &together);
-            add(&mut sidecars, &together);
+            quota::add(&mut total, together.clone());
+            quota::add(&mut sidecars, together);
             together = sidecars.clone();
         } else {
-            add(&mut together, &sidecars);
+            quota::add(&mut together, sidecars.clone());
         }
-        raise(&mut starting, together);
+        quota::raise(&mut starting, &together);
     }
-    raise(&mut total, starting);
-    let of_pod = amounts(&pod["spec"]["resources"][field]);
-    total.extend(of_pod.into_iter().filter(|(name, _)| is_pod_level(name)));
+    quota::raise(&mut total, &starting);
+    quota::replace(&mut total, &amounts(&pod["spec"]["resources"][field]));
     total
-}
-
-/// What a pod may say of itself as a whole.
-fn is_pod_level(name: &str) -> bool {
-    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
-}
-
-/// Adds up what is named; who names nothing adds nothing.
-fn add(total: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        let sum = total.get(name).map_or_else(|| amount.clone(), |known| known.add(amount));
-        total.insert(name.clone(), sum);
-    }
-}
-
-/// The greater of both amounts of a name.
-fn raise(total: &mut Amounts, other: Amounts) {
-    for (name, amount) in other {
-        if total.get(&name).is_none_or(|known| *known < amount) {
-            total.insert(name, amount);
-        }
-    }
 }
 
 #[cfg(test)]
