@@ -1,9 +1,10 @@
 //! The four components as four processes, wired by files that a first `server` run made.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use quarterdeck_tests::{Durable, Process, Server, binary, eventually, free_port, has_program, simulate_nodes};
 
 #[test]
@@ -104,4 +105,26 @@ fn ask(url: &str, more: &[&str]) -> Result<String> {
     let answer = Command::new("curl").args(["-sSk", "--max-time", "10", url]).args(more).output()?;
     ensure!(answer.status.success(), "curl {url}: {}", String::from_utf8_lossy(&answer.stderr));
     Ok(String::from_utf8(answer.stdout)?)
+}
+
+#[test]
+fn simulated_nodes_leave_the_master_its_processors() -> Result<()> {
+    let server = Server::ephemeral()?;
+    let nodes = simulate_nodes(&server, 1)?;
+    let behind = nicenesses(server.process.id())?.into_iter().min().unwrap_or(0).saturating_add(10).min(19);
+    eventually("threads that stand behind", || {
+        let threads = nicenesses(nodes.id())?;
+        Ok((threads.len() > 1 && threads.iter().all(|niceness| *niceness >= behind)).then_some(()))
+    })
+}
+
+/// Of each thread of a process, as proc_pid_stat(5) has them.
+fn nicenesses(pid: u32) -> Result<Vec<i64>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Ok(line) = fs::read_to_string(thread?.path().join("stat")) else { continue };
+        let after_name = line.rsplit_once(") ").context("stat")?.1;
+        found.push(after_name.split(' ').nth(16).context("stat")?.parse()?);
+    }
+    Ok(found)
 }

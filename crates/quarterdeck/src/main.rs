@@ -21,9 +21,23 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Version of the Kubernetes API that is served.
 pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let Parsed { command, warnings } = args::parse();
+fn main() -> ExitCode {
+    let parsed = args::parse();
+    // What is simulated would be other machines: they are to leave the master its processors. Threads inherit this.
+    if matches!(parsed.command, Command::SimulateNodes(_)) {
+        store::stand_behind();
+    }
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(dispatch(parsed)),
+        Err(error) => {
+            logging::init(0);
+            tracing::error!("no threads to run on: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(Parsed { command, warnings }: Parsed) -> ExitCode {
     // A store that serves logs as its own flags say.
     let is_store_server = matches!(&command, Command::Store(args) if args.is_server());
     if !is_store_server {

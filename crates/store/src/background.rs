@@ -9,16 +9,21 @@ use crate::StoreError;
 /// How far behind the threads of requests these stand: about a tenth of their share of a busy processor.
 const NICENESS: i32 = 10;
 
+/// Gives this thread, and those that it starts from now on, the processor time that others leave: about a tenth of a busy processor.
+pub fn stand_behind() {
+    // On Linux a thread has a priority of its own, and nobody is refused a lower one.
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "the thread keeps its priority");
+    }
+}
+
 /// Starts `work` on a thread of its own, which gets the processor time that others leave.
 ///
 /// # Errors
 /// When there is no room for another thread.
 pub fn spawn_background(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
     let started = thread::Builder::new().name(name.to_owned()).spawn(move || {
-        // On Linux a thread has a priority of its own, and nobody is refused a lower one.
-        if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-            tracing::debug!(%error, name, "the thread keeps its priority");
-        }
+        stand_behind();
         work();
     });
     started.map(drop).map_err(|error| StoreError::Fatal(format!("{name}: {error}")))

@@ -45,7 +45,7 @@ pub use auth::{
     AuthChange, AuthConfig, AuthConfigError, AuthRequest, AuthResponse, Credentials, NewPassword, Permission,
     PermissionKind,
 };
-pub use background::{give_way, in_background, spawn_background};
+pub use background::{give_way, in_background, spawn_background, stand_behind};
 pub use compactor::Retention;
 pub use embedded::{ClusterState, EmbeddedConfig, EmbeddedStore, InitialMember, OpenError};
 pub use peer::{PeerConfig, PeerTls, SNAPSHOT_BYTES_PER_SECOND};

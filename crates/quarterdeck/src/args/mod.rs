@@ -89,7 +89,7 @@ pub(crate) enum Command {
     Kubeconfig(KubeconfigArgs),
     /// Show a running master and its cluster.
     Status(MasterStatusArgs),
-    /// Register simulated nodes and run their pods as kubelets would.
+    /// Register simulated nodes and run their pods as kubelets would, in the processor time that others leave.
     SimulateNodes(SimulateArgs),
     /// Print the version of Quarterdeck and of the Kubernetes API it serves.
     Version,
