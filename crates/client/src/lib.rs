@@ -9,6 +9,7 @@
 
 pub mod connection;
 pub mod events;
+mod host;
 pub mod informer;
 pub mod key;
 pub mod leader;
@@ -20,7 +21,8 @@ mod service_account;
 pub mod workqueue;
 
 pub use connection::{Connection, ConnectionError};
-pub use events::{EventRecorder, EventType};
+pub use events::{EventRecorder, EventType, SeriesRecorder};
+pub use host::host_name;
 pub use informer::{Event, Informer, InformerFactory, Object};
 pub use key::ObjectKey;
 pub use leader::{LeaderConfig, LeaderElection, LeaseTimes};

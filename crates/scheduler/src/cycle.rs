@@ -167,6 +167,11 @@ impl<'a> Cycle<'a> {
                     remedy = PostFilterResult::NotNow { message: message.clone() };
                     messages.push(message);
                 }
+                PostFilterResult::Broken { message } => {
+                    remedy = PostFilterResult::Broken { message: message.clone() };
+                    messages = vec![message];
+                    break;
+                }
                 PostFilterResult::TakeBack { claim, undo, message } => {
                     take_back = Some((claim, undo));
                     messages.push(message);

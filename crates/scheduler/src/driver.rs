@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Connection, EventRecorder, EventType, Informer, InformerFactory, LeaderElection, Object, Shutdown};
+use client::{Connection, EventType, Informer, InformerFactory, LeaderElection, Object, SeriesRecorder, Shutdown};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -88,7 +88,7 @@ impl Scheduler {
         let recorders = profiles
             .iter()
             .map(|profile| &profile.scheduler_name)
-            .map(|name| (name.clone(), EventRecorder::new(self.connection.clone(), name, shutdown.clone())))
+            .map(|name| (name.clone(), SeriesRecorder::new(self.connection.clone(), name, shutdown.clone())))
             .collect();
         let seed = self.config.seed.unwrap_or_else(rand::random);
         let driver = Driver {
@@ -447,7 +447,7 @@ impl Hands {
             None => {
                 debug!(pod = pod.key(), node = &*node, "bound");
                 let note = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-                self.record(&pod, EventType::Normal, "Scheduled", note);
+                self.context.record(&pod, EventType::Normal, "Scheduled", "Binding", note);
             }
             Some(failure) => self.report(failure).await,
         }
@@ -471,7 +471,7 @@ impl Hands {
     async fn report(&self, failure: Failure) {
         let pod = &failure.pod;
         debug!(pod = pod.key(), message = failure.message, "not scheduled");
-        self.record(pod, EventType::Warning, "FailedScheduling", failure.message.clone());
+        self.context.record(pod, EventType::Warning, "FailedScheduling", "Scheduling", failure.message.clone());
         let client = &self.context.client;
         if let Err(error) = report::update_pod(client, &failure).await {
             debug!(pod = pod.key(), %error, "pod condition not written");
@@ -491,21 +491,10 @@ impl Hands {
             match report::evict(client, pod, victim).await {
                 Ok(()) => {
                     let note = format!("Preempted by pod {} on node {node}", pod.uid);
-                    self.record_for(pod, victim, EventType::Normal, "Preempted", note);
+                    self.context.record_preemption(pod, victim, note);
                 }
                 Err(error) => warn!(pod = pod.key(), victim = victim.key(), %error, "victim not removed"),
             }
-        }
-    }
-
-    fn record(&self, pod: &PodInfo, kind: EventType, reason: &str, note: String) {
-        self.record_for(pod, pod, kind, reason, note);
-    }
-
-    /// Records about `about` in the name of the scheduler of `pod`.
-    fn record_for(&self, pod: &PodInfo, about: &PodInfo, kind: EventType, reason: &str, note: String) {
-        if let Some(recorder) = self.context.recorders.get(pod.scheduler_name()) {
-            recorder.event(&*about.pod, kind, reason, note);
         }
     }
 }

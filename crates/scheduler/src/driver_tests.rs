@@ -27,6 +27,11 @@ fn list(path: &str, pods: &Value, nodes: &Value) -> Value {
 
 /// Runs the scheduler until it has made `count` writes that are not events.
 async fn writes(pods: Value, nodes: Value, count: usize) -> Vec<Write> {
+    writes_to(|path| !path.ends_with("/events"), pods, nodes, count).await
+}
+
+/// Runs the scheduler until it has made `count` writes to paths that are wanted.
+async fn writes_to(is_wanted: fn(&str) -> bool, pods: Value, nodes: Value, count: usize) -> Vec<Write> {
     let (sender, mut written) = mpsc::unbounded_channel::<Write>();
     let service = tower::service_fn(move |request: Request<Body>| {
         let (sender, pods, nodes) = (sender.clone(), pods.clone(), nodes.clone());
@@ -41,7 +46,7 @@ async fn writes(pods: Value, nodes: Value, count: usize) -> Vec<Write> {
             }
             let bytes = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
             let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            if !path.ends_with("/events") {
+            if is_wanted(&path) {
                 let _ = sender.send((path, body.clone()));
             }
             let stub =
@@ -95,7 +100,26 @@ async fn pod_that_fits_nowhere_gets_the_reason_as_its_condition() {
     assert_eq!(condition["reason"], "Unschedulable");
     assert_eq!(
         condition["message"],
-        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
-         1 Preemption is not helpful for scheduling."
+        "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: \
+         0/1 nodes are available: 1 Preemption is not helpful for scheduling."
     );
+}
+
+#[tokio::test]
+async fn what_happened_is_told_in_events_of_the_newer_group() {
+    let is_event = |path: &str| path.ends_with("/events");
+    let nodes = json!([node("large", "4")]);
+    for (cpu, type_, reason, action, note) in [
+        ("2", "Normal", "Scheduled", "Binding", "Successfully assigned d/p to large"),
+        ("8", "Warning", "FailedScheduling", "Scheduling", "0/1 nodes are available: 1 Insufficient cpu."),
+    ] {
+        let (path, event) = writes_to(is_event, json!([pod(cpu)]), nodes.clone(), 1).await.remove(0);
+        assert_eq!(path, "/apis/events.k8s.io/v1/namespaces/d/events");
+        let told = ["type", "reason", "action", "reportingController"].map(|field| event[field].as_str().unwrap());
+        assert_eq!(told, [type_, reason, action, "default-scheduler"]);
+        assert!(event["note"].as_str().unwrap().starts_with(note), "{event}");
+        assert!(event["reportingInstance"].as_str().unwrap().starts_with("default-scheduler-"), "{event}");
+        assert!(event["eventTime"].is_string(), "{event}");
+        assert_eq!((&event["regarding"]["kind"], &event["regarding"]["uid"]), (&json!("Pod"), &json!("u")));
+    }
 }

@@ -285,7 +285,9 @@ impl Engine {
                 let rejectors = diagnosis.plugins.union(&diagnosis.pending_plugins).copied().collect();
                 let mut displaced = Vec::new();
                 let (nominated_node, victims) = match remedy {
-                    PostFilterResult::NotNow { .. } | PostFilterResult::TakeBack { .. } => (None, Vec::new()),
+                    PostFilterResult::NotNow { .. }
+                    | PostFilterResult::Broken { .. }
+                    | PostFilterResult::TakeBack { .. } => (None, Vec::new()),
                     PostFilterResult::Unhelpful { .. } => {
                         self.nominator.remove(&pod.uid);
                         (clear, Vec::new())

@@ -58,7 +58,7 @@ fn decided_pods_count_before_they_are_bound_and_no_longer_when_binding_fails() {
     let (first, place) = bound(engine.schedule_next(at(0)));
     assert_eq!(
         failed(engine.schedule_next(at(0))).message,
-        "0/1 nodes are available: 1 Insufficient cpu. preemption: \
+        "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: \
         0/1 nodes are available: 1 No preemption victims found for incoming pod."
     );
     let result = Err(Status::error("DefaultBinder", "the server said no"));
@@ -76,13 +76,23 @@ fn a_new_node_brings_waiting_pods_back() {
     engine.tick(at(1));
     assert_eq!(
         failed(engine.schedule_next(at(1))).message,
-        "0/1 nodes are available: 1 Insufficient cpu. preemption: \
+        "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: \
         0/1 nodes are available: 1 Preemption is not helpful for scheduling."
     );
     engine.handle(node("tiny", "1"), at(10));
     assert_eq!(engine.pending(), Pending { unschedulable: 1, ..Pending::default() });
     engine.handle(node("large", "4"), at(10));
     assert_eq!(&*bound(engine.schedule_next(at(10))).1, "large");
+}
+
+#[test]
+fn a_pod_that_is_refused_before_its_devices_are_looked_at_is_told_so() {
+    let mut engine = engine();
+    engine.handle(node("n", "1"), at(0));
+    let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": "v"}});
+    engine.handle(pod("p", 0, json!({"spec": {"containers": [], "volumes": [volume]}})), at(0));
+    let failure = failed(engine.schedule_next(at(0)));
+    assert_eq!(failure.message, "0/1 nodes are available: persistentvolumeclaim \"v\" not found. not found");
 }
 
 #[test]
@@ -112,7 +122,7 @@ fn preemptor_keeps_its_promise_while_the_victim_leaves_and_then_takes_its_place(
     assert_eq!(
         failure.message,
         "0/1 nodes are available: 1 Insufficient cpu. \
-        preemption: not eligible due to a terminating pod on the nominated node."
+        no new claims to deallocate, preemption: not eligible due to a terminating pod on the nominated node."
     );
     assert_eq!(failure.nominated_node, None);
     // Another pod may not slip into the room that is being made.

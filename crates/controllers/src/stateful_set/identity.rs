@@ -27,7 +27,6 @@ pub(super) fn pod(
 ) -> Pod {
     let mut pod = pods::from_template(template, &set.metadata, controller_reference(set));
     let pod_name = format!("{}-{ordinal}", name(&set.metadata));
-    pod.metadata.generate_name = None;
     pod.metadata.name = Some(pod_name.clone());
     let labels = pod.metadata.labels.get_or_insert_default();
     labels.insert(POD_NAME_LABEL.to_owned(), pod_name.clone());

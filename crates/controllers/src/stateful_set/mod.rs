@@ -76,7 +76,8 @@ impl Controller {
             own_writes: &self.owned.own_writes,
             naming: Naming::Data,
         };
-        let collisions = set.status.as_ref().and_then(|status| status.collision_count);
+        // Upstream counts from a zero that is there, which makes another hash than none.
+        let collisions = set.status.as_ref().and_then(|status| status.collision_count).or(Some(0));
         let history = keeper.history(set.as_ref(), &spec.template, collisions).await?;
         // Only pods named like its own are its to adopt.
         let owned = self.owned.claim(key, set, |pod| identity::ordinal(set, pod).is_some()).await?;
@@ -179,12 +180,12 @@ impl Controller {
         match self.owned.ctx.connection.namespaced::<Pod>(&key.namespace).create(&PostParams::default(), &pod).await {
             Ok(created) => {
                 self.owned.own_writes.wrote(key, &self.owned.pods, &created);
-                self.record(set, "create", &pod_name, None);
+                self.record(set, "Create", &pod_name, None);
                 Ok(())
             }
             Err(error) => {
                 if !error.is_namespace_terminating() {
-                    self.record(set, "create", &pod_name, Some(&error));
+                    self.record(set, "Create", &pod_name, Some(&error));
                 }
                 Err(error)
             }
@@ -205,14 +206,14 @@ impl Controller {
         let api = self.owned.ctx.connection.namespaced::<PersistentVolumeClaim>(&key.namespace);
         match api.create(&PostParams::default(), claim).await {
             Ok(_) => {
-                let message = format!("create Claim {claim_name} Pod {pod} in StatefulSet {} success", key.name);
+                let message = format!("Create Claim {claim_name} Pod {pod} in StatefulSet {} success", key.name);
                 self.owned.ctx.events.event(set.as_ref(), EventType::Normal, "SuccessfulCreate", message);
                 Ok(())
             }
             Err(error) if error.is_already_exists() => Ok(()),
             Err(error) => {
                 let message = format!(
-                    "create Claim {claim_name} for Pod {pod} in StatefulSet {} failed error: {}",
+                    "Create Claim {claim_name} for Pod {pod} in StatefulSet {} failed error: {}",
                     key.name,
                     error.text()
                 );
@@ -234,28 +235,27 @@ impl Controller {
         {
             Ok(_) => {
                 self.owned.own_writes.deleted(key, &self.owned.pods, pod.as_ref());
-                self.record(set, "delete", pod_name, None);
+                self.record(set, "Delete", pod_name, None);
                 Ok(())
             }
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => {
-                self.record(set, "delete", pod_name, Some(&error));
+                self.record(set, "Delete", pod_name, Some(&error));
                 Err(error)
             }
         }
     }
 
     fn record(&self, set: &Arc<StatefulSet>, verb: &str, pod: &str, error: Option<&kube::Error>) {
-        let what = if verb == "create" { "Create" } else { "Delete" };
         let set_name = name(&set.metadata);
         match error {
             None => {
                 let message = format!("{verb} Pod {pod} in StatefulSet {set_name} successful");
-                self.owned.ctx.events.event(set.as_ref(), EventType::Normal, &format!("Successful{what}"), message);
+                self.owned.ctx.events.event(set.as_ref(), EventType::Normal, &format!("Successful{verb}"), message);
             }
             Some(error) => {
                 let message = format!("{verb} Pod {pod} in StatefulSet {set_name} failed error: {}", error.text());
-                self.owned.ctx.events.event(set.as_ref(), EventType::Warning, &format!("Failed{what}"), message);
+                self.owned.ctx.events.event(set.as_ref(), EventType::Warning, &format!("Failed{verb}"), message);
             }
         }
     }

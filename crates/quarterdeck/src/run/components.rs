@@ -148,7 +148,7 @@ fn encryption(flags: &ApiServerFlags) -> Result<Option<(Encryption, EncryptionFi
     let encryption = Encryption::parse(&text)
         .map_err(|error| anyhow::anyhow!(error))
         .with_context(|| format!("--encryption-provider-config {}", path.display()))?;
-    let server_id = server_id(&elect::host_name());
+    let server_id = server_id(&client::host_name());
     Ok(Some((encryption, EncryptionFile { path: path.clone(), text, reload, server_id })))
 }
 

@@ -27,7 +27,7 @@ pub(super) fn election(flags: &ElectFlags, component: &str, metrics: &Metrics) -
             namespace: lease.resource_namespace.clone(),
             times: times(lease)?.fixed(),
             metrics: metrics.clone(),
-            ..LeaderConfig::new(name, &host_name())
+            ..LeaderConfig::new(name, &client::host_name())
         })
     };
     leader_elect.then(config).transpose()
@@ -63,7 +63,7 @@ impl Elections {
 
     /// For one component.
     pub(super) fn of(&self, component: &str) -> LeaderConfig {
-        let config = LeaderConfig::new(component, &host_name());
+        let config = LeaderConfig::new(component, &client::host_name());
         let identity = self.identity.clone().unwrap_or(config.identity);
         let (namespace, times, metrics) = (self.namespace.clone(), self.times.clone(), self.metrics.clone());
         LeaderConfig { namespace, identity, times, metrics, ..config }
@@ -97,10 +97,4 @@ fn times(flags: &LeaderFlags) -> Result<LeaseTimes> {
     ensure!(times.duration.as_secs() > 0, "--leader-elect-lease-duration must be at least one second");
     ensure!(!times.retry_period.is_zero(), "--leader-elect-retry-period must be greater than zero");
     Ok(times)
-}
-
-pub(super) fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }

@@ -354,7 +354,7 @@ async fn join_again_if_restored(
 
 /// What this master is called among masters.
 fn name(args: &ServerArgs) -> String {
-    args.name.clone().unwrap_or_else(super::elect::host_name)
+    args.name.clone().unwrap_or_else(client::host_name)
 }
 
 /// Where the stores of other masters reach this one's.

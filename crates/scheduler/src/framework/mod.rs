@@ -12,7 +12,7 @@ mod status;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use client::{EventRecorder, EventType};
+use client::{EventType, SeriesRecorder};
 
 use futures::future::BoxFuture;
 use rand::RngCore;
@@ -100,6 +100,8 @@ pub enum PostFilterResult {
     Unhelpful { message: String },
     /// Nothing is to be done now, and a node promised before stays promised.
     NotNow { message: String },
+    /// As `NotNow`, and the other plugins are not asked: this one cannot say.
+    Broken { message: String },
     /// As `NotNow`, and something of the pod's claim of this name is to be taken back.
     TakeBack { claim: String, undo: Undo, message: String },
     /// The pod fits on `node` once the victims (uids) are gone.
@@ -155,15 +157,22 @@ pub trait Permit: Plugin {
 pub struct BindContext {
     pub client: kube::Client,
     /// By scheduler name.
-    pub recorders: Arc<HashMap<String, EventRecorder>>,
+    pub recorders: Arc<HashMap<String, SeriesRecorder>>,
     pub metrics: Metrics,
 }
 
 impl BindContext {
-    /// Records an event about a pod in the name of its scheduler.
-    pub fn record(&self, pod: &PodInfo, kind: EventType, reason: &str, note: String) {
+    /// Records an event about a pod in the name of its scheduler: why, and what the scheduler did or tried.
+    pub fn record(&self, pod: &PodInfo, kind: EventType, reason: &str, action: &str, note: String) {
         if let Some(recorder) = self.recorders.get(pod.scheduler_name()) {
-            recorder.event(&*pod.pod, kind, reason, note);
+            recorder.event(&*pod.pod, None, kind, reason, action, note);
+        }
+    }
+
+    /// Records that `victim` makes room for `pod`, in the name of the scheduler of `pod`.
+    pub fn record_preemption(&self, pod: &PodInfo, victim: &PodInfo, note: String) {
+        if let Some(recorder) = self.recorders.get(pod.scheduler_name()) {
+            recorder.event(&*victim.pod, Some(&*pod.pod), EventType::Normal, "Preempted", "Preempting", note);
         }
     }
 }

@@ -313,12 +313,12 @@ mod tests {
         running(&mut snapshot, "b", "y", 500, "4");
         assert_eq!(
             remedy(&snapshot, json!({})).0,
-            "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available: \
+            "0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are available: \
              1 Preemption is not helpful for scheduling, 2 No preemption victims found for incoming pod."
         );
         assert_eq!(
             remedy(&snapshot, json!({"preemptionPolicy": "Never"})).0,
-            "0/3 nodes are available: 3 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
+            "0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."
         );
     }
 }

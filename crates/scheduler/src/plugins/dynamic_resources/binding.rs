@@ -130,7 +130,7 @@ impl<'a> Binding<'a> {
             return Ok(());
         }
         let note = format!("waiting for binding conditions for device on node {node}");
-        self.ctx.record(self.pod, EventType::Normal, "BindingConditionsPending", note);
+        self.ctx.record(self.pod, EventType::Normal, "BindingConditionsPending", "Scheduling", note);
         let started = tokio::time::Instant::now();
         let polled = tokio::time::timeout(timeout, self.poll(timeout)).await;
         let ended = polled.unwrap_or_else(|_| Err(NotBound::Timeout("context deadline exceeded".to_owned())));

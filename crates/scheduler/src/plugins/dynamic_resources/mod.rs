@@ -302,12 +302,19 @@ impl Filter for DynamicResources {
     }
 }
 
+const NO_CLAIMS: &str = "no new claims to deallocate";
+const NOT_SEEN: &str = "not found";
+
 /// An allocation that keeps the pod from some nodes, and that nobody else uses, is taken back, so that another can be made. So is
 /// the claim that an earlier attempt made for extended resources.
 impl PostFilter for DynamicResources {
     fn post_filter(&self, input: PostFilterInput<'_>) -> PostFilterResult {
         let unhelpful = |message: &str| PostFilterResult::Unhelpful { message: message.to_owned() };
-        let Some(claims) = input.state.get::<PodClaims>() else { return unhelpful("") };
+        let Some(claims) = input.state.get::<PodClaims>() else {
+            let was_asked = input.diagnosis.pre_filter_message.is_empty() || input.diagnosis.plugins.contains(NAME);
+            // Upstream's words for a pod that another plugin refused before this one saw it.
+            return if was_asked { unhelpful(NO_CLAIMS) } else { PostFilterResult::Broken { message: NOT_SEEN.to_owned() } };
+        };
         let is_idle = |allocated: &&Allocated| match allocated.claim.reserved_for.as_slice() {
             [] => true,
             [only] => **only == *input.pod.uid,

@@ -1,8 +1,7 @@
-//! Tells people what happened: core/v1 Events, as `kubectl describe` shows them.
+//! Core/v1 Events that count.
 //!
-//! [`EventRecorder::event`] puts a note into a bounded inbox and returns; when the inbox is full the note is dropped. One task
-//! passes notes through the [`Correlator`] (upstream's rules: a chatty object is silenced, many like events become one, equal
-//! events are counted) and writes them.
+//! Notes pass through the [`Correlator`] (upstream's rules: a chatty object is silenced, many like events become one, equal events
+//! are counted) before they are written.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,35 +14,17 @@ use kube::api::{Patch, PatchParams, PostParams};
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::{EventType, REMEMBERED, WRITE_RETRY, is_given_up, reference};
 use crate::{Connection, Shutdown};
 
 /// Notes waiting to be written.
 const INBOX: usize = 1000;
-/// Objects, sources and event series the correlator remembers (upstream's LRU size).
-const REMEMBERED: usize = 4096;
 /// More different messages than this within [`AGGREGATE_WITHIN`] become one combined event.
 const AGGREGATE_AFTER: usize = 10;
 const AGGREGATE_WITHIN: Duration = Duration::from_secs(600);
 /// Events one source may write about one object: a burst, then one per five minutes.
 const SPAM_BURST: f64 = 25.0;
 const SPAM_REFILL_PER_SECOND: f64 = 1.0 / 300.0;
-const WRITE_TRIES: usize = 12;
-const WRITE_RETRY: Duration = Duration::from_secs(10);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventType {
-    Normal,
-    Warning,
-}
-
-impl EventType {
-    fn as_str(self) -> &'static str {
-        match self {
-            EventType::Normal => "Normal",
-            EventType::Warning => "Warning",
-        }
-    }
-}
 
 #[derive(Clone, Debug)]
 struct Note {
@@ -79,9 +60,7 @@ impl EventRecorder {
     where
         K: Resource<DynamicType = ()>,
     {
-        let mut about = object.object_ref(&());
-        about.resource_version = object.meta().resource_version.clone();
-        self.event_about(about, type_, reason, message);
+        self.event_about(reference(object), type_, reason, message);
     }
 
     pub fn event_about(&self, about: ObjectReference, type_: EventType, reason: &str, message: impl Into<String>) {
@@ -115,18 +94,14 @@ impl Writer {
     }
 
     async fn write(&mut self, series: &SeriesKey, mut write: Write) {
-        for attempt in 1..=WRITE_TRIES {
+        for attempt in 1.. {
             match self.write_once(&write).await {
                 Ok(name) => return self.correlator.written(series, name),
                 // The event expired meanwhile: start a new one with the count so far.
                 Err(kube::Error::Api(status)) if status.code == 404 && write.existing.is_some() => {
                     write.existing = None
                 }
-                // The server said no; asking again would not help.
-                Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
-                    return debug!(reason = write.note.reason, error = status.message, "event refused");
-                }
-                Err(error) if attempt == WRITE_TRIES => debug!(reason = write.note.reason, %error, "event given up"),
+                Err(error) if is_given_up(&write.note.reason, attempt, &error) => return,
                 Err(_) => tokio::time::sleep(WRITE_RETRY).await,
             }
         }
@@ -163,7 +138,8 @@ impl Writer {
             last_timestamp: Some(Time(note.at)),
             count: Some(write.count),
             source: Some(EventSource { component: Some(self.component.clone()), host: None }),
-            reporting_component: Some(self.component.clone()),
+            // Upstream forgets it where many events become one.
+            reporting_component: (!note.message.starts_with(COMBINED)).then(|| self.component.clone()),
             reporting_instance: Some(String::new()),
             ..Event::default()
         }
