@@ -202,7 +202,8 @@ impl Controller {
         let precondition = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let params = DeleteParams { preconditions: Some(precondition), ..DeleteParams::default() };
         let why = "Device Taint manager: deleting due to NoExecute taint";
-        delete_marked(&self.ctx, pod, "DeletionByDeviceTaintManager", why, &params).await
+        let condition = serde_json::json!({ "reason": "DeletionByDeviceTaintManager", "message": why });
+        delete_marked(&self.ctx, pod, condition, &params).await
     }
 }
 

@@ -125,7 +125,7 @@ impl Reconciler for StaleConditions {
             Some(left) if left > 0 => return Ok(Requeue::after_seconds(left)),
             Some(_) => {}
         }
-        let condition = json!({ "type": "DisruptionTarget", "status": "False", "reason": null, "message": null, "lastTransitionTime": now });
+        let condition = json!({ "type": "DisruptionTarget", "status": "False", "reason": null, "message": null, "lastTransitionTime": now, "observedGeneration": pod.metadata.generation });
         let change = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } });
         let api = self.ctx.connection.namespaced::<Pod>(&key.namespace);
         match api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(change)).await {

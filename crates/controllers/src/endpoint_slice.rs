@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams};
 
 use crate::api_error::ApiErrorExt;
+use crate::dump;
 use crate::own_writes::{LOOK_AGAIN, OwnWrites};
 use crate::ownership::{self, controller_reference, name};
 use crate::pods;
@@ -113,10 +114,22 @@ fn plan(view: &View) -> Plan {
         plan_family(view, family, existing, &mut plan);
     }
     plan.delete.extend(view.slices.iter().filter(|slice| !families.contains(&slice.address_type)).cloned());
+    recycle(&mut plan);
     for slice in plan.create.iter_mut().chain(&mut plan.update) {
         trigger_time::mark(&mut slice.metadata, view.trigger);
     }
     plan
+}
+
+/// A slice that would go becomes one that would come.
+fn recycle(plan: &mut Plan) {
+    plan.delete.retain(|old| {
+        let of_this_family = plan.create.iter().rposition(|new| new.address_type == old.address_type);
+        let Some(mut new) = of_this_family.map(|at| plan.create.remove(at)) else { return true };
+        new.metadata = ObjectMeta { labels: new.metadata.labels, ..old.metadata.clone() };
+        plan.update.push(new);
+        false
+    });
 }
 
 type PortsKey = Vec<(Option<String>, Option<i32>, Option<String>, Option<String>)>;
@@ -135,7 +148,7 @@ fn plan_family(view: &View, family: &str, existing: Vec<Arc<EndpointSlice>>, pla
     for pod in view.pods {
         let Some(address) = service_pods::address(pod, family == "IPv6") else { continue };
         let ports = slice_ports(view.service, pod);
-        let group = wanted.entry(ports_key(&ports)).or_insert_with(|| (ports, Vec::new()));
+        let group = wanted.entry(ports_key(&ports)).or_insert_with(|| (sorted(ports), Vec::new()));
         group.1.push(endpoint(view, pod, address));
     }
     let mut by_ports: BTreeMap<PortsKey, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
@@ -237,6 +250,12 @@ fn slice_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
     ports.collect()
 }
 
+/// As upstream's hashes of them lie.
+pub(crate) fn sorted(mut ports: Vec<EndpointPort>) -> Vec<EndpointPort> {
+    ports.sort_by_cached_key(|port| dump::sort_key(port, "discovery/v1.EndpointPort"));
+    ports
+}
+
 fn endpoint(view: &View, pod: &Pod, address: String) -> Endpoint {
     let serving = pods::is_ready(pod);
     let terminating = pod.metadata.deletion_timestamp.is_some();
@@ -319,8 +338,9 @@ impl Controller {
         if service_pods::selector(&service).is_none() || service.metadata.deletion_timestamp.is_some() {
             return Ok(Requeue::Never);
         }
-        let mut pods = service_pods::pods_of(&service, &self.pods);
+        let mut pods = service_pods::selected(&service, &self.pods);
         let trigger = self.triggers.observe(key, &service, &pods);
+        pods.retain(|pod| service_pods::is_reachable(pod));
         // The pods of a node that is gone are reached only by who wants them as they are.
         if !service_pods::publishes_unready(&service) {
             let exists = |node: &str| node.is_empty() || self.nodes.get(&ObjectKey::cluster(node)).is_some();
@@ -458,10 +478,11 @@ mod tests {
     }
 
     #[test]
-    fn when_the_last_pod_goes_the_ported_slice_gives_way_to_the_empty_one() {
+    fn when_the_last_pod_goes_the_ported_slice_becomes_the_empty_one() {
         let slices = carried_out(planned(&[pod(0, true)], &[]));
         let plan = planned(&[], &slices);
-        assert_eq!(sizes(&plan.create), [0]);
-        assert_eq!(plan.delete.len(), 1);
+        assert_eq!((plan.create.len(), plan.delete.len()), (0, 0));
+        assert_eq!(sizes(&plan.update), [0]);
+        assert_eq!((plan.update[0].metadata.name.as_deref(), &plan.update[0].ports), (Some("a-0"), &Some(Vec::new())));
     }
 }

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams};
 
 use crate::api_error::ApiErrorExt;
+use crate::endpoint_slice;
 use crate::own_writes::{LOOK_AGAIN, OwnWrites};
 use crate::ownership::{self, controller_reference, name};
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
@@ -135,7 +136,7 @@ fn slice_ports(ports: Option<&Vec<core::EndpointPort>>) -> Vec<EndpointPort> {
         protocol: Some(port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())),
         app_protocol: port.app_protocol.clone(),
     };
-    ports.into_iter().flatten().map(port).collect()
+    endpoint_slice::sorted(ports.into_iter().flatten().map(port).collect())
 }
 
 /// None for an address that is not one.

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams};
 
 use crate::api_error::ApiErrorExt;
+use crate::dump;
 use crate::own_writes::{LOOK_AGAIN, OwnWrites};
 use crate::pods;
 use crate::reconcile::{ReconcileError, Reconciler, Requeue, work};
@@ -61,60 +62,79 @@ async fn run(ctx: Ctx) {
     work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS).await;
 }
 
-/// The subsets a Service should have: addresses with the same ports together, ports by name, addresses by IP.
+/// An address as upstream tells it from others: by IP, then by the pod's uid.
+type AddressKey = (String, String);
+
+type PortKey = Option<(Option<String>, i32, Option<String>, Option<String>)>;
+
+/// Which addresses have a port, and whether they are ready.
+type Reached = BTreeMap<AddressKey, bool>;
+
+/// The subsets a Service should have: ports that the same addresses have stand together. Addresses are sorted, ports and subsets lie as
+/// upstream's hashes of them do.
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
     let unready_too = service_pods::publishes_unready(service);
     let families = service.spec.as_ref().and_then(|spec| spec.ip_families.clone()).unwrap_or_default();
     let ipv6 = families.first().is_some_and(|family| family == "IPv6");
-    let mut groups: BTreeMap<Vec<(Option<String>, i32, String)>, EndpointSubset> = BTreeMap::new();
+    let mut addresses: BTreeMap<AddressKey, EndpointAddress> = BTreeMap::new();
+    // Pods of a Service without ports are listed without one.
+    let mut by_port: BTreeMap<PortKey, (Option<EndpointPort>, Reached)> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| unready_too || pod.metadata.deletion_timestamp.is_none()) {
         let Some(ip) = service_pods::address(pod, ipv6) else { continue };
-        let ports = pod_ports(service, pod);
-        if ports.is_empty() && !service_pods::ports(service).is_empty() {
-            continue;
-        }
-        let key = ports
-            .iter()
-            .map(|port| (port.name.clone(), port.port, port.protocol.clone().unwrap_or_default()))
-            .collect();
-        let subset = groups.entry(key).or_insert_with(|| EndpointSubset {
-            ports: Some(ports).filter(|ports| !ports.is_empty()),
-            ..EndpointSubset::default()
-        });
-        let address = EndpointAddress {
-            ip,
-            hostname: service_pods::hostname(pod, service),
-            node_name: Some(pods::node_name(pod).to_owned()).filter(|node| !node.is_empty()),
-            target_ref: Some(service_pods::reference(pod)),
+        let ports: Vec<Option<EndpointPort>> = if service_pods::ports(service).is_empty() {
+            vec![None]
+        } else {
+            pod_ports(service, pod).map(Some).collect()
         };
+        let key = (ip.clone(), pod.metadata.uid.clone().unwrap_or_default());
         let ready = unready_too || pods::is_ready(pod);
-        let list = if ready { &mut subset.addresses } else { &mut subset.not_ready_addresses };
-        list.get_or_insert_default().push(address);
-    }
-    let mut subsets: Vec<EndpointSubset> = groups.into_values().collect();
-    for subset in &mut subsets {
-        for list in [&mut subset.addresses, &mut subset.not_ready_addresses].into_iter().flatten() {
-            list.sort_by(|one, other| one.ip.cmp(&other.ip));
+        for port in ports {
+            let (_, reached) = by_port.entry(port_key(port.as_ref())).or_insert_with(|| (port, Reached::new()));
+            reached.insert(key.clone(), ready);
+            addresses.entry(key.clone()).or_insert_with(|| EndpointAddress {
+                ip: ip.clone(),
+                hostname: service_pods::hostname(pod, service),
+                node_name: Some(pods::node_name(pod).to_owned()).filter(|node| !node.is_empty()),
+                target_ref: Some(service_pods::reference(pod)),
+            });
         }
     }
+    let mut groups: BTreeMap<Reached, Vec<EndpointPort>> = BTreeMap::new();
+    for (port, reached) in by_port.into_values() {
+        groups.entry(reached).or_default().extend(port);
+    }
+    let of = |reached: &Reached, wanted: bool| {
+        let keys = reached.iter().filter(|(_, ready)| **ready == wanted).map(|(key, _)| key);
+        Some(keys.filter_map(|key| addresses.get(key).cloned()).collect::<Vec<_>>()).filter(|list| !list.is_empty())
+    };
+    let mut subsets: Vec<EndpointSubset> = groups
+        .into_iter()
+        .map(|(reached, mut ports)| {
+            ports.sort_by_cached_key(|port| dump::sort_key(port, "v1.EndpointPort"));
+            EndpointSubset {
+                addresses: of(&reached, true),
+                not_ready_addresses: of(&reached, false),
+                ports: Some(ports).filter(|ports| !ports.is_empty()),
+            }
+        })
+        .collect();
+    subsets.sort_by_cached_key(|subset| dump::sort_key(subset, "v1.EndpointSubset"));
     subsets
 }
 
-fn pod_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
-    let mut ports: Vec<EndpointPort> = service_pods::ports(service)
-        .iter()
-        .filter_map(|port| {
-            Some(EndpointPort {
-                name: port.name.clone().filter(|name| !name.is_empty()),
-                port: service_pods::target_port(pod, port)?,
-                protocol: Some(service_pods::protocol(port).to_owned()),
-                app_protocol: port.app_protocol.clone(),
-            })
+fn port_key(port: Option<&EndpointPort>) -> PortKey {
+    port.map(|port| (port.name.clone(), port.port, port.protocol.clone(), port.app_protocol.clone()))
+}
+
+fn pod_ports(service: &Service, pod: &Pod) -> impl Iterator<Item = EndpointPort> {
+    service_pods::ports(service).iter().filter_map(|port| {
+        Some(EndpointPort {
+            name: port.name.clone().filter(|name| !name.is_empty()),
+            port: service_pods::target_port(pod, port)?,
+            protocol: Some(service_pods::protocol(port).to_owned()),
+            app_protocol: port.app_protocol.clone(),
         })
-        .collect();
-    ports.sort_by(|one, other| (&one.name, one.port, &one.protocol).cmp(&(&other.name, other.port, &other.protocol)));
-    ports.dedup();
-    ports
+    })
 }
 
 /// Cuts the lists to the limit, ready addresses first. True when something was cut.
@@ -192,8 +212,9 @@ impl Reconciler for Controller {
         if service_pods::selector(&service).is_none() || service.metadata.deletion_timestamp.is_some() {
             return Ok(Requeue::Never);
         }
-        let pods = service_pods::pods_of(&service, &self.pods);
+        let mut pods = service_pods::selected(&service, &self.pods);
         let trigger = self.triggers.observe(key, &service, &pods);
+        pods.retain(|pod| service_pods::is_reachable(pod));
         let Some(wanted) = plan(&service, &pods, current.as_deref(), trigger) else { return Ok(Requeue::Never) };
         let api = self.ctx.connection.namespaced::<Endpoints>(&key.namespace);
         let (written, reason, verb) = match &current {
@@ -283,6 +304,34 @@ mod tests {
         assert_eq!(
             plan(&service(), &[pod("p", "10.1.2.3", true), pod("q", "10.1.2.1", false)], Some(&wanted), None),
             None
+        );
+    }
+
+    #[test]
+    fn ports_that_the_same_pods_have_stand_together_and_lie_as_upstreams_hashes_do() {
+        let mut other = pod("q", "10.1.2.4", true).as_ref().clone();
+        other.spec.as_mut().unwrap().containers[0].ports.as_mut().unwrap()[0].container_port = 9090;
+        let nameless: Pod = {
+            let mut pod = pod("r", "10.1.2.5", true).as_ref().clone();
+            pod.spec.as_mut().unwrap().containers[0].ports = None;
+            pod
+        };
+        let pods = [pod("p", "10.1.2.3", true), Arc::new(other), Arc::new(nameless)];
+        let subsets = plan(&service(), &pods, None, None).unwrap().subsets.unwrap();
+        let told = |subset: &EndpointSubset| {
+            let ips: Vec<_> = subset.addresses.iter().flatten().map(|address| address.ip.clone()).collect();
+            let ports: Vec<_> = subset.ports.iter().flatten().map(|port| port.port).collect();
+            (ips.join(" "), ports)
+        };
+        let mut told: Vec<_> = subsets.iter().map(told).collect();
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                ("10.1.2.3".to_owned(), vec![8080]),
+                ("10.1.2.3 10.1.2.4 10.1.2.5".to_owned(), vec![5353]),
+                ("10.1.2.4".to_owned(), vec![9090]),
+            ]
         );
     }
 

@@ -105,16 +105,24 @@ impl Reconciler for Controller {
 impl Controller {
     async fn make(&self, key: &ObjectKey, pod: &Pod, volume: &Volume) -> Result<(), String> {
         let claim_name = claim_name(pod, &volume.name);
-        if let Some(claim) = self.claims.get(&ObjectKey::new(&key.namespace, &claim_name)) {
+        let judge = |claim: &PersistentVolumeClaim| {
             let is_ours = controller_of(&claim.metadata).is_some_and(|owner| owner.uid == uid(&pod.metadata));
             let foreign =
                 format!("PVC {}/{claim_name} was not created for pod {key} (pod is not owner)", key.namespace);
-            return if is_ours { Ok(()) } else { Err(foreign) };
+            if is_ours { Ok(()) } else { Err(foreign) }
+        };
+        if let Some(claim) = self.claims.get(&ObjectKey::new(&key.namespace, &claim_name)) {
+            return judge(&claim);
         }
         let Some(claim) = wanted(pod, volume) else { return Ok(()) };
         let api = self.ctx.connection.namespaced::<PersistentVolumeClaim>(&key.namespace);
         match api.create(&PostParams::default(), &claim).await {
             Ok(_) => Ok(()),
+            // The cache is behind.
+            Err(error) if error.is_already_exists() => match api.get(&claim_name).await {
+                Ok(claim) => judge(&claim),
+                Err(error) => Err(format!("get PVC {claim_name}: {}", error.text())),
+            },
             Err(error) => Err(format!("create PVC {claim_name}: {}", error.text())),
         }
     }

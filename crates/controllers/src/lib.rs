@@ -18,6 +18,7 @@ mod deployment;
 mod device_taint_eviction;
 mod discovery;
 mod disruption;
+mod dump;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod endpoints;

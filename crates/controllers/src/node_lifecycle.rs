@@ -187,8 +187,8 @@ fn wanted_taints(node: &Node, may_evict: bool, now: &Time) -> Option<Vec<Taint>>
         "True" => (false, false),
         "False" => (true, false),
         "Unknown" => (false, true),
-        // Nothing reported yet: admission's not-ready taint stays.
-        _ => (current.iter().any(|taint| taint.key == NOT_READY), false),
+        // Nothing reported yet: what admission put there goes, until the node has been silent for too long.
+        _ => (false, false),
     };
     let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
     let mut rows = vec![(NOT_READY, "NoSchedule", not_ready), (UNREACHABLE, "NoSchedule", unreachable)];
@@ -196,10 +196,9 @@ fn wanted_taints(node: &Node, may_evict: bool, now: &Time) -> Option<Vec<Taint>>
     for (type_, key) in PRESSURES {
         rows.push((key, "NoSchedule", condition(node, type_).is_some_and(|condition| condition.status == "True")));
     }
-    let reported = !ready_status(node).is_empty();
     let has = |key: &str| current.iter().any(|taint| taint.key == key && taint.effect == "NoExecute");
     let already_evicting = has(NOT_READY) || has(UNREACHABLE);
-    for (key, applies) in [(NOT_READY, not_ready && reported), (UNREACHABLE, unreachable)] {
+    for (key, applies) in [(NOT_READY, not_ready), (UNREACHABLE, unreachable)] {
         rows.push((key, "NoExecute", applies && (already_evicting || may_evict)));
     }
     let mut taints = current.clone();
@@ -371,7 +370,7 @@ mod tests {
         check(&node("False", false, &[]), false, Some(&[(NOT_READY, "NoSchedule")]));
         check(&node("Unknown", false, &[]), true, Some(&[(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]));
         check(&node("True", true, &[]), false, Some(&[(UNSCHEDULABLE, "NoSchedule")]));
-        check(&node("", false, &[(NOT_READY, "NoSchedule")]), true, None);
+        check(&node("", false, &[(NOT_READY, "NoSchedule")]), true, Some(&[]));
     }
 
     #[test]

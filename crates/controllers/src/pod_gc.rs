@@ -157,7 +157,7 @@ async fn collect(ctx: &Ctx, collected: &Collected) {
     let api = ctx.connection.namespaced::<Pod>(namespace(&pod.metadata));
     let result = async {
         if !pods::is_terminal(pod) {
-            let status = failed_status(collected.disrupted, &clock::now());
+            let status = failed_status(pod, collected.disrupted, &clock::now());
             let change = json!({ "metadata": { "uid": pod.metadata.uid }, "status": status });
             api.patch_status(name(&pod.metadata), &PatchParams::default(), &Patch::Strategic(change)).await?;
         }
@@ -170,16 +170,17 @@ async fn collect(ctx: &Ctx, collected: &Collected) {
     }
 }
 
-fn failed_status(disrupted: Option<&str>, now: &Time) -> serde_json::Value {
+fn failed_status(pod: &Pod, disrupted: Option<&str>, now: &Time) -> serde_json::Value {
+    let seen = pod.metadata.generation;
     let conditions = disrupted.map(|message| {
         json!([{
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-            "message": message, "lastTransitionTime": now,
+            "message": message, "lastTransitionTime": now, "observedGeneration": seen,
         }])
     });
     match conditions {
-        Some(conditions) => json!({ "phase": "Failed", "conditions": conditions }),
-        None => json!({ "phase": "Failed" }),
+        Some(conditions) => json!({ "phase": "Failed", "observedGeneration": seen, "conditions": conditions }),
+        None => json!({ "phase": "Failed", "observedGeneration": seen }),
     }
 }
 

@@ -31,13 +31,17 @@ pub(crate) fn ports(service: &Service) -> &[ServicePort] {
     service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or(&[])
 }
 
-/// The pods that belong behind the Service: selected, not finished, with an address.
-pub(crate) fn pods_of(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
+/// The pods that the Service selects.
+pub(crate) fn selected(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
     let Some(selector) = selector(service) else { return Vec::new() };
     let mut selected = pods.by_namespace(ownership::namespace(&service.metadata));
+    selected.retain(|pod| map_takes(selector, pod.metadata.labels.as_ref()));
     selected
-        .retain(|pod| map_takes(selector, pod.metadata.labels.as_ref()) && !pods::is_terminal(pod) && has_address(pod));
-    selected
+}
+
+/// Whether a selected pod belongs behind the Service: it has not finished, and has an address.
+pub(crate) fn is_reachable(pod: &Pod) -> bool {
+    !pods::is_terminal(pod) && has_address(pod)
 }
 
 fn has_address(pod: &Pod) -> bool {

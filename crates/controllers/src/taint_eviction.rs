@@ -8,10 +8,10 @@ use std::time::Duration;
 use client::{Event, EventType, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Taint, Toleration};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api_error::ApiErrorExt;
 use crate::clock;
@@ -133,7 +133,7 @@ impl Reconciler for Controller {
             Verdict::Stay => {
                 if self.waiting.lock().remove(key).is_some() {
                     let message = format!("Cancelling deletion of Pod {key}");
-                    self.ctx.events.event(pod.as_ref(), EventType::Normal, "TaintManagerEviction", message);
+                    self.tell(key, message);
                 }
                 Ok(Requeue::Never)
             }
@@ -158,28 +158,39 @@ impl Controller {
         now.as_second() - entry.since.as_second()
     }
 
+    /// Upstream names the pod, and not which one of this name it was.
+    fn tell(&self, key: &ObjectKey, message: String) {
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: Some(key.name.clone()),
+            namespace: Some(key.namespace.clone()),
+            ..ObjectReference::default()
+        };
+        self.ctx.events.event_about(about, EventType::Normal, "TaintManagerEviction", message);
+    }
+
     async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<Requeue, ReconcileError> {
         self.waiting.lock().remove(key);
         let message = format!("Marking for deletion Pod {key}");
-        self.ctx.events.event(pod, EventType::Normal, "TaintManagerEviction", message);
+        self.tell(key, message);
         let (reason, why) = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
-        delete_marked(&self.ctx, pod, reason, why, &DeleteParams::default()).await
+        let condition = json!({ "reason": reason, "message": why, "observedGeneration": pod.metadata.generation });
+        delete_marked(&self.ctx, pod, condition, &DeleteParams::default()).await
     }
 }
 
-/// Says in the pod's status that it is disrupted, for what reason, then deletes it.
+/// Says in the pod's status that it is disrupted, with what the condition is to say of it, then deletes it.
 pub(crate) async fn delete_marked(
     ctx: &Ctx,
     pod: &Pod,
-    reason: &str,
-    message: &str,
+    mut condition: Value,
     params: &DeleteParams,
 ) -> Result<Requeue, ReconcileError> {
     let (api, name) = (ctx.connection.namespaced::<Pod>(namespace(&pod.metadata)), name(&pod.metadata));
-    let condition = json!({
-        "type": "DisruptionTarget", "status": "True", "reason": reason,
-        "message": message, "lastTransitionTime": clock::now(),
-    });
+    condition["type"] = json!("DisruptionTarget");
+    condition["status"] = json!("True");
+    condition["lastTransitionTime"] = json!(clock::now());
     let change = json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } });
     let result = async {
         api.patch_status(name, &PatchParams::default(), &Patch::Strategic(change)).await?;

@@ -454,6 +454,11 @@ impl Hands {
     }
 
     async fn run_binding(&self, profile: &Profile, pod: &PodInfo, node: &str) -> Result<(), Status> {
+        if profile.waits(pod)
+            && let Err(error) = report::nominate(&self.context.client, pod, node).await
+        {
+            debug!(pod = pod.key(), node, %error, "the pod's node is not told ahead");
+        }
         for slot in &profile.points.pre_bind {
             slot.plugin.pre_bind(&self.context, pod, node).await.map_err(|status| status.while_running("PreBind"))?;
         }

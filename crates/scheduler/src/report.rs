@@ -18,6 +18,14 @@ pub(crate) async fn update_pod(client: &Client, failure: &Failure) -> Result<(),
     patch_status(client, &failure.pod, &patch).await
 }
 
+/// Says which node a pod is going to before what it needs there is ready, so that others count with it (KEP-5278).
+pub(crate) async fn nominate(client: &Client, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
+    if pod.nominated_node.as_deref() == Some(node) {
+        return Ok(());
+    }
+    ignore_missing(patch_status(client, pod, &json!({"status": {"nominatedNodeName": node}})).await)
+}
+
 /// Takes the promised node away from a pod.
 pub(crate) async fn clear_nomination(client: &Client, pod: &PodInfo) -> Result<(), kube::Error> {
     ignore_missing(patch_status(client, pod, &json!({"status": {"nominatedNodeName": null}})).await)
@@ -35,6 +43,7 @@ pub(crate) async fn evict(client: &Client, preemptor: &PodInfo, victim: &PodInfo
         "reason": "PreemptionByScheduler",
         "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
         "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "observedGeneration": victim.pod.metadata.generation,
     });
     ignore_missing(patch_status(client, victim, &json!({"status": {"conditions": [condition]}})).await)?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), &victim.namespace);

@@ -1,9 +1,9 @@
 //! The hash that names a revision of a pod template.
 
-mod dump;
-
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
+
+use crate::dump;
 
 /// Letters and digits that make no words, as upstream's names have them.
 const SAFE: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";

@@ -12,7 +12,7 @@ mod plan;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{EventRecorder, EventType, Informer, ObjectKey, WorkQueue};
+use client::{Event, EventRecorder, EventType, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -58,9 +58,19 @@ async fn run(ctx: Ctx) {
     let pods = ctx.informers.informer::<Pod>();
     let queue = WorkQueue::default();
     volumes.on_event({
-        let queue = queue.clone();
+        let (queue, claims) = (queue.clone(), claims.clone());
         move |event| {
             queue.add(ObjectKey::of(event.object().as_ref()));
+            if let Event::Updated { old, new } = event
+                && phase(new) == "Available"
+                && phase(old) != "Available"
+            {
+                claims
+                    .list()
+                    .iter()
+                    .filter(|claim| seeks(claim))
+                    .for_each(|claim| queue.add(ObjectKey::of(claim.as_ref())));
+            }
             event.states().filter_map(|volume| claim_of(volume)).for_each(|key| queue.add(key));
         }
     });
@@ -81,6 +91,11 @@ async fn run(ctx: Ctx) {
     let events = EventRecorder::new(ctx.connection.clone(), COMPONENT, ctx.shutdown.clone());
     let controller = Controller { ctx: ctx.clone(), events, volumes, claims, classes, pods, queue: queue.clone() };
     work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS).await;
+}
+
+/// Whether a claim has no volume yet, and names none.
+fn seeks(claim: &PersistentVolumeClaim) -> bool {
+    claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).is_none_or(str::is_empty)
 }
 
 fn claim_of(volume: &PersistentVolume) -> Option<ObjectKey> {

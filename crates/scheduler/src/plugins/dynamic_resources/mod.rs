@@ -313,7 +313,11 @@ impl PostFilter for DynamicResources {
         let Some(claims) = input.state.get::<PodClaims>() else {
             let was_asked = input.diagnosis.pre_filter_message.is_empty() || input.diagnosis.plugins.contains(NAME);
             // Upstream's words for a pod that another plugin refused before this one saw it.
-            return if was_asked { unhelpful(NO_CLAIMS) } else { PostFilterResult::Broken { message: NOT_SEEN.to_owned() } };
+            return if was_asked {
+                unhelpful(NO_CLAIMS)
+            } else {
+                PostFilterResult::Broken { message: NOT_SEEN.to_owned() }
+            };
         };
         let is_idle = |allocated: &&Allocated| match allocated.claim.reserved_for.as_slice() {
             [] => true,

@@ -1,12 +1,13 @@
-//! A pod template as upstream's hash sees it: Go's memory, printed.
+//! An object as upstream's hashes see it: Go's memory, printed.
 //!
-//! Upstream hashes go-spew's `%#v` of its `v1.PodTemplateSpec`: every field with its Go name and type, pointers followed, maps
-//! sorted, absent values as `<nil>` or zero. The Go types come from a table; the notation is here.
+//! Upstream hashes go-spew's `%#v` of a pod template (for names), of ports and of subsets (for their order): every field with its Go
+//! name and type, pointers followed, maps sorted, absent values as `<nil>` or zero. The Go types come from a table; the notation is here.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// A struct's fields in Go's order.
@@ -20,7 +21,7 @@ struct Field {
 }
 
 static STRUCTS: LazyLock<HashMap<&'static str, Struct>> =
-    LazyLock::new(|| read_table(include_str!("../../data/pod-template.tsv")));
+    LazyLock::new(|| read_table(include_str!("../data/go-types.tsv")));
 
 /// A row `T<TAB>type` opens a struct, the rows after it are its fields.
 fn read_table(table: &'static str) -> HashMap<&'static str, Struct> {
@@ -37,8 +38,17 @@ fn read_table(table: &'static str) -> HashMap<&'static str, Struct> {
     structs
 }
 
+/// What upstream sorts a list of Go type `type_` by: FNV-1a, in 128 bits, of the dump of each.
+pub(crate) fn sort_key(value: &impl Serialize, type_: &str) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
+    // Typed objects always serialise; a failure would only leave them unsorted.
+    let text = dump(&serde_json::to_value(value).unwrap_or_default(), type_);
+    text.bytes().fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
+}
+
 /// The dump of a value of Go type `type_`.
-pub(super) fn dump(value: &Value, type_: &str) -> String {
+pub(crate) fn dump(value: &Value, type_: &str) -> String {
     let mut out = String::with_capacity(4096);
     write(&mut out, Some(value), type_, true);
     out
@@ -48,7 +58,7 @@ pub(super) fn dump(value: &Value, type_: &str) -> String {
 fn write(out: &mut String, value: Option<&Value>, type_: &str, with_type: bool) {
     if with_type {
         out.push('(');
-        out.push_str(type_);
+        out.push_str(type_.rsplit('/').next().unwrap_or(type_));
         out.push(')');
     }
     let value = value.filter(|value| !value.is_null());
@@ -262,6 +272,28 @@ fn interpret(suffix: &str) -> (u8, i32, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn ports_are_sorted_as_upstream_sorts_them() {
+        let rows = [
+            ("http", 8080, "TCP", None),
+            ("https", 8443, "TCP", None),
+            ("metrics", 9090, "TCP", None),
+            ("dns", 53, "UDP", None),
+            ("grpc", 9000, "TCP", Some("kubernetes.io/h2c")),
+        ];
+        // As Kubernetes v1.36.2 listed them.
+        for (type_, expected) in [
+            ("v1.EndpointPort", ["http", "grpc", "metrics", "dns", "https"]),
+            ("discovery/v1.EndpointPort", ["http", "dns", "https", "metrics", "grpc"]),
+        ] {
+            let mut ports = rows.map(|(name, port, protocol, app_protocol)| {
+                serde_json::json!({"name": name, "port": port, "protocol": protocol, "appProtocol": app_protocol})
+            });
+            ports.sort_by_cached_key(|port| super::sort_key(port, type_));
+            assert_eq!(ports.each_ref().map(|port| port["name"].as_str().unwrap()), expected, "{type_}");
+        }
+    }
+
     use serde_json::json;
 
     use super::*;
