@@ -225,7 +225,7 @@ impl Fleet {
         if self.written.lock().get(&uid).is_some_and(|written| version_of(&pod.metadata) < *written) {
             return Ok(None);
         }
-        let host = pod::Host { node_ip: node.ip(), pod_ip: node.pod_ip(&uid) };
+        let host = pod::Host { node_ip: node.ip(), pod_ip: node.pod_ip(&uid, present_ip(&pod)) };
         let step = pod::next(&pod, &host, Timestamp::now());
         let pods = self.connection.namespaced::<Pod>(&key.namespace);
         if let Some(status) = step.status {
@@ -245,6 +245,10 @@ impl Fleet {
         }
         Ok(step.again)
     }
+}
+
+fn present_ip(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.pod_ip.as_deref()
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {

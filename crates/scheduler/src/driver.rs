@@ -496,7 +496,7 @@ impl Hands {
             match report::evict(client, pod, victim).await {
                 Ok(()) => {
                     let note = format!("Preempted by pod {} on node {node}", pod.uid);
-                    self.context.record_preemption(pod, victim, note);
+                    self.context.record_for(pod, victim, EventType::Normal, "Preempted", "Preempting", note);
                 }
                 Err(error) => warn!(pod = pod.key(), victim = victim.key(), %error, "victim not removed"),
             }

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::{Event, EventSeries};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Resource;
@@ -46,17 +45,10 @@ impl SeriesRecorder {
         Self { inbox, controller: controller.to_owned(), instance }
     }
 
-    /// Records about an object of a static kind, and maybe of another that has to do with it: why (`reason`) and what was done or
-    /// tried (`action`). Notes of more than 1,024 bytes are cut.
-    pub fn event<K>(
-        &self,
-        regarding: &K,
-        related: Option<&K>,
-        type_: EventType,
-        reason: &str,
-        action: &str,
-        note: impl Into<String>,
-    ) where
+    /// Records about an object of a static kind: why (`reason`), and what was done or tried (`action`). Notes of more than 1,024
+    /// bytes are cut.
+    pub fn event<K>(&self, regarding: &K, type_: EventType, reason: &str, action: &str, note: impl Into<String>)
+    where
         K: Resource<DynamicType = ()>,
     {
         let (regarding, now) = (reference(regarding), Timestamp::now());
@@ -73,7 +65,6 @@ impl SeriesRecorder {
             action: Some(action.to_owned()),
             reason: Some(reason.to_owned()),
             regarding: Some(regarding),
-            related: related.map(reference),
             note: Some(cut(note.into())),
             type_: Some(type_.as_str().to_owned()),
             ..Event::default()
@@ -154,8 +145,7 @@ struct Known {
 }
 
 /// All but the note, the name and the times.
-type Key = (Option<String>, Option<String>, Option<String>, AboutKey, AboutKey);
-type AboutKey = [Option<String>; 5];
+type Key = [Option<String>; 8];
 
 impl Known {
     /// What is to be written: a new event, or the beginning of a series.
@@ -208,16 +198,15 @@ impl Known {
 }
 
 fn key(event: &Event) -> Key {
-    let about = |reference: &Option<ObjectReference>| {
-        let reference = reference.clone().unwrap_or_default();
-        [reference.kind, reference.namespace, reference.name, reference.uid, reference.resource_version]
-    };
-    let text = |value: &Option<String>| value.clone();
-    (text(&event.type_), text(&event.action), text(&event.reason), about(&event.regarding), about(&event.related))
+    let about = event.regarding.clone().unwrap_or_default();
+    let (type_, action, reason) = (event.type_.clone(), event.action.clone(), event.reason.clone());
+    [type_, action, reason, about.kind, about.namespace, about.name, about.uid, about.resource_version]
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ObjectReference;
+
     use super::*;
 
     fn event(second: i64, version: &str, note: &str) -> Event {

@@ -96,8 +96,8 @@ fn finished(job: &Job) -> Option<&str> {
 fn plan(view: &View) -> Plan {
     let mut plan = Plan { status: view.cron.status.clone().unwrap_or_default(), ..Plan::default() };
     let active: Vec<&Arc<Job>> = view.jobs.iter().filter(|job| finished(job).is_none()).collect();
-    note_finished(view, &mut plan);
     trim(view, &mut plan);
+    note_finished(view, &mut plan);
     plan.status.active =
         Some(active.iter().map(|job| reference(job)).collect::<Vec<_>>()).filter(|active| !active.is_empty());
     if view.cron.metadata.deletion_timestamp.is_some() || view.spec.suspend.unwrap_or(false) {
@@ -174,6 +174,8 @@ fn note_finished(view: &View, plan: &mut Plan) {
     for old in &was_active {
         let job = view.jobs.iter().find(|job| Some(uid(&job.metadata)) == old.uid.as_deref());
         match job.map(|job| (job, finished(job))) {
+            // One that goes at once is not spoken of.
+            Some((job, Some(_))) if plan.delete.iter().any(|gone| Arc::ptr_eq(gone, job)) => {}
             Some((job, Some(condition))) => {
                 let message = format!("Saw completed job: {}, condition: {condition}", name(&job.metadata));
                 plan.events.push((EventType::Normal, "SawCompletedJob", message));

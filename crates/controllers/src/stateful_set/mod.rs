@@ -139,10 +139,6 @@ impl Controller {
             result = match step {
                 Step::Create { ordinal, revision } => self.create(key, set, spec, history, ordinal, &revision).await,
                 Step::Delete(pod) => self.delete(key, set, &pod).await,
-                Step::Replace { pod, type_, reason, message } => {
-                    self.owned.ctx.events.event(set.as_ref(), type_, reason, message);
-                    self.delete(key, set, &pod).await
-                }
             };
             if result.is_err() {
                 break;

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::EventType;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::identity::ordinal;
-use crate::ownership::{name, namespace, uid};
+use crate::ownership::uid;
 use crate::pods::{is_available, is_ready, next_available, phase};
 use crate::revisions::HASH_LABEL;
 
@@ -31,14 +30,8 @@ pub(super) enum Step {
         ordinal: i32,
         revision: String,
     },
+    /// One that ended will be made again.
     Delete(Arc<Pod>),
-    /// Delete a pod that ended, and say so: it will be made again.
-    Replace {
-        pod: Arc<Pod>,
-        type_: EventType,
-        reason: &'static str,
-        message: String,
-    },
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +117,7 @@ impl<'a> Roll<'a> {
             };
             if matches!(phase(pod), "Failed" | "Succeeded") {
                 if !is_going(pod) {
-                    steps.push(self.replacement(pod));
+                    steps.push(Step::Delete(Arc::clone(pod)));
                 }
                 if self.one_by_one {
                     return false;
@@ -137,16 +130,6 @@ impl<'a> Roll<'a> {
         }
         // A set that works in parallel goes on to shrink in the same pass.
         true
-    }
-
-    fn replacement(&self, pod: &Arc<Pod>) -> Step {
-        let (type_, reason, word) = match phase(pod) {
-            "Failed" => (EventType::Warning, "RecreatingFailedPod", "failed"),
-            _ => (EventType::Normal, "RecreatingTerminatedPod", "terminated"),
-        };
-        let (space, set) = (namespace(&self.view.set.metadata), name(&self.view.set.metadata));
-        let message = format!("StatefulSet {space}/{set} is recreating {word} Pod {}", name(&pod.metadata));
-        Step::Replace { pod: Arc::clone(pod), type_, reason, message }
     }
 
     /// A pod below the partition, or not yet reached by the rollout, is made from the old revision.
@@ -247,6 +230,7 @@ mod tests {
 
     use super::*;
     use crate::clock;
+    use crate::ownership::name;
 
     fn set(replicas: i32, more: Value) -> StatefulSet {
         let mut object = json!({
@@ -281,7 +265,6 @@ mod tests {
         let word = |step: &Step| match step {
             Step::Create { ordinal, revision } => format!("create {ordinal} {revision}"),
             Step::Delete(pod) => format!("delete {}", name(&pod.metadata)),
-            Step::Replace { message, .. } => message.clone(),
         };
         plan(&view).steps.iter().map(word).collect()
     }
@@ -319,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_failed_pod_is_made_again() {
-        let expected = "StatefulSet n/db is recreating failed Pod db-0";
+        let expected = "delete db-0";
         assert_eq!(steps(&set(1, json!({})), &[pod(0, "new", "Failed")]), [expected]);
     }
 

@@ -92,27 +92,26 @@ impl SimulatedNode {
         self.ip.to_string()
     }
 
-    /// The address of a pod; the same for the same pod, another for every other pod of the node.
-    pub(super) fn pod_ip(&self, uid: &str) -> String {
+    /// The address of a pod; another for every other pod of the node. The one that it has, it keeps: the node's range may have become
+    /// known since, or the simulation begun anew.
+    pub(super) fn pod_ip(&self, uid: &str, present: Option<&str>) -> String {
         let mut state = self.state.lock();
         let (first, size) = state.pod_network.unwrap_or_else(|| self.synthetic_network());
-        let number = match state.pod_ips.get(uid) {
-            Some(number) => *number,
-            None => {
-                // The network's own address and the node's bridge come first.
-                let number = (2..size).find(|number| !state.taken.contains(number)).unwrap_or(2);
-                state.taken.insert(number);
-                state.pod_ips.insert(uid.to_owned(), number);
-                number
-            }
-        };
-        Ipv4Addr::from(first.wrapping_add(number)).to_string()
+        let present = present.filter(|ip| *ip != self.ip()).and_then(|ip| ip.parse::<Ipv4Addr>().ok()).map(u32::from);
+        let address = present.or_else(|| state.pod_ips.get(uid).copied()).unwrap_or_else(|| {
+            // The network's own address and the node's bridge come first.
+            let mut all = (2..size).map(|number| first.wrapping_add(number));
+            all.find(|address| !state.taken.contains(address)).unwrap_or(first.wrapping_add(2))
+        });
+        state.taken.insert(address);
+        state.pod_ips.insert(uid.to_owned(), address);
+        Ipv4Addr::from(address).to_string()
     }
 
     pub(super) fn release_ip(&self, uid: &str) {
         let mut state = self.state.lock();
-        if let Some(number) = state.pod_ips.remove(uid) {
-            state.taken.remove(&number);
+        if let Some(address) = state.pod_ips.remove(uid) {
+            state.taken.remove(&address);
         }
     }
 
@@ -272,14 +271,16 @@ mod tests {
         let node = SimulatedNode::new(&SimulateConfig { zones: 2, ..SimulateConfig::default() }, 3, None);
         assert_eq!(node.name(), "node-3");
         assert_eq!(node.labels["topology.kubernetes.io/zone"], "zone-1");
-        assert_eq!(node.pod_ip("a"), "100.64.3.2");
+        assert_eq!(node.pod_ip("a", None), "100.64.3.2");
         let mut object = Node::default();
         object.spec.get_or_insert_default().pod_cidr = Some("10.244.7.0/24".into());
         node.learn(&object);
-        assert_eq!(node.pod_ip("a"), "10.244.7.2");
-        assert_eq!(node.pod_ip("b"), "10.244.7.3");
-        node.release_ip("a");
-        assert_eq!(node.pod_ip("c"), "10.244.7.2");
+        assert_eq!(node.pod_ip("a", None), "100.64.3.2", "a pod keeps its address");
+        assert_eq!(node.pod_ip("b", None), "10.244.7.2");
+        assert_eq!(node.pod_ip("old", Some("10.244.7.3")), "10.244.7.3");
+        assert_eq!(node.pod_ip("c", None), "10.244.7.4");
+        node.release_ip("b");
+        assert_eq!(node.pod_ip("d", None), "10.244.7.2");
     }
 
     #[test]

@@ -164,15 +164,21 @@ pub struct BindContext {
 impl BindContext {
     /// Records an event about a pod in the name of its scheduler: why, and what the scheduler did or tried.
     pub fn record(&self, pod: &PodInfo, kind: EventType, reason: &str, action: &str, note: String) {
-        if let Some(recorder) = self.recorders.get(pod.scheduler_name()) {
-            recorder.event(&*pod.pod, None, kind, reason, action, note);
-        }
+        self.record_for(pod, pod, kind, reason, action, note);
     }
 
-    /// Records that `victim` makes room for `pod`, in the name of the scheduler of `pod`.
-    pub fn record_preemption(&self, pod: &PodInfo, victim: &PodInfo, note: String) {
+    /// Records about `about` in the name of the scheduler of `pod`.
+    pub fn record_for(
+        &self,
+        pod: &PodInfo,
+        about: &PodInfo,
+        kind: EventType,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
         if let Some(recorder) = self.recorders.get(pod.scheduler_name()) {
-            recorder.event(&*victim.pod, Some(&*pod.pod), EventType::Normal, "Preempted", "Preempting", note);
+            recorder.event(&*about.pod, kind, reason, action, note);
         }
     }
 }
