@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use client::{EventType, Informer, ObjectKey};
+use client::{Event, EventType, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use crate::api_error::ApiErrorExt;
@@ -42,6 +43,8 @@ const PRESSURES: [(&str, &str); 4] = [
 const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
+/// Until the cache has what somebody else wrote of a node.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// NoExecute taints a zone may get in a second, normally and when many of its nodes are silent.
 const EVICTION_RATE: f64 = 0.1;
 const SECONDARY_EVICTION_RATE: f64 = 0.01;
@@ -56,14 +59,53 @@ async fn run(ctx: Ctx) {
     nodes.has_synced().await;
     leases.has_synced().await;
     pods.has_synced().await;
+    // Nodes that came, or changed what their taints follow from: these are not kept waiting for the next pass.
+    let changed: WorkQueue<ObjectKey> = WorkQueue::default();
+    nodes.on_event({
+        let changed = changed.clone();
+        move |event| match event {
+            Event::Updated { old, new } if signs(old) == signs(new) => {}
+            Event::Deleted(_) => {}
+            event => changed.add(ObjectKey::of(event.object().as_ref())),
+        }
+    });
     let mut monitor =
         Monitor { ctx: ctx.clone(), nodes, leases, pods, health: HashMap::new(), limits: BTreeMap::new() };
+    let mut passes = tokio::time::interval(ctx.config.node_monitor_period);
+    passes.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        monitor.pass().await;
         tokio::select! {
-            () = tokio::time::sleep(ctx.config.node_monitor_period) => {}
+            _ = passes.tick() => monitor.pass().await,
+            key = changed.get() => {
+                let Some(key) = key else { return };
+                if let Some(node) = monitor.nodes.get(&key)
+                    && !monitor.write_taints(&node, wanted_taints(&node, false, &clock::now())).await
+                {
+                    changed.add_after(key.clone(), LOOK_AGAIN);
+                }
+                changed.done(&key);
+            }
             () = ctx.shutdown.cancelled() => return,
         }
+    }
+}
+
+/// What a node's taints follow from.
+#[derive(PartialEq)]
+struct Signs<'a> {
+    /// Types and statuses.
+    conditions: Vec<(&'a str, &'a str)>,
+    unschedulable: Option<bool>,
+    taints: Option<&'a Vec<Taint>>,
+}
+
+fn signs(node: &Node) -> Signs<'_> {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let spec = node.spec.as_ref();
+    Signs {
+        conditions: conditions.map(|condition| (condition.type_.as_str(), condition.status.as_str())).collect(),
+        unschedulable: spec.and_then(|spec| spec.unschedulable),
+        taints: spec.and_then(|spec| spec.taints.as_ref()),
     }
 }
 
@@ -309,16 +351,25 @@ impl Monitor {
         let with_eviction = wanted_taints(node, true, &now);
         let limit = self.limits.entry(zone_of(node)).or_insert_with(|| ZoneLimit { tokens: 1.0, at: Instant::now() });
         let evicts = with_eviction != without_eviction && limit.take(rate, Instant::now());
-        let Some(taints) = (if evicts { with_eviction } else { without_eviction }) else { return };
+        self.write_taints(node, if evicts { with_eviction } else { without_eviction }).await;
+    }
+
+    /// The taints of a node, where they are others than it has. False when somebody else wrote the node meanwhile.
+    async fn write_taints(&self, node: &Node, taints: Option<Vec<Taint>>) -> bool {
+        let Some(taints) = taints else { return true };
         let change = json!({
             "metadata": { "resourceVersion": node.metadata.resource_version, "uid": node.metadata.uid },
             "spec": { "taints": if taints.is_empty() { None } else { Some(taints) } },
         });
         let api = self.ctx.connection.all::<Node>();
         match api.patch(name(&node.metadata), &PatchParams::default(), &Patch::Merge(change)).await {
-            Ok(_) => {}
-            Err(error) if error.is_conflict() || error.is_not_found() => {}
-            Err(error) => warn!(node = name(&node.metadata), error = error.text(), "node not tainted"),
+            Ok(_) => true,
+            Err(error) if error.is_conflict() => false,
+            Err(error) if error.is_not_found() => true,
+            Err(error) => {
+                warn!(node = name(&node.metadata), error = error.text(), "node not tainted");
+                true
+            }
         }
     }
 

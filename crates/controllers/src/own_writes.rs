@@ -27,9 +27,19 @@ pub(crate) struct OwnWrites {
 impl OwnWrites {
     /// The informer must reach the version the server gave `written`.
     pub(crate) fn wrote<K: Object, W: Resource>(&self, key: &ObjectKey, informer: &Informer<K>, written: &W) {
-        let version = written.meta().resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
+        let meta = written.meta();
+        let (informer, object) = (informer.clone(), ObjectKey::from_meta(meta));
+        // The last finalizer went, and the object with it: the version of its removal is not told.
+        let is_gone = meta.deletion_timestamp.is_some()
+            && meta.deletion_grace_period_seconds.unwrap_or(0) == 0
+            && meta.finalizers.as_ref().is_none_or(Vec::is_empty);
+        if is_gone {
+            let uid = meta.uid.clone();
+            let seen = move || informer.get(&object).is_none_or(|cached| cached.meta().uid != uid);
+            return self.wait(key, Box::new(seen));
+        }
+        let version = meta.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
         let Some(version) = version else { return };
-        let informer = informer.clone();
         self.wait(key, Box::new(move || informer.revision() >= version));
     }
 

@@ -21,8 +21,7 @@ pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
 };
 
 const WORKERS: usize = 10;
-const WAITING: &str =
-    "didn't find a plugin capable of expanding the volume; waiting for an external controller to process this PVC";
+const WAITING: &str = "waiting for an external controller to expand this PVC";
 
 struct Controller {
     ctx: Ctx,
@@ -38,8 +37,11 @@ async fn run(ctx: Ctx) {
         let queue = queue.clone();
         move |event| {
             let client::Event::Updated { old, new } = event else { return };
-            let requested = |claim: &PersistentVolumeClaim| claim.spec.as_ref().and_then(|spec| spec.resources.clone());
-            if requested(old) != requested(new) && grows(new) {
+            let sizes = |claim: &PersistentVolumeClaim| {
+                let requested = claim.spec.as_ref().and_then(|spec| spec.resources.clone());
+                (requested, claim.status.as_ref().and_then(|status| status.capacity.clone()))
+            };
+            if sizes(old) != sizes(new) && grows(new) {
                 queue.add(ObjectKey::of(new.as_ref()));
             }
         }
@@ -66,8 +68,11 @@ impl Reconciler for Controller {
         let Some(claim) = self.claims.get(key).filter(|claim| grows(claim)) else { return Ok(Requeue::Never) };
         let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or("");
         let Some(volume) = self.volumes.get(&ObjectKey::cluster(volume)) else { return Ok(Requeue::Never) };
-        // Others than drivers outside could once grow volumes, and are missed.
-        let is_outside = volume.spec.as_ref().is_some_and(|spec| spec.csi.is_some() || spec.flex_volume.is_some());
+        // Others than these could once grow volumes, and are missed.
+        let is_outside = volume
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.csi.is_some() || spec.flex_volume.is_some() || spec.host_path.is_some());
         let type_ = if is_outside { EventType::Normal } else { EventType::Warning };
         self.ctx.events.event(claim.as_ref(), type_, "ExternalExpanding", WAITING.to_owned());
         Ok(Requeue::Never)

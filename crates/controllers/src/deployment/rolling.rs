@@ -83,7 +83,9 @@ pub(super) fn shrink_old(
     let total: i32 = old.iter().map(|set| replicas(set)).sum::<i32>() + newest_size;
     let mut may_go = total - bounds.min_available() - (newest_size - newest_available);
     let mut sizes: Vec<(Arc<ReplicaSet>, i32)> = old.iter().map(|set| (set.clone(), replicas(set))).collect();
-    if may_go <= 0 {
+    // A set that was just made smaller still tells of pods that are going: what it says is not to be built on.
+    let is_behind = |set: &Arc<ReplicaSet>| replicas(set) > 0 && available(set) > replicas(set);
+    if may_go <= 0 || old.iter().any(is_behind) {
         return Vec::new();
     }
     for (set, size) in &mut sizes {
@@ -215,6 +217,8 @@ mod tests {
         assert_eq!(sizes(&shrink_old(&bounds, &[set(8, 8, 13)], Some(&newest))), []);
         let ready = set(5, 5, 13);
         assert_eq!(sizes(&shrink_old(&bounds, &[set(8, 8, 13)], Some(&ready))), [(8, 3)]);
+        let just_shrunk = set(8, 10, 13);
+        assert_eq!(sizes(&shrink_old(&bounds, &[just_shrunk], Some(&ready))), []);
     }
 
     #[test]

@@ -437,7 +437,7 @@ impl Sync<'_> {
                 usage(metrics, &pods, &resource.target, spec_replicas, name, container_name, namespace, selector).await;
             let proposal = measured.map_err(|error| Unusable {
                 reason: "FailedGetContainerResourceMetric",
-                error: format!("failed to get {name} container metric value: {error}"),
+                error: format!("failed to get {container} container metric value: {error}"),
                 message: error,
             })?;
             let by_percent = resource.target.average_value.is_none();
@@ -470,15 +470,18 @@ impl Sync<'_> {
         if let Some(object) = &spec.object {
             let value = metrics.object(&object.metric, namespace, &object.described_object).await;
             let measured = match value {
-                Err(error) if object.target.type_ == "AverageValue" => {
-                    Err(format!("failed to get {} object metric: {error}", object.metric.name))
-                }
                 Err(error) => Err(error),
                 Ok(value) => outside(&pods, &object.target, spec_replicas, status_replicas, value, "object"),
             };
             let (proposal, current) = measured.map_err(|error| Unusable {
                 reason: "FailedGetObjectMetric",
-                error: format!("failed to get object metric value: {error}"),
+                error: match object.target.type_.as_str() {
+                    "AverageValue" => {
+                        let name = &object.metric.name;
+                        format!("failed to get object metric value: failed to get {name} object metric: {error}")
+                    }
+                    _ => format!("failed to get object metric value: {error}"),
+                },
                 message: error,
             })?;
             let name = match object.target.type_.as_str() {
@@ -497,15 +500,19 @@ impl Sync<'_> {
             let metric = &external.metric;
             let value = metrics.external(metric, namespace).await;
             let measured = match value {
-                Err(error) if external.target.average_value.is_some() => {
-                    Err(format!("failed to get {} external metric: {error}", metric.name))
-                }
-                Err(error) => Err(format!("failed to get external metric {}: {error}", metric.name)),
+                Err(error) => Err(error),
                 Ok(value) => outside(&pods, &external.target, spec_replicas, status_replicas, value, "external"),
             };
             let (proposal, current) = measured.map_err(|error| Unusable {
                 reason: "FailedGetExternalMetric",
-                error: format!("failed to get {} external metric value: {error}", metric.name),
+                error: {
+                    let name = &metric.name;
+                    let what = match external.target.average_value {
+                        Some(_) => format!("{name} external metric"),
+                        None => format!("external metric {name}"),
+                    };
+                    format!("failed to get {name} external metric value: failed to get {what}: {error}")
+                },
                 message: error,
             })?;
             let status = ExternalMetricStatus { metric: metric.clone(), current };
