@@ -13,7 +13,7 @@ use super::set::Set;
 use super::update::{Unreconciled, ignored_fields, reconcile, record, stripped_fields};
 use crate::kind::Kind;
 use crate::status::Status;
-use crate::{Value, gojson, meta};
+use crate::{Value, gojson, meta, patch};
 
 /// Who owns the fields of an object that nobody tracked before the first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -57,7 +57,7 @@ pub fn unconvertible(config: &Value, reason: &str) -> String {
     // Values are read without knowing which field they are for.
     let reason = match (reason.split_once("Go struct field "), reason.rsplit_once(" of type ")) {
         (Some((before, _)), Some((_, wanted))) => format!("{before}Go value of type {wanted}"),
-        _ => reason.to_owned(),
+        _ => patch::undecoded_bytes(reason).unwrap_or_else(|| reason.to_owned()),
     };
     let (described, gvk) = (described(config), gvk_text(text(config, "apiVersion"), text(config, "kind")));
     format!(

@@ -94,7 +94,11 @@ fn visit(node: Node<'_>, value: &Value, path: &mut String, errors: &mut Vec<Stri
             for (name, entry) in map {
                 match atom.field(node, name) {
                     Some(node) => below(node, entry, path, &format!(".{name}"), errors),
-                    None => errors.push(format!("{path}.{name}: field not declared in schema")),
+                    None => {
+                        errors.push(format!("{path}.{name}: field not declared in schema"));
+                        // One such field of an object is enough.
+                        return;
+                    }
                 }
             }
         }

@@ -140,6 +140,18 @@ fn schema_errors_are_upstreams() {
         "failed to convert new object (/a; /v1, Kind=ConfigMap) to proper version: unable to convert unstructured object to \
          /v1, Kind=ConfigMap: json: cannot unmarshal number into Go value of type string"
     );
+    let bytes = unconvertible(&empty, "illegal base64 data at input byte 0");
+    assert!(
+        bytes.ends_with("Kind=ConfigMap: error decoding from json: illegal base64 data at input byte 0"),
+        "{bytes}"
+    );
+    let mut unknown = config_map(json!({"x": 5}));
+    unknown["y"] = json!(1);
+    unknown["z"] = json!(1);
+    let both = format!(
+        "{prefix}errors:\n  .data.x: expected string, got &value.valueUnstructured{{Value:5}}\n  .y: field not declared in schema"
+    );
+    assert_eq!(refused(unknown), both, "one unknown field is named");
 }
 
 #[test]
@@ -223,4 +235,19 @@ fn a_text_that_is_written_anew_is_no_change() {
     let mut changed = read(r#"{"a":2}"#);
     changed["metadata"]["managedFields"] = live["metadata"]["managedFields"].clone();
     assert!(own(&live, &changed).contains(r#""manager":"w""#));
+}
+
+#[test]
+fn what_a_part_resets_stays_with_its_owner() {
+    let namespaces = kind("", "v1", "Namespace");
+    let through = |manager, subresource| Writer { subresource, ..writer(manager) };
+    let zero = namespaces.schema.zero(namespaces.type_id);
+    let mut live = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Terminating"}});
+    live["metadata"]["managedFields"] = track_update(namespaces, &through("s", "status"), &zero, &live);
+    let mut sent = live.clone();
+    sent["spec"] = json!({});
+    sent["status"] = json!({"phase": "Active"});
+    let owned = track_update(namespaces, &through("f", "finalize"), &live, &sent);
+    assert_eq!(owned, live["metadata"]["managedFields"]);
 }

@@ -207,6 +207,9 @@ pub(super) fn ignored_fields(kind: &Kind, subresource: &str) -> Set {
     let paths = match subresource {
         "" => &kind.rules.apply_resets,
         "status" => &kind.rules.status_apply_resets,
+        // The two other parts that are sent as the whole object and say what they reset.
+        "finalize" => return Set::of_fields(["status"]),
+        "approval" => return Set::of_fields(["spec", "status.certificate"]),
         _ => return Set::new(),
     };
     Set::of_fields(paths.iter().map(AsRef::as_ref))

@@ -144,7 +144,9 @@ impl Patch {
     pub fn refusal(&self, error: &DecodeError) -> String {
         match self.patch_type {
             PatchType::Json | PatchType::Merge => error.reason.clone(),
-            PatchType::Strategic => unconvertible(&error.reason).unwrap_or_else(|| error.reason.clone()),
+            PatchType::Strategic => {
+                unconvertible(&error.reason, &self.document).unwrap_or_else(|| error.reason.clone())
+            }
         }
     }
 
@@ -159,8 +161,12 @@ impl Patch {
     }
 }
 
-/// `json: cannot unmarshal KIND into Go struct field PATH of type TYPE` in the words of the conversion that knows no JSON.
-fn unconvertible(reason: &str) -> Option<String> {
+/// `json: cannot unmarshal KIND into Go struct field PATH of type TYPE` in the words of the conversion that knows no JSON. What a number
+/// was before it met a text, only the patch knows.
+fn unconvertible(reason: &str, patch: &Value) -> Option<String> {
+    if let Some(refusal) = undecoded_bytes(reason) {
+        return Some(refusal);
+    }
     let (kind, rest) = reason.strip_prefix("json: cannot unmarshal ")?.split_once(" into Go ")?;
     let (place, wanted) = rest.rsplit_once(" of type ")?;
     if reads_itself(place) {
@@ -169,6 +175,7 @@ fn unconvertible(reason: &str) -> Option<String> {
     let kind = match kind {
         "array" => "slice",
         "object" => "map",
+        "number" if has_fraction_at(patch, place) => "float64",
         "number" => "int64",
         other if other.starts_with("number ") => "float64",
         other => other,
@@ -190,6 +197,29 @@ fn unconvertible(reason: &str) -> Option<String> {
     } else {
         format!("unrecognized type: {base}")
     })
+}
+
+/// What is said of bytes where an object is made without going through JSON.
+pub(crate) fn undecoded_bytes(reason: &str) -> Option<String> {
+    reason.starts_with("illegal base64 data").then(|| format!("error decoding from json: {reason}"))
+}
+
+/// Has the patch a number with a point or an exponent at `struct field Container.spec.containers.image`, a path without indices and keys
+/// of maps, in which embedded structs are named?
+fn has_fraction_at(patch: &Value, place: &str) -> bool {
+    fn reached<'p>(value: &Value, mut names: impl Iterator<Item = &'p str> + Clone) -> bool {
+        match value {
+            Value::Array(items) => items.iter().any(|item| reached(item, names.clone())),
+            Value::Object(map) => match names.next() {
+                Some(name) => map.get(name).is_some_and(|value| reached(value, names)),
+                None => map.values().any(|value| reached(value, names.clone())),
+            },
+            Value::Number(number) => number.is_f64(),
+            _ => false,
+        }
+    }
+    let is_field = |name: &&str| !name.starts_with(|c: char| c.is_ascii_uppercase());
+    reached(patch, place.split('.').skip(1).filter(is_field))
 }
 
 /// Is it a field of a type that reads JSON itself, `struct field ServicePort.spec.ports.targetPort`?

@@ -105,12 +105,31 @@ fn values_of_the_wrong_type_are_refused_in_the_words_of_their_conversion() {
         ("string", "[]v1.Container", "cannot restore slice from string"),
         ("string", "map[string]string", "cannot restore map from string"),
     ] {
-        assert_eq!(super::unconvertible(&reason(kind, wanted)).as_deref(), Some(refused), "{kind} {wanted}");
+        assert_eq!(
+            super::unconvertible(&reason(kind, wanted), &Value::Null).as_deref(),
+            Some(refused),
+            "{kind} {wanted}"
+        );
     }
+    // Of a text that was to be a number with a point no whole one is made.
+    for (patch, place, refused) in [
+        (json!({"a": {"b": 1.5}}), "A.a.b", "unrecognized type: string"),
+        (json!({"a": {"b": 1.0}}), "A.a.b", "unrecognized type: string"),
+        (json!({"a": {"b": 1}, "b": 1.5}), "A.a.b", "cannot convert int64 to string"),
+        (json!({"a": [{}, {"b": {"key": 1.5}}]}), "A.a.Embedded.b", "unrecognized type: string"),
+    ] {
+        let reason = format!("json: cannot unmarshal number into Go struct field {place} of type string");
+        assert_eq!(super::unconvertible(&reason, &patch).as_deref(), Some(refused), "{patch} {place}");
+    }
+    assert_eq!(
+        super::unconvertible("illegal base64 data at input byte 1", &Value::Null).as_deref(),
+        Some("error decoding from json: illegal base64 data at input byte 1")
+    );
     // Some types read JSON themselves.
     assert_eq!(
         super::unconvertible(
-            "json: cannot unmarshal object into Go struct field ServicePort.spec.ports.targetPort of type int32"
+            "json: cannot unmarshal object into Go struct field ServicePort.spec.ports.targetPort of type int32",
+            &Value::Null
         )
         .as_deref(),
         Some("json: cannot unmarshal object into Go value of type int32")

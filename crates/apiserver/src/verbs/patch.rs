@@ -97,9 +97,11 @@ pub(super) fn patched(request: &Request, target: Target<'_>, patch: &Patch, old:
     let old = &*codec::rewritten(old, &target);
     let mut patched = patch.apply(old, target.schema, Shape::Ref(target.type_id)).map_err(|error| error.status())?;
     if patch.patch_type() == PatchType::Strategic {
-        // It is merged into an object of its type, which no patch makes another.
+        // It is merged into an object of its type, which no patch makes another. What is no text does not fit there.
         for field in ["apiVersion", "kind"] {
-            if let (Some(value), Value::Object(object)) = (old.get(field), &mut patched.object) {
+            if let (Some(value), Value::Object(object)) = (old.get(field), &mut patched.object)
+                && object.get(field).is_none_or(|given| given.is_null() || given.is_string())
+            {
                 object.insert(field, value.clone());
             }
         }
