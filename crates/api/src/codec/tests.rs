@@ -160,9 +160,9 @@ fn encoding_puts_late_fields_in_their_place() {
 
 #[test]
 fn bytes_can_be_a_list_of_numbers() {
-    let body = br#"{"metadata":{"name":"a"},"binaryData":{"a":[],"b":[1,2,255],"c":[null]}}"#;
+    let body = br#"{"metadata":{"name":"a"},"binaryData":{"a":[],"b":[1,2,255],"c":[null],"d":null}}"#;
     let map = decode(body, Format::Json, kind("", "v1", "ConfigMap"), FieldValidation::Strict).expect("decodes").value;
-    assert_eq!(map["binaryData"], json!({"a": "", "b": "AQL/", "c": "AA=="}));
+    assert_eq!(map["binaryData"], json!({"a": "", "b": "AQL/", "c": "AA==", "d": ""}));
 }
 
 #[test]

@@ -46,6 +46,11 @@ impl Schema {
         if field.pointer || field.omit == Omit::Zero { self.absent(field) } else { Some(self.zero_shape(field.shape)) }
     }
 
+    /// The zero of an item of a list or an entry of a map: unlike a field, it cannot be without bytes.
+    pub(crate) fn zero_item(&self, shape: Shape) -> Value {
+        if shape == Shape::Bytes { Value::String(Text::default()) } else { self.zero_shape(shape) }
+    }
+
     pub(crate) fn zero_shape(&self, shape: Shape) -> Value {
         match shape {
             Shape::String => Value::String(Text::default()),

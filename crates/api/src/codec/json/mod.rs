@@ -310,7 +310,7 @@ impl<'s, 't> Reader<'s, 't> {
             self.path.push(Step::Index(out.len()));
             let value = self.value(element, go)?;
             self.path.pop();
-            out.push(value.unwrap_or_else(|| self.schema.zero_shape(element)));
+            out.push(value.unwrap_or_else(|| self.schema.zero_item(element)));
         }
         self.leave();
         Ok(Value::Array(out))
@@ -329,7 +329,7 @@ impl<'s, 't> Reader<'s, 't> {
             self.path.push(Step::Key(key));
             let value = self.value(element, go)?;
             self.path.pop();
-            let value = value.unwrap_or_else(|| self.schema.zero_shape(element));
+            let value = value.unwrap_or_else(|| self.schema.zero_item(element));
             sorted = sorted && out.keys().next_back().is_none_or(|last| *last < name);
             out.insert(name, value);
         }

@@ -105,7 +105,7 @@ impl<'b> Reader<'b> {
                     }
                 } else {
                     let value = self.value(wire, tag, element, field)?;
-                    list.push(value.unwrap_or_else(|| self.schema.zero_shape(element)));
+                    list.push(value.unwrap_or_else(|| self.schema.zero_item(element)));
                 }
                 self.slots[index] = Slot::List(list);
             }
@@ -139,7 +139,7 @@ impl<'b> Reader<'b> {
         let value = match value {
             Some(Value::Array(list)) if list.is_empty() => Value::Null,
             Some(value) => value,
-            None => self.schema.zero_shape(element),
+            None => self.schema.zero_item(element),
         };
         Ok((key, value))
     }
