@@ -103,8 +103,13 @@ fn visit(id: TypeId, value: &mut Value, found: &mut dyn FnMut(&mut crate::Map, &
                     Step::Disabled(row) if object.contains_key(field) => found(object, field, *row),
                     Step::Disabled(_) => {}
                     Step::Below(below) => {
-                        if let Some(value) = object.get_mut(field) {
-                            visit(*below, value, found);
+                        let Some(value) = object.get_mut(field) else { continue };
+                        let is_empty = |value: &Value| value.as_object().is_some_and(crate::Map::is_empty);
+                        let was_empty = is_empty(value);
+                        visit(*below, value, found);
+                        // A lifecycle that was a signal and nothing else goes with it.
+                        if is_empty(value) && !was_empty {
+                            object.remove(field);
                         }
                     }
                     Step::Entries(below) => {
@@ -130,13 +135,15 @@ mod tests {
     fn a_field_of_a_gate_that_is_off_stays_only_where_it_was() {
         let pods = builtin().by_kind("", "v1", "Pod").expect("pods");
         let pod = json!({"spec": {"schedulingGroup": {"podGroupName": "g"},
-            "containers": [{"name": "c", "lifecycle": {"stopSignal": "SIGINT", "preStop": {}}}],
+            "containers": [{"name": "c", "lifecycle": {"stopSignal": "SIGINT", "preStop": {}}},
+                {"name": "d", "lifecycle": {"stopSignal": "SIGINT"}}, {"name": "e", "lifecycle": {}}],
             "volumes": [{"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}]}});
         let mut new = pod.clone();
         drop_disabled(pods, &mut new, None);
         assert_eq!(
             new,
-            json!({"spec": {"containers": [{"name": "c", "lifecycle": {"preStop": {}}}],
+            json!({"spec": {"containers": [{"name": "c", "lifecycle": {"preStop": {}}}, {"name": "d"},
+                    {"name": "e", "lifecycle": {}}],
                 "volumes": [{"name": "v", "projected": {"sources": [{}]}}]}})
         );
         let mut again = pod.clone();
