@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::cel::Type;
 use crate::cel::policy::{self, Compiled, Compiler, Declarations};
+use crate::field::go_quote;
 use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::url::Url;
@@ -233,24 +234,23 @@ fn rule_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
     // `*/x` covers x of all resources, `a/*` all subresources of a; naming one of them again is a mistake.
     let mut subresources: HashSet<&str> = HashSet::new();
     let mut parents: HashSet<&str> = HashSet::new();
+    // Upstream looks at the last resource without a subresource only.
+    let mut ends_plain = false;
     for (index, resource) in list.iter().enumerate() {
         let path = resources.path().index(index);
         if resource.is_empty() {
             errors.required(path, "");
             continue;
         }
-        if *resource == "*/*" {
-            if list.len() > 1 {
-                resources.invalid(errors, "if '*/*' is present, must not specify other resources");
-            }
+        let Some((parent, sub)) = resource.split_once('/') else {
+            ends_plain = *resource != "*";
             continue;
-        }
-        let Some((parent, sub)) = resource.split_once('/') else { continue };
-        if subresources.contains(sub) {
-            errors.invalid(path.clone(), *resource, format!("if '*/{sub}' is present, must not specify {resource}"));
-        }
+        };
         if parents.contains(parent) {
-            errors.invalid(path, *resource, format!("if '{parent}/*' is present, must not specify {resource}"));
+            errors.invalid(path.clone(), *resource, format!("if '{parent}/*' is present, must not specify {resource}"));
+        }
+        if subresources.contains(sub) {
+            errors.invalid(path, *resource, format!("if '*/{sub}' is present, must not specify {resource}"));
         }
         if parent == "*" {
             subresources.insert(sub);
@@ -259,8 +259,10 @@ fn rule_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
             parents.insert(parent);
         }
     }
-    let has_plain = list.iter().any(|r| *r != "*" && !r.contains('/'));
-    if list.contains(&"*") && has_plain {
+    if list.len() > 1 && list.contains(&"*/*") {
+        resources.invalid(errors, "if '*/*' is present, must not specify other resources");
+    }
+    if list.contains(&"*") && ends_plain {
         resources.invalid(errors, "if '*' is present, must not specify other resources without subresources");
     }
 }
@@ -404,7 +406,7 @@ fn group_version(version: &Cursor<'_>, errors: &mut ErrorList) {
 
 fn policy_variable(variable: &Cursor<'_>, declared: Declarations, compiler: &mut Compiler, errors: &mut ErrorList) {
     let (name, expression) = (variable.field("name"), variable.field("expression"));
-    if name.is_empty() {
+    if name.str().trim().is_empty() {
         name.required(errors, "name is not specified");
     } else if !names::c_identifier(name.str()).is_empty() {
         name.invalid(errors, "must be a valid CEL identifier");
@@ -459,8 +461,7 @@ fn match_resources(resources: &Cursor<'_>, errors: &mut ErrorList) {
 
 fn policy_validation(validation: &Cursor<'_>, declared: Declarations, compiler: &mut Compiler, errors: &mut ErrorList) {
     let (expression, message) = (validation.field("expression"), validation.field("message"));
-    let trimmed = expression.str().trim();
-    if trimmed.is_empty() {
+    if expression.str().trim().is_empty() {
         expression.required(errors, "expression is not specified");
     } else {
         compiles(&expression, &compiler.compile(expression.str(), declared, &[Type::Bool]), errors);
@@ -476,8 +477,6 @@ fn policy_validation(validation: &Cursor<'_>, declared: Declarations, compiler: 
         message.invalid(errors, "must be non-empty if specified");
     } else if message.str().trim().contains(['\n', '\r']) {
         message.invalid(errors, "must not contain line breaks");
-    } else if trimmed.contains(['\n', '\r']) && message.is_empty() {
-        message.required(errors, "message must be specified if expression contains line breaks");
     }
     optional_enum(&validation.field("reason"), &["Forbidden", "Invalid", "RequestEntityTooLarge"], errors);
 }
@@ -503,13 +502,14 @@ fn audit_annotations(
             // The key is stored as `name/key`, so there is no key without a name.
             errors.invalid(key.path(), key.str(), "requires metadata.name be non-empty");
         }
-        if expression.str().trim().is_empty() {
+        let text = expression.str().trim();
+        if text.is_empty() {
             expression.required(errors, "valueExpression is not specified");
-        } else if expression.str().len() > AUDIT_EXPRESSION_MAX_BYTES {
+        } else if text.len() > AUDIT_EXPRESSION_MAX_BYTES {
             errors.required(expression.path(), format!("must not exceed {AUDIT_EXPRESSION_MAX_BYTES} bytes in length"));
         } else {
             let types = [Type::String, Type::Null];
-            compiles(&expression, &compiler.compile(expression.str().trim(), declared, &types), errors);
+            compiles(&expression, &compiler.compile(text, declared, &types), errors);
         }
         if seen.contains(&key.str()) {
             errors.duplicate(key.path(), key.str());
@@ -651,11 +651,14 @@ fn policy_mutation(mutation: &Cursor<'_>, declared: Declarations, compiler: &mut
         member.field("expression").required(errors, "");
     } else {
         let expression = member.field("expression");
+        let text = expression.str().trim();
         let wanted = match kind.str() {
             "ApplyConfiguration" => Type::object("Object"),
             _ => Type::list(Type::object("JSONPatch")),
         };
-        compiles(&expression, &compiler.compile(expression.str(), declared, &[wanted]), errors);
+        if let Err(detail) = &compiler.compile(text, declared, &[wanted]) {
+            errors.invalid(expression.path(), text, detail);
+        }
     }
     for (_, field) in members {
         let other = mutation.field(field);
@@ -720,7 +723,7 @@ fn api_service(object: &Cursor<'_>, errors: &mut ErrorList) {
     let expected = if group.is_empty() { format!("{}.", version.str()) } else { required };
     for name in [metadata.field("generateName"), metadata.field("name")] {
         if !name.is_empty() && name.str() != expected {
-            let detail = format!("must be `spec.version+\".\"+spec.group`: \"{expected}\"");
+            let detail = format!("must be `spec.version+\".\"+spec.group`: {}", go_quote(&expected));
             name.invalid(errors, detail);
         }
     }

@@ -285,7 +285,7 @@ fn collision_count(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     if let Some(before) = before.opt_int()
         && count.opt_int().is_none_or(|n| n < before)
     {
-        count.invalid(errors, "cannot be decremented");
+        errors.invalid(count.path(), count.int(), "cannot be decremented");
     }
 }
 
@@ -369,7 +369,7 @@ fn stateful_set_spec(spec: &Cursor<'_>, on_create: bool, errors: &mut ErrorList)
     match policy.str() {
         "" => policy.required(errors, ""),
         "OrderedReady" | "Parallel" => {}
-        _ => policy.invalid(errors, "must be 'OrderedReady' or 'Parallel'"),
+        _ => errors.invalid_choice(policy.path(), policy.str(), "must be 'OrderedReady' or 'Parallel'"),
     }
     stateful_set_strategy(&field("updateStrategy"), errors);
     let retention = field("persistentVolumeClaimRetentionPolicy");
@@ -511,6 +511,7 @@ fn stateful_set_status(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorLis
         let path = status.path().child("availableReplicas");
         errors.invalid(path, count("availableReplicas"), "cannot be greater than status.readyReplicas");
     }
+    collision_count(new, old, errors);
 }
 
 /// Validation of a Scale, for the `scale` subresources.
@@ -588,6 +589,20 @@ mod tests {
         new["spec"]["template"]["metadata"]["labels"]["b"] = "c".into();
         (DAEMON_SET.prepare_for_update)(&mut new, &old, &ctx);
         assert_eq!(generation(&new), "2");
+    }
+
+    #[test]
+    fn collisions_are_not_forgotten() {
+        let counted =
+            |n: Value| json!({"metadata": {"name": "a", "resourceVersion": "1"}, "status": {"collisionCount": n}});
+        for status in [deployment_status, stateful_set_status] {
+            for (now, shown) in [(json!(1), 1), (Value::Null, 0)] {
+                let mut errors = ErrorList::new();
+                status(&Cursor::root(&counted(now)), &Cursor::root(&counted(json!(2))), &mut errors);
+                let told = format!("status.collisionCount: Invalid value: {shown}: cannot be decremented");
+                assert_eq!(errors.aggregate_message(), told);
+            }
+        }
     }
 
     #[test]

@@ -205,7 +205,7 @@ fn metric_target(target: &Cursor<'_>, errors: &mut ErrorList) {
         kind.required(errors, "must specify a metric target type");
     }
     if !matches!(kind.str(), "Utilization" | "Value" | "AverageValue") {
-        errors.invalid(kind.path(), kind.str(), "must be either Utilization, Value, or AverageValue");
+        errors.invalid_choice(kind.path(), kind.str(), "must be either Utilization, Value, or AverageValue");
     }
     for field in ["value", "averageValue"] {
         let value = target.field(field);

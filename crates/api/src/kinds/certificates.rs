@@ -3,6 +3,7 @@
 use crate::json;
 use base64::Engine;
 
+use crate::field::go_quote;
 use crate::kinds::{carry, volumes};
 use crate::occurrences::Occurrences;
 use crate::strategy::{Context, SubresourceStrategy};
@@ -72,8 +73,18 @@ const STATUS: SubresourceStrategy = SubresourceStrategy {
     validate_update: |new, old, errors| {
         whole_again(new, errors);
         conditions(new, errors);
+        let (issued, before) = (new.field("status").field("certificate"), old.field("status").field("certificate"));
+        let is_new = issued.value() != before.value();
+        if is_new
+            && certificate_problem(before.str()).is_none()
+            && let Some(problem) = certificate_problem(issued.str())
+        {
+            errors.invalid(issued.path(), "<certificate data>", problem);
+        }
         outcomes(new, old, false, errors);
-        certificate(new, old, errors);
+        if is_new && !before.is_empty() {
+            issued.forbidden(errors, "updates may not modify existing certificate content");
+        }
         meta::validate_update_again(new, old, errors);
     },
 };
@@ -82,11 +93,10 @@ const APPROVAL: SubresourceStrategy = SubresourceStrategy {
     name: "approval",
     prepare_for_update: |new, old, ctx| {
         carry::keep_spec(new, old);
-        let decided = new.pointer("/status/conditions").cloned();
+        let decided = new.get("status").cloned().unwrap_or_default();
         carry::keep_status(new, old);
-        if let (Some(decided), Value::Object(fields)) = (decided, &mut *new) {
-            let status = fields.entry("status").or_insert_with(|| json!({}));
-            carry::set(status, "conditions", decided);
+        if let Value::Object(fields) = new {
+            carry::keep(fields.entry("status").or_insert_with(|| json!({})), &decided, "conditions");
         }
         fill_times(new, old, ctx.now);
     },
@@ -180,8 +190,7 @@ fn fill_times(new: &mut Value, old: &Value, now: &str) {
 fn request_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     let request = spec.field("request");
     if let Some(problem) = request_problem(request.str()) {
-        let shown = if request.is_empty() { Value::Null } else { request.value().clone() };
-        errors.invalid(request.path(), shown, problem);
+        request.invalid(errors, problem);
     }
     let usages = spec.field("usages");
     if usages.is_empty() {
@@ -211,20 +220,56 @@ fn decoded(base64: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(base64).unwrap_or_default()
 }
 
-/// A block of a PEM text: its label and its contents.
-fn first_pem_block(text: &[u8]) -> Option<(String, Vec<u8>)> {
-    let text = std::str::from_utf8(text).ok()?;
+/// A block of a PEM text.
+struct PemBlock {
+    label: String,
+    has_headers: bool,
+    contents: Vec<u8>,
+}
+
+/// The first block, and the text after it.
+fn pem_block(text: &str) -> Option<(PemBlock, &str)> {
     let (_, rest) = text.split_once("-----BEGIN ")?;
     let (label, rest) = rest.split_once("-----")?;
-    let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
-    let body: String = body.chars().filter(|c| !c.is_whitespace()).collect();
-    Some((label.to_owned(), base64::engine::general_purpose::STANDARD.decode(body).ok()?))
+    let (body, rest) = rest.split_once(&format!("-----END {label}-----"))?;
+    let (headers, base64): (Vec<&str>, Vec<&str>) = body.lines().partition(|line| line.contains(':'));
+    let base64: String = base64.concat().split_whitespace().collect();
+    let contents = base64::engine::general_purpose::STANDARD.decode(base64).ok()?;
+    Some((PemBlock { label: label.to_owned(), has_headers: !headers.is_empty(), contents }, rest))
+}
+
+/// What is wrong with certificates, if there are any.
+fn certificate_problem(base64: &str) -> Option<String> {
+    let pem = decoded(base64);
+    if pem.is_empty() {
+        return None;
+    }
+    let mut rest = std::str::from_utf8(&pem).unwrap_or("");
+    let mut n_blocks = 0;
+    while let Some((block, after)) = pem_block(rest) {
+        if block.label != "CERTIFICATE" {
+            let found = go_quote(&block.label);
+            return Some(format!("only CERTIFICATE PEM blocks are allowed, found {found}"));
+        }
+        if block.has_headers {
+            return Some("no PEM block headers are permitted".to_owned());
+        }
+        if block.contents.is_empty() {
+            return Some("found CERTIFICATE PEM block containing 0 certificates".to_owned());
+        }
+        if !is_der_sequence(&block.contents) {
+            return Some("x509: malformed certificate".to_owned());
+        }
+        (rest, n_blocks) = (after, n_blocks + 1);
+    }
+    (n_blocks == 0).then(|| "must contain at least one CERTIFICATE PEM block".to_owned())
 }
 
 fn request_problem(base64: &str) -> Option<String> {
-    match first_pem_block(&decoded(base64)) {
-        Some((label, der)) if label == "CERTIFICATE REQUEST" => {
-            (!is_der_sequence(&der)).then(|| "asn1: structure error: tags don't match".to_owned())
+    let pem = decoded(base64);
+    match std::str::from_utf8(&pem).ok().and_then(pem_block) {
+        Some((block, _)) if block.label == "CERTIFICATE REQUEST" => {
+            (!is_der_sequence(&block.contents)).then(|| "asn1: structure error: tags don't match".to_owned())
         }
         _ => Some("PEM block type must be CERTIFICATE REQUEST".to_owned()),
     }
@@ -278,19 +323,6 @@ fn conditions(request: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn certificate(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
-    let (issued, before) = (new.field("status").field("certificate"), old.field("status").field("certificate"));
-    if issued.value() == before.value() {
-        return;
-    }
-    if !before.is_empty() {
-        issued.forbidden(errors, "updates may not modify existing certificate content");
-    }
-    if !issued.is_empty() && first_pem_block(&decoded(issued.str())).is_none_or(|(label, _)| label != "CERTIFICATE") {
-        errors.invalid(issued.path(), "<certificate data>", "must contain at least one CERTIFICATE PEM block");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,5 +368,36 @@ mod tests {
         let mut new = json!({"status": {"conditions": [{"type": "Failed"}, {"type": "Approved", "reason": "b"}]}});
         keep_decisions(&mut new, &old);
         assert_eq!(new["status"]["conditions"], json!([{"type": "Failed"}, {"type": "Approved", "reason": "a"}]));
+    }
+
+    #[test]
+    fn a_certificate_is_told_from_what_only_looks_like_one() {
+        let problem = |pem: &str| certificate_problem(&base64::engine::general_purpose::STANDARD.encode(pem));
+        let block = |label: &str, body: &str| format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
+        let (certificate, key) = (block("CERTIFICATE", "MAA="), block("RSA PRIVATE KEY", "MAA="));
+        for (pem, told) in [
+            (String::new(), None),
+            (format!("{certificate}{certificate}"), None),
+            ("x".to_owned(), Some("must contain at least one CERTIFICATE PEM block")),
+            (format!("{certificate}{key}"), Some("only CERTIFICATE PEM blocks are allowed, found \"RSA PRIVATE KEY\"")),
+            (block("CERTIFICATE", "a: b\n\nMAA="), Some("no PEM block headers are permitted")),
+            (block("CERTIFICATE", "YQ=="), Some("x509: malformed certificate")),
+        ] {
+            assert_eq!(problem(&pem).as_deref(), told, "{pem}");
+        }
+    }
+
+    #[test]
+    fn an_approval_that_is_taken_back_is_refused() {
+        let extra = std::collections::BTreeMap::new();
+        let ctx = Context { now: "", user: "", groups: &[], user_uid: "", sent: b"", extra: &extra, uid: "" };
+        let old = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "status": {
+            "conditions": [{"type": "Approved", "status": "True"}]}});
+        let mut new = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "status": {}});
+        (APPROVAL.prepare_for_update)(&mut new, &old, &ctx);
+        let mut errors = ErrorList::new();
+        (APPROVAL.validate_update)(&Cursor::root(&new), &Cursor::root(&old), &mut errors);
+        let told = "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\"";
+        assert_eq!(errors.aggregate_message(), told);
     }
 }

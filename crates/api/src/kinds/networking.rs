@@ -4,8 +4,8 @@ use crate::occurrences::Occurrences;
 use crate::strategy::{GenerationSeen, SubresourceStrategy};
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::text::{
-    domain_prefixed_path, formatted, formatted_if_present, formatted_if_set, immutable, optional_enum, port_number,
-    port_number_or_name, required_formatted, same, supported, supported_text,
+    domain_prefixed_path, formatted, formatted_if_present, formatted_if_set, immutable, immutable_text, optional_enum,
+    port_number, port_number_or_name, required_formatted, same, supported, supported_text,
 };
 use crate::validate::{go, names, net};
 use crate::{Cursor, ErrorList, Path, Strategy, json, meta};
@@ -366,10 +366,10 @@ pub const SERVICE_CIDR: Strategy = Strategy {
         // One family may become two; nothing else changes.
         if before.len() == cidrs.len() {
             for (cidr, before) in cidrs.items().zip(before.items()) {
-                immutable(&cidr, &before, errors);
+                immutable_text(&cidr, &before, errors);
             }
         } else if before.len() == 1 && cidrs.len() == 2 {
-            immutable(&cidrs.index(0), &before.index(0), errors);
+            immutable_text(&cidrs.index(0), &before.index(0), errors);
             service_cidrs(&cidrs, errors);
         } else {
             cidrs.invalid(errors, crate::validate::text::IMMUTABLE);

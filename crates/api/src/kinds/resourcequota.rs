@@ -132,7 +132,7 @@ fn scope_selector(spec: &Cursor<'_>, resources: &[&str], errors: &mut ErrorList)
         let (scope, operator) = (requirement.field("scopeName").str(), requirement.field("operator").str());
         unknown_or_inapplicable(scope, resources, |is_unknown, detail| {
             if is_unknown {
-                errors.invalid(path.child("scopeName"), scope, detail);
+                errors.invalid_choice(path.child("scopeName"), scope, detail);
             } else {
                 errors.invalid(path.clone(), go::value("ScopeSelector", selector.value()), detail);
             }
@@ -141,7 +141,7 @@ fn scope_selector(spec: &Cursor<'_>, resources: &[&str], errors: &mut ErrorList)
             && SCOPES.contains(&scope)
             && operator != "Exists"
         {
-            errors.invalid(
+            errors.invalid_choice(
                 path.child("operator"),
                 operator,
                 "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, \

@@ -3,7 +3,7 @@
 use crate::occurrences::Occurrences;
 use crate::validate::labels::labels;
 use crate::validate::resources::{container_resource_name, one_toleration, resource_lists};
-use crate::validate::text::{formatted, immutable, required_formatted};
+use crate::validate::text::{formatted, immutable, immutable_text, required_formatted};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Strategy, Value, meta};
 
@@ -69,7 +69,7 @@ pub const RUNTIME_CLASS: Strategy = Strategy {
         meta::object_meta(&new.field("metadata"), false, names::subdomain_name, errors);
         runtime_class(new, errors);
         meta::object_meta_update(new, old, errors);
-        immutable(&new.field("handler"), &old.field("handler"), errors);
+        immutable_text(&new.field("handler"), &old.field("handler"), errors);
     },
     warnings: |new, _, out| {
         let selector = new.field("scheduling").field("nodeSelector");

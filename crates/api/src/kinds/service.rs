@@ -11,6 +11,7 @@ use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, labels};
 use crate::validate::text::{
     formatted, optional_enum, port_number, port_number_or_name, required_enum, required_formatted, supported,
+    supported_text,
 };
 use crate::validate::{go, names, net};
 use crate::{Cursor, ErrorList, Map, Path, Strategy, Value, meta};
@@ -507,7 +508,10 @@ fn traffic_policies(spec: &Cursor<'_>, kind: &str, errors: &mut ErrorList) {
         internal.required(errors, "");
     }
     optional_enum(&internal, TRAFFIC_POLICIES, errors);
-    optional_enum(&spec.field("trafficDistribution"), &["PreferClose", "PreferSameZone", "PreferSameNode"], errors);
+    let distribution = spec.field("trafficDistribution");
+    if distribution.is_set() {
+        supported_text(&distribution, &["PreferClose", "PreferSameZone", "PreferSameNode"], errors);
+    }
 }
 
 fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {

@@ -8,7 +8,7 @@ use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::labels::{invalid_each, selector};
 use crate::validate::resources::quantity;
-use crate::validate::text::{IMMUTABLE, NEGATIVE, formatted, immutable, same, supported};
+use crate::validate::text::{IMMUTABLE, NEGATIVE, formatted, immutable, immutable_text, same, supported};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Strategy, meta};
 
@@ -23,7 +23,9 @@ pub const STORAGE_CLASS: Strategy = Strategy {
         meta::validate_whole_again(new, false, names::subdomain_name, errors);
         storage_class(new, errors);
         meta::validate_update_again(new, old, errors);
-        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+        immutable(&new.field("parameters"), &old.field("parameters"), errors);
+        immutable_text(&new.field("provisioner"), &old.field("provisioner"), errors);
+        for field in ["reclaimPolicy", "volumeBindingMode"] {
             immutable(&new.field(field), &old.field(field), errors);
         }
     },
@@ -245,7 +247,7 @@ fn driver_spec(spec: &Cursor<'_>, errors: &mut ErrorList) {
     }
     let secrets = spec.field("serviceAccountTokenInSecrets");
     if secrets.is_set() && spec.field("tokenRequests").is_empty() {
-        secrets.invalid(errors, "serviceAccountTokenInSecrets may be set only when tokenRequests is specified");
+        secrets.invalid(errors, "serviceAccountTokenInSecrets is set but no tokenRequests are specified");
     }
 }
 
@@ -315,7 +317,7 @@ pub const CSI_STORAGE_CAPACITY: Strategy = Strategy {
         capacity(new, errors);
         meta::validate_update_again(new, old, errors);
         immutable(&new.field("nodeTopology"), &old.field("nodeTopology"), errors);
-        immutable(&new.field("storageClassName"), &old.field("storageClassName"), errors);
+        immutable_text(&new.field("storageClassName"), &old.field("storageClassName"), errors);
     },
     ..Strategy::DEFAULT
 };

@@ -507,7 +507,7 @@ fn ephemeral(c: &Cursor<'_>, owner: VolumeOwner<'_>, errors: &mut ErrorList) {
     if !owner.pod_name.is_empty() && !owner.volume_name.is_empty() {
         let claim = format!("{}-{}", owner.pod_name, owner.volume_name);
         for message in names::dns1123_subdomain(&claim) {
-            let detail = format!("PVC name \"{claim}\": {message}");
+            let detail = format!("PVC name {}: {message}", go_quote(&claim));
             errors.invalid(parent(c, "ephemeral").child("name"), owner.volume_name, detail);
         }
     }

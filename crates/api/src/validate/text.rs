@@ -22,8 +22,16 @@ pub fn nonnegative_fields(object: &Cursor<'_>, names: &[&str], errors: &mut Erro
     }
 }
 
-/// The field must be what it was; shows the new value.
+/// The field must be what it was; shows the new value. A field that is a plain text upstream, no choice and no pointer, is
+/// [`immutable_text`].
 pub fn immutable(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
+    if !same(new.value(), old.value()) {
+        errors.invalid_choice(new.path(), new.value().clone(), IMMUTABLE);
+    }
+}
+
+/// The plain text must be what it was; shows the new one.
+pub fn immutable_text(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     if !same(new.value(), old.value()) {
         new.invalid(errors, IMMUTABLE);
     }
@@ -183,7 +191,11 @@ pub fn local_non_reserved_path(text: &str, path: &Path, errors: &mut ErrorList) 
 /// An IntOrString that is a number >= 0 or a percentage.
 pub fn positive_int_or_percent(value: &Cursor<'_>, errors: &mut ErrorList) {
     match value.value() {
-        Value::String(text) => invalid_each(errors, &value.path(), text, names::percent(text)),
+        Value::String(text) => {
+            for message in names::percent(text) {
+                errors.invalid_choice(value.path(), text.as_str(), message);
+            }
+        }
         _ => nonnegative(value, errors),
     }
 }

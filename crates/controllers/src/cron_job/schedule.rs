@@ -129,7 +129,7 @@ impl IntoTime for DateTime {
 
 fn field(text: &str, bounds: &Bounds) -> Result<u64, ScheduleError> {
     let mut set = 0;
-    for part in text.split(',') {
+    for part in text.split(',').filter(|part| !part.is_empty()) {
         set |= range(part, bounds).ok_or_else(|| ScheduleError::Field(text.to_owned()))?;
     }
     Ok(set)

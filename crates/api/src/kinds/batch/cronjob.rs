@@ -83,17 +83,19 @@ fn spec(spec: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut ErrorList) {
 
 fn time_zone(zone: &Cursor<'_>, errors: &mut ErrorList) {
     let name = zone.str();
+    let mut invalid = |detail: &str| errors.invalid_choice(zone.path(), name, detail);
+    let unknown = format!("unknown time zone {name}");
     if name.is_empty() {
-        return zone.invalid(errors, "timeZone must be nil or non-empty string");
+        return invalid("timeZone must be nil or non-empty string");
     }
     if !is_plausible(name) {
-        return zone.invalid(errors, format!("unknown time zone {name}"));
+        return invalid(&unknown);
     }
     if name.eq_ignore_ascii_case("Local") {
-        zone.invalid(errors, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+        invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
     }
     if name != "Local" && !time::is_zone(name) {
-        zone.invalid(errors, format!("unknown time zone {name}"));
+        invalid(&unknown);
     }
 }
 
@@ -153,7 +155,9 @@ fn schedule_problem(schedule: &str) -> Option<String> {
     if fields.len() != FIELDS.len() {
         return Some(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
     }
-    FIELDS.iter().zip(fields).find_map(|(rule, field)| field.split(',').find_map(|part| part_problem(rule, part)))
+    FIELDS.iter().zip(fields).find_map(|(rule, field)| {
+        field.split(',').filter(|part| !part.is_empty()).find_map(|part| part_problem(rule, part))
+    })
 }
 
 fn part_problem(rule: &Field, part: &str) -> Option<String> {

@@ -209,7 +209,8 @@ fn pod_counts(change: &Change<'_>, errors: &mut ErrorList) {
     if (change.finishes() || change.changes("terminating")) && change.is_finished() && terminating.int() > 0 {
         terminating.invalid(errors, "terminating>0 is invalid for finished job");
     }
-    if (change.changes("ready") || change.changes("active")) && ready.int() > change.new.field("active").int() {
+    let may_exceed = ready.is_set() && (change.changes("ready") || change.changes("active"));
+    if may_exceed && ready.int() > change.new.field("active").int() {
         ready.invalid(errors, "cannot set more ready pods than active");
     }
 }
@@ -336,6 +337,16 @@ mod tests {
                 "status.conditions: Invalid value: cannot set Failed=True condition without the FailureTarget=true condition"
             ]
         );
+    }
+
+    #[test]
+    fn pods_that_nobody_counted_are_not_too_many() {
+        assert_eq!(
+            refused(json!({}), json!({}), json!({"active": -1})),
+            ["status.active: Invalid value: -1: must be greater than or equal to 0"]
+        );
+        let counted = refused(json!({}), json!({}), json!({"active": 1, "ready": 2}));
+        assert_eq!(counted, ["status.ready: Invalid value: 2: cannot set more ready pods than active"]);
     }
 
     #[test]

@@ -42,7 +42,8 @@ fn completions(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
         immutable(&count, &before, errors);
         return;
     }
-    if count.value() == before.value() {
+    // That an Indexed job lacks the number is told already.
+    if count.value() == before.value() || !count.is_set() {
         return;
     }
     if count.int() != new.field("parallelism").int() {
@@ -100,4 +101,25 @@ fn is_idle(job: &Cursor<'_>) -> bool {
     job.field("spec").field("suspend").bool()
         && (!status.field("startTime").is_set() || is_suspended)
         && status.field("active").int() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn the_number_of_indexes_changes_with_the_number_of_pods() {
+        let refused = |completions: Value, parallelism: i64| {
+            let spec = |completions: Value, parallelism: i64| json!({"completionMode": "Indexed", "completions": completions, "parallelism": parallelism});
+            let (new, old) = (spec(completions, parallelism), spec(json!(4), 4));
+            let mut errors = ErrorList::new();
+            super::completions(&Cursor::root(&new), &Cursor::root(&old), &mut errors);
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(refused(json!(5), 5), [""; 0]);
+        assert_eq!(refused(Value::Null, 2), [""; 0], "told elsewhere");
+        let told = "completions: Invalid value: 5: can only be modified in tandem with spec.parallelism";
+        assert_eq!(refused(json!(5), 4), [told]);
+    }
 }

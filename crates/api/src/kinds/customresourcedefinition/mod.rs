@@ -16,7 +16,7 @@ use crate::kinds::admission;
 use crate::occurrences::Occurrences;
 use crate::strategy::SubresourceStrategy;
 use crate::validate::names;
-use crate::validate::text::{immutable, supported};
+use crate::validate::text::{immutable, immutable_text, supported_text};
 use crate::{Cursor, ErrorList, Path, Strategy, Value, meta};
 
 const SELECTABLE_FIELDS_MAX: usize = 8;
@@ -137,10 +137,10 @@ fn update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     let (spec, old_spec) = (new.field("spec"), old.field("spec"));
     if names_are_immutable {
         immutable(&spec.field("scope"), &old_spec.field("scope"), errors);
-        immutable(&spec.fields(&["names", "kind"]), &old_spec.fields(&["names", "kind"]), errors);
+        immutable_text(&spec.fields(&["names", "kind"]), &old_spec.fields(&["names", "kind"]), errors);
     }
-    immutable(&spec.field("group"), &old_spec.field("group"), errors);
-    immutable(&spec.fields(&["names", "plural"]), &old_spec.fields(&["names", "plural"]), errors);
+    immutable_text(&spec.field("group"), &old_spec.field("group"), errors);
+    immutable_text(&spec.fields(&["names", "plural"]), &old_spec.fields(&["names", "plural"]), errors);
     status_names(new, errors);
     stored_versions(new, errors);
     approval(new, Some(old), errors);
@@ -174,7 +174,7 @@ fn validate_spec(internal: &Internal, options: Options, errors: &mut ErrorList) 
     if scope.is_empty() {
         scope.required(errors, "");
     } else {
-        supported(&scope, &["Cluster", "Namespaced"], errors);
+        supported_text(&scope, &["Cluster", "Namespaced"], errors);
     }
     let keeps_unknown = spec.field("preserveUnknownFields").bool();
     let mut schema_options = options.schema;
@@ -280,22 +280,22 @@ fn deprecation_warning(version: &Cursor<'_>, errors: &mut ErrorList) {
     if !warning.is_set() {
         return;
     }
-    if !version.field("deprecated").bool() {
-        warning.invalid(errors, "can only be set for deprecated versions");
-        return;
-    }
     let text = warning.str();
+    let mut invalid = |detail: &str| errors.invalid_choice(warning.path(), text, detail);
+    if !version.field("deprecated").bool() {
+        return invalid("can only be set for deprecated versions");
+    }
     if text.len() > DEPRECATION_WARNING_MAX_BYTES {
-        warning.invalid(errors, format!("must be <= {DEPRECATION_WARNING_MAX_BYTES} characters long"));
+        invalid(&format!("must be <= {DEPRECATION_WARNING_MAX_BYTES} characters long"));
     }
     if text.is_empty() {
-        warning.invalid(errors, "must not be an empty string");
+        invalid("must not be an empty string");
     }
     let is_hidden = |c: char| c.is_control() || (c.is_whitespace() && c != ' ');
     if let Some(index) = text.find(is_hidden) {
         let detail =
             format!("must only contain printable UTF-8 characters; non-printable character found at index {index}");
-        warning.invalid(errors, detail);
+        invalid(&detail);
     }
 }
 
@@ -461,12 +461,12 @@ fn conversion(conversion: &Cursor<'_>, keeps_unknown: bool, options: &Options, e
     }
     let strategy = conversion.field("strategy");
     if strategy.str() != "None" && keeps_unknown {
-        errors.invalid(strategy.path(), strategy.str(), "must be None if spec.preserveUnknownFields is true");
+        errors.invalid_choice(strategy.path(), strategy.str(), "must be None if spec.preserveUnknownFields is true");
     }
     if strategy.is_empty() {
         strategy.required(errors, "");
     } else {
-        supported(&strategy, &["None", "Webhook"], errors);
+        supported_text(&strategy, &["None", "Webhook"], errors);
     }
     let (client, versions) = (conversion.field("webhookClientConfig"), conversion.field("conversionReviewVersions"));
     if strategy.str() != "Webhook" {

@@ -3,7 +3,7 @@
 use crate::kinds::dra::{at_most, binding_conditions, driver_name, policy, pool_name, qualified_name, unique_names};
 use crate::occurrences::Occurrences;
 use crate::validate::labels::{invalid_each, node_selector};
-use crate::validate::text::{formatted, immutable, required_enum, required_formatted};
+use crate::validate::text::{formatted, immutable, immutable_text, required_enum, required_formatted};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Value};
 
@@ -33,9 +33,10 @@ pub(super) fn spec(spec: &Cursor<'_>, old: Option<&Cursor<'_>>, errors: &mut Err
         generation.invalid(errors, "must be greater than or equal to zero");
     }
     if let Some(old) = old {
-        for path in [&["pool", "name"] as &[&str], &["driver"], &["nodeName"]] {
-            immutable(&spec.fields(path), &old.fields(path), errors);
+        for path in [&["pool", "name"] as &[&str], &["driver"]] {
+            immutable_text(&spec.fields(path), &old.fields(path), errors);
         }
+        immutable(&spec.field("nodeName"), &old.field("nodeName"), errors);
     }
     slice_nodes(spec, errors);
     let (devices, counters) = (spec.field("devices"), spec.field("sharedCounters"));

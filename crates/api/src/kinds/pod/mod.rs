@@ -37,10 +37,10 @@ pub const STRATEGY: Strategy = Strategy {
 const EPHEMERAL_CONTAINERS: SubresourceStrategy = SubresourceStrategy {
     name: "ephemeralcontainers",
     prepare_for_update: |new, old, _| {
-        let containers = new.pointer("/spec/ephemeralContainers").cloned();
+        let sent = new.get("spec").cloned().unwrap_or_default();
         keep_all_but_spec(new, old);
-        if let (Some(spec), Some(containers)) = (new.get_mut("spec"), containers) {
-            carry::set(spec, "ephemeralContainers", containers);
+        if let Some(spec) = new.get_mut("spec") {
+            carry::keep(spec, &sent, "ephemeralContainers");
         }
     },
     validate_update: update::ephemeral_containers,
