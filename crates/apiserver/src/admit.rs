@@ -1,5 +1,6 @@
 //! Admission on the write path: the chain's two phases, policies, webhooks, the escalation check of RBAC objects, the charge to quotas.
 
+use api::apply::{Writer, track_update};
 use api::{Status, Value, meta};
 
 use crate::admission::quota::{self, Charge};
@@ -8,11 +9,12 @@ use crate::authz::escalation::{self, RbacWrite};
 use crate::gateway::Gateway;
 use crate::guaranteed::{Target, Tried};
 use crate::reinvocation;
+use crate::startup::USER_AGENT;
 use crate::storage::ObjectKey;
 use crate::verbs::name_suffix as suffix;
 use crate::verbs::{DeleteOptions, Request};
 use crate::webhook::{self, Attributes, Traces};
-use crate::write::{encode_for_storage, set_metadata};
+use crate::write::{Moment, encode_for_storage, set_metadata};
 use crate::{ownership, policy};
 
 pub(crate) use crate::admission::Operation;
@@ -187,7 +189,6 @@ pub(crate) async fn validate(
     old: Option<&Value>,
     admission: &mut Admission,
 ) -> Result<(), Status> {
-    escalation_check(gateway, request, object, old)?;
     refuse_while_terminating(request, operation, object)?;
     let view = view(request, operation, old);
     let suffix = suffix();
@@ -255,8 +256,13 @@ fn refuse_while_terminating(request: &Request, operation: Operation, object: &Va
     Err(Status::forbidden(request.kind.as_ref().into(), meta::name(object), text))
 }
 
-/// Nobody gives away more than he holds.
-fn escalation_check(gateway: &Gateway, request: &Request, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+/// Nobody gives away more than he holds, be it well formed or not.
+pub(crate) fn escalation(
+    gateway: &Gateway,
+    request: &Request,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<(), Status> {
     if request.kind.group != RBAC_GROUP {
         return Ok(());
     }
@@ -296,11 +302,16 @@ async fn charge(gateway: &Gateway, view: &admission::Request<'_>, object: &Value
 }
 
 /// `false`: the quota is no longer what it was.
-async fn write_charge(gateway: &Gateway, charge: Charge) -> Result<bool, Status> {
+async fn write_charge(gateway: &Gateway, mut charge: Charge) -> Result<bool, Status> {
     let kind = gateway.kind("", "v1", "resourcequotas")?;
     let key = ObjectKey::new(&kind, meta::namespace(&charge.old), meta::name(&charge.old));
     let version = meta::resource_version(&charge.old).parse().map_err(Status::internal)?;
     let target = Target { kind: &kind, key: &key, name: meta::name(&charge.old), operation: "update" };
+    // The server writes the status of the quota as a client of itself.
+    let now = Moment::now().now;
+    let writer = Writer { manager: USER_AGENT, subresource: "status", now: &now };
+    let managed = track_update(&kind, &writer, &charge.old, &charge.new);
+    set_metadata(&mut charge.new, "managedFields", managed);
     let stored = encode_for_storage(&kind, charge.new);
     let tried = gateway.put_over(target, store::Revision(version), stored).await?;
     Ok(matches!(tried, Tried::Done(_)))

@@ -70,24 +70,24 @@ impl Gateway {
     }
 
     /// Lets `change` edit the object and writes it. `None` of `change` leaves it as it is; an object that is not there is
-    /// `missing`.
+    /// `missing`. The revision that was written, if any.
     pub(crate) async fn change_stored(
         &self,
         target: Target<'_>,
         missing: impl Fn() -> Result<(), Status> + Send + Sync,
         change: impl Fn(&mut Value) -> Result<Option<()>, Status> + Send + Sync,
-    ) -> Result<(), Status> {
+    ) -> Result<Option<Revision>, Status> {
         let (missing, change) = (&missing, &change);
         let attempt = |current| {
             let attempt = async move {
-                let Some(current) = current else { return missing().map(Tried::Done) };
+                let Some(current) = current else { return missing().map(|()| Tried::Done(None)) };
                 let Live { revision, mut object, .. } = Live::decode(self, target.kind, current).await?;
                 if change(&mut object)?.is_none() {
-                    return Ok(Tried::Done(()));
+                    return Ok(Tried::Done(None));
                 }
                 let stored = conversion::encode_for_store(self, target.kind, object).await?;
                 Ok(match self.put_over(target, revision, stored).await? {
-                    Tried::Done(_) => Tried::Done(()),
+                    Tried::Done(revision) => Tried::Done(Some(revision)),
                     Tried::LostRace(current) => Tried::LostRace(current),
                 })
             };

@@ -91,6 +91,13 @@ impl Selection {
         self.fields.exact("metadata.name")
     }
 
+    /// The one namespace that objects can be in; empty when there may be more, and of kinds that are in none.
+    pub(crate) fn single_namespace(&self) -> &str {
+        let selected =
+            self.fields.exact("metadata.namespace").filter(|_| self.namespace.is_empty() && self.kind.namespaced);
+        selected.unwrap_or(&self.namespace)
+    }
+
     fn field<'v>(&self, label: &str, namespace: &'v str, name: &'v str, indexed: &'v Indexed) -> &'v str {
         match label {
             "metadata.name" => name,

@@ -87,12 +87,9 @@ pub(crate) fn check_options(request: &Request) -> Result<(), Status> {
     let manager = Value::from(request.query.text("fieldManager"));
     meta::field_manager(&Cursor::at(&manager, api::Path::new("fieldManager")), &mut errors);
     check_dry_run(&request.query.all("dryRun").collect::<Vec<_>>(), &mut errors);
-    // By itself it is told where the body is decoded; a deletion knows no such option.
+    // By itself it is told where the body is decoded.
     let validation = request.query.text("fieldValidation");
-    if !errors.is_empty()
-        && request.options_kind() != "DeleteOptions"
-        && FieldValidation::from_query(validation).is_none()
-    {
+    if !errors.is_empty() && FieldValidation::from_query(validation).is_none() {
         errors.not_supported(api::Path::new("fieldValidation"), validation, FIELD_VALIDATIONS);
     }
     if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
@@ -151,7 +148,7 @@ pub(crate) enum Stage {
     Admitted,
 }
 
-/// Owner references to the same uid are kept once; the client is told. What a patch makes is only looked at once admitted.
+/// Equal owner references are kept once; the client is told. What a patch makes is only looked at once admitted.
 pub(crate) fn deduplicate_owners(request: &Request, stage: Stage, object: &mut Value, warnings: &mut Vec<String>) {
     if stage == Stage::Sent && request.verb == "patch" {
         return;
@@ -161,15 +158,14 @@ pub(crate) fn deduplicate_owners(request: &Request, stage: Stage, object: &mut V
         return;
     }
     let mut repeated = Vec::new();
-    let (mut texts, mut uids) = (HashSet::new(), HashSet::new());
+    let mut texts = HashSet::new();
     owners.retain(|owner| {
-        if let Some(uid) = owner["uid"].as_str()
-            && !uids.insert(uid.to_owned())
-        {
-            repeated.push(uid.to_owned());
-        }
         // Decoded references have their fields in one order.
-        texts.insert(owner.to_string())
+        let is_new = texts.insert(owner.to_string());
+        if !is_new {
+            repeated.push(owner["uid"].as_str().unwrap_or("").to_owned());
+        }
+        is_new
     });
     if !repeated.is_empty() {
         let when = match stage {

@@ -58,6 +58,7 @@ pub(crate) async fn create_object(
     let mut admission = admit::mutate(gateway, request, Operation::Create, &mut object, &mut managed, None).await?;
     deduplicate_owners(request, Stage::Admitted, &mut object, &mut notes);
     settle_namespace(request, &mut object)?;
+    admit::escalation(gateway, request, &object, None)?;
     if meta::name(&object).is_empty() && !meta::metadata_str(&object, "generateName").is_empty() {
         let name = name::generate(meta::metadata_str(&object, "generateName"));
         set_metadata(&mut object, "name", name.into());

@@ -13,11 +13,10 @@ use crate::custom::conversion;
 use crate::error::from_store;
 use crate::gateway::Gateway;
 use crate::guaranteed::{Live, Target, Tried};
-use crate::http::options::parse_resource_version;
 use crate::storage::{ObjectKey, WriteOutcome};
 use crate::write::{
-    Moment, body_format, check_dry_run, check_options, encode_for_storage, group_resource, options_error, rfc3339,
-    set_metadata, unmet_precondition, written,
+    Moment, body_format, check_dry_run, encode_for_storage, group_resource, options_error, rfc3339, set_metadata,
+    unmet_precondition, written,
 };
 
 const ORPHAN: &str = "orphan";
@@ -35,10 +34,18 @@ pub(crate) struct DeleteOptions {
 }
 
 impl DeleteOptions {
+    /// From the body, with which the query counts for nothing, or else from the query.
     pub(crate) fn decode(request: &Request) -> Result<Self, Status> {
-        let options = if request.body.is_empty() { Self::from_query(request)? } else { Self::from_body(request)? };
-        options.validate(request)?;
-        Ok(options)
+        let body;
+        let (options, dry_runs) = if request.body.is_empty() {
+            (Self::from_query(request)?, request.query.all("dryRun").collect())
+        } else {
+            body = api::codec::decode_delete_options(&request.body, body_format(&request.content_type)?)?;
+            (Self::from_value(&body, false), dry_runs(&body))
+        };
+        let mut errors = options.errors();
+        check_dry_run(&dry_runs, &mut errors);
+        if errors.is_empty() { Ok(options) } else { Err(options_error(request, &errors)) }
     }
 
     fn from_query(request: &Request) -> Result<Self, Status> {
@@ -54,18 +61,6 @@ impl DeleteOptions {
         })
     }
 
-    fn from_body(request: &Request) -> Result<Self, Status> {
-        let format = body_format(&request.content_type)?;
-        let value = api::codec::decode_delete_options(&request.body, format)?;
-        let mut errors = ErrorList::new();
-        check_dry_run(&dry_runs(&value), &mut errors);
-        if !errors.is_empty() {
-            return Err(options_error(request, &errors));
-        }
-        // With a body the query counts for nothing, as upstream.
-        Ok(Self::from_value(&value, false))
-    }
-
     /// From a decoded DeleteOptions object; `null` for none.
     fn from_value(value: &Value, dry_run_asked: bool) -> Self {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -77,11 +72,6 @@ impl DeleteOptions {
             precondition_resource_version: text("/preconditions/resourceVersion"),
             dry_run: dry_runs(value).contains(&"All") || dry_run_asked,
         }
-    }
-
-    fn validate(&self, request: &Request) -> Result<(), Status> {
-        let errors = self.errors();
-        if errors.is_empty() { Ok(()) } else { Err(options_error(request, &errors)) }
     }
 
     /// What is wrong with the options themselves.
@@ -116,7 +106,7 @@ impl DeleteOptions {
 
     /// The preconditions against an object. Upstream names the kind here, not the resource, but for a kind that is marked first and
     /// removed by somebody else, which looks at them itself.
-    fn check(&self, request: &Request, object: &Value, revision: Revision) -> Result<(), Status> {
+    pub(super) fn check(&self, request: &Request, object: &Value) -> Result<(), Status> {
         let differs = |what: &str, wanted: &str, found: &str, happened: &str| {
             if request.kind.strategy.judges_preconditions {
                 let text = unmet_precondition(what, wanted, found);
@@ -133,10 +123,9 @@ impl DeleteOptions {
         if let Some(wanted) = self.precondition_uid.as_deref().filter(|wanted| *wanted != uid) {
             return Err(differs("UID", wanted, uid, "deleted and then recreated"));
         }
-        if let Some(wanted) = &self.precondition_resource_version
-            && parse_resource_version(wanted) != Ok(revision)
-        {
-            return Err(differs("ResourceVersion", wanted, &revision.to_string(), "modified"));
+        let found = meta::resource_version(object);
+        if let Some(wanted) = self.precondition_resource_version.as_deref().filter(|wanted| *wanted != found) {
+            return Err(differs("ResourceVersion", wanted, found, "modified"));
         }
         Ok(())
     }
@@ -147,7 +136,6 @@ fn dry_runs(options: &Value) -> Vec<&str> {
 }
 
 pub(crate) async fn delete(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
-    check_options(request)?;
     let options = DeleteOptions::decode(request)?;
     if let Some(warning) = options.warning(request) {
         request.notes.push(warning);
@@ -175,7 +163,7 @@ pub(crate) async fn delete_object(
                 return Err(Status::not_found(kind.as_ref().into(), &request.name));
             };
             let Live { stored, revision, object, .. } = Live::decode(gateway, kind, current).await?;
-            options.check(request, &object, revision)?;
+            options.check(request, &object)?;
             if !was_admitted {
                 admit::delete(gateway, request, options, &object).await?;
             }

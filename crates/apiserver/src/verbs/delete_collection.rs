@@ -8,13 +8,11 @@ use super::list::select;
 use super::present::Presenter;
 use super::{Content, Reply, Request};
 use crate::gateway::Gateway;
-use crate::write::check_options;
 
 /// Deletes under way at once; upstream's `--delete-collection-workers` is 1, ours share a batch of the store.
 const WORKERS: usize = 16;
 
 pub(crate) async fn delete_collection(gateway: &Gateway, request: &Request) -> Result<Reply, Status> {
-    check_options(request)?;
     let options = DeleteOptions::decode(request)?;
     let (items, metadata) = select(gateway, request).await?;
     if let Some(warning) = options.warning(request) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::bytes::Bytes;
-use api::{Status, gojson};
+use api::{Kind, Status, gojson};
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use base64::{DecodeError, Engine as _, alphabet};
 use serde::{Deserialize, Serialize};
@@ -110,15 +110,22 @@ async fn page(
     limit: usize,
 ) -> Result<(Vec<ObjectBytes>, ListMetadata), Status> {
     let kind = &request.kind;
-    let prefix = ObjectKey::prefix(kind, &request.namespace);
+    let namespace = selection.single_namespace();
+    let prefix = ObjectKey::prefix(kind, namespace);
     let indexed = gateway.cache.resource(kind).map(|r| Arc::clone(conversion::indexed_kind(kind, &r.kind)));
     let fields = indexed.map(|kind| kind.selectable_fields.clone()).unwrap_or_default();
     let everything = selection.is_everything();
+    let only = selection.single_name().filter(|_| !kind.namespaced || !namespace.is_empty());
+    let start = only.map_or(start, str::to_owned);
     let mut start_key = Bytes::from([prefix.as_ref(), start.as_bytes()].concat());
     let mut revision = revision;
     let mut items = Vec::new();
+    let mut wanted = match limit {
+        _ if only.is_some() => 1,
+        0 => PAGE_KEYS_MAX,
+        limit => limit.min(PAGE_KEYS_MAX),
+    };
     loop {
-        let wanted = if limit == 0 { PAGE_KEYS_MAX } else { (limit - items.len()).min(PAGE_KEYS_MAX) };
         let page = gateway.objects.page(&prefix, start_key, revision, wanted).await;
         let page = page.map_err(|error| expired_or(request, &start, error))?;
         if revision == Revision(0) {
@@ -133,17 +140,25 @@ async fn page(
             keys.push(kv.key);
         }
         let objects = conversion::localize(gateway, kind, objects).await?;
-        for (key, object) in keys.iter().zip(objects) {
-            if everything || matches(selection, &prefix, request, key, &object, &fields)? {
+        let is_full = |items: &[ObjectBytes]| limit > 0 && items.len() >= limit;
+        let mut last_key = Bytes::new();
+        let mut n_looked_at = 0;
+        for (key, object) in keys.into_iter().zip(objects) {
+            if is_full(&items) {
+                break;
+            }
+            if everything || matches(selection, &prefix, &request.kind, namespace, &key, &object, &fields)? {
                 items.push(object);
             }
+            last_key = key;
+            n_looked_at += 1;
         }
-        let last_key = keys.pop().unwrap_or_default();
         let mut metadata = ListMetadata { resource_version: revision.0, ..ListMetadata::default() };
-        if !page.more || n_keys == 0 {
+        let has_more = page.more || n_looked_at < n_keys;
+        if !has_more || only.is_some() {
             return Ok((items, metadata));
         }
-        if limit > 0 && items.len() >= limit {
+        if is_full(&items) {
             let next = [&last_key[prefix.len()..], b"\0"].concat();
             let start = String::from_utf8(next).map_err(Status::internal)?;
             metadata.continue_token = ContinueToken { v: TOKEN_VERSION.into(), rv: revision.0, start }.encode()?;
@@ -153,21 +168,24 @@ async fn page(
             return Ok((items, metadata));
         }
         start_key = Bytes::from([last_key.as_ref(), b"\0"].concat());
+        // Matches are few: the fewer, the more keys at a time.
+        wanted = (wanted * 2).min(PAGE_KEYS_MAX);
     }
 }
 
 fn matches(
     selection: &Selection,
     prefix: &[u8],
-    request: &Request,
+    kind: &Kind,
+    namespace: &str,
     key: &[u8],
     object: &ObjectBytes,
     fields: &[api::kind::SelectableField],
 ) -> Result<bool, Status> {
     let (indexed, _) = Indexed::extract(&object.json, fields).map_err(Status::internal)?;
     let rest = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
-    let (namespace, name) = match request.namespace.as_str() {
-        "" if request.kind.namespaced => rest.split_once('/').unwrap_or(("", &rest)),
+    let (namespace, name) = match namespace {
+        "" if kind.namespaced => rest.split_once('/').unwrap_or(("", &rest)),
         namespace => (namespace, rest.as_str()),
     };
     Ok(selection.matches_indexed(namespace, name, &indexed))

@@ -6,6 +6,7 @@ use api::json;
 use api::selector::LabelSelector;
 use api::status::GroupResource;
 use api::{Cursor, ErrorList, Kind, Status, Value, codec, defaults, meta};
+use store::Revision;
 
 use super::delete::{DeleteOptions, delete_object};
 use super::{Reply, Request};
@@ -210,12 +211,17 @@ async fn evict(gateway: &Gateway, request: &Request, eviction: Value) -> Result<
     let current = gateway.objects.get(&key).await.map_err(|e| from_store(kind, "create", e))?;
     let Some(current) = current else { return Err(Status::not_found(group_resource(request), &request.name)) };
     let pod = decode_stored(kind, &current.value, current.mod_revision)?;
-    let options = DeleteOptions::of_act(eviction.get("deleteOptions").unwrap_or(&Value::Null), request.is_dry_run())?;
-    if needs_budget(&pod) {
-        if let Some(budget) = budget_of(gateway, request, &pod)? {
-            spend_budget(gateway, request, &budget, &pod, options.dry_run).await?;
-        }
-        mark_disrupted(gateway, request, &key, options.dry_run).await?;
+    let mut options =
+        DeleteOptions::of_act(eviction.get("deleteOptions").unwrap_or(&Value::Null), request.is_dry_run())?;
+    if needs_budget(&pod)
+        && let Some(budget) = budget_of(gateway, request, &pod)?
+    {
+        spend_budget(gateway, request, &budget, &pod, options.dry_run).await?;
+    }
+    let marked = mark_disrupted(gateway, request, &key, &options).await?;
+    // The version that was asked for is the one before the mark.
+    if let (Some(version), Some(marked)) = (&mut options.precondition_resource_version, marked) {
+        *version = marked.to_string();
     }
     // The eviction was judged; the delete that follows from it is not shown to webhooks again.
     let pod = Request { admitted: true, ..request.for_subresource("") };
@@ -282,7 +288,7 @@ async fn spend_budget(
             Ok((!dry_run).then_some(()))
         },
     );
-    spent.await
+    spent.await.map(drop)
 }
 
 fn unready_pod_may_go(budget: &Value, pod: &Value) -> bool {
@@ -367,15 +373,21 @@ fn forbid_disruption(budget: &mut Value, now: &str) {
     }
 }
 
-/// Says in the pod's status why it goes.
-async fn mark_disrupted(gateway: &Gateway, request: &Request, key: &ObjectKey, dry_run: bool) -> Result<(), Status> {
-    if dry_run {
-        return Ok(());
+/// Says in the pod's status why it goes. The revision at which it does.
+async fn mark_disrupted(
+    gateway: &Gateway,
+    request: &Request,
+    key: &ObjectKey,
+    options: &DeleteOptions,
+) -> Result<Option<Revision>, Status> {
+    if options.dry_run {
+        return Ok(None);
     }
     let marked = gateway.change_stored(
         request.target(key, "update"),
         || Ok(()),
         |pod| {
+            options.check(request, pod)?;
             let condition = json!({
                 "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
                 "message": "Eviction API: evicting",

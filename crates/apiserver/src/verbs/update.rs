@@ -93,6 +93,7 @@ pub(super) async fn replace(
     let mut admission =
         admit::mutate(gateway, request, Operation::Update, &mut object, &mut managed, Some(&old)).await?;
     deduplicate_owners(request, Stage::Admitted, &mut object, &mut notes);
+    admit::escalation(gateway, request, &object, Some(&old))?;
     carry_over(request, &mut object, &old);
     prepare(request, &mut object, &old, &moment);
     ownership::restore(&mut object, managed, &old);
