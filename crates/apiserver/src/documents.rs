@@ -17,7 +17,7 @@ use crate::custom::Snapshot;
 use crate::exposition;
 use crate::gateway::{Gateway, header, respond, text};
 use crate::http::ResponseBody;
-use crate::http::accept::{Encoding, Forms, Router, Shape, negotiate, produces};
+use crate::http::accept::{Encoding, Forms, Router, Shape, is_pretty, negotiate, produces};
 use crate::http::body;
 use crate::http::query::Query;
 use crate::zpages;
@@ -201,8 +201,8 @@ pub(crate) fn find(
         if !takes_any_method(path) {
             Router::Object.check(accept)?;
         }
-        let encoding = negotiate(accept, Shape::Object, false, Forms::WHOLE)?.encoding;
-        if !matches!(encoding, Encoding::Json | Encoding::PrettyJson) {
+        let encoding = negotiate(accept, Shape::Object, is_pretty(query, headers), Forms::WHOLE)?.encoding;
+        if encoding != Encoding::Json {
             let value = Value::from_json(&document.bytes).map_err(Status::internal)?;
             let bytes = crate::verbs::encode(&value, encoding)?;
             return Ok(Some(respond(200, encoding.content_type(), body::full(bytes))));
@@ -228,6 +228,7 @@ fn conditional(document: &Document, headers: &HeaderMap) -> Response<ResponseBod
     if document.content_type != JSON {
         response.headers_mut().insert(ETAG, document.etag.clone());
         response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public"));
     }
     response
 }

@@ -204,10 +204,11 @@ impl Gateway {
         if call.method == Method::PATCH && media_type(&call.headers) == verbs::apply::MEDIA_TYPE {
             label = label.of_apply();
         }
+        let is_pretty = accept::is_pretty(&query, &call.headers);
         let mut asides = Asides::default();
         let mut response = match self.answer(peer, call, target, query, &mut asides).await {
             Ok(response) => response,
-            Err(status) => respond_status(&status, accept_header.as_deref()),
+            Err(status) => respond_status(&status, accept_header.as_deref(), is_pretty),
         };
         let Asides { trail, admission, is_refused } = asides;
         if let Some(admission) = &admission {
@@ -425,14 +426,15 @@ impl Gateway {
             Some(subresource) => subresource.verbs.iter().any(|v| v == "get"),
             None => kind.has_verb("list"),
         };
+        let is_pretty = accept::is_pretty(&query, &call.headers);
         let accept = match relayed {
             true => Accept::JSON,
             false => {
                 let forms = Forms { protobuf, table, metadata: true };
-                match negotiate(accept_header, shape, query.flag("pretty"), forms) {
+                match negotiate(accept_header, shape, is_pretty, forms) {
                     Ok(accept) => accept,
                     Err(status) => {
-                        let mut response = respond_status(&status, accept_header);
+                        let mut response = respond_status(&status, accept_header, is_pretty);
                         warning::add(response.headers_mut(), deprecation.as_slice());
                         return Ok(response);
                     }
@@ -467,7 +469,7 @@ impl Gateway {
             let accept = header(&headers, ACCEPT.as_str()).map(str::to_owned);
             let passing = Passing { method, uri, headers, raw: raw.unwrap_or_default() };
             let answered = Box::pin(relay::answer(self, &request, passing)).await;
-            let mut response = answered.unwrap_or_else(|status| respond_status(&status, accept.as_deref()));
+            let mut response = answered.unwrap_or_else(|status| respond_status(&status, accept.as_deref(), is_pretty));
             warning::add(response.headers_mut(), &request.notes.take());
             return Ok(response);
         }
@@ -495,7 +497,7 @@ impl Gateway {
             presented => presented,
         };
         presented.or_else(|status| {
-            let mut response = respond_status(&status, header(&call.headers, ACCEPT.as_str()));
+            let mut response = respond_status(&status, header(&call.headers, ACCEPT.as_str()), is_pretty);
             warning::add(response.headers_mut(), &request.notes.take());
             Ok(response)
         })
@@ -741,8 +743,8 @@ pub(crate) fn respond(code: u16, content_type: &str, body: ResponseBody) -> Resp
     response
 }
 
-fn respond_status(status: &Status, accept: Option<&str>) -> Response<ResponseBody> {
-    let encoding = accept::encoding(accept);
+fn respond_status(status: &Status, accept: Option<&str>, is_pretty: bool) -> Response<ResponseBody> {
+    let encoding = accept::encoding(accept, is_pretty);
     let value = api::value::to_value(status).unwrap_or_default();
     let bytes = verbs::encode(&value, encoding).unwrap_or_default();
     let mut response = respond(status.code, encoding.content_type(), body::full(bytes));

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ::bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -209,7 +209,11 @@ async fn connection(
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let gateway = Arc::clone(&gateway);
         let peer = peer.clone();
-        async move { Ok::<_, Infallible>(answer_in_task(gateway, peer, request.map(body::boxed)).await) }
+        async move {
+            let is_head = request.method() == Method::HEAD;
+            let answer = answer_in_task(gateway, peer, request.map(body::boxed)).await;
+            Ok::<_, Infallible>(if is_head { body::without_bytes(answer, body::full(Bytes::new())) } else { answer })
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).max_buf_size(HEADER_BYTES_MAX);

@@ -2,6 +2,10 @@
 
 use api::Status;
 use api::codec::protobuf::MEDIA_TYPE;
+use http::HeaderMap;
+use http::header::USER_AGENT;
+
+use super::query::Query;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +82,20 @@ const LIST_MEDIA_TYPES: &[&str] = &[
 ];
 
 /// How an answer is written that is always the whole object, such as a refusal: JSON where nothing else is acceptable.
-pub(crate) fn encoding(header: Option<&str>) -> Encoding {
-    negotiate(header, Shape::Object, false, Forms::WHOLE).map_or(Encoding::Json, |accept| accept.encoding)
+pub(crate) fn encoding(header: Option<&str>, pretty: bool) -> Encoding {
+    negotiate(header, Shape::Object, pretty, Forms::WHOLE).map_or(Encoding::Json, |accept| accept.encoding)
+}
+
+/// Whether JSON is to be indented: as the query says, else for browsers and what is typed into a shell.
+pub(crate) fn is_pretty(query: &Query, headers: &HeaderMap) -> bool {
+    const READ_BY_PEOPLE: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
+    match query.text("pretty") {
+        "" => {
+            let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or("");
+            READ_BY_PEOPLE.iter().any(|name| agent.starts_with(name))
+        }
+        asked => matches!(asked, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+    }
 }
 
 /// Whether what is only produced in one type is taken, by a router that looks for its name.
@@ -260,6 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn json_is_indented_for_people() {
+        let pretty = |query: &str, agent: &'static str| {
+            let agent = http::HeaderValue::from_static(agent);
+            is_pretty(&Query::parse(Some(query)), &HeaderMap::from_iter([(USER_AGENT, agent)]))
+        };
+        assert!(
+            pretty("", "curl/8.5.0") && pretty("pretty=", "Mozilla/5.0 (X11)") && pretty("pretty=1", "kubectl/v1.36.2")
+        );
+        assert!(
+            !pretty("", "kubectl/v1.36.2")
+                && !pretty("pretty=false", "curl/8.5.0")
+                && !pretty("pretty=yes", "curl/8.5.0")
+        );
+    }
+
+    #[test]
     fn metadata_of_the_wrong_shape_is_taken_and_cannot_be_shown() {
         let of_list = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
         assert_eq!(of(of_list, Shape::Object, Forms::OBJECT).unwrap().form, Form::Misfit(Shape::Object));
@@ -284,9 +316,12 @@ mod tests {
 
     #[test]
     fn refusals_are_never_transformed() {
-        assert_eq!(encoding(Some("application/yaml;as=Table;v=v1;g=meta.k8s.io")), Encoding::Json);
-        assert_eq!(encoding(Some("application/json;as=Table;v=v1;g=meta.k8s.io,application/yaml")), Encoding::Yaml);
-        assert_eq!(encoding(Some("text/html")), Encoding::Json);
+        assert_eq!(encoding(Some("application/yaml;as=Table;v=v1;g=meta.k8s.io"), true), Encoding::PrettyJson);
+        assert_eq!(
+            encoding(Some("application/json;as=Table;v=v1;g=meta.k8s.io,application/yaml"), true),
+            Encoding::Yaml
+        );
+        assert_eq!(encoding(Some("text/html"), false), Encoding::Json);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use ::bytes::{Bytes, BytesMut};
 use api::Status;
 use futures::Stream;
 use futures::StreamExt as _;
+use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 
@@ -44,6 +46,16 @@ pub(crate) fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Resp
 /// A body from a stream that may fail, which cuts the response short.
 pub(crate) fn fallible_stream(chunks: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> ResponseBody {
     StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data))).boxed_unsync()
+}
+
+/// The answer to a HEAD: without `body`'s bytes, but with their number. For HTTP/1 hyper sees to that itself, for HTTP/2 it does not, and
+/// clients take bytes where none may be for a broken stream.
+pub fn without_bytes<B: Body>(answer: Response<B>, none: B) -> Response<B> {
+    let (mut head, body) = answer.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(head, none)
 }
 
 /// The whole request body, or the Status that refuses it. What is left of `body` then belongs to the answer: see [`hold`].
@@ -106,5 +118,35 @@ impl Body for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.answer.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Method, Request};
+    use http_body_util::Empty;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_head_is_answered_over_http2_as_well() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let service = hyper::service::service_fn(async |_: Request<hyper::body::Incoming>| {
+            Ok::<_, Infallible>(without_bytes(Response::new(full("ok")), full("")))
+        });
+        let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(served.serve_connection(TokioIo::new(far), service));
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near))
+            .await
+            .expect("a connection");
+        tokio::spawn(connection);
+        let request = Request::builder().method(Method::HEAD).uri("http://a/").body(Empty::<Bytes>::new());
+        let answer = sender.send_request(request.expect("a request")).await.expect("an answer");
+        assert_eq!(answer.headers()[CONTENT_LENGTH], "2");
+        let body = answer.into_body().collect().await.expect("no bytes where none may be");
+        assert!(body.to_bytes().is_empty());
     }
 }

@@ -15,6 +15,7 @@ use apiserver::authn::{AUTHENTICATED_GROUP, bearer_token, certificate};
 use apiserver::authz;
 use apiserver::bootstrap::objects::AuthenticationInfo;
 use apiserver::exposition;
+use apiserver::http::body::without_bytes;
 use apiserver::indicators::Indicators;
 use client::{Connection, Shutdown};
 use http::{Method, Request, Response, StatusCode, header};
@@ -125,7 +126,11 @@ async fn connection(door: Arc<Door>, stream: TcpStream, acceptor: TlsAcceptor) {
     let peer = Arc::new(door.peer(stream.get_ref().1.peer_certificates().unwrap_or_default()));
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (door, peer) = (Arc::clone(&door), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(door.answer(&peer, &request).await) }
+        async move {
+            let answer = door.answer(&peer, &request).await;
+            let is_head = request.method() == Method::HEAD;
+            Ok::<_, Infallible>(if is_head { without_bytes(answer, Full::default()) } else { answer })
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
