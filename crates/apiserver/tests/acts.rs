@@ -104,3 +104,84 @@ async fn services_get_addresses_of_ranges_that_come_later() {
     let address = cluster.get("/apis/networking.k8s.io/v1/ipaddresses/10.9.0.7").await.body;
     assert_eq!(address["spec"]["parentRef"]["name"], "s");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_eviction_says_why_the_pod_goes_and_takes_the_version_before_that() {
+    let cluster = cluster().await;
+    let path = "/api/v1/namespaces/default/pods/on-n1";
+    let version = cluster.get(path).await.body["metadata"]["resourceVersion"].clone();
+    let evict = async |version: Value| {
+        let options = json!({"preconditions": {"resourceVersion": version}});
+        cluster
+            .post(&format!("{path}/eviction"), json!({"metadata": {"name": "on-n1"}, "deleteOptions": options}))
+            .await
+    };
+    let refused = evict("1".into()).await;
+    assert_eq!(refused.code, 409, "{}", refused.text);
+    assert_eq!(cluster.get(path).await.body["metadata"]["resourceVersion"], version, "left alone");
+    assert_eq!(evict(version).await.code, 201);
+    let pod = cluster.get(path).await.body;
+    assert!(!pod["metadata"]["deletionTimestamp"].is_null(), "{pod}");
+    // No budget is asked about a pod that does not run.
+    let told =
+        pod["status"]["conditions"].as_array().is_some_and(|list| list.iter().any(|c| c["type"] == "DisruptionTarget"));
+    assert!(told, "{pod}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ephemeral_containers_stay() {
+    let cluster = cluster().await;
+    let path = "/api/v1/namespaces/default/pods/on-n1/ephemeralcontainers";
+    let set =
+        async |list: Value| cluster.request(Method::PATCH, path, &json!({"spec": {"ephemeralContainers": list}})).await;
+    assert_eq!(set(json!([{"name": "e", "image": "i"}])).await.code, 200);
+    for none in [json!([]), Value::Null] {
+        let refused = set(none).await;
+        assert_eq!(refused.code, 422, "{}", refused.text);
+        assert!(
+            refused.message().contains("existing ephemeral containers \"e\" may not be removed"),
+            "{}",
+            refused.text
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_user_does_not_hold_is_told_before_what_is_malformed() {
+    let cluster = Cluster::start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    let rule = json!({"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"], "verbs": ["create"]});
+    cluster.make(roles, json!({"metadata": {"name": "maker"}, "rules": [rule]})).await;
+    let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "maker"});
+    let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"});
+    let binding = json!({"metadata": {"name": "maker"}, "roleRef": role, "subjects": [subject]});
+    cluster.make("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", binding).await;
+    let jane = cluster.acting_as(UserInfo { name: "jane".to_owned(), ..UserInfo::default() });
+    let malformed = json!([{"nonResourceURLs": ["/x"], "verbs": ["get"]}]);
+    let refused = jane.post(roles, json!({"metadata": {"name": "r"}, "rules": malformed})).await;
+    assert_eq!(refused.code, 403, "{}", refused.text);
+    assert!(
+        refused.message().contains("is attempting to grant RBAC permissions not currently held"),
+        "{}",
+        refused.text
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_charged_to_a_quota_is_owned_by_the_server() {
+    let cluster = cluster().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let hard = json!({"count/configmaps": "1"});
+    cluster.make(quotas, json!({"metadata": {"name": "q"}, "spec": {"hard": hard}})).await;
+    let status = json!({"status": {"hard": hard, "used": {"count/configmaps": "0"}}});
+    assert_eq!(cluster.request(Method::PATCH, &format!("{quotas}/q/status"), &status).await.code, 200);
+    let counted = |reply: &support::Reply| reply.body["items"][0]["status"]["used"]["count/configmaps"] == "0";
+    cluster.until(&format!("{quotas}?resourceVersion=0"), counted).await;
+    cluster.make("/api/v1/namespaces/default/configmaps", json!({"metadata": {"name": "a"}})).await;
+    let quota = cluster.get(&format!("{quotas}/q")).await.body;
+    assert_eq!(quota["status"]["used"]["count/configmaps"], "1", "{quota}");
+    let entries = quota["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let own = entries.iter().find(|entry| entry["manager"] == "kube-apiserver").cloned().unwrap_or_default();
+    assert_eq!(own["subresource"], "status", "{quota}");
+    assert_eq!(own["fieldsV1"], json!({"f:status": {"f:used": {"f:count/configmaps": {}}}}));
+}

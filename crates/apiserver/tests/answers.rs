@@ -157,6 +157,37 @@ async fn one_object_is_read_whatever_the_query_says_of_watches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_a_next_one_only_where_there_can_be_more() {
+    let cluster = Cluster::start().await;
+    for (i, name) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        let labels = json!({"odd": (i % 2 == 1).to_string()});
+        cluster.make(CONFIG_MAPS, json!({"metadata": {"name": name, "labels": labels}})).await;
+    }
+    let everywhere = "/api/v1/configmaps";
+    for (path, query, names, has_next) in [
+        (CONFIG_MAPS, "limit=2", ["a", "b"].as_slice(), true),
+        (CONFIG_MAPS, "limit=2&labelSelector=odd=true", &["b", "d"], true),
+        (CONFIG_MAPS, "limit=3&labelSelector=odd=true", &["b", "d"], false),
+        (CONFIG_MAPS, "limit=1&labelSelector=odd=none", &[], false),
+        (CONFIG_MAPS, "limit=1&fieldSelector=metadata.name=c", &["c"], false),
+        (CONFIG_MAPS, "limit=1&fieldSelector=metadata.name=cc", &[], false),
+        (everywhere, "limit=1&fieldSelector=metadata.namespace=default,metadata.name=c", &["c"], false),
+        (everywhere, "limit=1&fieldSelector=metadata.namespace=none", &[], false),
+    ] {
+        let page = cluster.get(&format!("{path}?{query}")).await.body;
+        let items = page["items"].as_array().cloned().unwrap_or_default();
+        let found: Vec<_> = items.iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
+        assert_eq!(found, names, "{query}");
+        assert_eq!(page["metadata"]["continue"].is_string(), has_next, "{query}");
+    }
+    let query = "limit=1&labelSelector=odd=true";
+    let first = cluster.get(&format!("{CONFIG_MAPS}?{query}")).await.body;
+    let token = first["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+    let second = cluster.get(&format!("{CONFIG_MAPS}?{query}&continue={token}")).await.body;
+    assert_eq!(second["items"][0]["metadata"]["name"], "d", "none is passed over: {second}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forms_that_cannot_be_shown_are_refused_when_all_else_is_well() {
     let cluster = Cluster::start().await;
     let list = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
@@ -450,6 +481,26 @@ async fn all_that_is_wrong_with_the_options_of_a_write_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_is_told_of_its_policy_first_and_has_no_manager() {
+    let cluster = Cluster::start().await;
+    cluster.make(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await;
+    let delete = async |query: &str, body: Value| {
+        cluster.request(Method::DELETE, &format!("{CONFIG_MAPS}/a?{query}"), &body).await
+    };
+    let refused = delete("dryRun=x&propagationPolicy=foo", Value::Null).await;
+    let text = "DeleteOptions.meta.k8s.io \"\" is invalid: [propagationPolicy: Unsupported value: \"foo\": supported values: \
+                \"Foreground\", \"Background\", \"Orphan\", \"nil\", dryRun: Unsupported value: [\"x\"]: supported values: \"All\"]";
+    assert_eq!((refused.code, refused.message()), (422, text));
+    let manager = "x".repeat(129);
+    assert_eq!(delete(&format!("dryRun=All&fieldManager={manager}"), Value::Null).await.code, 200);
+    assert_eq!(
+        delete("dryRun=x", json!({"dryRun": ["All"]})).await.code,
+        200,
+        "with a body the query counts for nothing"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn owners_that_a_patch_repeats_are_found_after_admission() {
     let cluster = Cluster::start().await;
     let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "u"});
@@ -464,6 +515,12 @@ async fn owners_that_a_patch_repeats_are_found_after_admission() {
         assert_eq!(reply.warnings, [text]);
         assert_eq!(reply.body["metadata"]["ownerReferences"], json!([owner]));
     }
+    let mut blocking = owner.clone();
+    blocking["blockOwnerDeletion"] = true.into();
+    let both = json!([owner, blocking]);
+    let made = cluster.post(CONFIG_MAPS, json!({"metadata": {"name": "b", "ownerReferences": both}})).await;
+    assert!(made.warnings.is_empty(), "of one owner, but not equal: {:?}", made.warnings);
+    assert_eq!(made.body["metadata"]["ownerReferences"], both);
 }
 
 #[tokio::test(flavor = "multi_thread")]
