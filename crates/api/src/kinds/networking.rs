@@ -337,7 +337,7 @@ fn ip_address_name(name: &str, _: bool) -> Vec<String> {
             vec!["must not have leading 0s".to_owned()]
         }
         None => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
-        Some(text) if text != name => vec!["must be a canonical format IP address".to_owned()],
+        Some(text) if text != name => vec![format!("must be in canonical form (\"{text}\")")],
         Some(_) => Vec::new(),
     }
 }

@@ -10,13 +10,29 @@ use crate::validate::text::{IMMUTABLE, immutable, same, supported};
 use crate::validate::{go, names};
 use crate::{Cursor, ErrorList, Map, Path, Strategy, Value, meta};
 
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+const MOUNTED_WITH_OPTIONS: [&str; 13] = [
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "iscsi",
+    "cinder",
+    "cephfs",
+    "azureFile",
+    "vsphereVolume",
+    "azureDisk",
+    "photonPersistentDisk",
+];
 const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
 
 pub const STRATEGY: Strategy = Strategy {
     prepare_for_create: |new, ctx| {
         carry::set(new, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": ctx.now}));
     },
-    validate: |volume, errors| volume_spec(&volume.field("spec"), volume.field("metadata").field("name").str(), errors),
+    validate: whole,
     prepare_for_update: |new, old, _| carry::keep_status(new, old),
     validate_update,
     warnings: |new, _, out| {
@@ -49,6 +65,20 @@ pub const STRATEGY: Strategy = Strategy {
     }],
     ..Strategy::DEFAULT
 };
+
+fn whole(volume: &Cursor<'_>, errors: &mut ErrorList) {
+    volume_spec(&volume.field("spec"), volume.field("metadata").field("name").str(), errors);
+    mount_options(volume, errors);
+}
+
+/// The annotation that options for the mount once were is for some sources only.
+fn mount_options(volume: &Cursor<'_>, errors: &mut ErrorList) {
+    let options = volume.fields(&["metadata", "annotations", MOUNT_OPTIONS]);
+    let may_have = MOUNTED_WITH_OPTIONS.iter().any(|source| volume.field("spec").field(source).is_set());
+    if options.is_set() && !may_have {
+        options.forbidden(errors, "may not specify mount options for this volume type");
+    }
+}
 
 /// The spec of a volume.
 fn volume_spec(spec: &Cursor<'_>, name: &str, errors: &mut ErrorList) {
@@ -177,9 +207,12 @@ fn source_of(spec: &Value) -> Value {
 fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     let (spec, old_spec) = (new.field("spec"), old.field("spec"));
     // The volume is looked at by the rules of all volumes, and again by those of an update.
-    for _ in 0..2 {
+    for is_again in [false, true] {
         meta::validate_whole_again(new, false, names::subdomain_name, errors);
         volume_spec(&spec, new.field("metadata").field("name").str(), errors);
+        if !is_again {
+            mount_options(new, errors);
+        }
     }
     let (mut source, old_source) = (source_of(spec.value()), source_of(old_spec.value()));
     let had_expand_secret = old_spec.field("csi").field("controllerExpandSecretRef").is_set();

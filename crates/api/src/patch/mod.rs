@@ -161,9 +161,13 @@ impl Patch {
     }
 }
 
+/// What is said where it is the type of the object itself that is not readable.
+const WITHOUT_TYPE: &str = "couldn't get version/kind; json parse error: ";
+
 /// `json: cannot unmarshal KIND into Go struct field PATH of type TYPE` in the words of the conversion that knows no JSON. What a number
 /// was before it met a text, only the patch knows.
 fn unconvertible(reason: &str, patch: &Value) -> Option<String> {
+    let reason = reason.strip_prefix(WITHOUT_TYPE).unwrap_or(reason);
     if let Some(refusal) = undecoded_bytes(reason) {
         return Some(refusal);
     }

@@ -121,6 +121,12 @@ fn values_of_the_wrong_type_are_refused_in_the_words_of_their_conversion() {
         let reason = format!("json: cannot unmarshal number into Go struct field {place} of type string");
         assert_eq!(super::unconvertible(&reason, &patch).as_deref(), Some(refused), "{patch} {place}");
     }
+    let untyped = "couldn't get version/kind; json parse error: json: cannot unmarshal number into Go struct field .kind of type string";
+    for (patch, refused) in
+        [(json!({"kind": 1}), "cannot convert int64 to string"), (json!({"kind": 1.5}), "unrecognized type: string")]
+    {
+        assert_eq!(super::unconvertible(untyped, &patch).as_deref(), Some(refused), "{patch}");
+    }
     assert_eq!(
         super::unconvertible("illegal base64 data at input byte 1", &Value::Null).as_deref(),
         Some("error decoding from json: illegal base64 data at input byte 1")
