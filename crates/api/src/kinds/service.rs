@@ -106,19 +106,23 @@ fn sync_cluster_ips(new: &mut Value, old: Option<&Value>) {
 }
 
 /// Fields that the server filled in and the client left out are taken over, so that a plain PUT of a manifest works.
-fn keep_allocations(new: &mut Value, old: &Value) {
-    let (new_type, old_type) = (spec_str(new, "type").to_owned(), spec_str(old, "type").to_owned());
-    let needs_ip = |t: &str| matches!(t, "ClusterIP" | "NodePort" | "LoadBalancer");
-    if needs_ip(&old_type) && needs_ip(&new_type) {
-        let has_ip = !spec_str(new, "clusterIP").is_empty();
-        let has_list = new.pointer("/spec/clusterIPs").is_some_and(|l| l.as_array().is_some_and(|l| !l.is_empty()));
-        if !has_ip && !has_list {
+pub fn keep_allocations(new: &mut Value, old: &Value) {
+    let needs_ip = |service: &Value| spec_str(service, "type") != "ExternalName";
+    if needs_ip(old) && needs_ip(new) {
+        let list = |service: &Value| service.pointer("/spec/clusterIPs").and_then(Value::as_array).map_or(0, Vec::len);
+        if spec_str(new, "clusterIP").is_empty() {
             carry::keep_in(new, old, "spec", "clusterIP");
+        }
+        if list(new) == 0 && list(old) > 0 {
             carry::keep_in(new, old, "spec", "clusterIPs");
         }
     }
-    let needs_ports = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
-    if needs_ports(&old_type) && needs_ports(&new_type) {
+    let gets_ports = |service: &Value| match spec_str(service, "type") {
+        "NodePort" => true,
+        "LoadBalancer" => service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)),
+        _ => false,
+    };
+    if gets_ports(old) && gets_ports(new) {
         keep_node_ports(new, old);
     }
     if needs_health_check(old) && needs_health_check(new) {
@@ -525,7 +529,7 @@ fn validate_update(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut ErrorList) {
     let (class, old_class) = (spec.field("loadBalancerClass"), old_spec.field("loadBalancerClass"));
     let both_balanced = [&spec, &old_spec].iter().all(|s| s.field("type").str() == "LoadBalancer");
     if both_balanced && class.value() != old_class.value() {
-        class.invalid(errors, "may not change once set");
+        errors.invalid_choice(class.path(), class.value().clone(), "may not change once set");
     }
     load_balancer_class(&spec, errors);
     let health = spec.field("healthCheckNodePort");
@@ -722,6 +726,34 @@ mod tests {
             errors.aggregate_message(),
             "spec.clusterIPs[0]: Invalid value: [\"10.0.0.99\"]: may not change once set"
         );
+    }
+
+    #[test]
+    fn what_was_allocated_is_kept_where_it_is_left_out() {
+        let old = service(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "clusterIP": "10.0.0.9",
+            "clusterIPs": ["10.0.0.9"], "healthCheckNodePort": 30002,
+            "ports": [{"name": "a", "port": 80, "nodePort": 30001}]}));
+        let kept = |changes: Value| {
+            let mut new = service(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+                "ports": [{"name": "a", "port": 81}]}));
+            for (name, value) in changes.as_object().cloned().unwrap_or_default() {
+                new["spec"][name] = value;
+            }
+            keep_allocations(&mut new, &old);
+            let spec = new["spec"].take();
+            json!([spec["clusterIPs"], spec["ports"][0]["nodePort"], spec["healthCheckNodePort"]])
+        };
+        assert_eq!(kept(json!({})), json!([["10.0.0.9"], 30001, 30002]));
+        assert_eq!(kept(json!({"healthCheckNodePort": -1})), json!([["10.0.0.9"], 30001, -1]));
+        assert_eq!(kept(json!({"allocateLoadBalancerNodePorts": false})), json!([["10.0.0.9"], null, 30002]));
+        assert_eq!(
+            kept(json!({"type": "x"})),
+            json!([["10.0.0.9"], null, null]),
+            "told to be unknown, and nothing else"
+        );
+        assert_eq!(kept(json!({"type": "ExternalName"})), json!([null, null, null]));
+        let negative = json!({"ports": [{"name": "a", "port": 80, "nodePort": -1}]});
+        assert_eq!(kept(negative), json!([["10.0.0.9"], -1, 30002]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `clusterIPs`, `ipFamilies` and `ipFamilyPolicy`: checked, defaulted and kept in step before addresses are given out.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use api::json;
 use api::kinds::service;
@@ -35,7 +35,7 @@ fn is_selectorless_headless(service: &Value) -> bool {
 /// the older one.
 pub(super) fn carry_over(new: &mut Value, old: Option<&Value>) {
     if let Some(old) = old {
-        patch_allocated(new, old);
+        service::keep_allocations(new, old);
     }
     let ip = text(new, "clusterIP").to_owned();
     let ips = strings(new, "clusterIPs");
@@ -55,47 +55,6 @@ pub(super) fn carry_over(new: &mut Value, old: Option<&Value>) {
     } else if ip != old_ip && same_ips {
         // A client that knows only clusterIP changed it.
         new["spec"]["clusterIPs"] = json!([ip]);
-    }
-}
-
-fn patch_allocated(new: &mut Value, old: &Value) {
-    let has_ip = |s: &Value| matches!(text(s, "type"), "ClusterIP" | "NodePort" | "LoadBalancer");
-    let has_ports = |s: &Value| matches!(text(s, "type"), "NodePort" | "LoadBalancer");
-    let has_health_port = |s: &Value| text(s, "type") == "LoadBalancer" && text(s, "externalTrafficPolicy") == "Local";
-    if has_ip(new) && has_ip(old) {
-        if text(new, "clusterIP").is_empty() && !text(old, "clusterIP").is_empty() {
-            new["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();
-        }
-        if strings(new, "clusterIPs").is_empty() && !strings(old, "clusterIPs").is_empty() {
-            new["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
-        }
-    }
-    if has_ports(new) && has_ports(old) {
-        patch_node_ports(new, old);
-    }
-    let health_port = &old["spec"]["healthCheckNodePort"];
-    if has_health_port(new) && has_health_port(old) && !health_port.is_null() {
-        let unset = new["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0;
-        if unset {
-            new["spec"]["healthCheckNodePort"] = health_port.clone();
-        }
-    }
-}
-
-/// A port without a node port keeps the one it had, matched by protocol and number, unless another port now asks for it.
-fn patch_node_ports(new: &mut Value, old: &Value) {
-    let key = |port: &Value| (port["protocol"].as_str().unwrap_or("TCP").to_owned(), port["port"].as_u64());
-    let node_port = |port: &Value| port["nodePort"].as_u64().unwrap_or(0);
-    let old_ports: Vec<&Value> = old["spec"]["ports"].as_array().into_iter().flatten().collect();
-    let Some(ports) = new["spec"]["ports"].as_array_mut() else { return };
-    let mut used: BTreeSet<(String, u64)> =
-        ports.iter().filter(|p| node_port(p) != 0).map(|p| (key(p).0, node_port(p))).collect();
-    for port in ports.iter_mut().filter(|p| node_port(p) == 0) {
-        let wanted = key(port);
-        let before = old_ports.iter().find(|p| key(p) == wanted).map_or(0, |p| node_port(p));
-        if before != 0 && used.insert((wanted.0, before)) {
-            port["nodePort"] = json!(before);
-        }
     }
 }
 
