@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`kind::Kind`], the record that describes a resource, then [`strategy::Strategy`], what differs per kind.
 
+pub mod amounts;
 pub mod apply;
 pub mod cel;
 pub mod codec;

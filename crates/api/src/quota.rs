@@ -2,13 +2,11 @@
 //! types: each hands over what matters here, and the rules are the same. Source: upstream's quota evaluators
 //! (`pkg/quota/v1/evaluator/core`) and `component-helpers/resource`.
 
-use std::collections::BTreeMap;
-
+use crate::amounts::{self, Starting, add, raise, replace};
 use crate::quantity::{Format, Quantity};
-use crate::validate::resources::is_huge_page;
+use crate::validate::resources::{OF_PODS, is_huge_page, is_native};
 
-/// Amounts by the name of a resource, or by that of a quota: `pods`, `requests.cpu`, `count/deployments.apps`.
-pub type Usage = BTreeMap<String, Quantity>;
+pub use crate::amounts::Amounts as Usage;
 
 /// What follows the name of a device class in the name of its quota.
 pub const DEVICES_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
@@ -20,51 +18,20 @@ pub const EXTENDED_CLAIM_ANNOTATION: &str = "resource.kubernetes.io/extended-res
 const DEVICES_MAX: i64 = 32;
 const STORAGE_CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
 
-/// Adds to a total.
-pub fn add(total: &mut Usage, more: Usage) {
-    for (name, amount) in more {
-        match total.get_mut(&name) {
-            Some(before) => *before = before.add(&amount),
-            None => drop(total.insert(name, amount)),
-        }
-    }
-}
-
-/// Raises each amount to that of another list, where that has more.
-pub fn raise(total: &mut Usage, other: &Usage) {
-    for (name, amount) in other {
-        if total.get(name).is_none_or(|before| before < amount) {
-            total.insert(name.clone(), amount.clone());
-        }
-    }
-}
-
 /// A whole number of something.
 pub fn count(n: usize) -> Quantity {
     Quantity::new(i64::try_from(n).unwrap_or(i64::MAX), Format::DecimalSi)
 }
 
-/// A resource outside of Kubernetes' own names, or a device class under its own name.
-pub fn is_extended(resource: &str) -> bool {
-    let is_native = !resource.contains('/') || resource.contains("kubernetes.io/");
-    resource.starts_with(IMPLICIT_RESOURCE_PREFIX) || !is_native && !resource.starts_with("requests.")
+/// A resource outside of Kubernetes' own names, well formed or not, or a device class under its own name: what counts as devices may.
+pub fn is_extended_or_class(resource: &str) -> bool {
+    resource.starts_with(IMPLICIT_RESOURCE_PREFIX) || !is_native(resource) && !resource.starts_with("requests.")
 }
 
 /// Is a quota of this name on something that pods ask for?
 pub fn is_of_pods(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
-        "cpu",
-        "memory",
-        "ephemeral-storage",
-        "requests.cpu",
-        "requests.memory",
-        "requests.ephemeral-storage",
-        "limits.cpu",
-        "limits.memory",
-        "limits.ephemeral-storage",
-    ];
     let is_huge = is_huge_page(name.strip_prefix("requests.").unwrap_or(name));
-    NAMES.contains(&name) || is_huge || name.strip_prefix("requests.").is_some_and(is_extended)
+    OF_PODS.contains(&name) || is_huge || name.strip_prefix("requests.").is_some_and(is_extended_or_class)
 }
 
 /// What a container asks for, and what it has.
@@ -109,7 +76,8 @@ impl Pod {
         usage
     }
 
-    fn total_requests(&self) -> Usage {
+    /// As the scheduler counts it.
+    pub fn total_requests(&self) -> Usage {
         let mut total = self.peak(|container| match &container.held {
             None => container.requests.clone(),
             Some(held) => {
@@ -124,7 +92,8 @@ impl Pod {
         total
     }
 
-    fn total_limits(&self) -> Usage {
+    /// What it may not use more of, as far as it says so.
+    pub fn total_limits(&self) -> Usage {
         let mut total = self.peak(|container| match &container.held {
             None => container.limits.clone(),
             Some(held) => {
@@ -142,35 +111,14 @@ impl Pod {
         total
     }
 
-    /// Containers and sidecars together, or an init container with the sidecars before it where that is more.
     fn peak(&self, of: impl Fn(&Container) -> Usage) -> Usage {
-        let mut running = Usage::new();
-        self.containers.iter().for_each(|container| add(&mut running, of(container)));
-        let (mut sidecars, mut peak) = (Usage::new(), Usage::new());
-        for container in &self.init_containers {
-            if container.is_sidecar {
-                add(&mut running, of(container));
-                add(&mut sidecars, of(container));
-                raise(&mut peak, &sidecars);
-            } else {
-                // Whoever ran to its end has nothing to resize.
-                let asked = Container { held: None, ..container.clone() };
-                let mut together = sidecars.clone();
-                add(&mut together, of(&asked));
-                raise(&mut peak, &together);
-            }
-        }
-        raise(&mut running, &peak);
-        running
-    }
-}
-
-/// What the pod says as a whole stands for what its containers say together.
-pub fn replace(total: &mut Usage, of_pod: &Usage) {
-    for (name, amount) in of_pod {
-        if matches!(name.as_str(), "cpu" | "memory") || is_huge_page(name) {
-            total.insert(name.clone(), amount.clone());
-        }
+        let starting = self.init_containers.iter().map(|container| {
+            let is_sidecar = container.is_sidecar;
+            // Whoever ran to its end has nothing to resize.
+            let held = container.held.clone().filter(|_| is_sidecar);
+            Starting { amounts: of(&Container { held, ..container.clone() }), is_sidecar }
+        });
+        amounts::peak(self.containers.iter().map(&of), starting)
     }
 }
 
@@ -183,7 +131,7 @@ pub fn compute(requests: &Usage, limits: &Usage) -> Usage {
         if is_compute {
             usage.insert(name.clone(), amount.clone());
         }
-        if is_compute || is_extended(name) {
+        if is_compute || is_extended_or_class(name) {
             usage.insert(format!("requests.{name}"), amount.clone());
         }
     }
@@ -290,6 +238,12 @@ pub fn add_extended<'a>(usage: &mut Usage, of_pod: &Usage, resource_of: impl Fn(
             usage.insert(name, left);
         }
     }
+}
+
+/// Is the claim, which the scheduler made for the extended resources of a pod, the one that the pod uses? As long as the pod names
+/// none, it is the first.
+pub fn is_meant(claim: &str, named: Option<&str>, is_first: impl FnOnce() -> bool) -> bool {
+    named.map_or_else(is_first, |named| named == claim)
 }
 
 #[cfg(test)]
@@ -409,5 +363,19 @@ mod tests {
             "requests.example.com/gpu=1",
         ];
         assert_eq!(shown(&usage), expected);
+    }
+
+    #[test]
+    fn names_of_extended_resources_and_of_classes_under_their_own() {
+        for (name, expected) in [
+            ("example.com/gpu", true),
+            ("deviceclass.resource.kubernetes.io/gpu", true),
+            ("cpu", false),
+            ("hugepages-2Mi", false),
+            ("scheduling.kubernetes.io/x", false),
+            ("requests.example.com/x", false),
+        ] {
+            assert_eq!(is_extended_or_class(name), expected, "{name}");
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::quota::{self, Usage, add as add_all, count};
+use api::amounts::add as add_all;
+use api::quota::{self, Usage, count};
 use client::informer::Metadata;
 use client::{Event, Informer, ObjectKey, WorkQueue};
 use futures::FutureExt;
@@ -350,11 +351,10 @@ impl<'a> DeviceResources<'a> {
             return Usage::new();
         };
         let name = claim.metadata.name.as_deref().unwrap_or_default();
-        let is_meant = match pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref()) {
-            Some(status) => status.resource_claim_name == name,
-            // As long as the pod names none, the first one is meant.
-            None => self.first.get(uid).is_some_and(|(_, first)| *first == name),
-        };
+        let named = pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
+        let named = named.map(|status| status.resource_claim_name.as_str());
+        let is_first = || self.first.get(uid).is_some_and(|(_, first)| *first == name);
+        let is_meant = quota::is_meant(name, named, is_first);
         if is_meant { pod_usage(pod, self.now) } else { Usage::new() }
     }
 }

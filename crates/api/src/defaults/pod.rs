@@ -1,12 +1,9 @@
 //! Defaults of pods and pod templates.
 
-use std::cmp::Ordering;
-
-use crate::{Text, Value, json};
-
 use super::{Fields, hooks};
-use crate::Map;
-use crate::quantity::Quantity;
+use crate::amounts;
+use crate::validate::resources::{is_huge_page, is_pod_level};
+use crate::{Map, Text, Value, json};
 
 /// Annotations of ancient init containers, dropped from whatever carries them.
 const DROPPED_ANNOTATIONS: &[&str] = &[
@@ -105,7 +102,7 @@ fn pod_level_resources(spec: &mut Fields<'_>) {
     // Only what is partly specified is completed.
     let is_specified = !(limits.is_empty() && requests.is_empty());
     for (name, quantity) in container_limits.iter().filter(|_| is_specified) {
-        if name.starts_with("hugepages-") && !requests.contains_key(name) && !limits.contains_key(name) {
+        if is_huge_page(name) && !requests.contains_key(name) && !limits.contains_key(name) {
             limits.insert(name.clone(), quantity.clone());
         }
     }
@@ -129,56 +126,7 @@ fn pod_level_resources(spec: &mut Fields<'_>) {
     }
 }
 
-/// A resource list as amounts.
-type Amounts = Vec<(String, Quantity)>;
-
-fn is_pod_level(resource: &str) -> bool {
-    matches!(resource, "cpu" | "memory") || resource.starts_with("hugepages-")
-}
-
-/// What a pod needs at once: its containers and sidecars together, or the largest step of its initialisation.
 fn aggregate(spec: &Fields<'_>, list: &str) -> Map {
-    let amounts = |container: &Value| -> Amounts {
-        let map = container.get("resources").and_then(|r| r.get(list)).and_then(Value::as_object);
-        let parse = |(name, value): (&Text, &Value)| Some((name.to_string(), Quantity::from_value(value).ok()?));
-        map.into_iter().flatten().filter_map(parse).collect()
-    };
-    let containers = |field: &str| spec.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut total = Amounts::new();
-    for container in containers("containers") {
-        add(&mut total, &amounts(&container));
-    }
-    let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
-    for container in containers("initContainers") {
-        let mut step = amounts(&container);
-        if container.get("restartPolicy").and_then(Value::as_str) == Some("Always") {
-            add(&mut total, &step);
-            add(&mut sidecars, &step);
-            step = sidecars.clone();
-        } else {
-            add(&mut step, &sidecars);
-        }
-        raise(&mut peak, &step);
-    }
-    raise(&mut total, &peak);
-    total.into_iter().map(|(name, quantity)| (name, Value::from(quantity.to_string()))).collect()
-}
-
-fn add(to: &mut Amounts, amounts: &[(String, Quantity)]) {
-    for (name, amount) in amounts {
-        match to.iter_mut().find(|(n, _)| n == name) {
-            Some((_, sum)) => *sum = sum.add(amount),
-            None => to.push((name.clone(), amount.clone())),
-        }
-    }
-}
-
-fn raise(to: &mut Amounts, amounts: &[(String, Quantity)]) {
-    for (name, amount) in amounts {
-        match to.iter_mut().find(|(n, _)| n == name) {
-            Some((_, most)) if (*most).cmp(amount) == Ordering::Less => *most = amount.clone(),
-            Some(_) => {}
-            None => to.push((name.clone(), amount.clone())),
-        }
-    }
+    let peak = amounts::of_containers(spec.map, list);
+    peak.into_iter().map(|(name, amount)| (Text::from(name), Value::from(amount.to_string()))).collect()
 }

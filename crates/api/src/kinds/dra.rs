@@ -398,7 +398,7 @@ fn device_class(class: &Cursor<'_>, errors: &mut ErrorList) {
         device_config(&entry, errors);
     }
     let resource = spec.field("extendedResourceName");
-    if resource.is_set() && !crate::validate::resources::is_extended(resource.str()) {
+    if resource.is_set() && !crate::validate::resources::is_valid_extended(resource.str()) {
         resource.invalid(errors, "must be a valid extended resource name");
     }
 }

@@ -1,9 +1,7 @@
 //! Resource names and quantities: which names exist where, and what amounts they take.
 
-use std::collections::BTreeMap;
-
 use crate::occurrences::Occurrences;
-use crate::quantity::{Format, Quantity};
+use crate::quantity::Quantity;
 use crate::validate::names;
 use crate::validate::text::{NEGATIVE, NOT_POSITIVE, duplicate_because, formatted, not_found_because};
 use crate::{Cursor, ErrorList, Path, Value};
@@ -11,7 +9,8 @@ use crate::{Cursor, ErrorList, Path, Value};
 const NOT_INTEGER: &str = "must be an integer";
 const HUGE_PAGES: &str = "hugepages-";
 
-const STANDARD: &[&str] = &[
+/// What quotas limit of pods' containers.
+pub const OF_PODS: [&str; 9] = [
     "cpu",
     "memory",
     "ephemeral-storage",
@@ -21,19 +20,10 @@ const STANDARD: &[&str] = &[
     "limits.cpu",
     "limits.memory",
     "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "storage",
-    "requests.storage",
-    "services.nodeports",
-    "services.loadbalancers",
 ];
-const COUNTS: &[&str] = &[
+const STORAGE: &str = "storage";
+const REQUESTS_STORAGE: &str = "requests.storage";
+const COUNTS: [&str; 9] = [
     "pods",
     "resourcequotas",
     "services",
@@ -59,16 +49,18 @@ pub fn is_huge_page(name: &str) -> bool {
     name.starts_with(HUGE_PAGES)
 }
 
-fn is_standard(name: &str) -> bool {
-    STANDARD.contains(&name) || is_huge_page(name) || is_quota_huge_page(name)
+/// What a whole pod can ask for.
+pub fn is_pod_level(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || is_huge_page(name)
 }
 
-fn is_quota_huge_page(name: &str) -> bool {
-    is_huge_page(name) || name.strip_prefix("requests.").is_some_and(is_huge_page)
+fn is_standard(name: &str) -> bool {
+    name == STORAGE || is_standard_quota(name)
 }
 
 pub fn is_standard_quota(name: &str) -> bool {
-    (STANDARD.contains(&name) && name != "storage") || is_quota_huge_page(name)
+    let is_huge = is_huge_page(name.strip_prefix("requests.").unwrap_or(name));
+    OF_PODS.contains(&name) || COUNTS.contains(&name) || name == REQUESTS_STORAGE || is_huge
 }
 
 /// Kubernetes' own: without a domain, or in a kubernetes.io domain.
@@ -76,7 +68,8 @@ pub fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-pub fn is_extended(name: &str) -> bool {
+/// A well-formed name outside of Kubernetes' own.
+pub fn is_valid_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
@@ -86,7 +79,7 @@ pub fn is_overcommit_allowed(name: &str) -> bool {
 }
 
 fn is_integer(name: &str) -> bool {
-    COUNTS.contains(&name) || is_extended(name)
+    COUNTS.contains(&name) || is_valid_extended(name)
 }
 
 /// A name that is standard or has a domain. Returns whether it was fine.
@@ -110,14 +103,14 @@ pub fn container_resource_name(name: &str, path: &Path, errors: &mut ErrorList) 
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(name) {
             errors.invalid_choice(path.clone(), name, "must be a standard resource for containers");
         }
-    } else if !is_native(name) && !is_extended(name) {
+    } else if !is_native(name) && !is_valid_extended(name) {
         errors.invalid_choice(path.clone(), name, "doesn't follow extended resource name standard");
     }
 }
 
 /// A name that a whole pod can use.
 pub fn pod_resource_name(name: &str, path: &Path, errors: &mut ErrorList) {
-    if resource_name(name, path, errors) && !matches!(name, "cpu" | "memory") && !is_huge_page(name) {
+    if resource_name(name, path, errors) && !is_pod_level(name) {
         errors.no_such_choice(path.clone(), name, &["cpu", "hugepages-", "memory"]);
     }
 }
@@ -344,36 +337,6 @@ pub fn one_toleration(toleration: &Cursor<'_>, errors: &mut ErrorList) {
     }
     if !effect.is_empty() {
         super::text::supported(&effect, TAINT_EFFECTS, errors);
-    }
-}
-
-/// Sums amounts by resource name.
-#[derive(Clone, Debug, Default)]
-pub struct ResourceList(pub BTreeMap<String, Quantity>);
-
-impl ResourceList {
-    pub fn of(list: &Cursor<'_>) -> Self {
-        Self(list.entries().map(|(name, value)| (name.to_owned(), quantity(value.value()))).collect())
-    }
-
-    pub fn add(&mut self, other: &ResourceList) {
-        for (name, amount) in &other.0 {
-            let sum = self.get(name).add(amount);
-            self.0.insert(name.clone(), sum);
-        }
-    }
-
-    /// Keeps the larger amount of each.
-    pub fn max(&mut self, other: &ResourceList) {
-        for (name, amount) in &other.0 {
-            if !self.0.contains_key(name) || *amount > self.get(name) {
-                self.0.insert(name.clone(), amount.clone());
-            }
-        }
-    }
-
-    fn get(&self, name: &str) -> Quantity {
-        self.0.get(name).cloned().unwrap_or_else(|| Quantity::new(0, Format::DecimalSi))
     }
 }
 

@@ -2,17 +2,13 @@
 //!
 //! All LimitRanges of the namespace apply; the first one (by name) that gives a default sets it.
 
-use std::collections::BTreeMap;
-
-use api::json;
-use api::{Status, Value, quantity::Quantity, quota};
+use api::amounts::{self, Amounts, of_list};
+use api::quantity::Quantity;
+use api::{Status, Value, json};
 
 use super::{Context, Operation, Request, items};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
-
-/// Amounts by resource name.
-type Amounts = BTreeMap<String, Quantity>;
 
 pub(super) fn admit(request: &Request<'_>, object: &mut Value, ctx: &mut Context<'_>) -> Result<(), Status> {
     let sets_defaults = request.is_whole("", "pods") && request.operation == Operation::Create;
@@ -47,7 +43,7 @@ pub(super) fn validate(request: &Request<'_>, object: &Value, ctx: &mut Context<
                     check(limit, "Pod", &requests, &limits, &mut errors);
                 }
                 "PersistentVolumeClaim" if is_claim => {
-                    let requests = amounts(&object["spec"]["resources"]["requests"]);
+                    let requests = of_list(&object["spec"]["resources"]["requests"]);
                     check_claim(limit, &requests, &mut errors);
                 }
                 _ => {}
@@ -73,11 +69,6 @@ fn aggregate(errors: &[String]) -> Option<String> {
         [one] => Some((*one).to_owned()),
         many => Some(format!("[{}]", many.join(", "))),
     }
-}
-
-fn amounts(list: &Value) -> Amounts {
-    let entries = list.as_object().into_iter().flatten();
-    entries.filter_map(|(name, value)| Some((name.to_string(), Quantity::from_value(value).ok()?))).collect()
 }
 
 /// Missing requests and limits of containers, and an annotation that tells which ones were set.
@@ -136,21 +127,21 @@ fn add_missing(container: &mut Value, field: &str, defaults: &api::Map) -> Vec<S
 fn check_containers(limit: &Value, pod: &Value, errors: &mut Vec<String>) {
     for list in ["containers", "initContainers"] {
         for container in items(&pod["spec"], list) {
-            let requests = amounts(&container["resources"]["requests"]);
-            let limits = amounts(&container["resources"]["limits"]);
+            let requests = of_list(&container["resources"]["requests"]);
+            let limits = of_list(&container["resources"]["limits"]);
             check(limit, "Container", &requests, &limits, errors);
         }
     }
 }
 
 fn check(limit: &Value, kind: &str, requests: &Amounts, limits: &Amounts, errors: &mut Vec<String>) {
-    for (name, enforced) in amounts(&limit["min"]) {
+    for (name, enforced) in of_list(&limit["min"]) {
         errors.extend(below_min(kind, &name, &enforced, requests.get(&name), limits.get(&name)));
     }
-    for (name, enforced) in amounts(&limit["max"]) {
+    for (name, enforced) in of_list(&limit["max"]) {
         errors.extend(above_max(kind, &name, &enforced, requests.get(&name), limits.get(&name)));
     }
-    for (name, enforced) in amounts(&limit["maxLimitRequestRatio"]) {
+    for (name, enforced) in of_list(&limit["maxLimitRequestRatio"]) {
         errors.extend(above_ratio(kind, &name, &enforced, requests.get(&name), limits.get(&name)));
     }
 }
@@ -207,10 +198,10 @@ fn above_ratio(
 
 fn check_claim(limit: &Value, requests: &Amounts, errors: &mut Vec<String>) {
     let kind = "PersistentVolumeClaim";
-    for (name, enforced) in amounts(&limit["min"]) {
+    for (name, enforced) in of_list(&limit["min"]) {
         errors.extend(below_min(kind, &name, &enforced, requests.get(&name), None));
     }
-    for (name, enforced) in amounts(&limit["max"]) {
+    for (name, enforced) in of_list(&limit["max"]) {
         let rule = format!("maximum {name} usage per {kind} is {enforced}");
         match requests.get(&name) {
             None => errors.push(format!("{rule}.  No request is specified")),
@@ -220,28 +211,12 @@ fn check_claim(limit: &Value, requests: &Amounts, errors: &mut Vec<String>) {
     }
 }
 
-/// What a pod needs of each resource: its containers and sidecars together, or an init container with the sidecars before it
-/// when that is more. A resource that one container does not name has no total. Amounts of the pod itself win.
+/// What a pod needs of each resource: its containers at their peak. A resource that one container does not name has no total.
+/// Amounts of the pod itself win.
 fn pod_total(pod: &Value, field: &str) -> Amounts {
-    let own = |container: &Value| amounts(&container["resources"][field]);
-    let mut total = Amounts::new();
-    for container in items(&pod["spec"], "containers") {
-        quota::add(&mut total, own(container));
-    }
-    let (mut sidecars, mut starting) = (Amounts::new(), Amounts::new());
-    for container in items(&pod["spec"], "initContainers") {
-        let mut together = own(container);
-        if container["restartPolicy"] == "Always" {
-            quota::add(&mut total, together.clone());
-            quota::add(&mut sidecars, together);
-            together = sidecars.clone();
-        } else {
-            quota::add(&mut together, sidecars.clone());
-        }
-        quota::raise(&mut starting, &together);
-    }
-    quota::raise(&mut total, &starting);
-    quota::replace(&mut total, &amounts(&pod["spec"]["resources"][field]));
+    let spec = &pod["spec"];
+    let mut total = spec.as_object().map(|spec| amounts::of_containers(spec, field)).unwrap_or_default();
+    amounts::replace(&mut total, &of_list(&spec["resources"][field]));
     total
 }
 

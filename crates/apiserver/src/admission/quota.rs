@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use api::amounts::of_list;
 use api::quantity::Quantity;
 use api::quota::{self, DEVICES_SUFFIX, Usage};
 use api::{Status, Value, json, meta};
@@ -50,10 +51,10 @@ pub fn check(request: &Request<'_>, object: &Value, source: &dyn ObjectSource) -
     let namespace = Namespace { name: request.namespace, classes: &classes, source };
     let usage = kind.usage(request, object, &namespace);
     for quota in quotas.iter().filter_map(|stored| stored.parse()) {
-        let hard = amounts(&quota["status"]["hard"]);
+        let hard = of_list(&quota["status"]["hard"]);
         let restricted: BTreeSet<&str> =
             hard.keys().map(String::as_str).filter(|name| kind.counts(request, name, &classes)).collect();
-        let concerns = amounts(&quota["spec"]["hard"]).keys().any(|name| kind.counts(request, name, &classes))
+        let concerns = of_list(&quota["spec"]["hard"]).keys().any(|name| kind.counts(request, name, &classes))
             || !restricted.is_empty();
         if !concerns || !kind.in_scopes(&quota, object) {
             continue;
@@ -61,7 +62,7 @@ pub fn check(request: &Request<'_>, object: &Value, source: &dyn ObjectSource) -
         let name = meta::name(&quota).to_owned();
         kind.constraints(object, &restricted)
             .map_err(|text| request.forbidden(object, &format!("failed quota: {name}: {text}")))?;
-        let used = amounts(&quota["status"]["used"]);
+        let used = of_list(&quota["status"]["used"]);
         if restricted.iter().any(|resource| !used.contains_key(*resource)) {
             let names: Vec<&str> = restricted.into_iter().collect();
             let text = format!("status unknown for quota: {name}, resources: {}", names.join(","));
@@ -85,13 +86,13 @@ pub fn check(request: &Request<'_>, object: &Value, source: &dyn ObjectSource) -
 }
 
 fn charge(request: &Request<'_>, object: &Value, quota: Value, delta: Usage) -> Result<Option<Charge>, Status> {
-    let hard = amounts(&quota["status"]["hard"]);
+    let hard = of_list(&quota["status"]["hard"]);
     let requested: Usage =
         delta.into_iter().filter(|(name, amount)| !amount.is_zero() && hard.contains_key(name)).collect();
     if requested.is_empty() {
         return Ok(None);
     }
-    let used = amounts(&quota["status"]["used"]);
+    let used = of_list(&quota["status"]["used"]);
     let mut after = used.clone();
     for (name, amount) in &requested {
         let sum = used.get(name).map_or_else(|| amount.clone(), |before| before.add(amount));
@@ -128,11 +129,6 @@ fn increase(new: &Usage, old: &Usage) -> Usage {
         (delta.sign() > 0).then(|| (name.clone(), delta))
     };
     new.iter().filter_map(more).collect()
-}
-
-fn amounts(list: &Value) -> Usage {
-    let entries = list.as_object().into_iter().flatten();
-    entries.filter_map(|(name, value)| Some((name.to_string(), Quantity::from_value(value).ok()?))).collect()
 }
 
 /// Device classes by name, each with the extended resource that it stands behind, if it names one.
@@ -174,16 +170,11 @@ impl Namespace<'_> {
     /// What the pod is charged for whose extended resources the scheduler made the claim; nothing where they do not name each other.
     fn pod_behind(&self, claim: &Value) -> Usage {
         let Some((pod, uid)) = extended_owner(claim) else { return Usage::new() };
-        let Some(pod) = self.source.get("", "pods", self.name, pod).and_then(|stored| self.source.parsed(&stored))
-        else {
-            return Usage::new();
-        };
-        let is_meant = meta::uid(&pod) == uid
-            && match pod["status"]["extendedResourceClaimStatus"]["resourceClaimName"].as_str() {
-                Some(name) => name == meta::name(claim),
-                // As long as the pod names none, the first one is meant.
-                None => !self.is_preceded(claim, uid),
-            };
+        let stored = self.source.get("", "pods", self.name, pod);
+        let pod = stored.and_then(|stored| self.source.parsed(&stored)).filter(|pod| meta::uid(pod) == uid);
+        let Some(pod) = pod else { return Usage::new() };
+        let named = pod["status"]["extendedResourceClaimStatus"]["resourceClaimName"].as_str();
+        let is_meant = quota::is_meant(meta::name(claim), named, || !self.is_preceded(claim, uid));
         if is_meant { pod_usage(&pod) } else { Usage::new() }
     }
 
@@ -312,7 +303,7 @@ impl Kind {
         let mut missing: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for container in ["containers", "initContainers"].iter().flat_map(|list| items(&object["spec"], list)) {
             let resources = &container["resources"];
-            let said = quota::compute(&amounts(&resources["requests"]), &amounts(&resources["limits"]));
+            let said = quota::compute(&of_list(&resources["requests"]), &of_list(&resources["limits"]));
             for name in EXPLICIT.iter().filter(|name| restricted.contains(*name) && !said.contains_key(**name)) {
                 let container = container["name"].as_str().unwrap_or_default().to_owned();
                 missing.entry(name).or_default().insert(container);
@@ -376,7 +367,7 @@ fn is_best_effort(pod: &Value) -> bool {
     const LISTS: [&str; 2] = ["containers", "initContainers"];
     let says_nothing = |resources: &Value| {
         let has = |field: &str| {
-            let list = amounts(&resources[field]);
+            let list = of_list(&resources[field]);
             list.iter().any(|(name, amount)| matches!(name.as_str(), "cpu" | "memory") && amount.sign() > 0)
         };
         !has("requests") && !has("limits")
@@ -408,22 +399,22 @@ fn pod_usage(pod: &Value) -> Usage {
         .filter(|(_, status)| !status["resources"].is_null())
         .collect();
     let container = |container: &Value| quota::Container {
-        requests: amounts(&container["resources"]["requests"]),
-        limits: amounts(&container["resources"]["limits"]),
+        requests: of_list(&container["resources"]["requests"]),
+        limits: of_list(&container["resources"]["limits"]),
         is_sidecar: container["restartPolicy"] == "Always",
         held: container["name"].as_str().and_then(|name| held.get(name)).map(|status| quota::Held {
-            requests: amounts(&status["resources"]["requests"]),
-            limits: amounts(&status["resources"]["limits"]),
-            allocated: amounts(&status["allocatedResources"]),
+            requests: of_list(&status["resources"]["requests"]),
+            limits: of_list(&status["resources"]["limits"]),
+            allocated: of_list(&status["allocatedResources"]),
         }),
     };
     let pending = items(status, "conditions").find(|condition| condition["type"] == "PodResizePending");
     let pod = quota::Pod {
         containers: items(spec, "containers").map(container).collect(),
         init_containers: items(spec, "initContainers").map(container).collect(),
-        requests: amounts(&spec["resources"]["requests"]),
-        limits: amounts(&spec["resources"]["limits"]),
-        overhead: amounts(&spec["overhead"]),
+        requests: of_list(&spec["resources"]["requests"]),
+        limits: of_list(&spec["resources"]["limits"]),
+        overhead: of_list(&spec["overhead"]),
         is_resize_infeasible: pending.is_some_and(|condition| condition["reason"] == "Infeasible"),
     };
     pod.usage()

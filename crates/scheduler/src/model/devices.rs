@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::cel::policy::Compiled;
 use api::cel::{Bindings, Environment, Key, MapVal, PER_CALL_LIMIT, Text, Type, Val};
+use api::quota::{EXTENDED_CLAIM_ANNOTATION, IMPLICIT_RESOURCE_PREFIX};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::resource::v1 as resource;
@@ -12,11 +13,6 @@ use serde_json::Value;
 
 use super::labels::{Labels, NodeTerm};
 use super::shares::{self, Amounts, Capacity, Counters, Holding, Taken};
-
-/// On claims that the scheduler makes for extended resources.
-pub const SPECIAL_CLAIM_ANNOTATION: &str = "resource.kubernetes.io/extended-resource-claim";
-/// Before the name of a class: the extended resource that it stands behind without saying so.
-pub const IMPLICIT_RESOURCE_PREFIX: &str = "deviceclass.resource.kubernetes.io/";
 
 /// Driver, pool and name of a device.
 pub type DeviceId = (String, String, String);
@@ -119,7 +115,7 @@ impl DeviceClaim {
             is_special: meta
                 .annotations
                 .as_ref()
-                .and_then(|annotations| annotations.get(SPECIAL_CLAIM_ANNOTATION))
+                .and_then(|annotations| annotations.get(EXTENDED_CLAIM_ANNOTATION))
                 .is_some_and(|value| value == "true"),
             owner: owners
                 .into_iter()

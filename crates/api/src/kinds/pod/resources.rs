@@ -1,9 +1,8 @@
 //! Resources of a whole pod: its own requirements against those of its containers, and its quality of service.
 
+use crate::amounts::{self, Amounts};
 use crate::kinds::pod::PodFacts;
-use crate::kinds::pod::containers::is_sidecar;
-use crate::quantity::Quantity;
-use crate::validate::resources::{self, ResourceList, is_huge_page, quantity};
+use crate::validate::resources::{self, is_huge_page, quantity};
 use crate::{Cursor, ErrorList, Value};
 
 /// `spec.resources`, when set.
@@ -21,14 +20,15 @@ pub fn pod_level(pod: &PodFacts<'_>, errors: &mut ErrorList) {
 
 fn consistent(spec: &Cursor<'_>, own: &Cursor<'_>, errors: &mut ErrorList) {
     let (requests, limits) = (own.field("requests"), own.field("limits"));
-    for (name, sum) in aggregate(spec, "requests").0 {
+    let Some(containers) = spec.value().as_object() else { return };
+    for (name, sum) in amounts::of_containers(containers, "requests") {
         let Some(of_pod) = resources::amount(&requests, &name) else { continue };
         if sum > of_pod {
             let detail = format!("must be greater than or equal to aggregate container requests of {sum}");
             errors.invalid(requests.path().key(&name), of_pod.to_string(), detail);
         }
     }
-    for (name, sum) in aggregate(spec, "limits").0.into_iter().filter(|(name, _)| is_huge_page(name)) {
+    for (name, sum) in amounts::of_containers(containers, "limits").into_iter().filter(|(name, _)| is_huge_page(name)) {
         let Some(of_pod) = resources::amount(&limits, &name) else { continue };
         if sum > of_pod {
             let detail = format!("must be greater than or equal to aggregate container limits of {sum}");
@@ -52,29 +52,6 @@ fn consistent(spec: &Cursor<'_>, own: &Cursor<'_>, errors: &mut ErrorList) {
     }
 }
 
-/// What the containers need together: the running ones at once, init containers one after the other.
-fn aggregate(spec: &Cursor<'_>, list: &str) -> ResourceList {
-    let of = |c: &Cursor<'_>| ResourceList::of(&c.field("resources").field(list));
-    let mut sum = ResourceList::default();
-    for container in spec.field("containers").items() {
-        sum.add(&of(&container));
-    }
-    let (mut sidecars, mut init) = (ResourceList::default(), ResourceList::default());
-    for container in spec.field("initContainers").items() {
-        let mut needed = of(&container);
-        if is_sidecar(&container) {
-            sum.add(&needed);
-            sidecars.add(&needed);
-            needed = sidecars.clone();
-        } else {
-            needed.add(&sidecars);
-        }
-        init.max(&needed);
-    }
-    sum.max(&init);
-    sum
-}
-
 /// `Guaranteed`, `Burstable` or `BestEffort`, from what pod and containers request.
 pub fn qos_class(pod: &Value) -> &'static str {
     let root = Cursor::root(pod);
@@ -88,25 +65,25 @@ pub fn qos_class(pod: &Value) -> &'static str {
 }
 
 fn class<'a>(requirements: impl Iterator<Item = Cursor<'a>>) -> &'static str {
-    let (mut requests, mut limits) = (ResourceList::default(), ResourceList::default());
+    let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
     let mut all_limited = true;
     for requirement in requirements {
         let positive = |list: &str| {
-            let mut out = ResourceList::of(&requirement.field(list));
-            out.0.retain(|name, amount: &mut Quantity| matches!(name.as_str(), "cpu" | "memory") && amount.sign() > 0);
+            let mut out = amounts::of_list(requirement.field(list).value());
+            out.retain(|name, amount| matches!(name.as_str(), "cpu" | "memory") && amount.sign() > 0);
             out
         };
         let own_limits = positive("limits");
-        all_limited &= own_limits.0.len() == 2;
-        requests.add(&positive("requests"));
-        limits.add(&own_limits);
+        all_limited &= own_limits.len() == 2;
+        amounts::add(&mut requests, positive("requests"));
+        amounts::add(&mut limits, own_limits);
     }
-    if requests.0.is_empty() && limits.0.is_empty() {
+    if requests.is_empty() && limits.is_empty() {
         return "BestEffort";
     }
     let guaranteed = all_limited
-        && requests.0.len() == limits.0.len()
-        && requests.0.iter().all(|(name, amount)| limits.0.get(name) == Some(amount));
+        && requests.len() == limits.len()
+        && requests.iter().all(|(name, amount)| limits.get(name) == Some(amount));
     if guaranteed { "Guaranteed" } else { "Burstable" }
 }
 

@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::quota::{EXTENDED_CLAIM_ANNOTATION, is_extended_or_class};
 use k8s_openapi::api::core::v1::{Container, ContainerExtendedResourceRequest};
 use k8s_openapi::api::resource::v1 as resource;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::framework::Status;
-use crate::model::devices::{DeviceClaim, Devices, IMPLICIT_RESOURCE_PREFIX, SPECIAL_CLAIM_ANNOTATION};
+use crate::model::devices::{DeviceClaim, Devices};
 use crate::model::{NodeInfo, PodInfo, quantity};
 
 /// The claim's name while only the scheduler knows it; no claim can have it.
@@ -36,15 +37,10 @@ pub(super) struct Special {
     pub mappings: Vec<ContainerExtendedResourceRequest>,
 }
 
-fn is_extended(name: &str) -> bool {
-    let is_native = !name.contains('/') || name.contains("kubernetes.io/");
-    name.starts_with(IMPLICIT_RESOURCE_PREFIX) || !(is_native || name.starts_with("requests."))
-}
-
 impl Wanted {
     /// `None`: no class stands behind anything that the pod asks for.
     pub(super) fn of(pod: &PodInfo, devices: &Devices) -> Option<Wanted> {
-        let asked = pod.requests.scalar.iter().filter(|(name, amount)| **amount != 0 && is_extended(name));
+        let asked = pod.requests.scalar.iter().filter(|(name, amount)| **amount != 0 && is_extended_or_class(name));
         let (mut backed, mut others) = (BTreeMap::new(), Vec::new());
         for (name, _) in asked {
             match devices.class_behind(name) {
@@ -109,7 +105,7 @@ impl Special {
                 namespace: Some(pod.namespace.to_string()),
                 // Nobody else's: what is kept aside for the claim goes by it.
                 uid: Some(format!("{NAME_IN_MEMORY}/{}", pod.uid)),
-                annotations: Some([(SPECIAL_CLAIM_ANNOTATION.to_owned(), "true".to_owned())].into()),
+                annotations: Some([(EXTENDED_CLAIM_ANNOTATION.to_owned(), "true".to_owned())].into()),
                 owner_references: Some(vec![OwnerReference {
                     api_version: "v1".to_owned(),
                     kind: "Pod".to_owned(),
@@ -259,19 +255,5 @@ mod tests {
                 "third>container-0-request-1",
             ]
         );
-    }
-
-    #[test]
-    fn names_of_extended_resources() {
-        for (name, expected) in [
-            ("example.com/gpu", true),
-            ("deviceclass.resource.kubernetes.io/gpu", true),
-            ("cpu", false),
-            ("hugepages-2Mi", false),
-            ("scheduling.kubernetes.io/x", false),
-            ("requests.example.com/x", false),
-        ] {
-            assert_eq!(is_extended(name), expected, "{name}");
-        }
     }
 }
