@@ -8,10 +8,10 @@ use ::bytes::Bytes;
 use api::Status;
 use async_trait::async_trait;
 use http::{Method, Response};
-use prometheus_client::registry::Registry;
 
 use crate::attributes::UserInfo;
 use crate::http::{ResponseBody, body};
+use crate::metrics::Counted;
 
 /// Where the endpoints are.
 pub const PREFIX: &str = "/quarterdeck/";
@@ -20,10 +20,7 @@ pub const OPEN: &str = "/quarterdeck/v1/join/";
 
 /// Answers what is below [`PREFIX`].
 #[async_trait]
-pub trait Control: Send + Sync + std::fmt::Debug + 'static {
-    /// Metrics to show at `/metrics` beside the API server's own.
-    fn register(&self, registry: &mut Registry);
-
+pub trait Control: Counted + std::fmt::Debug + 'static {
     /// `None` when there is no such endpoint.
     async fn call(&self, call: ControlCall) -> Option<Result<ControlReply, Status>>;
 }

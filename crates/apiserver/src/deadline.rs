@@ -2,14 +2,15 @@
 //!
 //! Watches, streams to pods and what is about the master as a whole last as long as they do. Everything else is answered within
 //! `--request-timeout`, or sooner where the request says so (`?timeout=5s`); who is late hears 504. The work is not dropped
-//! half-way: it goes on in its task, whose waits have limits of their own, and its end is logged. An answer that is still being
-//! sent by then is cut off. Source: upstream's WithRequestDeadline and WithTimeoutForNonLongRunningRequests.
+//! half-way: what writes goes on in its task, whose waits have limits of their own, and its end is logged. An answer that is still
+//! being made by then is cut off; so is one that is not read (`sending.rs`). Source: upstream's WithRequestDeadline and WithTimeoutForNonLongRunningRequests.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::bytes::Bytes;
+use api::Status;
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -63,6 +64,13 @@ pub(crate) fn limit(
     Ok(Some(asked.map_or(most, |asked| asked.min(most))))
 }
 
+pub(crate) const LATE: StatusCode = StatusCode::GATEWAY_TIMEOUT;
+
+/// What a read ends with whose client has heard [`late`], or is gone.
+pub(crate) fn given_up() -> Status {
+    Status::timeout("request did not complete within the allotted timeout")
+}
+
 /// The answer to who is late: past all encoders and without a kind, as upstream writes it.
 pub(crate) fn late(audit_id: HeaderValue) -> Response<ResponseBody> {
     const TEXT: &str = concat!(
@@ -70,8 +78,7 @@ pub(crate) fn late(audit_id: HeaderValue) -> Response<ResponseBody> {
         r#""reason":"Timeout","details":{},"code":504}"#,
         "\n"
     );
-    let code = StatusCode::GATEWAY_TIMEOUT.as_u16();
-    let mut response = respond(code, "text/plain; charset=utf-8", body::full(TEXT));
+    let mut response = respond(LATE.as_u16(), "text/plain; charset=utf-8", body::full(TEXT));
     response.headers_mut().insert(audit::AUDIT_ID, audit_id);
     response
 }

@@ -9,7 +9,7 @@ use api::kind::SchemaRef;
 use api::{Kind, Status};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::admission;
 use crate::aggregation::{self, Aggregation};
@@ -137,6 +137,8 @@ impl Peer {
 struct Asides {
     trail: Option<Arc<Trail>>,
     admission: Option<Admission>,
+    /// There was no place for it.
+    is_sent_away: bool,
     /// Authorization or impersonation refused it: its text may quote the request, and no browser is to guess what it is.
     is_refused: bool,
 }
@@ -158,6 +160,10 @@ pub(crate) struct Call {
     pub body: Result<Bytes, Status>,
     /// The body unread, instead, when the request is [passed on](Gateway::passes_on).
     pub raw: Option<Raw>,
+    /// What metrics know it by.
+    pub label: RequestLabel,
+    /// A read ends when this does: nobody waits for it any more.
+    pub given_up: Option<oneshot::Receiver<()>>,
 }
 
 impl Call {
@@ -172,7 +178,11 @@ impl Gateway {
     /// A request that begins now; without a body, so far.
     pub(crate) fn call(&self, method: Method, uri: Uri, headers: HeaderMap) -> Call {
         let (target, query) = (parse(uri.path()), Query::parse(uri.query()));
+        let label = self.metric_label(target.as_ref(), &method, &query);
+        let is_apply = method == Method::PATCH && media_type(&headers) == verbs::apply::MEDIA_TYPE;
         Call {
+            label: if is_apply { label.of_apply() } else { label },
+            given_up: None,
             limit: deadline::limit(target.as_ref(), &method, &query, self.timeouts.request),
             audit_id: audit::id(&headers),
             started: Instant::now(),
@@ -200,17 +210,23 @@ impl Gateway {
         let (target, query) = (call.target.take(), std::mem::take(&mut call.query));
         let audit_id = call.audit_id.clone();
         let accept_header = header(&call.headers, ACCEPT.as_str()).map(str::to_owned);
-        let mut label = self.metric_label(target.as_ref(), &call.method, &query);
-        if call.method == Method::PATCH && media_type(&call.headers) == verbs::apply::MEDIA_TYPE {
-            label = label.of_apply();
-        }
+        let (label, given_up) = (call.label.clone(), call.given_up.take());
         let is_pretty = accept::is_pretty(&query, &call.headers);
         let mut asides = Asides::default();
-        let mut response = match self.answer(peer, call, target, query, &mut asides).await {
-            Ok(response) => response,
-            Err(status) => respond_status(&status, accept_header.as_deref(), is_pretty),
+        let answering = self.answer(peer, call, target, query, &mut asides);
+        let answered = match given_up {
+            None => answering.await,
+            Some(given_up) => tokio::select! {
+                biased;
+                answered = answering => answered,
+                _nobody_waits = given_up => Err(deadline::given_up()),
+            },
         };
-        let Asides { trail, admission, is_refused } = asides;
+        let mut response = answered.unwrap_or_else(|status| respond_status(&status, accept_header.as_deref(), is_pretty));
+        let Asides { trail, admission, is_sent_away, is_refused } = asides;
+        if is_sent_away {
+            self.metrics.terminated(&label, response.status().as_u16());
+        }
         if let Some(admission) = &admission {
             admission.mark(response.headers_mut());
         }
@@ -282,8 +298,8 @@ impl Gateway {
         if let Some(fairness) = &self.fairness {
             let admission = fairness.admit(&user, &action, limit, || self.count(&action)).await;
             // Held until the answer is ready.
-            let is_sent_away = asides.admission.insert(admission).place.is_none();
-            if is_sent_away {
+            asides.is_sent_away = asides.admission.insert(admission).place.is_none();
+            if asides.is_sent_away {
                 return Ok(too_many_requests());
             }
         }
@@ -312,7 +328,7 @@ impl Gateway {
         }
         match target {
             Target::Other(path) => self.other(&path, user, call, &query).await,
-            Target::Resource(path) => self.resource(path, user, call, query, trail).await,
+            Target::Resource(path) => self.resource(path, user, call, query, asides).await,
         }
     }
 
@@ -353,7 +369,7 @@ impl Gateway {
         user: UserInfo,
         call: Call,
         query: Query,
-        trail: Option<Arc<Trail>>,
+        asides: &mut Asides,
     ) -> Result<Response<ResponseBody>, Status> {
         let Some(kind) = self.catalog.kind(&path.group, &path.version, &path.resource) else {
             // Within a built-in group an unknown resource is an error, elsewhere there is just nothing.
@@ -395,7 +411,10 @@ impl Gateway {
             None => None,
             Some(in_flight) => match in_flight.take(&user, verb) {
                 Some(place) => Some(place),
-                None => return Ok(too_many_requests()),
+                None => {
+                    asides.is_sent_away = true;
+                    return Ok(too_many_requests());
+                }
             },
         };
         let shape = match verb {
@@ -454,7 +473,7 @@ impl Gateway {
             query,
             kind,
             admitted: false,
-            notes: Notes::of(trail),
+            notes: Notes::of(asides.trail.clone()),
         };
         if let Some(trail) = request.notes.trail()
             && !matches!(verb, "get" | "list" | "watch")
@@ -590,10 +609,9 @@ impl Gateway {
             return Ok(response);
         }
         if call.method == Method::DELETE && matches!(path, "/metrics" | "/metrics/slis") {
-            if path == "/metrics" {
-                self.metrics.reset()
-            } else {
-                self.health.indicators().reset()
+            match path {
+                "/metrics" => self.reset_metrics(),
+                _ => self.health.indicators().reset(),
             }
             return Ok(text(200, "metrics reset\n"));
         }
@@ -611,6 +629,13 @@ impl Gateway {
             Some(_) if !is_allowed => Err(Status::method_not_allowed()),
             Some(response) => Ok(response),
             None => Ok(not_found_page()),
+        }
+    }
+
+    fn reset_metrics(&self) {
+        self.metrics.reset();
+        if let Some(fairness) = &self.fairness {
+            fairness.reset(self.cache.as_ref());
         }
     }
 

@@ -39,6 +39,7 @@ mod policy;
 mod reinvocation;
 mod relay;
 mod select;
+mod sending;
 mod serve;
 mod server;
 pub mod source;
@@ -52,6 +53,7 @@ mod zpages;
 
 pub use deadline::Timeouts;
 pub use gateway::Tokens;
+pub use metrics::Counted;
 pub use relay::kubelet::KubeletConfig;
 pub use serve::InProcess;
 pub use server::{ApiServer, Authorization, Config, FlowControl, ReadModes};

@@ -93,10 +93,51 @@ impl RequestLabel {
         Self { verb: "APPLY", ..self }
     }
 
+    /// It changes an object, which goes on when nobody waits for the answer any more.
+    fn is_write(&self) -> bool {
+        const WRITES: [&str; 6] = ["APPLY", "DELETE", "DELETECOLLECTION", "PATCH", "POST", "PUT"];
+        !self.resource.is_empty() && WRITES.contains(&self.verb)
+    }
+
     /// The answer goes on after the request is served.
     fn is_long_running(&self) -> bool {
         matches!(self.verb, "WATCH" | "CONNECT")
     }
+}
+
+/// A request that the server ended in self-defence. Upstream also names what a client made up, and paths.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Termination {
+    code: u16,
+    component: &'static str,
+    group: Str,
+    resource: Str,
+    scope: &'static str,
+    subresource: Str,
+    verb: &'static str,
+    version: Str,
+}
+
+impl Termination {
+    fn new(of: &RequestLabel, code: u16) -> Self {
+        let RequestLabel { component: _, dry_run: _, group, resource, scope, subresource, verb, version } = of.clone();
+        Self { code, component: "apiserver", group, resource, scope, subresource, verb, version }
+    }
+}
+
+/// How a request ended whose client had been told that it is late.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LateEnd {
+    Answer(u16),
+    Panic,
+    /// Not yet, when nobody looked any longer.
+    Pending,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AfterTimeout {
+    source: &'static str,
+    status: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,11 +153,23 @@ const DURATION_BUCKETS: [f64; 22] = [
     60.0,
 ];
 
+/// A part of the server that counts by itself.
+pub trait Counted: Send + Sync {
+    /// Shows what it counts.
+    fn register(&self, registry: &mut Registry);
+
+    /// Counts anew. What tells a state, or when something was, stays; upstream empties most of that as well, until it changes.
+    fn reset(&self);
+}
+
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Arc<RwLock<Registry>>,
+    parts: Arc<RwLock<Vec<Arc<dyn Counted>>>>,
     requests: Family<RequestTotal, Counter>,
     durations: Family<RequestLabel, Histogram, fn() -> Histogram>,
+    terminations: Family<Termination, Counter>,
+    after_timeout: Family<AfterTimeout, Counter>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -143,7 +196,23 @@ impl Metrics {
              and component",
             durations.clone(),
         );
-        Self { registry: Arc::new(RwLock::new(registry)), requests, durations }
+        let terminations = Family::<Termination, Counter>::default();
+        let text = "Number of requests which apiserver terminated in self-defense";
+        registry.register("apiserver_request_terminations", text, terminations.clone());
+        let after_timeout = Family::<AfterTimeout, Counter>::default();
+        registry.register(
+            "apiserver_request_post_timeout",
+            "Tracks the activity of the request handlers after the associated requests have been timed out by the apiserver",
+            after_timeout.clone(),
+        );
+        Self {
+            registry: Arc::new(RwLock::new(registry)),
+            parts: Arc::default(),
+            requests,
+            durations,
+            terminations,
+            after_timeout,
+        }
     }
 
     pub(crate) fn observe(&self, of: RequestLabel, code: u16, elapsed: Duration) {
@@ -153,15 +222,47 @@ impl Metrics {
         self.requests.get_or_create(&RequestTotal { code, of }).inc();
     }
 
+    /// The server ended a request, by saying `code`, for its own good.
+    pub(crate) fn terminated(&self, of: &RequestLabel, code: u16) {
+        self.terminations.get_or_create(&Termination::new(of, code)).inc();
+    }
+
+    /// What became of a request after its client was told that it is late: upstream tells how what handles every request ended, and
+    /// for writes how what they do ended.
+    pub(crate) fn ended_late(&self, of: &RequestLabel, ended: LateEnd) {
+        let count = |source, status| {
+            self.after_timeout.get_or_create(&AfterTimeout { source, status }).inc();
+        };
+        if of.is_write() {
+            let status = match ended {
+                LateEnd::Answer(400..) => "error",
+                LateEnd::Answer(_) => "ok",
+                LateEnd::Panic => "panic",
+                LateEnd::Pending => "pending",
+            };
+            count("rest-handler", status);
+        }
+        count("timeout-handler", if matches!(ended, LateEnd::Panic) { "panic" } else { "ok" });
+    }
+
     /// Adds somebody else's metrics.
     pub(crate) fn extend(&self, register: impl FnOnce(&mut Registry)) {
         register(&mut self.registry.write());
     }
 
-    /// Counts requests anew, as `DELETE /metrics` asks for.
+    /// Adds those of a part.
+    pub(crate) fn add(&self, part: Arc<dyn Counted>) {
+        self.extend(|registry| part.register(registry));
+        self.parts.write().push(part);
+    }
+
+    /// Counts anew, as `DELETE /metrics` asks for.
     pub(crate) fn reset(&self) {
+        self.parts.read().iter().for_each(|part| part.reset());
         self.requests.clear();
         self.durations.clear();
+        self.terminations.clear();
+        self.after_timeout.clear();
     }
 
     /// The text exposition.
@@ -198,5 +299,42 @@ mod tests {
         }
         assert!(text.contains("# TYPE apiserver_request_total counter\n"), "{text}");
         assert!(!text.to_lowercase().contains("made"), "{text}");
+    }
+
+    #[test]
+    fn what_was_ended_early_and_how_it_went_on_is_counted_until_that_is_forgotten() {
+        let pods = api::kinds::builtin().by_resource("", "v1", "pods").expect("pods");
+        let metrics = Metrics::new();
+        let path = ResourcePath { namespace: "ns".into(), ..ResourcePath::default() };
+        let (create, list) = (Some("create"), Some("list"));
+        let [create, list] = [create, list].map(|verb| RequestLabel::of_resource(pods, &path, verb, false));
+        metrics.terminated(&list, 429);
+        metrics.terminated(&RequestLabel::other(&Method::GET), 504);
+        for ended in [LateEnd::Answer(201), LateEnd::Answer(404), LateEnd::Panic, LateEnd::Pending] {
+            metrics.ended_late(&create, ended);
+        }
+        metrics.ended_late(&list, LateEnd::Answer(504));
+        let counted = || {
+            let text = metrics.text();
+            let lines = text.lines().filter(|line| line.starts_with("apiserver_"));
+            let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        assert_eq!(
+            counted(),
+            [
+                r#"apiserver_request_post_timeout_total{source="rest-handler",status="error"} 1"#,
+                r#"apiserver_request_post_timeout_total{source="rest-handler",status="ok"} 1"#,
+                r#"apiserver_request_post_timeout_total{source="rest-handler",status="panic"} 1"#,
+                r#"apiserver_request_post_timeout_total{source="rest-handler",status="pending"} 1"#,
+                r#"apiserver_request_post_timeout_total{source="timeout-handler",status="ok"} 4"#,
+                r#"apiserver_request_post_timeout_total{source="timeout-handler",status="panic"} 1"#,
+                r#"apiserver_request_terminations_total{code="429",component="apiserver",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1"#,
+                r#"apiserver_request_terminations_total{code="504",component="apiserver",group="",resource="",scope="",subresource="",verb="GET",version=""} 1"#,
+            ]
+        );
+        metrics.reset();
+        assert!(counted().is_empty());
     }
 }

@@ -9,14 +9,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ::bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use store::FromFiles;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -27,7 +27,9 @@ use crate::deadline;
 use crate::gateway::{Gateway, Peer};
 use crate::http::ResponseBody;
 use crate::http::body::{self, BoxError, RequestBody};
+use crate::metrics::{LateEnd, Metrics, RequestLabel};
 use crate::relay::forward::{Raw, is_upgrade};
+use crate::sending::{self, Link, Streams};
 
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +37,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Header bytes of an HTTP/1 request, and of an HTTP/2 header list; upstream (Go) allows 1 MiB.
 const HEADER_BYTES_MAX: usize = 1 << 20;
+/// So long is a write watched whose client was told that it is late.
+const LATE_WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Concurrent streams of an HTTP/2 connection, upstream's `--http2-max-streams-per-connection`.
 const HTTP2_STREAMS_MAX: u32 = 1_000;
 
@@ -68,21 +72,25 @@ where
         let gateway = Arc::clone(&self.gateway);
         let peer = self.peer.clone();
         let request = request.map(body::boxed);
-        Box::pin(async move { Ok(answer_in_task(gateway, peer, request).await) })
+        Box::pin(async move { Ok(answer_in_task(gateway, peer, request).await.0) })
     }
 }
 
 /// Answers in a task of its own, in time: a panic costs one request, and a client that gives up, or who is told that it is late,
-/// does not stop a write half-way.
+/// does not stop a write half-way. A read is given up with its client. Also says by when the answer must have been read.
 async fn answer_in_task(
     gateway: Arc<Gateway>,
     peer: Peer,
     mut request: Request<RequestBody>,
-) -> Response<ResponseBody> {
+) -> (Response<ResponseBody>, Option<tokio::time::Instant>) {
     let upgrade = is_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (head, mut incoming) = request.into_parts();
     let mut call = gateway.call(head.method, head.uri, head.headers);
-    let (deadline, audit_id) = (call.deadline(), call.audit_id.clone());
+    let (deadline, audit_id, label) = (call.deadline(), call.audit_id.clone(), call.label.clone());
+    let metrics = gateway.metrics.clone();
+    let (giving_up, given_up) = oneshot::channel();
+    let is_read = matches!(call.method, Method::GET | Method::HEAD);
+    call.given_up = (is_read && deadline.is_some()).then_some(given_up);
     let mut is_unread = false;
     let mut task = None;
     let answering = async {
@@ -114,20 +122,33 @@ async fn answer_in_task(
             crate::gateway::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
         }
         (Err(_late), _) => {
+            metrics.terminated(&label, deadline::LATE.as_u16());
             if let Some(task) = task {
-                tokio::spawn(log_end(task, audit_id.clone()));
+                tokio::spawn(see_end(task, metrics, label, audit_id.clone()));
             }
             deadline::late(audit_id)
         }
     };
-    if is_unread { response.map(|answer| body::hold(answer, incoming)) } else { response }
+    drop(giving_up);
+    let response = if is_unread { response.map(|answer| body::hold(answer, incoming)) } else { response };
+    (response, deadline)
 }
 
-/// What became of a request whose client was told that it is late.
-async fn log_end(task: JoinHandle<Response<ResponseBody>>, audit_id: HeaderValue) {
+/// Tells what becomes of a request whose client was told that it is late.
+async fn see_end(
+    mut task: JoinHandle<Response<ResponseBody>>,
+    metrics: Metrics,
+    label: RequestLabel,
+    audit_id: HeaderValue,
+) {
     let late = Instant::now();
-    let code = task.await.map(|response| response.status().as_u16());
-    tracing::warn!(?audit_id, ?code, late = ?late.elapsed(), "a request ended after its deadline");
+    let ended = match tokio::time::timeout(LATE_WRITE_TIMEOUT, &mut task).await {
+        Ok(Ok(response)) => LateEnd::Answer(response.status().as_u16()),
+        Ok(Err(_panic)) => LateEnd::Panic,
+        Err(_still_running) => LateEnd::Pending,
+    };
+    metrics.ended_late(&label, ended);
+    tracing::warn!(?audit_id, ?ended, late = ?late.elapsed(), "a request went on after its deadline");
 }
 
 /// Accepts connections until `shutdown` turns true, then lets running requests finish for a moment.
@@ -144,7 +165,7 @@ pub(crate) async fn serve(
                 Ok((stream, client)) => {
                     let (gateway, acceptor) = (Arc::clone(&gateway), TlsAcceptor::from(tls.get()));
                     let connection = connection(gateway, stream, client.ip(), acceptor, shutdown.clone());
-                    connections.spawn(connection);
+                    connections.spawn(sending::noting(connection));
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: the ones in use come back.
@@ -211,11 +232,17 @@ async fn connection(
         let peer = peer.clone();
         async move {
             let is_head = request.method() == Method::HEAD;
-            let answer = answer_in_task(gateway, peer, request.map(body::boxed)).await;
-            Ok::<_, Infallible>(if is_head { body::without_bytes(answer, body::full(Bytes::new())) } else { answer })
+            let is_shared = request.version() == Version::HTTP_2;
+            let (response, deadline) = answer_in_task(gateway, peer, request.map(body::boxed)).await;
+            sending::must_be_read(deadline);
+            Ok::<_, Infallible>(match () {
+                () if is_head => body::without_bytes(response, body::full(Bytes::new())),
+                () if is_shared => response.map(sending::in_pieces),
+                () => response,
+            })
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(Streams);
     builder.http1().timer(TokioTimer::new()).max_buf_size(HEADER_BYTES_MAX);
     builder
         .http2()
@@ -225,7 +252,7 @@ async fn connection(
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(Some(Duration::from_secs(30)));
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(Link::new(stream)), service);
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,

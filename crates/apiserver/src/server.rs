@@ -167,7 +167,7 @@ impl ApiServer {
             None => Objects::new(config.store, config.event_ttl),
             Some((encryption, file)) => {
                 let sealing = Arc::new(Sealing::new(encryption, registry));
-                metrics.extend(|registry| sealing.register(registry));
+                metrics.add(Arc::clone(&sealing) as _);
                 health = health.with_sealing(Arc::clone(&sealing), file.reload);
                 sealing.start(file, stopped.clone());
                 Objects::sealed(SealedStore::new(config.store, sealing), config.event_ttl)
@@ -175,7 +175,7 @@ impl ApiServer {
         };
         let audit = config.audit.map(Audit::new).transpose()?.map(Arc::new);
         if let Some(audit) = &audit {
-            metrics.extend(|registry| audit.register(registry));
+            metrics.add(Arc::clone(audit) as _);
         }
         let cache = Cache::new(Arc::clone(objects.store()), registry.kinds().iter().cloned());
         let source: Arc<dyn ObjectSource> = Arc::clone(&cache) as _;
@@ -222,7 +222,7 @@ impl ApiServer {
             gateway.metrics.extend(|registry| fairness.register(registry));
         }
         if let Some(control) = &gateway.control {
-            gateway.metrics.extend(|registry| control.register(registry));
+            gateway.metrics.add(Arc::clone(control) as _);
         }
         let identity = startup::Identity {
             advertise_address: config.advertise_address,

@@ -69,6 +69,20 @@ async fn metrics_are_counted_anew_when_they_are_deleted() {
         let left = cluster.get(path).await.text;
         assert!(!left.contains(counted), "{left}");
     }
+    // Parts of the server count anew as well, and go on.
+    let dispatched = async || {
+        let text = cluster.get("/metrics").await.text;
+        let counts = text.lines().filter(|line| line.starts_with("apiserver_flowcontrol_dispatched_requests_total{"));
+        counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    let many = 20;
+    for _request in 0..many {
+        cluster.get("/version").await;
+    }
+    assert!(dispatched().await > many);
+    cluster.request(Method::DELETE, "/metrics", &Value::Null).await;
+    let left = dispatched().await;
+    assert!((1..many).contains(&left), "{left}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -306,6 +306,20 @@ async fn who_is_late_hears_so_and_the_write_goes_on_to_its_end() {
     assert_eq!(reply.headers["content-type"], "text/plain; charset=utf-8");
     assert!(reply.headers.contains_key("audit-id"));
     cluster.until(&format!("{CONFIG_MAPS}/a"), |reply| reply.code == 200).await;
+    let counted = [
+        "apiserver_request_terminations_total{code=\"504\",component=\"apiserver\",group=\"\",resource=\"configmaps\",\
+         scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"} 1\n",
+        "apiserver_request_post_timeout_total{source=\"rest-handler\",status=\"ok\"} 1\n",
+        "apiserver_request_post_timeout_total{source=\"timeout-handler\",status=\"ok\"} 1\n",
+    ];
+    cluster.until("/metrics", |reply| counted.iter().all(|line| reply.text.contains(line))).await;
+    // A read ends when nobody waits for it any more: this one would wait three seconds for its revision.
+    let started = Instant::now();
+    let reply = cluster.get(&format!("{CONFIG_MAPS}?resourceVersion=999999&timeout=100ms")).await;
+    assert_eq!((reply.code, reply.text.as_str()), (504, text));
+    let ended = "apiserver_request_post_timeout_total{source=\"timeout-handler\",status=\"ok\"} 2\n";
+    cluster.until("/metrics", |reply| reply.text.contains(ended)).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     // The server's own limit is the most that anybody gets.
     let cluster = Cluster::start_with(|config| config.timeouts.request = Duration::from_secs(2)).await;
     let (address, _) = webhook(&ca).await;

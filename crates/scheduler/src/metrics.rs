@@ -1,5 +1,6 @@
 //! What the scheduler counts, by upstream's names. Source: `pkg/scheduler/metrics`.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -81,6 +82,17 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts anew what has labels, and preemptions, as upstream does. What is pending stays.
+    pub fn reset(&self) {
+        let Self { attempts, durations, pending: _, tries: _, waited, preemptions, victims: _, .. } = self;
+        attempts.clear();
+        durations.clear();
+        waited.clear();
+        preemptions.inner().store(0, Ordering::Relaxed);
+        self.device_allocations.clear();
+        self.device_waits.clear();
+    }
+
     /// Shows them in a registry, whose counters get their `_total` from the encoder.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
@@ -181,5 +193,30 @@ impl Metrics {
         let attempt = Attempt { profile: profile.to_owned(), result };
         self.attempts.get_or_create(&attempt).inc();
         self.durations.get_or_create(&attempt).observe(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_is_counted_anew() {
+        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let text = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        let attempts = "scheduler_schedule_attempts_total{profile=\"p\",result=\"scheduled\"} 1\n";
+        for _time in 0..2 {
+            metrics.attempted("p", "scheduled", Duration::from_secs(1));
+            metrics.preemptions.inc();
+            assert!(text().contains(attempts) && text().contains("scheduler_preemption_attempts_total 1\n"));
+            metrics.reset();
+            assert!(!text().contains("profile=") && text().contains("scheduler_preemption_attempts_total 0\n"));
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Counts of the audit log, by upstream's names.
 
+use std::sync::atomic::Ordering;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -37,6 +39,15 @@ impl Metrics {
         registry.register("apiserver_audit_requests_rejected", text, self.rejected.clone());
     }
 
+    pub(super) fn reset(&self) {
+        let Self { events, errors, levels, rejected } = self;
+        errors.clear();
+        levels.clear();
+        for counter in [events, rejected] {
+            counter.inner().store(0, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn event(&self) {
         self.events.inc();
     }
@@ -51,5 +62,38 @@ impl Metrics {
 
     pub(super) fn rejected(&self) {
         self.rejected.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_is_counted_anew() {
+        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let counted = || {
+            let text = crate::exposition::text(&registry);
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let none = ["apiserver_audit_event_total 0", "apiserver_audit_requests_rejected_total 0"];
+        metrics.event();
+        metrics.rejected();
+        metrics.error("log", 2);
+        metrics.level(Level::Metadata);
+        assert_eq!(
+            counted(),
+            [
+                "apiserver_audit_event_total 1",
+                "apiserver_audit_error_total{plugin=\"log\"} 2",
+                "apiserver_audit_level_total{level=\"Metadata\"} 1",
+                "apiserver_audit_requests_rejected_total 1",
+            ]
+        );
+        metrics.reset();
+        assert_eq!(counted(), none);
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Uri};
+use prometheus_client::registry::Registry;
 
 pub use log::{Format, LogConfig};
 pub use policy::Policy;
@@ -27,6 +28,7 @@ pub(crate) use trail::{Head, Trail};
 pub use webhook::AuditWebhookConfig;
 
 use crate::attributes::{Action, UserInfo};
+use crate::metrics::Counted;
 use metrics::Metrics;
 use policy::Level;
 use sink::Sink;
@@ -53,16 +55,22 @@ pub(crate) struct Audit {
     metrics: Metrics,
 }
 
+impl Counted for Audit {
+    fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+    }
+
+    fn reset(&self) {
+        self.metrics.reset();
+    }
+}
+
 impl Audit {
     /// Opens the backends.
     pub(crate) fn new(config: AuditConfig) -> std::io::Result<Self> {
         let metrics = Metrics::default();
         let sink = Sink::open(config.log, config.webhook, &metrics)?;
         Ok(Self { policy: config.policy, sink, metrics })
-    }
-
-    pub(crate) fn register(&self, registry: &mut prometheus_client::registry::Registry) {
-        self.metrics.register(registry);
     }
 
     /// Waits until what has been recorded is written, or for [`FLUSH_TIMEOUT`].

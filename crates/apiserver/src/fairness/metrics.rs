@@ -184,6 +184,18 @@ impl Metrics {
         self.register_courses(registry);
     }
 
+    /// Counts anew; whoever holds the counts of a schema has to ask for them again. What there is now, and the course of it, stays.
+    pub(super) fn reset(&self) {
+        let Self { rejected, dispatched, queue_length, waits, executions, widths, no_accommodation, .. } = self;
+        rejected.clear();
+        dispatched.clear();
+        queue_length.clear();
+        waits.clear();
+        executions.clear();
+        widths.clear();
+        no_accommodation.clear();
+    }
+
     fn register_courses(&self, registry: &mut Registry) {
         let text = "Observations, at the end of every nanosecond, of utilization of seats for any stage of execution (but only \
                     initial stage for WATCHes)";

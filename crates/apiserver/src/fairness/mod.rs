@@ -91,6 +91,12 @@ impl Fairness {
         self.metrics.register(registry);
     }
 
+    /// Counts requests anew.
+    pub(crate) fn reset(&self, source: &dyn ObjectSource) {
+        self.metrics.reset();
+        self.refresh(source);
+    }
+
     /// Finds a place for a request, now or after a while: at most a quarter of what it may take altogether. `count` says how many
     /// objects a list would look at.
     pub(crate) async fn admit(

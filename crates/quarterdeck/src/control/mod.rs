@@ -18,6 +18,7 @@ mod status;
 use std::sync::Arc;
 
 use api::Status;
+use apiserver::Counted;
 use apiserver::control::{Control, ControlCall, ControlReply};
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -44,13 +45,19 @@ pub(crate) struct MasterControl {
     pub components: ComponentMetrics,
 }
 
-#[async_trait]
-impl Control for MasterControl {
+impl Counted for MasterControl {
     fn register(&self, registry: &mut Registry) {
         self.backup.register(registry);
         self.components.register(registry);
     }
 
+    fn reset(&self) {
+        self.components.reset();
+    }
+}
+
+#[async_trait]
+impl Control for MasterControl {
     async fn call(&self, call: ControlCall) -> Option<Result<ControlReply, Status>> {
         Some(match (call.method.as_str(), call.path.as_str()) {
             ("GET", "v1/status") => self.status().await,

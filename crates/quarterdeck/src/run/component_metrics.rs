@@ -17,6 +17,12 @@ impl ComponentMetrics {
         self.scheduler.register(registry);
     }
 
+    /// Counts anew. Queues hold their counts and go on; upstream shows them no more.
+    pub(crate) fn reset(&self) {
+        let Self { client: _, scheduler } = self;
+        scheduler.reset();
+    }
+
     /// A registry that shows nothing else.
     pub(super) fn registry(&self) -> Registry {
         let mut registry = Registry::default();

@@ -127,7 +127,7 @@ pub(super) fn api_server_config(
         audit: audit::config(&flags.audit)?,
         outside: guard::outside(&flags.guard)?,
         flow_control: guard::flow_control(&flags.guard)?,
-        timeouts: guard::timeouts(&flags.guard)?,
+        timeouts: guard::timeouts(&flags.guard),
         authorization: guard::authorization(&flags.guard)?,
         control: None,
         flags: flags.all.clone(),

@@ -148,12 +148,11 @@ pub(super) fn flow_control(flags: &GuardFlags) -> Result<FlowControl> {
     Ok(FlowControl { fairness, reads_max, writes_max })
 }
 
-pub(super) fn timeouts(flags: &GuardFlags) -> Result<Timeouts> {
-    ensure!(!flags.request_timeout.is_zero(), "--request-timeout can not be zero");
+pub(super) fn timeouts(flags: &GuardFlags) -> Timeouts {
     // Zero means that they end with their connections, which no connection lives to see.
     let watch_min = match flags.min_request_timeout {
         0 => YEAR,
         seconds => Duration::from_secs(seconds.into()),
     };
-    Ok(Timeouts { request: flags.request_timeout, watch_min })
+    Timeouts { request: flags.request_timeout, watch_min }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -194,6 +195,18 @@ impl Metrics {
             "Number of records in data encryption key (DEK) source cache",
             self.deks.clone(),
         );
+    }
+
+    /// Counts anew. What is known of the keys and the configuration in force stays.
+    pub(super) fn reset(&self) {
+        let Self { operations, durations, reloads, calls, key_uses, invalid_keys, dek_misses, .. } = self;
+        operations.clear();
+        durations.clear();
+        reloads.clear();
+        calls.clear();
+        key_uses.clear();
+        invalid_keys.clear();
+        dek_misses.inner().store(0, Ordering::Relaxed);
     }
 
     /// Upstream's `APIServerID`.

@@ -31,6 +31,7 @@ pub(crate) use store::SealedStore;
 
 use super::REGISTRY_PREFIX;
 use crate::config_file;
+use crate::metrics::Counted;
 use crate::serve::stopped;
 use cipher::{Provider, Sealer};
 use metrics::Metrics;
@@ -103,6 +104,16 @@ struct Opened {
     pub is_stale: bool,
 }
 
+impl Counted for Sealing {
+    fn register(&self, registry: &mut MetricRegistry) {
+        self.metrics.register(registry);
+    }
+
+    fn reset(&self) {
+        self.metrics.reset();
+    }
+}
+
 impl Sealing {
     pub(crate) fn new(encryption: Encryption, kinds: &Registry) -> Self {
         let mut by_prefix = HashMap::new();
@@ -169,10 +180,6 @@ impl Sealing {
     pub(crate) async fn check_plugins(&self) -> Result<(), String> {
         let encryption = Arc::clone(&self.current.read());
         check_plugins(&encryption, &self.metrics).await
-    }
-
-    pub(crate) fn register(&self, registry: &mut MetricRegistry) {
-        self.metrics.register(registry);
     }
 
     /// Follows the configuration's file; a file that cannot be used changes nothing, and is tried again.
