@@ -86,6 +86,26 @@ fn four_processes_are_a_master() -> Result<()> {
         assert!(metrics.contains(r#"workqueue_adds_total{name="deployment-controller"}"#), "{metrics}");
         let indicators = page(controllers_port, "/metrics/slis", &["--cert", &certificate, "--key", &key])?;
         assert!(indicators.contains(r#"kubernetes_healthcheck{name="ping",type="healthz"} 1"#), "{indicators}");
+        let flags = page(controllers_port, "/flagz", &["--cert", &certificate, "--key", &key])?;
+        assert!(flags.starts_with("\nkube-controller-manager flagz\n"), "{flags}");
+        assert!(flags.contains("\ncluster-name=kubernetes\n"), "{flags}");
+        let status = page(scheduler_port, "/statusz", &["-H", &bearer])?;
+        assert!(status.contains("\nPaths: /configz /flagz /healthz /livez /metrics /readyz\n"), "{status}");
+        // Monitoring may not read the configuration.
+        assert!(page(scheduler_port, "/configz", &["-H", &bearer])?.contains("forbidden"));
+        let config = page(scheduler_port, "/configz", &["--cert", &certificate, "--key", &key])?;
+        assert!(config.starts_with(r#"{"componentconfig":{"kind":"KubeSchedulerConfiguration","#), "{config}");
+        let config = page(controllers_port, "/configz", &["--cert", &certificate, "--key", &key])?;
+        assert!(config.contains(r#""ClusterName":"kubernetes""#), "{config}");
+        server.kubectl_ok(&["set", "resources", "deployment/web", "--requests=cpu=100m"])?;
+        eventually("the scheduler tells what pods request", || {
+            let pods = page(scheduler_port, "/metrics/resources", &["--cert", &certificate, "--key", &key])?;
+            let is_told = |line: &str| line.starts_with("kube_pod_resource_request{") && line.ends_with(" 0.1");
+            Ok((pods.lines().filter(|line| is_told(line)).count() == 2).then_some(()))
+        })?;
+        let reset = page(scheduler_port, "/metrics", &["--cert", &certificate, "--key", &key, "-X", "DELETE"])?;
+        assert_eq!(reset, "metrics reset\n");
+        assert!(!page(scheduler_port, "/metrics", &["-H", &bearer])?.contains(counted));
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::http::ResponseBody;
 use crate::http::accept::{Encoding, Forms, Router, Shape, is_pretty, negotiate, produces};
 use crate::http::body;
 use crate::http::query::Query;
-use crate::zpages;
+use crate::zpages::Page;
 
 /// Documents made once and kept until kinds come or go.
 #[derive(Debug, Default)]
@@ -149,8 +149,8 @@ pub(crate) fn find(
             let document = oidc::key_set(&gateway.tokens.keys);
             return Ok(Some(respond(200, "application/jwk-set+json", body::full(document.to_string()))));
         }
-        "/statusz" => return zpages::statusz(accept, gateway.health.started).map(Some),
-        "/flagz" => return zpages::flagz(accept, &gateway.flags).map(Some),
+        "/statusz" => return gateway.zpages.statusz(accept).map(|page| Some(zpage(page))),
+        "/flagz" => return gateway.zpages.flagz(accept).map(|page| Some(zpage(page))),
         path if path.strip_prefix("/debug/pprof/").is_some_and(|name| !PROFILES.contains(&name)) => {
             return Ok(Some(text(404, "Unknown profile\n")));
         }
@@ -209,6 +209,14 @@ pub(crate) fn find(
         }
     }
     Ok(Some(conditional(&document, headers)))
+}
+
+fn zpage(page: Page) -> Response<ResponseBody> {
+    let mut response = respond(200, page.content_type, body::full(page.body));
+    if let Some(warning) = page.warning.and_then(|warning| HeaderValue::from_str(&warning).ok()) {
+        response.headers_mut().insert(http::header::WARNING, warning);
+    }
+    response
 }
 
 /// A code and nothing else, not even a media type.

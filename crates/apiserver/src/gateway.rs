@@ -44,6 +44,7 @@ use crate::relay::{self, Passing};
 use crate::storage::Objects;
 use crate::verbs::{self, Content, Notes, Presenter, Reply, Request};
 use crate::webhook::Webhooks;
+use crate::zpages::Zpages;
 
 /// Subresources that upstream reads and cannot show as rows.
 const WITHOUT_ROWS: [(&str, &str); 6] = [
@@ -83,8 +84,7 @@ pub(crate) struct Gateway {
     /// Bounds on requests where nobody waits.
     pub in_flight: Option<InFlight>,
     pub timeouts: Timeouts,
-    /// Shown by `/flagz`.
-    pub flags: Vec<(String, String)>,
+    pub zpages: Zpages,
     /// `None`: nothing is recorded.
     pub audit: Option<Arc<Audit>>,
     pub metrics: Metrics,

@@ -49,7 +49,7 @@ mod verbs;
 mod virtual_kinds;
 mod webhook;
 mod write;
-mod zpages;
+pub mod zpages;
 
 pub use deadline::Timeouts;
 pub use gateway::Tokens;

@@ -42,6 +42,10 @@ use crate::source::ObjectSource;
 use crate::startup;
 use crate::storage::{Encryption, EncryptionFile, Objects, SealedStore, Sealing};
 use crate::webhook::Webhooks;
+use crate::zpages::Zpages;
+
+/// Paths for people who look after the server.
+const ZPAGE_PATHS: [&str; 7] = ["/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
 
 /// What an API server is made from.
 #[derive(Debug)]
@@ -208,11 +212,16 @@ impl ApiServer {
             services: ServiceResolver::new(Arc::clone(&source), config.service_routing, config.secure_port),
             allocations: Allocations::new(allocator),
             documents: Documents::default(),
+            zpages: Zpages {
+                component: "kube-apiserver",
+                paths: &ZPAGE_PATHS,
+                started: health.started,
+                flags: config.flags,
+            },
             health,
             fairness: config.flow_control.fairness.then(|| config.flow_control.fairness()),
             in_flight: (!config.flow_control.fairness).then(|| config.flow_control.in_flight()),
             timeouts: config.timeouts,
-            flags: config.flags,
             audit,
             metrics,
             control: config.control,

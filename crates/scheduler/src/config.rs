@@ -5,6 +5,7 @@ use client::LeaderConfig;
 use crate::metrics::Metrics;
 use crate::profile::ProfileConfig;
 use crate::queue::Backoff;
+use crate::resources::PodResources;
 
 /// How the scheduler runs. The default is upstream's default configuration without leader election.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct SchedulerConfig {
     pub shares_informers: bool,
     /// Where attempts are counted.
     pub metrics: Metrics,
+    /// Where the pods are shown while this scheduler leads.
+    pub pod_resources: PodResources,
     /// Seed of the tie-breaking dice; `None` takes one from the system.
     pub seed: Option<u64>,
 }
@@ -35,6 +38,7 @@ impl Default for SchedulerConfig {
             concurrent_requests_max: 64,
             shares_informers: false,
             metrics: Metrics::default(),
+            pod_resources: PodResources::default(),
             seed: None,
         }
     }

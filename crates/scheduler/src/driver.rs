@@ -85,6 +85,7 @@ impl Scheduler {
             () = sources.synced() => {}
             () = shutdown.cancelled() => return,
         }
+        let _shown_until_the_end = self.config.pod_resources.show(&sources.pods);
         let recorders = profiles
             .iter()
             .map(|profile| &profile.scheduler_name)

@@ -24,6 +24,7 @@ pub mod plugins;
 pub mod profile;
 pub mod queue;
 mod report;
+mod resources;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
@@ -33,3 +34,4 @@ pub use driver::Scheduler;
 pub use metrics::Metrics;
 pub use profile::{PointConfig, ProfileConfig, ProfileError};
 pub use queue::Backoff;
+pub use resources::PodResources;

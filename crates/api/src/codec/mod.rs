@@ -20,7 +20,7 @@ pub use encode::encode;
 pub(crate) use encode::encode_sorted;
 pub use raw::{decode_stored, rewritten};
 pub use target::Target;
-pub use time::{duration_nanos, read_duration};
+pub use time::{duration_nanos, duration_text, read_duration};
 
 use crate::custom::CustomVersion;
 use crate::gojson;

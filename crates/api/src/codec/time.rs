@@ -283,7 +283,7 @@ pub(super) fn canonical_duration(text: &str) -> Result<String, String> {
 }
 
 /// How Go prints a number of nanoseconds.
-pub(super) fn duration_text(nanos: i64) -> String {
+pub fn duration_text(nanos: i64) -> String {
     print_duration(nanos.unsigned_abs().into(), nanos < 0)
 }
 

@@ -40,6 +40,9 @@ pub(crate) struct ControllerManagerArgs {
     pub serving: ServingFlags,
     #[command(flatten)]
     pub component: ComponentFlags,
+    /// Names and values of all flags.
+    #[arg(skip)]
+    pub all: Vec<(String, String)>,
 }
 
 /// Flags of the controllers that `server` takes as well.

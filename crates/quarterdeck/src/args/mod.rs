@@ -172,6 +172,8 @@ fn parse_from(
     match (&mut cli.command, matches.subcommand()) {
         (Command::Server(args), Some((_, given))) => args.api_server.all = values(given),
         (Command::Apiserver(args), Some((_, given))) => args.flags.all = values(given),
+        (Command::ControllerManager(args), Some((_, given))) => args.all = values(given),
+        (Command::Scheduler(args), Some((_, given))) => args.all = values(given),
         _ => {}
     }
     let (Command::Store(store), Some((_, matches))) = (&cli.command, matches.subcommand()) else {

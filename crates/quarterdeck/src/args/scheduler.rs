@@ -21,4 +21,7 @@ pub(crate) struct SchedulerArgs {
     pub serving: ServingFlags,
     #[command(flatten)]
     pub component: ComponentFlags,
+    /// Names and values of all flags.
+    #[arg(skip)]
+    pub all: Vec<(String, String)>,
 }

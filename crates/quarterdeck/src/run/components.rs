@@ -26,18 +26,21 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::component_metrics::ComponentMetrics;
-use super::{audit, door, elect, guard, scheduler_config, tls};
+use super::door::Shown;
+use super::{audit, configz, door, elect, guard, scheduler_config, tls};
 use crate::args::{
     ApiServerArgs, ApiServerFlags, ControllerFlags, ControllerManagerArgs, EtcdFlags, RequestHeaderFlags,
     SchedulerArgs, SimulateArgs,
 };
 use crate::pki::{Pki, Purpose, San};
 
-const CONTROLLER_MANAGER: &str = "kube-controller-manager";
-const SCHEDULER: &str = "kube-scheduler";
+pub(super) const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+pub(super) const SCHEDULER: &str = "kube-scheduler";
 /// Upstream's ports for health and metrics.
 const CONTROLLER_MANAGER_PORT: u16 = 10_257;
 const SCHEDULER_PORT: u16 = 10_259;
+/// What `/statusz` of either names.
+const ZPAGE_PATHS: [&str; 6] = ["/configz", "/flagz", "/healthz", "/livez", "/metrics", "/readyz"];
 const CONTROLLER_MANAGER_USER: &str = "system:kube-controller-manager";
 const SCHEDULER_USER: &str = "system:kube-scheduler";
 /// Common name of the certificate shown to aggregated API servers.
@@ -291,8 +294,16 @@ pub(crate) async fn controller_manager(args: ControllerManagerArgs, shutdown: Sh
         Some((namespace, name)) => transport.as_service_account(&connection, namespace, name),
         None => connection.clone(),
     };
-    let (serving, port) = (&args.serving, CONTROLLER_MANAGER_PORT);
-    door::open(serving, &args.master, CONTROLLER_MANAGER, port, metrics.registry(), shutdown.clone()).await?;
+    let shown = Shown {
+        component: CONTROLLER_MANAGER,
+        paths: &ZPAGE_PATHS,
+        config: configz::controller_manager(&args)?,
+        flags: args.all,
+        metrics,
+        resets_metrics: false,
+        pod_resources: None,
+    };
+    door::open(&args.serving, &args.master, CONTROLLER_MANAGER_PORT, shown, shutdown.clone()).await?;
     ControllerManager::new(connect, informers, config).run(shutdown).await;
     Ok(())
 }
@@ -333,8 +344,16 @@ pub(crate) async fn scheduler(args: SchedulerArgs, shutdown: Shutdown) -> Result
         None => SchedulerConfig { leader_election, ..SchedulerConfig::default() },
     };
     config.metrics = metrics.scheduler.clone();
-    let (serving, port) = (&args.serving, SCHEDULER_PORT);
-    door::open(serving, &args.master, SCHEDULER, port, metrics.registry(), shutdown.clone()).await?;
+    let shown = Shown {
+        component: SCHEDULER,
+        paths: &ZPAGE_PATHS,
+        config: configz::scheduler(&config, &kubeconfig, &elect)?,
+        flags: args.all,
+        metrics,
+        resets_metrics: true,
+        pod_resources: Some(config.pod_resources.clone()),
+    };
+    door::open(&args.serving, &args.master, SCHEDULER_PORT, shown, shutdown.clone()).await?;
     let informers = InformerFactory::new(connection.clone(), shutdown.clone());
     Scheduler::new(connection, informers, config).run(shutdown).await.context("scheduler")
 }

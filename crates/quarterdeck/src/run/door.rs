@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use api::Status;
+use api::{Status, Value};
 use apiserver::attributes::{Action, UserInfo};
 use apiserver::authn::request_header::FrontProxies;
 use apiserver::authn::{AUTHENTICATED_GROUP, bearer_token, certificate};
@@ -17,6 +17,7 @@ use apiserver::bootstrap::objects::AuthenticationInfo;
 use apiserver::exposition;
 use apiserver::http::body::without_bytes;
 use apiserver::indicators::Indicators;
+use apiserver::zpages::{Page, Zpages};
 use client::{Connection, Shutdown};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -29,11 +30,13 @@ use kube::Api;
 use kube::api::PostParams;
 use prometheus_client::registry::Registry;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use scheduler::PodResources;
 use store::{FromFiles, Pem};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use super::component_metrics::ComponentMetrics;
 use super::{components, tls};
 use crate::args::{MasterFlags, ServingFlags};
 
@@ -45,6 +48,23 @@ const REVIEWS_MAX: usize = 8;
 const CONNECTIONS_MAX: usize = 256;
 const TEXT: &str = "text/plain; charset=utf-8";
 
+/// What a component shows besides its health.
+pub(super) struct Shown {
+    /// Its name, as upstream calls it.
+    pub component: &'static str,
+    /// Paths that `/statusz` names.
+    pub paths: &'static [&'static str],
+    /// What `/configz` tells, by the names that upstream's components have there.
+    pub config: Value,
+    /// What `/flagz` tells.
+    pub flags: Vec<(String, String)>,
+    pub metrics: ComponentMetrics,
+    /// `DELETE /metrics` counts anew; otherwise it is nothing but another way to read them, as upstream has it.
+    pub resets_metrics: bool,
+    /// A scheduler's pods.
+    pub pod_resources: Option<PodResources>,
+}
+
 /// Serves until `shutdown`. Nothing is served on port 0. `masters` are the API servers' URLs, if not those of the kubeconfigs.
 ///
 /// # Errors
@@ -52,9 +72,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) async fn open(
     flags: &ServingFlags,
     masters: &MasterFlags,
-    component: &'static str,
     default_port: u16,
-    metrics: Registry,
+    shown: Shown,
     shutdown: Shutdown,
 ) -> Result<()> {
     let address = SocketAddr::new(flags.bind_address, flags.secure_port.unwrap_or(default_port));
@@ -74,18 +93,25 @@ pub(super) async fn open(
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let reviewer = async |kubeconfig: &Option<std::path::PathBuf>| -> Result<Option<Connection>> {
         match kubeconfig {
-            Some(path) => Ok(Some(Connection::to_masters(path, &masters.master, component).await?)),
+            Some(path) => Ok(Some(Connection::to_masters(path, &masters.master, shown.component).await?)),
             None => Ok(None),
         }
     };
+    let started = jiff::Timestamp::now();
+    let Shown { component, paths, config, flags: all, metrics, resets_metrics, pod_resources } = shown;
     let door = Door {
         authentication: reviewer(&flags.authentication_kubeconfig).await?,
         authorization: reviewer(&flags.authorization_kubeconfig).await?,
         front_proxies: FrontProxies::new(&known),
         always_allowed: flags.authorization_always_allow_paths.clone(),
         reviews: Semaphore::new(REVIEWS_MAX),
+        zpages: Zpages { component, paths, started, flags: all },
+        config: config.to_string(),
+        registry: metrics.registry(),
         metrics,
-        indicators: Indicators::new(jiff::Timestamp::now()),
+        resets_metrics,
+        pod_resources,
+        indicators: Indicators::new(started),
     };
     tokio::spawn(serve(Arc::new(door), listener, tls, shutdown));
     Ok(())
@@ -151,7 +177,12 @@ struct Door {
     front_proxies: Option<FrontProxies>,
     always_allowed: Vec<String>,
     reviews: Semaphore,
-    metrics: Registry,
+    zpages: Zpages,
+    config: String,
+    registry: Registry,
+    metrics: ComponentMetrics,
+    resets_metrics: bool,
+    pod_resources: Option<PodResources>,
     indicators: Indicators,
 }
 
@@ -174,14 +205,32 @@ impl Door {
         {
             return refusal(&status);
         }
-        if path == "/metrics/slis" && *request.method() == Method::DELETE {
-            self.indicators.reset();
-            return page(StatusCode::OK, TEXT, "metrics reset\n".to_owned());
+        let is_delete = *request.method() == Method::DELETE;
+        let reset = || page(StatusCode::OK, TEXT, "metrics reset\n".to_owned());
+        match path {
+            "/metrics/slis" if is_delete => {
+                self.indicators.reset();
+                return reset();
+            }
+            "/metrics" if is_delete && self.resets_metrics => {
+                self.metrics.reset();
+                return reset();
+            }
+            // There is nothing that it counts.
+            "/metrics/resources" if is_delete && self.pod_resources.is_some() => return reset(),
+            _ => {}
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        if !is_read && path != "/metrics" {
             return page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".to_owned());
         }
         match path {
+            "/metrics/resources" => match &self.pod_resources {
+                Some(resources) => {
+                    page(StatusCode::OK, exposition::CONTENT_TYPE, exposition::text(&resources.registry()))
+                }
+                None => not_found(),
+            },
             "/healthz" | "/livez" | "/readyz" => {
                 let is_verbose = request.uri().query().is_some_and(|query| query.contains("verbose"));
                 let name =
@@ -192,8 +241,16 @@ impl Door {
             }
             "/healthz/ping" | "/livez/ping" | "/readyz/ping" => page(StatusCode::OK, TEXT, "ok".to_owned()),
             "/metrics/slis" => page(StatusCode::OK, exposition::CONTENT_TYPE, self.indicators.text()),
-            "/metrics" => page(StatusCode::OK, exposition::CONTENT_TYPE, exposition::text(&self.metrics)),
-            _ => page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
+            "/metrics" => page(StatusCode::OK, exposition::CONTENT_TYPE, exposition::text(&self.registry)),
+            "/configz" => {
+                let mut page = page(StatusCode::OK, "application/json", self.config.clone());
+                let options = header::HeaderValue::from_static("nosniff");
+                page.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, options);
+                page
+            }
+            "/statusz" => zpage(self.zpages.statusz(accept(request))),
+            "/flagz" => zpage(self.zpages.flagz(accept(request))),
+            _ => not_found(),
         }
     }
 
@@ -261,6 +318,27 @@ fn is_always_allowed(allowed: &[String], path: &str) -> bool {
         Some(prefix) => path.starts_with(prefix),
         None => path.trim_start_matches('/') == allowed.trim_start_matches('/'),
     })
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned())
+}
+
+fn accept(request: &Request<Incoming>) -> Option<&str> {
+    request.headers().get(header::ACCEPT)?.to_str().ok()
+}
+
+fn zpage(asked: Result<Page, Status>) -> Response<Full<Bytes>> {
+    let zpage = match asked {
+        Ok(zpage) => zpage,
+        Err(status) => return refusal(&status),
+    };
+    let mut response = Response::new(Full::new(zpage.body));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(zpage.content_type));
+    if let Some(warning) = zpage.warning.and_then(|warning| header::HeaderValue::from_str(&warning).ok()) {
+        response.headers_mut().insert(header::WARNING, warning);
+    }
+    response
 }
 
 fn refusal(status: &Status) -> Response<Full<Bytes>> {

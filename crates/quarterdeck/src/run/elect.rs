@@ -78,7 +78,7 @@ impl Pace {
     }
 }
 
-fn times(flags: &LeaderFlags) -> Result<LeaseTimes> {
+pub(super) fn times(flags: &LeaderFlags) -> Result<LeaseTimes> {
     let LeaderFlags { lease_duration, renew_deadline, retry_period, resource_namespace: _ } = flags;
     let default = LeaseTimes::default();
     let times = LeaseTimes {

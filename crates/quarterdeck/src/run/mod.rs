@@ -6,6 +6,7 @@ mod care;
 mod certs;
 mod component_metrics;
 mod components;
+mod configz;
 mod door;
 mod elect;
 mod guard;

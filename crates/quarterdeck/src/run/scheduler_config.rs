@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 
 use crate::duration;
 
-const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
-const KIND: &str = "KubeSchedulerConfiguration";
+pub(super) const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
+pub(super) const KIND: &str = "KubeSchedulerConfiguration";
 
 /// What the file says.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ struct PluginConfig {
 }
 
 /// Extension points by their configured names.
-const POINTS: &[&str] = &[
+pub(super) const POINTS: &[&str] = &[
     "preEnqueue",
     "queueSort",
     "preFilter",
@@ -147,7 +147,7 @@ const POINTS: &[&str] = &[
     "bind",
     "postBind",
 ];
-const MULTI_POINT: &str = "multiPoint";
+pub(super) const MULTI_POINT: &str = "multiPoint";
 
 /// Reads the file's text, YAML or JSON.
 pub(super) fn parse(text: &str) -> Result<File> {
