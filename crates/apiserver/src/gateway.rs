@@ -222,7 +222,8 @@ impl Gateway {
                 _nobody_waits = given_up => Err(deadline::given_up()),
             },
         };
-        let mut response = answered.unwrap_or_else(|status| respond_status(&status, accept_header.as_deref(), is_pretty));
+        let mut response =
+            answered.unwrap_or_else(|status| respond_status(&status, accept_header.as_deref(), is_pretty));
         let Asides { trail, admission, is_sent_away, is_refused } = asides;
         if is_sent_away {
             self.metrics.terminated(&label, response.status().as_u16());

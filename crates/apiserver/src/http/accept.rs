@@ -83,7 +83,8 @@ const LIST_MEDIA_TYPES: &[&str] = &[
 
 /// How an answer is written that is always the whole object, such as a refusal: JSON where nothing else is acceptable.
 pub(crate) fn encoding(header: Option<&str>, pretty: bool) -> Encoding {
-    negotiate(header, Shape::Object, pretty, Forms::WHOLE).map_or(Encoding::Json, |accept| accept.encoding)
+    let otherwise = if pretty { Encoding::PrettyJson } else { Encoding::Json };
+    negotiate(header, Shape::Object, pretty, Forms::WHOLE).map_or(otherwise, |accept| accept.encoding)
 }
 
 /// Whether JSON is to be indented: as the query says, else for browsers and what is typed into a shell.
