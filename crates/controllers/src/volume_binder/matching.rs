@@ -131,3 +131,38 @@ pub(super) fn find<'a>(
             .then_with(|| name(&one.metadata).cmp(name(&other.metadata)))
     })
 }
+
+/// Whether a claim has no volume yet, names none, and may be given this one.
+pub(super) fn could_have(claim: &PersistentVolumeClaim, volume: &Arc<PersistentVolume>) -> bool {
+    let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+    named.is_none_or(str::is_empty) && find(claim, std::slice::from_ref(volume), false).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_free_volume_is_for_claims_of_its_class_that_are_small_enough_and_name_none() {
+        let volume: PersistentVolume = serde_json::from_value(json!({
+            "metadata": { "name": "v" },
+            "spec": { "storageClassName": "a", "accessModes": ["ReadWriteOnce"], "capacity": { "storage": "2Gi" } },
+            "status": { "phase": "Available" },
+        }))
+        .unwrap();
+        let volume = Arc::new(volume);
+        let claim = |class: &str, size: &str, named: Option<&str>| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({ "metadata": { "name": "c", "namespace": "n" }, "spec": {
+                "storageClassName": class, "accessModes": ["ReadWriteOnce"], "volumeName": named,
+                "resources": { "requests": { "storage": size } },
+            } }))
+            .unwrap()
+        };
+        assert!(could_have(&claim("a", "1Gi", None), &volume));
+        for claim in [claim("b", "1Gi", None), claim("a", "3Gi", None), claim("a", "1Gi", Some("w"))] {
+            assert!(!could_have(&claim, &volume));
+        }
+    }
+}

@@ -36,6 +36,8 @@ pub(crate) const CONTROLLER: ControllerSpec = ControllerSpec {
 
 /// One: each binding changes what the next claim may choose from.
 const WORKERS: usize = 1;
+/// Claims that are looked at when a volume becomes free.
+const ASKED_MAX: usize = 8;
 /// The name in events.
 const COMPONENT: &str = "persistentvolume-controller";
 /// How soon an unbound claim is looked at again (`--pvclaimbinder-sync-period`'s default).
@@ -65,11 +67,10 @@ async fn run(ctx: Ctx) {
                 && phase(new) == "Available"
                 && phase(old) != "Available"
             {
-                claims
-                    .list()
-                    .iter()
-                    .filter(|claim| seeks(claim))
-                    .for_each(|claim| queue.add(ObjectKey::of(claim.as_ref())));
+                // One of them gets it; a few are asked, as others may be given what suits them better.
+                let all = claims.list();
+                let suited = all.iter().filter(|claim| matching::could_have(claim, new)).take(ASKED_MAX);
+                suited.for_each(|claim| queue.add(ObjectKey::of(claim.as_ref())));
             }
             event.states().filter_map(|volume| claim_of(volume)).for_each(|key| queue.add(key));
         }
@@ -91,11 +92,6 @@ async fn run(ctx: Ctx) {
     let events = EventRecorder::new(ctx.connection.clone(), COMPONENT, ctx.shutdown.clone());
     let controller = Controller { ctx: ctx.clone(), events, volumes, claims, classes, pods, queue: queue.clone() };
     work(&ctx, CONTROLLER.name, Arc::new(controller), queue, WORKERS).await;
-}
-
-/// Whether a claim has no volume yet, and names none.
-fn seeks(claim: &PersistentVolumeClaim) -> bool {
-    claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).is_none_or(str::is_empty)
 }
 
 fn claim_of(volume: &PersistentVolume) -> Option<ObjectKey> {
