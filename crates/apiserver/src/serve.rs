@@ -88,9 +88,9 @@ async fn answer_in_task(
     let mut call = gateway.call(head.method, head.uri, head.headers);
     let (deadline, audit_id, label) = (call.deadline(), call.audit_id.clone(), call.label.clone());
     let metrics = gateway.metrics.clone();
-    let (giving_up, given_up) = oneshot::channel();
     let is_read = matches!(call.method, Method::GET | Method::HEAD);
-    call.given_up = (is_read && deadline.is_some()).then_some(given_up);
+    let (giving_up, given_up) = (is_read && deadline.is_some()).then(oneshot::channel).unzip();
+    call.given_up = given_up;
     let mut is_unread = false;
     let mut task = None;
     let answering = async {
@@ -235,10 +235,12 @@ async fn connection(
             let is_shared = request.version() == Version::HTTP_2;
             let (response, deadline) = answer_in_task(gateway, peer, request.map(body::boxed)).await;
             sending::must_be_read(deadline);
-            Ok::<_, Infallible>(match () {
-                () if is_head => body::without_bytes(response, body::full(Bytes::new())),
-                () if is_shared => response.map(sending::in_pieces),
-                () => response,
+            Ok::<_, Infallible>(if is_head {
+                body::without_bytes(response, body::full(Bytes::new()))
+            } else if is_shared {
+                response.map(sending::in_pieces)
+            } else {
+                response
             })
         }
     });

@@ -64,12 +64,12 @@ impl LeaseTimes {
 }
 
 impl LeaderConfig {
-    /// The lease `kube-system/<name>` for this process on `host`, with 15, 10 and 2 seconds.
-    pub fn new(name: &str, host: &str) -> Self {
+    /// The lease `kube-system/<name>` for this process, with 15, 10 and 2 seconds.
+    pub fn new(name: &str) -> Self {
         Self {
             namespace: "kube-system".into(),
             name: name.into(),
-            identity: format!("{host}_{}", uuid::Uuid::new_v4()),
+            identity: format!("{}_{}", crate::host_name(), uuid::Uuid::new_v4()),
             times: LeaseTimes::default().fixed(),
             metrics: Metrics::default(),
         }

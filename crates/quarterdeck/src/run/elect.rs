@@ -27,7 +27,7 @@ pub(super) fn election(flags: &ElectFlags, component: &str, metrics: &Metrics) -
             namespace: lease.resource_namespace.clone(),
             times: times(lease)?.fixed(),
             metrics: metrics.clone(),
-            ..LeaderConfig::new(name, &client::host_name())
+            ..LeaderConfig::new(name)
         })
     };
     leader_elect.then(config).transpose()
@@ -63,7 +63,7 @@ impl Elections {
 
     /// For one component.
     pub(super) fn of(&self, component: &str) -> LeaderConfig {
-        let config = LeaderConfig::new(component, &client::host_name());
+        let config = LeaderConfig::new(component);
         let identity = self.identity.clone().unwrap_or(config.identity);
         let (namespace, times, metrics) = (self.namespace.clone(), self.times.clone(), self.metrics.clone());
         LeaderConfig { namespace, identity, times, metrics, ..config }
